@@ -1,0 +1,264 @@
+//! What the agent asks of the machine under it.
+//!
+//! The image fulfils these traits with `xen-pv`, the simulator in `agent/tests` with plain memory and a virtual clock.
+//! Nothing here names a hypercall: foreign mappings today and grant mappings tomorrow stand behind the same traits.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Bytes in a page.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Most pages that one call to a guest's memory names: one bit each in a [`PageMask`].
+pub const BATCH: usize = 64;
+
+/// Which pages of a batch an operation covered: bit `i` stands for the `i`-th page of the call.
+pub type PageMask = u64;
+
+/// The bytes of one page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// A guest frame number: the guest's physical address divided by [`PAGE_SIZE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gfn(pub u64);
+
+/// A domain's number on its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomId(pub u16);
+
+/// Why the machine under the agent did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformError {
+    /// The security policy forbids it; `permission` is what the policy lacks, as `class { permission }`.
+    Denied {
+        /// The operation that was refused.
+        operation: &'static str,
+        /// The FLASK class and permission that would allow it.
+        permission: &'static str,
+    },
+    /// The hypervisor cannot do this for this domain.
+    Unsupported {
+        /// The operation that is missing.
+        operation: &'static str,
+    },
+    /// The host has no memory left for it.
+    OutOfMemory {
+        /// The operation that needed memory.
+        operation: &'static str,
+    },
+    /// The domain is dying or does not exist.
+    Gone,
+    /// The other side handed over something malformed.
+    Malformed {
+        /// What was wrong with it.
+        what: &'static str,
+    },
+    /// Anything else, with the hypervisor's error number (positive).
+    Failed {
+        /// The operation that failed.
+        operation: &'static str,
+        /// The hypervisor's error number.
+        errno: u16,
+    },
+}
+
+impl fmt::Display for PlatformError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Denied { operation, permission } => {
+                write!(f, "{operation} is forbidden: the FLASK policy must allow the agent {permission} on the guest")
+            }
+            Self::Unsupported { operation } => write!(f, "this hypervisor cannot do {operation} for this guest"),
+            Self::OutOfMemory { operation } => write!(f, "the host has too little free memory for {operation}"),
+            Self::Gone => write!(f, "the domain is gone"),
+            Self::Malformed { what } => write!(f, "malformed {what}"),
+            Self::Failed { operation, errno } => write!(f, "{operation} failed with error {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for PlatformError {}
+
+/// The result of an operation of the platform.
+pub type Result<T> = core::result::Result<T, PlatformError>;
+
+/// What the hypervisor lets the agent do, found once at start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// Pages that a guest dirties can be logged.
+    pub dirty_log: bool,
+    /// A guest's pages can be made absent and faults on them served.
+    pub paging: bool,
+    /// Guest memory can be mapped.
+    pub foreign_map: bool,
+}
+
+/// What a domain is, as far as a migration cares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuestInfo {
+    /// Pages the domain owns now.
+    pub pages: u64,
+    /// Most pages it may own.
+    pub max_pages: u64,
+    /// Its highest guest frame number in use.
+    pub max_gfn: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Pages that are absent now; a migration of such a guest must wait.
+    pub paged_pages: u64,
+    /// It stopped for a suspend, as the toolstack asked.
+    pub suspended: bool,
+    /// It uses hardware-assisted paging, which demand faults need.
+    pub hap: bool,
+}
+
+/// The machine: opens guests, tells the time.
+pub trait Platform {
+    /// A guest that leaves this host.
+    type Source: Source;
+    /// A guest that arrives on this host.
+    type Target: Target;
+
+    /// Nanoseconds since some fixed point; never runs backwards.
+    fn now_ns(&self) -> u64;
+    /// Fills `bytes` with entropy.
+    fn random(&mut self, bytes: &mut [u8]);
+    /// What the hypervisor can do.
+    fn features(&self) -> Features;
+    /// Opens a running guest for leaving; changes nothing about it.
+    fn open_source(&mut self, domain: DomId) -> Result<Self::Source>;
+    /// Opens a domain that the toolstack has created and whose memory is still empty.
+    /// The agent's own pause count is taken: the guest cannot run before [`Target::release`].
+    fn open_target(&mut self, domain: DomId, backends: Backends) -> Result<Self::Target>;
+}
+
+/// Where the toolstack's backends for an arriving guest live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends {
+    /// xenstore's event channel, as allocated in the guest.
+    pub store_port: u32,
+    /// The domain that serves xenstore.
+    pub store_domain: DomId,
+    /// The console's event channel, as allocated in the guest.
+    pub console_port: u32,
+    /// The domain that serves the console.
+    pub console_domain: DomId,
+}
+
+/// The source's end of one guest.
+///
+/// Dropping it undoes whatever is undone easily: the dirty log goes off, the agent's pause count is given back.
+/// It does *not* undo [`Source::retain`]: after the commit only [`Source::destroy`] ends the guest.
+pub trait Source {
+    /// What the guest is now.
+    fn info(&mut self) -> Result<GuestInfo>;
+    /// What the target needs to build the guest's frame before memory arrives: CPU policy, HVM parameters.
+    /// Opaque to the agent.
+    fn frame(&mut self) -> Result<Vec<u8>>;
+    /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame in
+    /// `first .. first + count` that holds RAM to migrate; clears it for the others.
+    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
+    /// Copies up to [`BATCH`] pages out of the guest; the mask says which could be read.
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
+    /// Turns the dirty log on; from here on every write is recorded.
+    fn log_on(&mut self) -> Result<()>;
+    /// Turns the dirty log off.
+    fn log_off(&mut self) -> Result<()>;
+    /// ORs the dirty log into `dirty` without clearing it. Cheap.
+    fn peek(&mut self, dirty: &mut [u64]) -> Result<()>;
+    /// ORs the dirty log into `dirty` and clears it. Dear: a handful per migration.
+    fn clean(&mut self, dirty: &mut [u64]) -> Result<()>;
+    /// After the guest suspended: takes the agent's pause count, ORs the last of the dirty log into `dirty`, and
+    /// returns the machine state (TSC, HVM context), opaque to the agent. From here on a resume means "cancelled" to the guest.
+    fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>>;
+    /// Whether this page's content shows that the hypervisor maps it when the guest resumes: such a page must be
+    /// at the target before the guest runs.
+    fn is_pinned(&self, page: &Page) -> bool;
+    /// Valid after [`Source::machine_state`]: frames that the resuming kernel touches first, best guess, most urgent
+    /// first, at most `limit`; among them everything the hypervisor itself touches on behalf of the guest.
+    fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>>;
+    /// The commit: from here on nobody but the agent can run or destroy the guest on this host.
+    fn retain(&mut self) -> Result<()>;
+    /// Undoes [`Source::retain`] and the pause: the guest may be resumed here by the toolstack.
+    /// Only valid when the target has said that the guest never ran there.
+    fn release(&mut self) -> Result<()>;
+    /// Ends the guest and frees its memory. Only valid after [`Source::retain`].
+    fn destroy(&mut self) -> Result<()>;
+}
+
+/// What the target writes to a page.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// These bytes.
+    Bytes(&'a Page),
+    /// Zeros: the hypervisor does not clear what it allocates.
+    Zero,
+}
+
+/// Why somebody waits for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The page that is missing.
+    pub gfn: Gfn,
+    /// A virtual CPU of the guest waits. Otherwise a backend does, and polls.
+    pub vcpu_waits: bool,
+    /// The guest gave the page back; nobody needs its content any more.
+    pub dropped: bool,
+}
+
+/// Guest frames of the rings that the toolstack's backends serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// xenstore's ring.
+    pub store: Gfn,
+    /// The console's ring.
+    pub console: Gfn,
+}
+
+/// The target's end of one guest.
+///
+/// Dropping it before [`Target::release`] gives back the pager and the pause count; the toolstack destroys the domain.
+pub trait Target {
+    /// What the domain is now.
+    fn info(&mut self) -> Result<GuestInfo>;
+    /// Builds what the source's [`Source::frame`] describes: CPU policy, parameters, the special pages (allocated and
+    /// zeroed), the grants that xenstore and the console need, the pager's ring where there is one.
+    fn build(&mut self, frame: &[u8]) -> Result<Rings>;
+    /// Whether faults can be served for this guest. Valid after [`Target::build`].
+    fn can_page(&self) -> bool;
+    /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9.
+    fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
+    /// Writes up to [`BATCH`] populated pages that are not armed, or armed and not faulted on; the mask says which were written.
+    fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
+    /// Makes up to [`BATCH`] populated pages absent, so that a touch becomes a [`Fault`]; the mask says which are armed now.
+    /// A page the hypervisor uses itself cannot be armed and must be written before the guest runs.
+    fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask>;
+    /// The next fault, if there is one. Never waits.
+    fn next_fault(&mut self) -> Result<Option<Fault>>;
+    /// Writes up to [`BATCH`] armed pages, makes them present and wakes whoever waits for them.
+    /// A page that the guest replaced or dropped counts as done.
+    fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
+    /// Loads what [`Source::machine_state`] returned.
+    fn load_state(&mut self, state: &[u8]) -> Result<()>;
+    /// Gives back the agent's pause count: the guest runs as soon as the toolstack wants it to.
+    fn release(&mut self) -> Result<()>;
+    /// Whether the guest has run at all on this host.
+    fn has_run(&mut self) -> Result<bool>;
+    /// Ends paging for this guest; every page must be present.
+    fn finish(&mut self) -> Result<()>;
+}
+
+/// A name space shared with the toolstack: xenstore, relative to the agent's own directory.
+pub trait Store {
+    /// The value at `path`, or nothing. Waits for the answer.
+    fn read(&mut self, path: &str) -> Option<Vec<u8>>;
+    /// The names below `path`. Waits for the answer.
+    fn list(&mut self, path: &str) -> Vec<String>;
+    /// Sets `path`; does not wait.
+    fn write(&mut self, path: &str, value: &str);
+    /// Removes `path` and all below it; does not wait.
+    fn remove(&mut self, path: &str);
+    /// The next path below `request` that changed since the last call, if any. Never waits.
+    fn next_change(&mut self) -> Option<String>;
+}

@@ -1,0 +1,2 @@
+//! Xen for a paravirtual guest.
+#![no_std]
