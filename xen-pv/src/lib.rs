@@ -1,2 +1,11 @@
-//! Xen for a paravirtual guest.
+//! Xen for a paravirtual guest: the hypervisor's interface as safe Rust, without a kernel in between.
+//!
+//! - [`abi`]: structures and numbers as Xen's public headers lay them out; nothing here does anything.
+//! - [`hypercall`]: one thin function a hypercall; unsafe, because Xen believes its arguments.
+//!
+//! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
 #![no_std]
+extern crate alloc;
+
+pub mod abi;
+pub mod hypercall;

@@ -1,0 +1,57 @@
+//! Event channels (`event_channel.h`).
+
+use super::{DomId, Port};
+
+/// Binds a local port to another domain's unbound port.
+pub const EVTCHNOP_BIND_INTERDOMAIN: u32 = 0;
+/// Closes a port.
+pub const EVTCHNOP_CLOSE: u32 = 3;
+/// Notifies the other end.
+pub const EVTCHNOP_SEND: u32 = 4;
+/// Asks what a port is bound to.
+pub const EVTCHNOP_STATUS: u32 = 5;
+/// Allocates a port that another domain may bind.
+pub const EVTCHNOP_ALLOC_UNBOUND: u32 = 6;
+
+/// Event channels of the two-level interface.
+pub const CHANNELS: u32 = 4096;
+
+/// `struct evtchn_alloc_unbound`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct AllocUnbound {
+    /// In: the domain that gets the port, normally the caller.
+    pub dom: DomId,
+    /// In: the domain that may bind it.
+    pub remote_dom: DomId,
+    /// Out: the port.
+    pub port: Port,
+}
+
+/// `struct evtchn_bind_interdomain`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindInterdomain {
+    /// In: the domain at the other end.
+    pub remote_dom: DomId,
+    /// In: its port.
+    pub remote_port: Port,
+    /// Out: our port.
+    pub local_port: Port,
+}
+
+/// `struct evtchn_close`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Close {
+    /// The port.
+    pub port: Port,
+}
+
+/// `struct evtchn_send`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Send {
+    /// Our port.
+    pub port: Port,
+}

@@ -1,0 +1,67 @@
+//! Page tables of a paravirtual domain (`xen.h`).
+
+/// One write to a page-table entry (`struct mmu_update`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MmuUpdate {
+    /// Machine address of the entry, with the command in the low two bits.
+    pub ptr: u64,
+    /// Its new value.
+    pub val: u64,
+}
+
+/// A checked write to an entry; the frame number in `val` belongs to the foreign domain, a gfn if that one is translated.
+pub const MMU_NORMAL_PT_UPDATE: u64 = 0;
+/// A checked write that keeps the accessed and dirty bits.
+pub const MMU_PT_UPDATE_PRESERVE_AD: u64 = 2;
+/// A checked write whose frame number is never translated.
+pub const MMU_PT_UPDATE_NO_TRANSLATE: u64 = 3;
+
+/// One extended operation (`struct mmuext_op`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct MmuextOp {
+    /// Which one.
+    pub cmd: u32,
+    /// A machine frame or a linear address, after `cmd`.
+    pub arg1: u64,
+    /// An entry count, a mask's address or a source frame, after `cmd`.
+    pub arg2: u64,
+}
+
+/// Makes a frame a level-1 page table for as long as it is pinned.
+pub const MMUEXT_PIN_L1_TABLE: u32 = 0;
+/// Makes a frame a level-2 page table for as long as it is pinned.
+pub const MMUEXT_PIN_L2_TABLE: u32 = 1;
+/// Ends a pin.
+pub const MMUEXT_UNPIN_TABLE: u32 = 4;
+/// Flushes this processor's translations.
+pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
+/// Flushes one translation of this processor.
+pub const MMUEXT_INVLPG_LOCAL: u32 = 7;
+/// Flushes the translations of all processors that run this domain.
+pub const MMUEXT_TLB_FLUSH_ALL: u32 = 10;
+/// Clears a frame.
+pub const MMUEXT_CLEAR_PAGE: u32 = 16;
+
+/// `update_va_mapping`: leave the translation caches alone.
+pub const UVMF_NONE: u64 = 0;
+/// `update_va_mapping`: flush everything on this processor.
+pub const UVMF_TLB_FLUSH: u64 = 1;
+/// `update_va_mapping`: flush the one entry on this processor.
+pub const UVMF_INVLPG: u64 = 2;
+
+/// Page-table entry: present.
+pub const PTE_PRESENT: u64 = 1;
+/// Page-table entry: writable.
+pub const PTE_WRITABLE: u64 = 1 << 1;
+/// Page-table entry: for user mode, where a 64-bit paravirtual kernel runs too.
+pub const PTE_USER: u64 = 1 << 2;
+/// Page-table entry: accessed. Set by hand it saves the processor a write.
+pub const PTE_ACCESSED: u64 = 1 << 5;
+/// Page-table entry: dirty. Set by hand it saves the processor a write.
+pub const PTE_DIRTY: u64 = 1 << 6;
+/// Page-table entry: the bits that hold the machine frame's address.
+pub const PTE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Entries in a page table.
+pub const PTES: usize = 512;

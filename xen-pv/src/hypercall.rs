@@ -1,0 +1,253 @@
+//! Hypercalls of a 64-bit paravirtual domain: an inline `syscall`, no hypercall page.
+//!
+//! Xen reads and writes memory through pointers that it is given, and changes address spaces when it is told to: every
+//! function here is unsafe, and the modules above decide what is sound.
+
+use core::arch::asm;
+
+use crate::abi::mmu::{MmuUpdate, MmuextOp};
+use crate::abi::{DomId, Errno};
+
+const MMU_UPDATE: u64 = 1;
+const MEMORY_OP: u64 = 12;
+const MULTICALL: u64 = 13;
+const UPDATE_VA_MAPPING: u64 = 14;
+const XEN_VERSION: u64 = 17;
+const CONSOLE_IO: u64 = 18;
+const GRANT_TABLE_OP: u64 = 20;
+const VCPU_OP: u64 = 24;
+const MMUEXT_OP: u64 = 26;
+const XSM_OP: u64 = 27;
+const SCHED_OP: u64 = 29;
+const EVENT_CHANNEL_OP: u64 = 32;
+const HVM_OP: u64 = 34;
+const DOMCTL: u64 = 36;
+const DM_OP: u64 = 41;
+
+/// What a hypercall returns: a number that is not negative, or the error.
+pub type Result<T = u64> = core::result::Result<T, Errno>;
+
+/// Any hypercall, with up to five arguments; the ones it does not have are 0.
+///
+/// # Safety
+/// `number` and `arguments` must form a call that is sound for this domain.
+#[inline]
+pub unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Result {
+    let result: i64;
+    // SAFETY: `syscall` of a PV kernel enters Xen, which keeps all registers but rax, rcx and r11 and returns here on
+    // the same stack. That the call itself is sound is the caller's promise. Memory is clobbered (no `nomem`).
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number as i64 => result,
+            in("rdi") arguments[0],
+            in("rsi") arguments[1],
+            in("rdx") arguments[2],
+            in("r10") arguments[3],
+            in("r8") arguments[4],
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    checked(result)
+}
+
+/// Splits Xen's return value into number and error.
+pub fn checked(result: i64) -> Result {
+    match result {
+        0.. => Ok(result as u64),
+        -4095..=-1 => Err(Errno(-result as u16)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// One hypercall of a multicall (`struct multicall_entry`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct MulticallEntry {
+    /// The hypercall's number.
+    pub op: u64,
+    /// Out: what it returned.
+    pub result: i64,
+    /// Its arguments.
+    pub args: [u64; 6],
+}
+
+impl MulticallEntry {
+    /// A `memory_op`; `arg` stays borrowed by nobody: the caller keeps it alive until the multicall is over.
+    pub fn memory_op<T>(cmd: u32, arg: *mut T) -> Self {
+        Self { op: MEMORY_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
+    }
+
+    /// An `event_channel_op`, as [`MulticallEntry::memory_op`].
+    pub fn event_channel_op<T>(cmd: u32, arg: *mut T) -> Self {
+        Self { op: EVENT_CHANNEL_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
+    }
+
+    /// What the call returned.
+    pub fn outcome(&self) -> Result {
+        checked(self.result)
+    }
+}
+
+/// Several hypercalls in one; each entry has its own result.
+///
+/// # Safety
+/// Every entry must be sound by itself and in this order.
+pub unsafe fn multicall(calls: &mut [MulticallEntry]) -> Result<()> {
+    // SAFETY: the caller's promise; Xen writes only `result` of the entries, which we own.
+    unsafe { hypercall(MULTICALL, [calls.as_mut_ptr() as u64, calls.len() as u64, 0, 0, 0]) }.map(drop)
+}
+
+/// Operations on event channels.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes.
+pub unsafe fn event_channel_op<T>(cmd: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(EVENT_CHANNEL_OP, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
+}
+
+/// Operations on grant tables; each element has its own status.
+///
+/// # Safety
+/// `args` must be the structures that `cmd` takes, and what they map or unmap must not be in use otherwise.
+pub unsafe fn grant_table_op<T>(cmd: u32, args: &mut [T]) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(GRANT_TABLE_OP, [cmd.into(), args.as_mut_ptr() as u64, args.len() as u64, 0, 0]) }
+}
+
+/// Operations on the scheduler.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes.
+pub unsafe fn sched_op<T>(cmd: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(SCHED_OP, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
+}
+
+/// Operations on memory reservations; `cmd` may carry a start extent above bit 6.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes, and no live memory of ours may be given away.
+pub unsafe fn memory_op<T>(cmd: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(MEMORY_OP, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
+}
+
+/// Writes page-table entries; the frames in them belong to `foreign`. Stops at the first bad one: the number of
+/// entries done comes back beside the result, also after an error.
+///
+/// # Safety
+/// Only mappings that no reference points into may change.
+pub unsafe fn mmu_update(updates: &[MmuUpdate], foreign: DomId) -> (u32, Result<()>) {
+    let mut done = 0u32;
+    let arguments =
+        [updates.as_ptr() as u64, updates.len() as u64, &mut done as *mut u32 as u64, u64::from(foreign.0), 0];
+    // SAFETY: the caller's promise; Xen reads `updates` and writes `done`.
+    let result = unsafe { hypercall(MMU_UPDATE, arguments) };
+    (done, result.map(drop))
+}
+
+/// Writes the level-1 entry behind one virtual address of ours.
+///
+/// # Safety
+/// As [`mmu_update`].
+pub unsafe fn update_va_mapping(address: u64, entry: u64, flags: u64) -> Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(UPDATE_VA_MAPPING, [address, entry, flags, 0, 0]) }.map(drop)
+}
+
+/// Extended operations on page tables and translation caches.
+///
+/// # Safety
+/// What they pin, unpin or clear must be the caller's to change.
+pub unsafe fn mmuext_op(ops: &[MmuextOp], foreign: DomId) -> Result<()> {
+    // SAFETY: the caller's promise; a null pointer means that we do not ask how many were done.
+    unsafe { hypercall(MMUEXT_OP, [ops.as_ptr() as u64, ops.len() as u64, 0, foreign.0.into(), 0]) }.map(drop)
+}
+
+/// Writes to the hypervisor's own console; most domains' output is dropped or rate-limited there.
+pub fn console_write(text: &[u8]) -> Result {
+    const WRITE: u64 = 0;
+    // SAFETY: Xen only reads `text`.
+    unsafe { hypercall(CONSOLE_IO, [WRITE, text.len() as u64, text.as_ptr() as u64, 0, 0]) }
+}
+
+/// Operations of the toolstack on a domain.
+///
+/// # Safety
+/// `arg` must be a complete `struct xen_domctl` whose inner pointers are valid for what its command reads and writes.
+pub unsafe fn domctl<T>(arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(DOMCTL, [arg as *mut T as u64, 0, 0, 0, 0]) }
+}
+
+/// Operations on an HVM domain.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes.
+pub unsafe fn hvm_op<T>(cmd: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(HVM_OP, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
+}
+
+/// Operations on a virtual CPU of ours.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes; memory that it registers must stay.
+pub unsafe fn vcpu_op<T>(cmd: u32, vcpu: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(VCPU_OP, [cmd.into(), vcpu.into(), arg as *mut T as u64, 0, 0]) }
+}
+
+/// Operations of the security module (FLASK).
+///
+/// # Safety
+/// `arg` must be a complete `struct xen_flask_op` whose inner pointers are valid.
+pub unsafe fn xsm_op<T>(arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(XSM_OP, [arg as *mut T as u64, 0, 0, 0, 0]) }
+}
+
+/// One buffer of a [`dm_op`] (`struct xen_dm_op_buf`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DmOpBuffer {
+    /// Where.
+    pub data: *mut u8,
+    /// How many bytes.
+    pub size: u64,
+}
+
+/// Operations of a device model on a domain.
+///
+/// # Safety
+/// The buffers must be what the operation in the first one takes.
+pub unsafe fn dm_op(domain: DomId, buffers: &mut [DmOpBuffer]) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(DM_OP, [domain.0.into(), buffers.len() as u64, buffers.as_mut_ptr() as u64, 0, 0]) }
+}
+
+/// Asks what the hypervisor is.
+///
+/// # Safety
+/// `arg` must be the structure that `cmd` takes.
+pub unsafe fn xen_version<T>(cmd: u32, arg: &mut T) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { hypercall(XEN_VERSION, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_negative_results_are_errors() {
+        assert_eq!(checked(0), Ok(0));
+        assert_eq!(checked(i64::MAX), Ok(i64::MAX as u64));
+        assert_eq!(checked(-3), Err(Errno::ESRCH));
+        assert_eq!(checked(i64::MIN), Err(Errno::EINVAL));
+    }
+}
