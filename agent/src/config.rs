@@ -1,0 +1,110 @@
+//! What the agent is started with.
+
+use core::fmt;
+use core::net::Ipv4Addr;
+use core::str::FromStr;
+
+/// The port agents listen on unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7077;
+
+/// How the agent comes to its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// It asks the network.
+    Dhcp,
+    /// It is told.
+    Static {
+        /// Its own address.
+        address: Ipv4Addr,
+        /// Bits of the network's prefix.
+        prefix: u8,
+        /// The way to other networks.
+        gateway: Option<Ipv4Addr>,
+    },
+}
+
+/// What the agent is started with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How it comes to its address.
+    pub address: Address,
+    /// The port it listens on.
+    pub port: u16,
+    /// Its network interface's hardware address.
+    pub mac: [u8; 6],
+    /// Bytes of heap that it may use; a migration that would not fit is refused.
+    pub memory: usize,
+}
+
+/// A command line that does not say what the agent needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// There is no `ip=`.
+    NoAddress,
+    /// The value of this key cannot be understood.
+    Bad(&'static str),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => f.write_str("the command line has no ip=ADDRESS/PREFIX or ip=dhcp"),
+            Self::Bad(key) => write!(f, "the command line's {key}= cannot be understood"),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads `ip=10.77.0.11/24 gw=10.77.0.1 port=7077` or `ip=dhcp`; words that are not known are skipped.
+    pub fn from_command_line(line: &str, mac: [u8; 6], memory: usize) -> Result<Self, ConfigError> {
+        let value = |key: &str| {
+            line.split_ascii_whitespace().filter_map(|word| word.split_once('=')).find(|pair| pair.0 == key)
+        };
+        let address = match value("ip").ok_or(ConfigError::NoAddress)?.1 {
+            "dhcp" => Address::Dhcp,
+            text => {
+                let (address, prefix) = text.split_once('/').unwrap_or((text, "24"));
+                let prefix = parse(prefix, "ip")?;
+                if !(1..=32).contains(&prefix) {
+                    return Err(ConfigError::Bad("ip"));
+                }
+                let gateway = value("gw").map(|pair| parse(pair.1, "gw")).transpose()?;
+                Address::Static { address: parse(address, "ip")?, prefix, gateway }
+            }
+        };
+        let port = value("port").map_or(Ok(DEFAULT_PORT), |pair| parse(pair.1, "port"))?;
+        Ok(Self { address, port, mac, memory })
+    }
+}
+
+fn parse<T: FromStr>(text: &str, key: &'static str) -> Result<T, ConfigError> {
+    text.parse().map_err(|_| ConfigError::Bad(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_gives_address_gateway_and_port() {
+        let config = Config::from_command_line("ip=10.77.0.11/24 gw=10.77.0.1 loglevel=info", [2; 6], 1).unwrap();
+        let address = Ipv4Addr::new(10, 77, 0, 11);
+        let gateway = Some(Ipv4Addr::new(10, 77, 0, 1));
+        assert_eq!(config.address, Address::Static { address, prefix: 24, gateway });
+        assert_eq!(config.port, DEFAULT_PORT);
+        let config = Config::from_command_line("ip=dhcp port=9", [2; 6], 1).unwrap();
+        assert_eq!((config.address, config.port), (Address::Dhcp, 9));
+    }
+
+    #[test]
+    fn a_command_line_that_makes_no_sense_is_refused() {
+        let parse = |line| Config::from_command_line(line, [2; 6], 1).unwrap_err();
+        assert_eq!(parse("port=1"), ConfigError::NoAddress);
+        assert_eq!(parse("ip=10.77.0/24"), ConfigError::Bad("ip"));
+        assert_eq!(parse("ip=10.77.0.1/77"), ConfigError::Bad("ip"));
+        assert_eq!(parse("ip=10.77.0.1/24 gw=x"), ConfigError::Bad("gw"));
+        assert_eq!(parse("ip=dhcp port=70000"), ConfigError::Bad("port"));
+    }
+}

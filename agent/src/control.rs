@@ -1,0 +1,370 @@
+//! What the toolstack and the agent say to each other over xenstore.
+//!
+//! Every node holds one line: an optional bare first word, then `key=value` pairs with single spaces between them.
+//! `reason=` comes last and takes the rest of the line. Both sides use this module: the agent without an operating
+//! system, the toolstack in dom0 with one. Paths are relative to the agent's own directory, [`ROOT`].
+//!
+//! | node | who writes | what |
+//! |---|---|---|
+//! | `agent` | agent | [`AgentStatus`]: it can serve |
+//! | `request/<id>` | dom0 | [`Request`] |
+//! | `request/<id>/suspended` | dom0 | `yes` or `no`: the answer to [`State::Suspend`] |
+//! | `request/<id>/cancel` | dom0 | anything: give up, if the commit has not happened |
+//! | `session/<id>/state` | agent | [`State`] |
+//! | `session/<id>/progress` | agent | [`Progress`] |
+//! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
+
+mod line;
+mod report;
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use core::fmt;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::str::FromStr;
+
+use crate::platform::{Backends, DomId, Features, Gfn};
+use line::Line;
+pub use line::ParseError;
+pub use report::{Progress, Summary};
+
+/// The agent's directory, relative to the home of its domain in xenstore.
+pub const ROOT: &str = "data/tsmc";
+/// Where the agent says that it can serve.
+pub const AGENT: &str = "agent";
+/// Where dom0 leaves requests.
+pub const REQUESTS: &str = "request";
+/// Where the agent reports.
+pub const SESSIONS: &str = "session";
+
+/// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(String);
+
+impl RequestId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+    /// The node of the request itself.
+    pub fn request(&self) -> String {
+        format!("{REQUESTS}/{}", self.0)
+    }
+    /// The node of the toolstack's answer to [`State::Suspend`].
+    pub fn suspended(&self) -> String {
+        format!("{REQUESTS}/{}/suspended", self.0)
+    }
+    /// The node that cancels.
+    pub fn cancel(&self) -> String {
+        format!("{REQUESTS}/{}/cancel", self.0)
+    }
+    /// The node above all that the agent reports about this session.
+    pub fn session(&self) -> String {
+        format!("{SESSIONS}/{}", self.0)
+    }
+    /// The node of the [`State`].
+    pub fn state(&self) -> String {
+        format!("{SESSIONS}/{}/state", self.0)
+    }
+    /// The node of the [`Progress`].
+    pub fn progress(&self) -> String {
+        format!("{SESSIONS}/{}/progress", self.0)
+    }
+    /// The node of the [`Summary`].
+    pub fn summary(&self) -> String {
+        format!("{SESSIONS}/{}/summary", self.0)
+    }
+}
+
+impl FromStr for RequestId {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fits = (1..=32).contains(&text.len());
+        let clean = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if fits && clean { Ok(Self(text.to_string())) } else { Err(ParseError::Bad("request id")) }
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What names a session to both agents: drawn by the source's agent, shown to the target's through the toolstack.
+/// Who knows it may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionToken(pub [u8; 16]);
+
+impl fmt::Display for SessionToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for SessionToken {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        const BAD: ParseError = ParseError::Bad("session");
+        let digits = text.as_bytes();
+        let mut token = [0; 16];
+        if digits.len() != 32 {
+            return Err(BAD);
+        }
+        for (byte, pair) in token.iter_mut().zip(digits.chunks_exact(2)) {
+            let nibble = |digit: u8| char::from(digit).to_digit(16).ok_or(BAD);
+            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
+        }
+        Ok(Self(token))
+    }
+}
+
+/// How the memory moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Three stages: full copy, dirty bitmap, dirty pages on demand and by push.
+    #[default]
+    Tsmc,
+    /// Iterate over dirty pages, then stop and copy.
+    Precopy,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tsmc => "tsmc",
+            Self::Precopy => "precopy",
+        })
+    }
+}
+
+impl FromStr for Mode {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        match text {
+            "tsmc" => Ok(Self::Tsmc),
+            "precopy" => Ok(Self::Precopy),
+            _ => Err(ParseError::Bad("mode")),
+        }
+    }
+}
+
+/// What the toolstack wants of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Send this domain away.
+    Out {
+        /// The guest on this host.
+        domain: DomId,
+        /// How.
+        mode: Mode,
+    },
+    /// Fill this domain from another agent.
+    In {
+        /// The empty domain on this host.
+        domain: DomId,
+        /// The source's agent.
+        peer: SocketAddrV4,
+        /// What the source's agent knows the migration by.
+        session: SessionToken,
+        /// Who serves the guest's xenstore and console.
+        backends: Backends,
+    },
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Out { domain, mode } => write!(f, "out domain={} mode={mode}", domain.0),
+            Self::In { domain, peer, session, backends } => write!(
+                f,
+                "in domain={} peer={peer} session={session} store_port={} store_domain={} console_port={} \
+                 console_domain={}",
+                domain.0,
+                backends.store_port,
+                backends.store_domain.0,
+                backends.console_port,
+                backends.console_domain.0
+            ),
+        }
+    }
+}
+
+impl FromStr for Request {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let line = Line::new(text);
+        match line.word() {
+            "out" => Ok(Self::Out { domain: DomId(line.field("domain")?), mode: line.field("mode")? }),
+            "in" => Ok(Self::In {
+                domain: DomId(line.field("domain")?),
+                peer: line.field("peer")?,
+                session: line.field("session")?,
+                backends: Backends {
+                    store_port: line.field("store_port")?,
+                    store_domain: DomId(line.field("store_domain")?),
+                    console_port: line.field("console_port")?,
+                    console_domain: DomId(line.field("console_domain")?),
+                },
+            }),
+            _ => Err(ParseError::Bad("request")),
+        }
+    }
+}
+
+/// Where a session stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Source: waits for the target's agent to connect.
+    Listening {
+        /// What the target's agent must show.
+        session: SessionToken,
+        /// This agent's address.
+        address: Ipv4Addr,
+        /// The port it listens on.
+        port: u16,
+    },
+    /// Source: stage 1 runs.
+    Copying,
+    /// Source: the toolstack must suspend the guest now.
+    Suspend,
+    /// Source: the guest belongs to the target; it can never run here again.
+    Committed,
+    /// Target: the frame of the guest stands, memory follows.
+    Built {
+        /// xenstore's ring.
+        store: Gfn,
+        /// The console's ring.
+        console: Gfn,
+    },
+    /// Target: stage 1 runs.
+    Receiving,
+    /// Target: the machine state is loaded; the guest waits for the commit.
+    Ready,
+    /// Target: the guest is released; missing pages follow.
+    Running,
+    /// Both: done, nothing is left behind.
+    Complete,
+    /// Both, after the commit: the agents lost each other. Nothing is freed at the source.
+    Interrupted {
+        /// Why, in one line.
+        reason: String,
+    },
+    /// Both, before the commit: given up; the guest is at the source as it was.
+    Failed {
+        /// Why, in one line.
+        reason: String,
+    },
+}
+
+impl State {
+    /// Whether nothing follows this state.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Complete | Self::Interrupted { .. } | Self::Failed { .. })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listening { session, address, port } => {
+                write!(f, "listening session={session} address={address} port={port}")
+            }
+            Self::Copying => f.write_str("copying"),
+            Self::Suspend => f.write_str("suspend"),
+            Self::Committed => f.write_str("committed"),
+            Self::Built { store, console } => write!(f, "built store_gfn={} console_gfn={}", store.0, console.0),
+            Self::Receiving => f.write_str("receiving"),
+            Self::Ready => f.write_str("ready"),
+            Self::Running => f.write_str("running"),
+            Self::Complete => f.write_str("complete"),
+            Self::Interrupted { reason } => write!(f, "interrupted reason={reason}"),
+            Self::Failed { reason } => write!(f, "failed reason={reason}"),
+        }
+    }
+}
+
+impl FromStr for State {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let line = Line::new(text);
+        Ok(match line.word() {
+            "listening" => Self::Listening {
+                session: line.field("session")?,
+                address: line.field("address")?,
+                port: line.field("port")?,
+            },
+            "copying" => Self::Copying,
+            "suspend" => Self::Suspend,
+            "committed" => Self::Committed,
+            "built" => Self::Built { store: Gfn(line.field("store_gfn")?), console: Gfn(line.field("console_gfn")?) },
+            "receiving" => Self::Receiving,
+            "ready" => Self::Ready,
+            "running" => Self::Running,
+            "complete" => Self::Complete,
+            "interrupted" => Self::Interrupted { reason: line.reason()? },
+            "failed" => Self::Failed { reason: line.reason()? },
+            _ => return Err(ParseError::Bad("state")),
+        })
+    }
+}
+
+/// What an agent says about itself once it can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentStatus {
+    /// Its version.
+    pub version: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The port it listens on while a session waits.
+    pub port: u16,
+    /// Bytes of heap it may use, in KiB.
+    pub memory_kib: u64,
+    /// What its hypervisor can do.
+    pub features: Features,
+}
+
+impl fmt::Display for AgentStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, address, port, memory_kib, features } = self;
+        write!(f, "ready version={version} address={address} port={port} memory_kib={memory_kib} features={features}")
+    }
+}
+
+impl FromStr for AgentStatus {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let line = Line::new(text);
+        if line.word() != "ready" {
+            return Err(ParseError::Bad("agent"));
+        }
+        Ok(Self {
+            version: line.field("version")?,
+            address: line.field("address")?,
+            port: line.field("port")?,
+            memory_kib: line.field("memory_kib")?,
+            features: line.field("features")?,
+        })
+    }
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = [(self.dirty_log, "dirty-log"), (self.paging, "paging"), (self.foreign_map, "foreign-map")];
+        let mut names = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name);
+        f.write_str(names.next().unwrap_or("none"))?;
+        names.try_for_each(|name| write!(f, ",{name}"))
+    }
+}
+
+impl FromStr for Features {
+    type Err = ParseError;
+    /// Names of features that are not known here are skipped.
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let has = |name| text.split(',').any(|part| part == name);
+        Ok(Self { dirty_log: has("dirty-log"), paging: has("paging"), foreign_map: has("foreign-map") })
+    }
+}
+
+#[cfg(test)]
+mod tests;

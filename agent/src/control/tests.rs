@@ -1,0 +1,68 @@
+use alloc::string::ToString;
+
+use super::*;
+
+fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug>(value: T) {
+    assert_eq!(value.to_string().parse(), Ok(value));
+}
+
+#[test]
+fn every_line_survives_the_trip_through_text() {
+    let session = SessionToken([0xa5; 16]);
+    survives(Request::Out { domain: DomId(5), mode: Mode::Precopy });
+    survives(Request::In {
+        domain: DomId(7),
+        peer: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077),
+        session,
+        backends: Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) },
+    });
+    let reason = "the FLASK policy must allow shadow { logdirty } key=value".to_string();
+    for state in [
+        State::Listening { session, address: Ipv4Addr::new(10, 77, 0, 11), port: 7077 },
+        State::Copying,
+        State::Suspend,
+        State::Committed,
+        State::Built { store: Gfn(0xfeffc), console: Gfn(0xfeffe) },
+        State::Receiving,
+        State::Ready,
+        State::Running,
+        State::Complete,
+        State::Interrupted { reason: reason.clone() },
+        State::Failed { reason },
+    ] {
+        survives(state);
+    }
+    survives(Progress { stage: 1, round: None, done: 5, total: 9, bytes: 77, rate_kib: 3 });
+    survives(Progress { stage: 1, round: Some(4), ..Progress::default() });
+    survives(Summary { pages: 3, fault_p99_us: 44, load_ms: 9, ..Summary::default() });
+    survives(AgentStatus {
+        version: "0.1.0".to_string(),
+        address: Ipv4Addr::new(10, 77, 0, 11),
+        port: 7077,
+        memory_kib: 20000,
+        features: Features { dirty_log: true, paging: false, foreign_map: true },
+    });
+}
+
+#[test]
+fn the_protocol_reads_as_agreed() {
+    let request: Request = "out domain=5 mode=tsmc".parse().unwrap();
+    assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc });
+    assert_eq!(State::Failed { reason: "no room".to_string() }.to_string(), "failed reason=no room");
+    let id: RequestId = "out-5".parse().unwrap();
+    assert_eq!(id.suspended(), "request/out-5/suspended");
+}
+
+#[test]
+fn what_cannot_be_understood_is_refused() {
+    assert_eq!("out domain=5".parse::<Request>(), Err(ParseError::Missing("mode")));
+    assert_eq!("out domain=x mode=tsmc".parse::<Request>(), Err(ParseError::Bad("domain")));
+    assert_eq!("".parse::<Request>(), Err(ParseError::Bad("request")));
+    assert_eq!("failed".parse::<State>(), Err(ParseError::Missing("reason")));
+    for id in ["", "A", "a/b", "a b", "0123456789012345678901234567890123"] {
+        assert!(id.parse::<RequestId>().is_err(), "{id:?}");
+    }
+    for token in ["", "zz", "+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1"] {
+        assert!(token.parse::<SessionToken>().is_err(), "{token:?}");
+    }
+}
