@@ -1,0 +1,4 @@
+//! The testbed: two real Xen hosts in QEMU, and the programs that run inside them.
+
+pub mod exec;
+pub mod meter;
