@@ -2,6 +2,7 @@
 //!
 //! - [`abi`]: structures and numbers as Xen's public headers lay them out; nothing here does anything.
 //! - [`hypercall`]: one thin function a hypercall; unsafe, because Xen believes its arguments.
+//! - [`memory`], [`window`]: the domain's own pages and page tables; addresses for other domains' pages.
 //!
 //! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
 #![no_std]
@@ -9,3 +10,6 @@ extern crate alloc;
 
 pub mod abi;
 pub mod hypercall;
+pub mod memory;
+pub mod sched;
+pub mod window;

@@ -1,0 +1,57 @@
+//! Where Xen jumps to, and the notes by which its domain builder knows how to load the image.
+//!
+//! Xen passes the virtual address of `start_info` in rsi and a small stack; the image brings a larger one. Upcalls are
+//! masked when a domain starts and stay so: nothing ever runs on this stack but the one thread.
+
+use core::arch::global_asm;
+
+/// Bytes of the stack. Deepest is an encrypted handshake inside a poll of the network stack.
+pub const STACK: usize = 256 * 1024;
+
+/// Where the domain's frame 0 is mapped; `image.ld` starts there.
+pub const VIRT_BASE: u64 = 0x4000_0000;
+
+global_asm!(
+    ".section .text.entry, \"ax\", @progbits",
+    ".globl _start",
+    "_start:",
+    "cld",
+    "mov rdi, rsi",
+    "lea rsp, [rip + stack_end]",
+    "xor ebp, ebp",
+    "call {start}",
+    "ud2",
+    ".section .bss.stack, \"aw\", @nobits",
+    ".balign 4096",
+    ".skip {stack}",
+    start = sym crate::start,
+    stack = const STACK,
+);
+
+// Notes: name "Xen", then a number (a 64-bit word) or a string. Types are those of `elfnote.h`.
+global_asm!(
+    ".macro xen_number type, value",
+    ".balign 4",
+    ".long 4, 8, \\type",
+    ".asciz \"Xen\"",
+    ".quad \\value",
+    ".endm",
+    ".macro xen_string type, value:vararg",
+    ".balign 4",
+    ".long 4, 2f - 1f, \\type",
+    ".asciz \"Xen\"",
+    "1: .asciz \\value",
+    "2: .balign 4",
+    ".endm",
+    ".section .note.Xen, \"a\", @note",
+    "xen_string 6, \"tsmc\"",    // GUEST_OS
+    "xen_string 7, \"0.1\"",     // GUEST_VERSION
+    "xen_string 5, \"xen-3.0\"", // XEN_VERSION
+    "xen_string 8, \"generic\"", // LOADER
+    "xen_string 9, \"yes\"",     // PAE_MODE
+    "xen_number 3, {base}",      // VIRT_BASE
+    "xen_number 4, {base}",      // PADDR_OFFSET
+    "xen_number 1, _start",      // ENTRY
+    ".text",
+    base = const VIRT_BASE,
+);

@@ -1,0 +1,28 @@
+//! Giving the processor up, for a while or for ever.
+
+use crate::abi::sched::{SCHEDOP_SHUTDOWN, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, Shutdown};
+use crate::hypercall;
+
+/// Why the domain stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is done.
+    Poweroff,
+    /// It wants to start again.
+    Reboot,
+    /// It failed.
+    Crash,
+}
+
+/// Stops the domain.
+pub fn shutdown(reason: Reason) -> ! {
+    let reason = match reason {
+        Reason::Poweroff => SHUTDOWN_POWEROFF,
+        Reason::Reboot => SHUTDOWN_REBOOT,
+        Reason::Crash => SHUTDOWN_CRASH,
+    };
+    loop {
+        // SAFETY: SHUTDOWN takes this structure and touches nothing else.
+        let _ = unsafe { hypercall::sched_op(SCHEDOP_SHUTDOWN, &mut Shutdown { reason }) };
+    }
+}
