@@ -1,1 +1,98 @@
-fn main() {}
+//! The scenario runner: boots real Xen hosts in QEMU and migrates real guests between them.
+
+mod artifacts;
+mod cleanup;
+mod cli;
+mod command;
+mod network;
+mod paths;
+mod qemu;
+mod run;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Parser;
+use tests_qemu::exec::{Event, Request};
+
+use artifacts::Artifacts;
+use artifacts::programs::Build;
+use cli::{Cli, Command, Size};
+use paths::Paths;
+use qemu::{HostSize, Lifetime};
+use run::Run;
+
+fn main() -> ExitCode {
+    let result = cleanup::install().and_then(|()| execute(&Cli::parse()));
+    cleanup::undo_all();
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: &Cli) -> Result<u8> {
+    let paths = Paths::new()?;
+    let build = if cli.no_build { Build::AsIs } else { Build::UpToDate };
+    let name = cli.name.as_deref();
+    match &cli.command {
+        Command::Prepare => {
+            Artifacts::prepare(&paths, build)?;
+        }
+        Command::Up { hosts, size } => {
+            let artifacts = Artifacts::prepare(&paths, build)?;
+            let run = Run::start(&paths, &artifacts, name, usize::from(*hosts), (*size).into(), Lifetime::Kept)?;
+            cleanup::keep_all();
+            println!("run {} is up; logs in {}", run.name, run.logs(&paths).display());
+        }
+        Command::Down { all } => {
+            let runs = if *all { run::load_all(&paths)? } else { vec![Run::find(&paths, name)?] };
+            for run in runs {
+                run.stop(&paths);
+                println!("run {} is down", run.name);
+            }
+        }
+        Command::HostExec { host, command } => return host_exec(&paths, name, *host, command),
+        Command::HostPut { host, local, path } => {
+            let run = entered(&paths, name)?;
+            run.dom0(run.place(*host)?).put_file(local, path)?;
+        }
+        Command::HostGet { host, path, local } => {
+            let run = entered(&paths, name)?;
+            std::fs::write(local, run.dom0(run.place(*host)?).get(path)?)?;
+        }
+        Command::Migrate(_) => bail!("not yet"),
+    }
+    Ok(0)
+}
+
+impl From<Size> for HostSize {
+    fn from(size: Size) -> Self {
+        Self { memory_mib: size.host_memory, dom0_mib: size.dom0_memory, cpus: size.host_cpus }
+    }
+}
+
+/// A live run, with this thread in its network.
+fn entered(paths: &Paths, name: Option<&str>) -> Result<Run> {
+    let run = Run::find(paths, name)?;
+    network::enter(&run.namespace)?;
+    Ok(run)
+}
+
+/// Runs a command in a dom0, its output passed on as it comes.
+fn host_exec(paths: &Paths, name: Option<&str>, host: char, command: &[String]) -> Result<u8> {
+    let run = entered(paths, name)?;
+    let running = run.dom0(run.place(host)?).start(&Request::new(command))?;
+    let output = running.finish_with(None, |event| {
+        let _ = match event {
+            Event::Stdout(bytes) => std::io::stdout().write_all(bytes).and_then(|()| std::io::stdout().flush()),
+            Event::Stderr(bytes) => std::io::stderr().write_all(bytes),
+            Event::StdinClosed | Event::Exit(_) => Ok(()),
+        };
+    })?;
+    Ok(u8::try_from(output.status).unwrap_or(u8::MAX))
+}

@@ -1,0 +1,169 @@
+//! The file trees of dom0 and of the guest, as initramfs archives.
+//!
+//! dom0's is made of two: a base that changes with the packages only and is cached, and the programs built here, so
+//! that a changed program costs the writing of a few megabytes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::cpio::Cpio;
+use super::modules::Modules;
+use crate::command::{command, run};
+
+/// Xen's programs in dom0, from `/usr/lib/xen-4.17/bin`.
+const XEN_PROGRAMS: &[&str] = &[
+    "xl",
+    "xenstored",
+    "xenconsoled",
+    "xenconsole",
+    "xen-init-dom0",
+    "libxl-save-helper",
+    "xentop",
+    "xenctx",
+    "xen-hvmctx",
+    "xen-cpuid",
+    "xen-diag",
+    "flask-getenforce",
+    "flask-loadpolicy",
+    "flask-setenforce",
+    "xenstore-control",
+    "lsevtchn",
+    "xen-mfndump",
+    "xenpm",
+];
+
+/// Programs of the package `xenstore-utils`.
+const XENSTORE_PROGRAMS: &[&str] = &[
+    "xenstore-read",
+    "xenstore-write",
+    "xenstore-ls",
+    "xenstore-rm",
+    "xenstore-list",
+    "xenstore-watch",
+    "xenstore-exists",
+    "xenstore-chmod",
+];
+
+/// dom0's modules. privcmd comes before xenfs, which it serves.
+const DOM0_MODULES: &[&str] = &[
+    "xen-privcmd",
+    "xenfs",
+    "xen-evtchn",
+    "xen-gntdev",
+    "xen-gntalloc",
+    "xen-netback",
+    "xen-blkback",
+    "bridge",
+    "virtio_pci",
+    "virtio_net",
+    "loop",
+];
+
+/// What a guest needs beyond the kernel itself.
+const GUEST_MODULES: &[&str] = &["xen-netfront"];
+
+/// Files that dom0's init and Xen's tools expect.
+const DOM0_INIT: &str = include_str!("../../dom0/init");
+const VIF_SCRIPT: &str = include_str!("../../dom0/vif-tsmc");
+const XL_CONF: &str = include_str!("../../dom0/xl.conf");
+const GUEST_INIT: &str = include_str!("../../guest/init");
+
+/// dom0's base archive from the unpacked packages below `root`.
+pub fn dom0_base(root: &Path, release: &str) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new();
+    skeleton(&mut cpio, root)?;
+    let xen = root.join("usr/lib/xen-4.17/bin");
+    let mut programs = Vec::new();
+    for name in XEN_PROGRAMS {
+        cpio.copy(&format!("usr/lib/xen-4.17/bin/{name}"), &xen.join(name))?;
+        programs.push(xen.join(name));
+    }
+    for name in XENSTORE_PROGRAMS {
+        cpio.copy(&format!("usr/bin/{name}"), &root.join("usr/bin").join(name))?;
+        programs.push(root.join("usr/bin").join(name));
+    }
+    // Some are loaded while running only, so no program names them.
+    for name in libraries(root, &programs, &["libgcc_s.so.1", "ld-linux-x86-64.so.2"])? {
+        let file = library(root, &name).with_context(|| format!("no package brings {name}"))?;
+        cpio.copy(&format!("lib/x86_64-linux-gnu/{name}"), &file)?;
+    }
+    cpio.symlink("lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+    modules(&mut cpio, root, release, DOM0_MODULES)?;
+    for folder in ["var/lib/xen", "var/lib/xenstored", "var/log/xen/console", "var/run/xen", "run/xen", "var/lock"] {
+        cpio.folder(folder);
+    }
+    cpio.file("init", 0o755, DOM0_INIT.as_bytes());
+    cpio.file("etc/xen/scripts/vif-tsmc", 0o755, VIF_SCRIPT.as_bytes());
+    cpio.file("etc/xen/xl.conf", 0o644, XL_CONF.as_bytes());
+    Ok(cpio.finish())
+}
+
+/// An archive of single files, each a path inside and a file of this machine.
+pub fn overlay(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new();
+    for (path, from) in files {
+        cpio.copy(path, from)?;
+    }
+    Ok(cpio.finish())
+}
+
+/// The guest's archive: busybox, its network driver, and the workload program.
+pub fn guest(root: &Path, release: &str, workload: &Path) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new();
+    skeleton(&mut cpio, root)?;
+    modules(&mut cpio, root, release, GUEST_MODULES)?;
+    cpio.copy("bin/guest-load", workload)?;
+    cpio.file("init", 0o755, GUEST_INIT.as_bytes());
+    Ok(cpio.finish())
+}
+
+fn skeleton(cpio: &mut Cpio, root: &Path) -> Result<()> {
+    for folder in ["proc", "sys", "dev/pts", "tmp", "root", "run", "etc", "usr/bin", "usr/sbin", "sbin"] {
+        cpio.folder(folder);
+    }
+    cpio.device("dev/console", 5, 1);
+    cpio.device("dev/null", 1, 3);
+    cpio.copy("bin/busybox", &root.join("bin/busybox"))?;
+    cpio.symlink("bin/sh", "busybox");
+    Ok(())
+}
+
+/// Adds modules and the list that init loads them by.
+fn modules(cpio: &mut Cpio, root: &Path, release: &str, names: &[&str]) -> Result<()> {
+    let mut list = String::new();
+    for file in Modules::find(root, release)?.in_order(names)? {
+        let path = format!("lib/modules/{}", file.file_name().unwrap_or_default().to_string_lossy());
+        cpio.copy(&path, &file)?;
+        list.push_str(&format!("/{path}\n"));
+    }
+    cpio.file("etc/modules", 0o644, list.as_bytes());
+    Ok(())
+}
+
+/// The shared libraries that `programs` need, all the way down, and `more`.
+fn libraries(root: &Path, programs: &[PathBuf], more: &[&str]) -> Result<BTreeSet<String>> {
+    let mut found: BTreeSet<String> = more.iter().map(|name| (*name).to_owned()).collect();
+    let mut open: Vec<PathBuf> = programs.to_vec();
+    open.extend(more.iter().filter_map(|name| library(root, name)));
+    while let Some(file) = open.pop() {
+        let text = run(command("readelf", ["-dW"]).arg(&file))?;
+        for line in text.lines().filter(|line| line.contains("(NEEDED)")) {
+            let name = line.split(['[', ']']).nth(1).unwrap_or_default().to_owned();
+            if found.insert(name.clone()) {
+                open.push(library(root, &name).with_context(|| format!("no package brings {name}"))?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn library(root: &Path, name: &str) -> Option<PathBuf> {
+    let folders =
+        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/xen-4.17/lib/x86_64-linux-gnu", "usr/lib", "lib"];
+    let candidates = folders.iter().map(|folder| root.join(folder).join(name));
+    // Absolute links inside the tree would lead out of it.
+    candidates.into_iter().find(|path| fs::metadata(path).is_ok())
+}

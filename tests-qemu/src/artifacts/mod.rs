@@ -1,0 +1,92 @@
+//! Everything that the hosts are made of, prepared once and cached: Debian packages, the hypervisor, kernels, initramfs.
+
+pub mod cpio;
+pub mod debian;
+pub mod hypervisor;
+pub mod initramfs;
+pub mod kernel;
+pub mod modules;
+pub mod programs;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::command::{command, run};
+use crate::paths::Paths;
+use crate::qemu::BootFiles;
+use debian::{Archive, XEN_VERSION};
+use programs::{Build, Programs};
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Artifacts {
+    /// What the hosts boot.
+    pub boot: BootFiles,
+    /// Debian's kernel as an ELF file, for guests.
+    pub guest_kernel: PathBuf,
+    /// The demo guest's file tree.
+    pub guest_initramfs: PathBuf,
+}
+
+impl Artifacts {
+    /// Prepares what is missing. `build` says whether the workspace's own programs are brought up to date first.
+    pub fn prepare(paths: &Paths, build: Build) -> Result<Self> {
+        let _lock = paths.lock()?;
+        debian::install_missing()?;
+        let archive = Archive::open(paths)?;
+        let root = paths.testbed.join("root");
+        let xen_utils = format!("xen-utils-4.17={XEN_VERSION}");
+        let packages = [xen_utils.as_str(), "xenstore-utils", "busybox-static", "linux-image-amd64", "libgcc-s1"];
+        archive.unpacked(&root, &packages)?;
+        let source = hypervisor::source(paths, &archive)?;
+        let hypervisor = hypervisor::hypervisor(paths, &source)?;
+        let policy = policy(paths, &source)?;
+        let (bz_image, release) = kernel::installed(&root)?;
+        let guest_kernel = paths.testbed.join(format!("vmlinux-{release}"));
+        kernel::extract(&bz_image, &guest_kernel)?;
+
+        let programs = Programs::build(paths, build)?;
+        let base = initramfs::dom0_base(&root, &release)?;
+        let own = initramfs::overlay(&programs.in_dom0())?;
+        let initramfs = paths.testbed.join("dom0.cpio");
+        write_if_changed(&initramfs, &[base, own].concat())?;
+        let guest_initramfs = paths.testbed.join("guest.cpio");
+        if programs.guest_load.exists() {
+            write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &programs.guest_load)?)?;
+        }
+        let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
+        Ok(Self { boot, guest_kernel, guest_initramfs })
+    }
+}
+
+/// The FLASK policy: Xen's own with the module of `toolstack/flask`, built anew when that changes.
+fn policy(paths: &Paths, source: &Path) -> Result<Option<PathBuf>> {
+    let folder = paths.workspace.join("toolstack/flask");
+    let script = folder.join("build.sh");
+    if !script.exists() {
+        return Ok(None);
+    }
+    let output = paths.testbed.join("xenpolicy");
+    let built = fs::metadata(&output).and_then(|data| data.modified()).ok();
+    let mut newest = None;
+    for entry in fs::read_dir(&folder)? {
+        newest = newest.max(Some(entry?.metadata()?.modified()?));
+    }
+    if built.is_none() || built < newest {
+        run(command("sh", [&script]).arg(source).arg(&output))?;
+    }
+    Ok(Some(output))
+}
+
+/// Replaces a file as a whole; a QEMU that is reading the old one keeps it.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let partial = path.with_extension("partial");
+    fs::write(&partial, bytes)?;
+    fs::rename(&partial, path)?;
+    Ok(())
+}

@@ -1,0 +1,78 @@
+//! The workspace's own programs that run in dom0 and in the guest, linked statically: there is no libc of ours in there.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::command;
+use crate::paths::Paths;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Whether to bring the programs up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// Build what changed.
+    UpToDate,
+    /// Take them as they were built last.
+    AsIs,
+}
+
+/// The programs' files.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// Runs commands in dom0.
+    pub dom0d: PathBuf,
+    /// The guest's workload.
+    pub guest_load: PathBuf,
+    /// Our save helper and the operator's command, when they have been built.
+    pub toolstack: Vec<(&'static str, PathBuf)>,
+}
+
+impl Programs {
+    /// Builds the programs of this crate and of the toolstack.
+    pub fn build(paths: &Paths, build: Build) -> Result<Self> {
+        let folder = paths.workspace.join("target/static");
+        if build == Build::UpToDate {
+            compile(paths, &folder)?;
+        }
+        let file = |name: &str| folder.join(TARGET).join("release").join(name);
+        let toolstack = [("usr/lib/tsmc/tsmc-save-helper", "tsmc-save-helper"), ("usr/bin/tsmc", "tsmc")]
+            .into_iter()
+            .map(|(path, name)| (path, file(name)))
+            .filter(|(_, file)| file.exists())
+            .collect();
+        let programs = Self { dom0d: file("dom0d"), guest_load: file("guest-load"), toolstack };
+        for program in [&programs.dom0d] {
+            if !program.exists() {
+                bail!("{} has not been built: run without --no-build", program.display());
+            }
+        }
+        Ok(programs)
+    }
+
+    /// Their places in dom0's file tree.
+    pub fn in_dom0(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut list = vec![("usr/bin/dom0d", self.dom0d.clone())];
+        list.extend(self.toolstack.iter().cloned());
+        list
+    }
+}
+
+fn compile(paths: &Paths, folder: &std::path::Path) -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = command(&cargo, ["build", "--quiet", "--release", "--target", TARGET])
+        .args(["-p", "tests-qemu", "-p", "toolstack", "--bins"])
+        // These are small programs: link-time optimization would cost a minute and gain nothing.
+        .args(["--config", "profile.release.lto=false", "--config", "profile.release.codegen-units=16"])
+        .current_dir(&paths.workspace)
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_TARGET_DIR", folder)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the programs for dom0 and guest do not build");
+    }
+    Ok(())
+}

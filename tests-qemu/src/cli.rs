@@ -1,0 +1,138 @@
+//! The runner's command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Two real Xen hosts in QEMU, and live migrations between them.
+///
+/// Everything the hosts are made of is prepared the first time and cached below target/testbed; the hosts boot from
+/// memory in a few seconds. The network between them lives in a namespace of its own and is removed at the end, also
+/// after a failure or Ctrl-C.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Take the programs for dom0 and guest as they were built last, instead of bringing them up to date.
+    #[arg(long, global = true)]
+    pub no_build: bool,
+
+    /// The run's name, to have several side by side. The default is a new name for a new run, else the youngest run.
+    #[arg(long, global = true)]
+    pub name: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Prepare everything that the hosts are made of, and boot nothing.
+    Prepare,
+    /// Boot one or two hosts and leave them up.
+    Up {
+        /// How many hosts.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+        hosts: u8,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Take a run that was left up down, with its network.
+    Down {
+        /// Take every run down.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Run a command in a host's dom0 and exit with its status. Works while a run is up.
+    HostExec {
+        /// A or B.
+        host: char,
+        /// The command and its arguments; no shell looks at them.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Copy a file into a host's dom0.
+    HostPut {
+        /// A or B.
+        host: char,
+        /// The file here.
+        local: PathBuf,
+        /// Its path in dom0.
+        path: String,
+    },
+    /// Copy a file out of a host's dom0.
+    HostGet {
+        /// A or B.
+        host: char,
+        /// Its path in dom0.
+        path: String,
+        /// The file here.
+        local: PathBuf,
+    },
+    /// Boot two hosts, start a guest on A, migrate it to B by `xl migrate`, and report.
+    Migrate(Migrate),
+}
+
+/// How large a host is.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Size {
+    /// Memory of each host, MiB.
+    #[arg(long, default_value_t = 1536)]
+    pub host_memory: u32,
+    /// Memory of each dom0, MiB.
+    #[arg(long, default_value_t = 512)]
+    pub dom0_memory: u32,
+    /// Processors of each host.
+    #[arg(long, default_value_t = 1)]
+    pub host_cpus: u32,
+}
+
+/// Which migration.
+#[derive(Args, Clone, Debug)]
+pub struct Migrate {
+    /// Who moves the memory.
+    #[arg(long, value_enum, default_value_t = Mode::Tsmc)]
+    pub mode: Mode,
+    /// The guest's memory, MiB.
+    #[arg(long, default_value_t = 256)]
+    pub memory: u32,
+    /// The guest's virtual processors.
+    #[arg(long, default_value_t = 1)]
+    pub vcpus: u32,
+    /// The guest's kernel: an ELF file or a bzImage. The default is Debian's own, unmodified.
+    #[arg(long, value_name = "FILE")]
+    pub guest_kernel: Option<PathBuf>,
+    /// The guest's initramfs. The default brings up a network address and the memory workload.
+    #[arg(long, value_name = "FILE")]
+    pub guest_initrd: Option<PathBuf>,
+    /// More words for the guest kernel's command line.
+    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
+    pub guest_args: String,
+    /// How much memory the guest's workload writes to again and again, MiB.
+    #[arg(long, default_value_t = 32)]
+    pub dirty_mb: u32,
+    /// How many pages it writes to each second.
+    #[arg(long, default_value_t = 2000, value_name = "PAGES/S")]
+    pub dirty_rate: u32,
+    /// Limit the link between the hosts to this many Mbit/s.
+    #[arg(long, value_name = "N")]
+    pub link_mbit: Option<u32>,
+    /// Write the report to this file too.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
+    #[arg(long)]
+    pub keep: bool,
+    #[command(flatten)]
+    pub size: Size,
+}
+
+/// Who moves the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// The agents, in three stages: full copy, switch, dirty copy with demand paging.
+    Tsmc,
+    /// The agents, iterating until little is left, then stop and copy.
+    Precopy,
+    /// Xen's own helper, on a guest with an ordinary label: the baseline.
+    Xl,
+}

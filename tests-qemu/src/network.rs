@@ -1,0 +1,96 @@
+//! The network between the hosts: a bridge in a namespace of its own, a TAP device per host.
+//!
+//! Nothing of it is visible outside the namespace, so runs may stand side by side with the same addresses.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::cleanup::{self, Undo};
+use crate::command::run_line;
+
+/// Names of our namespaces start with this; what follows is the runner's process number.
+pub const PREFIX: &str = "tsmc-";
+
+/// The address of the bridge itself: the third place, from which guests are probed.
+pub const BRIDGE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+/// A host's letter and its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// `A` or `B`.
+    pub letter: char,
+    /// dom0's address.
+    pub dom0: Ipv4Addr,
+    /// The agent's address.
+    pub agent: Ipv4Addr,
+}
+
+/// The two hosts.
+pub const PLACES: [Place; 2] = [
+    Place { letter: 'A', dom0: Ipv4Addr::new(10, 77, 0, 2), agent: Ipv4Addr::new(10, 77, 0, 11) },
+    Place { letter: 'B', dom0: Ipv4Addr::new(10, 77, 0, 3), agent: Ipv4Addr::new(10, 77, 0, 12) },
+];
+
+/// The guest's address.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
+
+impl Place {
+    /// Where dom0's daemon listens.
+    pub fn dom0_socket(&self) -> SocketAddr {
+        SocketAddr::from((self.dom0, tests_qemu::exec::PORT))
+    }
+
+    /// The name of its TAP device.
+    pub fn tap(&self) -> String {
+        format!("tap{}", self.letter)
+    }
+
+    /// The hardware address of dom0's network card.
+    pub fn mac(&self) -> String {
+        format!("52:54:00:77:00:{:02x}", self.dom0.octets()[3])
+    }
+}
+
+/// Makes the namespace, its bridge and the TAP devices of `places`, and registers their removal.
+pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
+    cleanup::register(Undo::Namespace(namespace.to_owned()));
+    run_line(&format!("ip netns add {namespace}"))?;
+    run_line(&format!("ip -n {namespace} link set lo up"))?;
+    run_line(&format!("ip -n {namespace} link add br0 type bridge forward_delay 0 mcast_snooping 0"))?;
+    run_line(&format!("ip -n {namespace} addr add {BRIDGE}/24 dev br0"))?;
+    run_line(&format!("ip -n {namespace} link set br0 up"))?;
+    for place in places {
+        let tap = place.tap();
+        // vnet_hdr lets whole segments of up to 64 KiB and unfinished checksums cross from host to host.
+        run_line(&format!("ip -n {namespace} tuntap add dev {tap} mode tap vnet_hdr"))?;
+        run_line(&format!("ip -n {namespace} link set {tap} master br0 up"))?;
+    }
+    Ok(())
+}
+
+/// Limits what each of `places` receives to `mbit` Mbit/s.
+pub fn shape(namespace: &str, places: &[Place], mbit: u32) -> Result<()> {
+    // A burst must hold the largest segment (64 KiB) and a few milliseconds of the rate.
+    let burst = (mbit * 1_000_000 / 8 / 200).max(128 * 1024);
+    for place in places {
+        let tap = place.tap();
+        run_line(&format!(
+            "tc -n {namespace} qdisc replace dev {tap} root tbf rate {mbit}mbit burst {burst} latency 100ms"
+        ))
+        .context("cannot shape the link")?;
+    }
+    Ok(())
+}
+
+/// Moves the calling thread, and the threads it will start, into the namespace.
+pub fn enter(namespace: &str) -> Result<()> {
+    let path = Path::new("/run/netns").join(namespace);
+    let file = File::open(&path).with_context(|| format!("no network namespace {namespace}"))?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .with_context(|| format!("cannot enter the network namespace {namespace}"))
+}

@@ -1,0 +1,105 @@
+//! One Xen host: a QEMU process that boots the hypervisor and dom0 from memory.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use crate::cleanup::{self, Process, Undo};
+use crate::command::command;
+use crate::network::Place;
+
+/// SVM with nested paging, and what fast ciphers need. `EPYC` and `max` crash a PV dom0 early in its boot.
+const CPU: &str = "qemu64,+svm,+npt,+aes,+ssse3,+sse4.1,+sse4.2,+pclmulqdq,+rdrand,+popcnt";
+
+/// What a host boots.
+#[derive(Clone, Debug)]
+pub struct BootFiles {
+    /// The hypervisor.
+    pub hypervisor: PathBuf,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// dom0's file tree.
+    pub initramfs: PathBuf,
+    /// The FLASK policy; without one the policy built into the hypervisor is in force.
+    pub policy: Option<PathBuf>,
+}
+
+/// How large a host is.
+#[derive(Clone, Copy, Debug)]
+pub struct HostSize {
+    /// Memory of the whole machine.
+    pub memory_mib: u32,
+    /// Memory of dom0.
+    pub dom0_mib: u32,
+    /// Processors of the machine.
+    pub cpus: u32,
+}
+
+/// Whether a host goes down with the runner or is left up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Dies with the runner, however that ends.
+    Runner,
+    /// Outlives it.
+    Kept,
+}
+
+/// Starts a host in the calling thread's network namespace and registers its end.
+pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, lifetime: Lifetime) -> Result<Process> {
+    fs::create_dir_all(logs)?;
+    let log = |kind: &str| logs.join(format!("{}-{kind}.log", place.letter));
+    let messages = File::create(log("qemu"))?;
+    let mut qemu = match lifetime {
+        Lifetime::Runner => command("setpriv", ["--pdeathsig", "KILL", "qemu-system-x86_64"]),
+        // A session of its own: the terminal's Ctrl-C is not for it.
+        Lifetime::Kept => command("setsid", ["qemu-system-x86_64"]),
+    };
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
+        .args(["-accel", "tcg,thread=multi", "-cpu", CPU])
+        .args(["-m", &size.memory_mib.to_string(), "-smp", &size.cpus.to_string()])
+        .args(["-serial", &format!("file:{}", log("xen").display())])
+        .args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no,vhost=off", place.tap())])
+        .args(["-device", &format!("virtio-net-pci,netdev=net,mac={},{OFFLOADS},rx_queue_size=1024", place.mac())])
+        .arg("-kernel")
+        .arg(&files.hypervisor)
+        .args(["-append", &xen_command_line(size)])
+        .args(["-initrd", &modules(place, files)])
+        .stdin(Stdio::null())
+        .stdout(messages.try_clone()?)
+        .stderr(messages);
+    // The child is followed by its number: a kept host has to be found again by another runner anyway.
+    let child = qemu.spawn().context("cannot start QEMU")?;
+    let process = Process::of(child.id()).context("QEMU ended at once")?;
+    cleanup::register(Undo::Process(process));
+    Ok(process)
+}
+
+/// Segments of up to 64 KiB and unfinished checksums, in both directions.
+const OFFLOADS: &str =
+    "csum=on,gso=on,host_tso4=on,host_tso6=on,guest_csum=on,guest_tso4=on,guest_tso6=on,mrg_rxbuf=on";
+
+fn xen_command_line(size: HostSize) -> String {
+    // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
+    format!(
+        "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 flask=enforcing loglvl=info \
+         gnttab_max_frames=1024 cpufreq=none sched-gran=cpu",
+        size.dom0_mib
+    )
+}
+
+/// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
+fn modules(place: &Place, files: &BootFiles) -> String {
+    let mut list = format!(
+        "{} console=hvc0 loglevel=5 panic=-1 tsmc_host={} tsmc_address={}/24,{}",
+        files.kernel.display(),
+        place.letter,
+        place.dom0,
+        files.initramfs.display()
+    );
+    if let Some(policy) = &files.policy {
+        list.push_str(&format!(",{}", policy.display()));
+    }
+    list
+}
