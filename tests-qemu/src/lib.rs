@@ -1,4 +1,5 @@
 //! The testbed: two real Xen hosts in QEMU, and the programs that run inside them.
 
 pub mod exec;
+pub mod load;
 pub mod meter;

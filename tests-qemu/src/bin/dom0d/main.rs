@@ -14,7 +14,7 @@ use tests_qemu::meter;
 
 const USAGE: &str = "\
 usage:
-  dom0d [--listen ADDRESS]              serve commands and files (default 0.0.0.0:7000),
+  dom0d [serve|--listen ADDRESS]        serve commands and files (default 0.0.0.0:7000),
                                         take streams on 7001, give streams on 7002
   dom0d --connect ADDRESS[:PORT] -- COMMAND [ARG...]
                                         run COMMAND there with this process's standard input, output and error
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words[..] {
-        [] => daemon("0.0.0.0:7000"),
+        [] | ["serve"] => daemon("0.0.0.0:7000"),
         ["--listen", address] => daemon(address),
         ["--connect", address, "--", ref argv @ ..] if !argv.is_empty() => return remote(address, Request::new(argv)),
         ["--ssh", address, ref line @ ..] if !line.is_empty() => {
