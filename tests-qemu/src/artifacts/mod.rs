@@ -53,9 +53,8 @@ impl Artifacts {
         let initramfs = paths.testbed.join("dom0.cpio");
         write_if_changed(&initramfs, &[base, own].concat())?;
         let guest_initramfs = paths.testbed.join("guest.cpio");
-        if programs.guest_load.exists() {
-            write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &programs.guest_load)?)?;
-        }
+        let workload = Some(programs.guest_load.as_path()).filter(|file| file.exists());
+        write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, workload)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
         Ok(Self { boot, guest_kernel, guest_initramfs })
     }

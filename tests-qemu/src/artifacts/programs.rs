@@ -66,7 +66,7 @@ fn compile(paths: &Paths, folder: &std::path::Path) -> Result<()> {
         // These are small programs: link-time optimization would cost a minute and gain nothing.
         .args(["--config", "profile.release.lto=false", "--config", "profile.release.codegen-units=16"])
         .current_dir(&paths.workspace)
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static --cap-lints=allow")
         .env("CARGO_TARGET_DIR", folder)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
