@@ -230,15 +230,13 @@ pub enum State {
     Suspend,
     /// Source: the guest belongs to the target; it can never run here again.
     Committed,
-    /// Target: the frame of the guest stands, memory follows.
+    /// Target: the frame of the guest stands, memory follows. It stays so until [`State::Ready`].
     Built {
         /// xenstore's ring.
         store: Gfn,
         /// The console's ring.
         console: Gfn,
     },
-    /// Target: stage 1 runs.
-    Receiving,
     /// Target: the machine state is loaded; the guest waits for the commit.
     Ready,
     /// Target: the guest is released; missing pages follow.
@@ -274,7 +272,6 @@ impl fmt::Display for State {
             Self::Suspend => f.write_str("suspend"),
             Self::Committed => f.write_str("committed"),
             Self::Built { store, console } => write!(f, "built store_gfn={} console_gfn={}", store.0, console.0),
-            Self::Receiving => f.write_str("receiving"),
             Self::Ready => f.write_str("ready"),
             Self::Running => f.write_str("running"),
             Self::Complete => f.write_str("complete"),
@@ -298,7 +295,6 @@ impl FromStr for State {
             "suspend" => Self::Suspend,
             "committed" => Self::Committed,
             "built" => Self::Built { store: Gfn(line.field("store_gfn")?), console: Gfn(line.field("console_gfn")?) },
-            "receiving" => Self::Receiving,
             "ready" => Self::Ready,
             "running" => Self::Running,
             "complete" => Self::Complete,

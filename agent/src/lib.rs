@@ -5,10 +5,14 @@
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+pub mod bitmap;
 pub mod config;
 pub mod control;
 pub mod platform;
+pub mod wire;
 
 pub use config::{Address, Config};
 

@@ -157,7 +157,8 @@ pub trait Source {
     /// Opaque to the agent.
     fn frame(&mut self) -> Result<Vec<u8>>;
     /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame in
-    /// `first .. first + count` that holds RAM to migrate; clears it for the others.
+    /// `first .. first + count` that holds RAM to migrate; clears it for the others. Special pages that
+    /// [`Target::build`] makes on the other side and that need no content are not RAM to migrate.
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
     /// Copies up to [`BATCH`] pages out of the guest; the mask says which could be read.
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
@@ -180,8 +181,10 @@ pub trait Source {
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>>;
     /// The commit: from here on nobody but the agent can run or destroy the guest on this host.
     fn retain(&mut self) -> Result<()>;
-    /// Undoes [`Source::retain`] and the pause: the guest may be resumed here by the toolstack.
-    /// Only valid when the target has said that the guest never ran there.
+    /// Gives the guest back: the dirty log goes off, the agent's pause count is returned, and a guest that has
+    /// suspended is resumed and told that the suspend was cancelled. Valid at any time before [`Source::retain`], also
+    /// without [`Source::machine_state`]. After it, valid only when the target has said that the guest never ran
+    /// there; it undoes the retaining first.
     fn release(&mut self) -> Result<()>;
     /// Ends the guest and frees its memory. Only valid after [`Source::retain`].
     fn destroy(&mut self) -> Result<()>;
@@ -227,14 +230,16 @@ pub trait Target {
     fn build(&mut self, frame: &[u8]) -> Result<Rings>;
     /// Whether faults can be served for this guest. Valid after [`Target::build`].
     fn can_page(&self) -> bool;
-    /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9.
+    /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9. Frames that exist already, because
+    /// [`Target::build`] made them, are left as they are. An order of 9 may fail where one of 0 would not.
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
     /// Writes up to [`BATCH`] populated pages that are not armed, or armed and not faulted on; the mask says which were written.
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
     /// Makes up to [`BATCH`] populated pages absent, so that a touch becomes a [`Fault`]; the mask says which are armed now.
     /// A page the hypervisor uses itself cannot be armed and must be written before the guest runs.
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask>;
-    /// The next fault, if there is one. Never waits.
+    /// The next fault on a page that is armed, if there is one. Never waits. A fault on a page that has been filled
+    /// meanwhile is answered by the platform itself and not returned; so is one on a page that was never armed.
     fn next_fault(&mut self) -> Result<Option<Fault>>;
     /// Writes up to [`BATCH`] armed pages, makes them present and wakes whoever waits for them.
     /// A page that the guest replaced or dropped counts as done.
@@ -249,7 +254,8 @@ pub trait Target {
     fn finish(&mut self) -> Result<()>;
 }
 
-/// A name space shared with the toolstack: xenstore, relative to the agent's own directory.
+/// A name space shared with the toolstack: xenstore. All paths, those returned too, are relative to
+/// [`control::ROOT`](crate::control::ROOT) in the home of the agent's domain: `request/out-5/suspended`.
 pub trait Store {
     /// The value at `path`, or nothing. Waits for the answer.
     fn read(&mut self, path: &str) -> Option<Vec<u8>>;

@@ -23,7 +23,6 @@ fn every_line_survives_the_trip_through_text() {
         State::Suspend,
         State::Committed,
         State::Built { store: Gfn(0xfeffc), console: Gfn(0xfeffe) },
-        State::Receiving,
         State::Ready,
         State::Running,
         State::Complete,

@@ -1,0 +1,108 @@
+//! Waiting, without threads or interrupts.
+//!
+//! All futures of the agent are polled again and again by [`Agent::poll`](crate::Agent::poll) until none gets any
+//! further. A future that waits for the network, a fault or the store just says "pending": whatever it waits for wakes
+//! the image, which polls again. A future that waits for a time leaves that time here, and one that has changed what
+//! another waits for asks for one more turn.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::future::{Future, poll_fn};
+use core::pin::{Pin, pin};
+use core::task::{Context, Poll, Waker};
+
+/// One second, in the unit of all times here.
+pub(crate) const SECOND: u64 = 1_000_000_000;
+/// One millisecond.
+pub(crate) const MS: u64 = 1_000_000;
+
+/// Something that runs beside others until it is done.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
+use alloc::boxed::Box;
+
+/// The time, and who waits for it.
+#[derive(Clone)]
+pub(crate) struct Timer(Rc<Inner>);
+
+struct Inner {
+    clock: Box<dyn Fn() -> u64>,
+    earliest: Cell<Option<u64>>,
+    again: Cell<bool>,
+}
+
+impl Timer {
+    /// `clock` gives nanoseconds that never run backwards.
+    pub(crate) fn new(clock: impl Fn() -> u64 + 'static) -> Self {
+        Self(Rc::new(Inner { clock: Box::new(clock), earliest: Cell::new(None), again: Cell::new(false) }))
+    }
+
+    /// Nanoseconds now.
+    pub(crate) fn now(&self) -> u64 {
+        (self.0.clock)()
+    }
+
+    /// Asks for one more turn of everybody: something changed that another task may wait for.
+    pub(crate) fn nudge(&self) {
+        self.0.again.set(true);
+    }
+
+    /// Whether anybody asked for one more turn since the last call.
+    pub(crate) fn take_nudge(&self) -> bool {
+        self.0.again.replace(false)
+    }
+
+    /// The earliest time that somebody waits for, as of the last turn.
+    pub(crate) fn take_earliest(&self) -> Option<u64> {
+        self.0.earliest.take()
+    }
+
+    /// Waits until `time`.
+    pub(crate) async fn sleep_until(&self, time: u64) {
+        poll_fn(|_| {
+            if self.now() >= time {
+                return Poll::Ready(());
+            }
+            let earliest = self.0.earliest.get();
+            self.0.earliest.set(Some(earliest.map_or(time, |other| other.min(time))));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits for `duration` nanoseconds.
+    pub(crate) async fn sleep(&self, duration: u64) {
+        self.sleep_until(self.now() + duration).await;
+    }
+
+    /// Lets everybody else go on first.
+    pub(crate) async fn yield_now(&self) {
+        let mut yielded = false;
+        poll_fn(|_| {
+            if core::mem::replace(&mut yielded, true) {
+                return Poll::Ready(());
+            }
+            self.nudge();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Waits until `ready` gives something. It is asked every turn.
+    pub(crate) async fn wait_for<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
+        poll_fn(|_| ready().map_or(Poll::Pending, Poll::Ready)).await
+    }
+
+    /// What `future` gives, unless `duration` nanoseconds pass first.
+    pub(crate) async fn within<T>(&self, duration: u64, future: impl Future<Output = T>) -> Option<T> {
+        let deadline = self.now() + duration;
+        match embassy_futures::select::select(future, self.sleep_until(deadline)).await {
+            embassy_futures::select::Either::First(value) => Some(value),
+            embassy_futures::select::Either::Second(()) => None,
+        }
+    }
+}
+
+/// Polls once; nobody needs to be woken.
+pub(crate) fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
+    pin!(&mut future).poll(&mut Context::from_waker(Waker::noop()))
+}

@@ -1,0 +1,225 @@
+//! What messages mean.
+
+use alloc::vec::Vec;
+
+use super::cursor::Cursor;
+use super::{Arriving, Kind, Set, WireError};
+use crate::control::{Mode, SessionToken};
+use crate::platform::{BATCH, Features, Gfn};
+
+/// What a connection is for. A session has one of each, both opened by the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Channel {
+    /// Handshake, commit, demands and their answers.
+    Control = 0,
+    /// Everything that comes in bulk.
+    Bulk = 1,
+}
+
+/// The first message on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest and newest version that the caller speaks.
+    pub versions: (u16, u16),
+    /// What the connection is for.
+    pub channel: Channel,
+    /// What the caller's hypervisor can do.
+    pub features: Features,
+    /// Which session.
+    pub session: SessionToken,
+}
+
+/// The answer to [`Hello`] on the control connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Welcome<'a> {
+    /// The version that both will speak.
+    pub version: u16,
+    /// How memory will move.
+    pub mode: Mode,
+    /// What the source's hypervisor can do.
+    pub features: Features,
+    /// The guest's virtual CPUs.
+    pub vcpus: u32,
+    /// Pages of RAM.
+    pub pages: u64,
+    /// One more than the highest guest frame number.
+    pub frames: u64,
+    /// What [`Source::frame`](crate::platform::Source::frame) gave.
+    pub frame: &'a [u8],
+}
+
+/// A message, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// See [`Kind::Hello`].
+    Hello(Hello),
+    /// See [`Kind::Welcome`].
+    Welcome(Welcome<'a>),
+    /// See [`Kind::Built`]; whether faults can be served at the target.
+    Built {
+        /// Whether they can.
+        can_page: bool,
+    },
+    /// See [`Kind::Ram`].
+    Ram(Set<'a>),
+    /// See [`Kind::Pages`].
+    Pages(Arriving<'a>),
+    /// See [`Kind::Hints`].
+    Hints(Set<'a>),
+    /// See [`Kind::Dirty`].
+    Dirty(Set<'a>),
+    /// See [`Kind::State`].
+    State(&'a [u8]),
+    /// See [`Kind::Switch`].
+    Switch,
+    /// See [`Kind::Ready`].
+    Ready,
+    /// See [`Kind::Commit`].
+    Commit,
+    /// See [`Kind::Demand`]: frame numbers of 8 bytes each, at least one.
+    Demand(&'a [u8]),
+    /// See [`Kind::Complete`].
+    Complete,
+    /// See [`Kind::Abort`].
+    Abort(&'a str),
+}
+
+impl<'a> Message<'a> {
+    /// Checks a body that a peer sent.
+    pub fn parse(kind: Kind, body: &'a [u8]) -> Result<Self, WireError> {
+        let mut cursor = Cursor::new(body);
+        let message = match kind {
+            Kind::Hello => {
+                let hello = Hello {
+                    versions: (cursor.u16()?, cursor.u16()?),
+                    channel: match cursor.u8()? {
+                        0 => Channel::Control,
+                        1 => Channel::Bulk,
+                        _ => return Err(WireError::Value("channel")),
+                    },
+                    features: features(cursor.u8()?)?,
+                    session: {
+                        if cursor.u16()? != 0 {
+                            return Err(WireError::Reserved);
+                        }
+                        SessionToken(cursor.array()?)
+                    },
+                };
+                Self::Hello(hello)
+            }
+            Kind::Welcome => {
+                return Ok(Self::Welcome(Welcome {
+                    version: cursor.u16()?,
+                    mode: match cursor.u8()? {
+                        0 => Mode::Tsmc,
+                        1 => Mode::Precopy,
+                        _ => return Err(WireError::Value("mode")),
+                    },
+                    features: features(cursor.u8()?)?,
+                    vcpus: cursor.u32()?,
+                    pages: cursor.u64()?,
+                    frames: cursor.u64()?,
+                    frame: cursor.rest(),
+                }));
+            }
+            Kind::Built => Self::Built {
+                can_page: match cursor.u32()? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(WireError::Value("ability to page")),
+                },
+            },
+            Kind::Ram => return Set::parse(body).map(Self::Ram),
+            Kind::Hints => return Set::parse(body).map(Self::Hints),
+            Kind::Dirty => return Set::parse(body).map(Self::Dirty),
+            Kind::Pages => return Arriving::parse(body).map(Self::Pages),
+            Kind::State => return Ok(Self::State(body)),
+            Kind::Switch => Self::Switch,
+            Kind::Ready => Self::Ready,
+            Kind::Commit => Self::Commit,
+            Kind::Complete => Self::Complete,
+            Kind::Demand => {
+                let whole = !body.is_empty() && body.len().is_multiple_of(8) && body.len() <= 8 * BATCH;
+                return if whole { Ok(Self::Demand(body)) } else { Err(WireError::Value("demand")) };
+            }
+            Kind::Abort => {
+                let reason = core::str::from_utf8(body).map_err(|_| WireError::Value("reason"))?;
+                let plain = !reason.chars().any(char::is_control);
+                return if plain { Ok(Self::Abort(reason)) } else { Err(WireError::Value("reason")) };
+            }
+        };
+        cursor.end()?;
+        Ok(message)
+    }
+
+    /// The kind and the body, appended to `into`. Bodies that carry sets and pages are made by [`Set::emit`] and
+    /// [`Pages::emit`](super::Pages::emit) instead and are empty here.
+    pub fn emit(&self, into: &mut Vec<u8>) -> Kind {
+        match self {
+            Self::Hello(hello) => {
+                into.extend_from_slice(&hello.versions.0.to_le_bytes());
+                into.extend_from_slice(&hello.versions.1.to_le_bytes());
+                into.extend_from_slice(&[hello.channel as u8, feature_bits(hello.features), 0, 0]);
+                into.extend_from_slice(&hello.session.0);
+                Kind::Hello
+            }
+            Self::Welcome(welcome) => {
+                let mode = match welcome.mode {
+                    Mode::Tsmc => 0,
+                    Mode::Precopy => 1,
+                };
+                into.extend_from_slice(&welcome.version.to_le_bytes());
+                into.extend_from_slice(&[mode, feature_bits(welcome.features)]);
+                into.extend_from_slice(&welcome.vcpus.to_le_bytes());
+                into.extend_from_slice(&welcome.pages.to_le_bytes());
+                into.extend_from_slice(&welcome.frames.to_le_bytes());
+                into.extend_from_slice(welcome.frame);
+                Kind::Welcome
+            }
+            Self::Built { can_page } => {
+                into.extend_from_slice(&u32::from(*can_page).to_le_bytes());
+                Kind::Built
+            }
+            Self::State(state) => {
+                into.extend_from_slice(state);
+                Kind::State
+            }
+            Self::Demand(gfns) => {
+                into.extend_from_slice(gfns);
+                Kind::Demand
+            }
+            Self::Abort(reason) => {
+                into.extend_from_slice(clip(reason, Kind::Abort.limit()).as_bytes());
+                Kind::Abort
+            }
+            Self::Ram(_) => Kind::Ram,
+            Self::Pages(_) => Kind::Pages,
+            Self::Hints(_) => Kind::Hints,
+            Self::Dirty(_) => Kind::Dirty,
+            Self::Switch => Kind::Switch,
+            Self::Ready => Kind::Ready,
+            Self::Commit => Kind::Commit,
+            Self::Complete => Kind::Complete,
+        }
+    }
+
+    /// The frames of a [`Message::Demand`]'s body.
+    pub fn demanded(body: &[u8]) -> impl Iterator<Item = Gfn> + '_ {
+        body.as_chunks::<8>().0.iter().map(|gfn| Gfn(u64::from_le_bytes(*gfn)))
+    }
+}
+
+fn clip(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+fn features(bits: u8) -> Result<Features, WireError> {
+    if bits > 7 {
+        return Err(WireError::Value("feature"));
+    }
+    Ok(Features { dirty_log: bits & 1 != 0, paging: bits & 2 != 0, foreign_map: bits & 4 != 0 })
+}
+
+fn feature_bits(features: Features) -> u8 {
+    u8::from(features.dirty_log) | u8::from(features.paging) << 1 | u8::from(features.foreign_map) << 2
+}

@@ -1,0 +1,143 @@
+use alloc::vec;
+use alloc::vec::Vec;
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::bitmap::PageSet;
+use crate::control::{Mode, SessionToken};
+use crate::platform::{Content, Features, Gfn};
+use proptest::prelude::*;
+
+fn features() -> impl Strategy<Value = Features> {
+    any::<[bool; 3]>().prop_map(|[dirty_log, paging, foreign_map]| Features { dirty_log, paging, foreign_map })
+}
+
+fn there_and_back(message: Message<'_>) {
+    let mut body = Vec::new();
+    let kind = message.emit(&mut body);
+    let header = Header { kind, length: body.len() };
+    assert_eq!(Header::parse(&header.emit()), Ok(header));
+    assert_eq!(Message::parse(kind, &body), Ok(message));
+}
+
+proptest! {
+    #[test]
+    fn messages_survive_the_wire(
+        session in any::<[u8; 16]>(), versions in any::<(u16, u16)>(), features in features(), vcpus in any::<u32>(),
+        pages in any::<u64>(), frames in any::<u64>(), blob in proptest::collection::vec(any::<u8>(), 0..200),
+        gfns in proptest::collection::vec(any::<u64>(), 1..64), reason in "[ -~]{0,512}", can_page in any::<bool>(),
+    ) {
+        for channel in [Channel::Control, Channel::Bulk] {
+            there_and_back(Message::Hello(Hello { versions, channel, features, session: SessionToken(session) }));
+        }
+        for mode in [Mode::Tsmc, Mode::Precopy] {
+            let welcome = Welcome { version: versions.0, mode, features, vcpus, pages, frames, frame: &blob };
+            there_and_back(Message::Welcome(welcome));
+        }
+        let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();
+        prop_assert_eq!(Message::demanded(&demand).map(|gfn| gfn.0).collect::<Vec<_>>(), gfns);
+        let simple = [Message::Switch, Message::Ready, Message::Commit, Message::Complete];
+        let others =
+            [Message::Built { can_page }, Message::State(&blob), Message::Demand(&demand), Message::Abort(&reason)];
+        simple.into_iter().chain(others).for_each(there_and_back);
+    }
+
+    #[test]
+    fn sets_survive_the_wire_in_their_smallest_form(
+        runs in proptest::collection::vec((0..33000u64, 1..400u64), 0..40),
+        singles in proptest::collection::vec(0..33000u64, 0..2000),
+        first in 0..40u64, count in 1..32768u64,
+    ) {
+        let mut set = PageSet::new(33000);
+        set.extend(singles.into_iter().map(Gfn));
+        runs.iter().for_each(|(start, len)| set.extend((*start..start + len).map(Gfn)));
+        let mut body = Vec::new();
+        Set::emit(&set, Gfn(first), count, &mut body);
+        prop_assert!(body.len() <= 16 + count.div_ceil(8) as usize);
+        prop_assert!(body.len() <= Kind::Dirty.limit());
+        let back = Set::parse(&body).unwrap();
+        prop_assert_eq!((back.first(), back.count()), (Gfn(first), count));
+        prop_assert!(back.gfns().eq(set.range(Gfn(first), count)));
+    }
+
+    #[test]
+    fn pages_survive_the_wire(
+        gfns in proptest::collection::btree_set(0..100_000u64, 1..=64), zero in any::<u64>(), base in any::<u32>(),
+    ) {
+        let gfns: Vec<Gfn> = gfns.into_iter().map(|gfn| Gfn(gfn + u64::from(base))).collect();
+        let zero = if gfns.len() == 64 { zero } else { zero & ((1 << gfns.len()) - 1) };
+        let pages = Pages { cause: Cause::Push, gfns: &gfns, zero };
+        let mut body = Vec::new();
+        pages.emit(&mut body);
+        for (index, gfn) in gfns.iter().enumerate().filter(|(index, _)| zero >> index & 1 == 0) {
+            body.extend_from_slice(&[gfn.0 as u8 ^ index as u8; PAGE_SIZE]);
+        }
+        prop_assert_eq!(body.len(), pages.body_len());
+        let back = Arriving::parse(&body).unwrap();
+        prop_assert_eq!(back.zeros(), u64::from(zero.count_ones()));
+        prop_assert!(back.gfns().eq(gfns.iter().copied()));
+        for (index, (gfn, content)) in back.contents().enumerate() {
+            match content {
+                Content::Zero => prop_assert!(zero >> index & 1 == 1),
+                Content::Bytes(page) => prop_assert_eq!(page, &[gfn.0 as u8 ^ index as u8; PAGE_SIZE]),
+            }
+        }
+        // One byte short and one too many are refused.
+        prop_assert_eq!(Arriving::parse(&body[..body.len() - 1]), Err(WireError::Truncated));
+        body.push(0);
+        prop_assert_eq!(Arriving::parse(&body), Err(WireError::Trailing));
+    }
+
+    #[test]
+    fn no_bytes_make_a_parser_panic(
+        header in any::<[u8; Header::LEN]>(), kind in 1..=14u16, body in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = Header::parse(&header);
+        let kind = Kind::from_number(kind).unwrap();
+        match Message::parse(kind, &body) {
+            Ok(Message::Ram(set) | Message::Hints(set) | Message::Dirty(set)) => {
+                let members: Vec<_> = set.gfns().collect();
+                prop_assert!(members.is_sorted_by(|a, b| a < b));
+                prop_assert!(members.iter().all(|gfn| (set.first().0..set.first().0 + set.count()).contains(&gfn.0)));
+            }
+            Ok(Message::Pages(pages)) => prop_assert!(pages.contents().count() <= 64),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn sets_of_any_bytes_are_refused_or_in_range(
+        form in 0..4u8, count in 0..200u32, tail in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut body = vec![7, 0, 0, 0, 0, 0, 0, 0];
+        body.extend_from_slice(&count.to_le_bytes());
+        body.extend_from_slice(&[form, 0, 0, 0]);
+        body.extend_from_slice(&tail);
+        if let Ok(set) = Set::parse(&body) {
+            let members: BTreeSet<_> = set.gfns().map(|gfn| gfn.0).collect();
+            prop_assert_eq!(members.len(), set.gfns().count());
+            prop_assert!(members.iter().all(|gfn| (7..7 + u64::from(count)).contains(gfn)));
+        }
+    }
+}
+
+#[test]
+fn malformed_headers_are_refused() {
+    let good = Header { kind: Kind::Demand, length: 512 }.emit();
+    let with = |at: usize, value: u8| {
+        let mut bytes = good;
+        bytes[at] = value;
+        Header::parse(&bytes)
+    };
+    assert_eq!(with(0, 0), Err(WireError::Magic));
+    assert_eq!(with(4, 99), Err(WireError::UnknownKind(99)));
+    assert_eq!(with(4, 0), Err(WireError::UnknownKind(0)));
+    assert_eq!(with(6, 1), Err(WireError::Reserved));
+    assert_eq!(with(8, 1), Err(WireError::TooLong { kind: Kind::Demand, length: 513 }));
+    assert_eq!(with(11, 0xff), Err(WireError::TooLong { kind: Kind::Demand, length: 0xff00_0200 }));
+}
+
+#[test]
+fn a_reason_cannot_carry_line_breaks() {
+    assert_eq!(Message::parse(Kind::Abort, b"no\nroom"), Err(WireError::Value("reason")));
+}
