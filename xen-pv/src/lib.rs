@@ -3,13 +3,22 @@
 //! - [`abi`]: structures and numbers as Xen's public headers lay them out; nothing here does anything.
 //! - [`hypercall`]: one thin function a hypercall; unsafe, because Xen believes its arguments.
 //! - [`memory`], [`window`]: the domain's own pages and page tables; addresses for other domains' pages.
+//! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`sched`]: what every PV domain has.
+//! - [`xenstore`]: the name space shared with the toolstack.
 //!
 //! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
 #![no_std]
 extern crate alloc;
 
 pub mod abi;
+pub mod console;
+pub mod entropy;
+pub mod event;
+pub mod grant;
 pub mod hypercall;
 pub mod memory;
 pub mod sched;
+pub mod shared_info;
+pub mod time;
 pub mod window;
+pub mod xenstore;

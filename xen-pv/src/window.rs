@@ -78,6 +78,16 @@ impl Window {
         }
     }
 
+    /// Maps frames for ever; they are contiguous by address.
+    pub fn keep(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<NonNull<u8>, Errno> {
+        let mapping = self.map(owner, frames, access);
+        if let Some(errno) = mapping.error {
+            return Err(errno);
+        }
+        core::mem::forget(mapping);
+        Ok(self.page(0))
+    }
+
     /// Machine address of the entry of one page, as `mmu_update` and grant mappings take it.
     pub fn entry(&self, index: usize) -> u64 {
         assert!(index < PTES);

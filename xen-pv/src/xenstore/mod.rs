@@ -1,0 +1,305 @@
+//! xenstore's client: requests that wait for their answer, writes that do not, watches.
+//!
+//! Paths are relative to the domain's own directory unless they begin with `/`. Each answer carries the number of its
+//! request, so that answers nobody waits for fall out by themselves.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ptr::NonNull;
+
+use crate::abi::Port;
+use crate::abi::start_info::StartInfo;
+use crate::event::{self, Channel};
+use crate::{memory, time};
+
+mod ring;
+pub mod wire;
+
+use ring::Ring;
+use wire::{Decoder, Kind, Malformed, Message, Part};
+
+/// How long an answer may take. The daemon may be busy for seconds, not for ever.
+const PATIENCE_NS: u64 = 30_000_000_000;
+/// Most bytes that wait for room in the ring before a write waits too.
+const BACKLOG: usize = 32 * 1024;
+/// Most changes remembered; the oldest fall out.
+const CHANGES: usize = 256;
+
+/// Why a request has no good answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The node does not exist.
+    NotFound,
+    /// We may not.
+    Forbidden,
+    /// A transaction met another: try again.
+    Again,
+    /// The daemon refused for another reason.
+    Refused,
+    /// The request is too long.
+    TooLong,
+    /// No answer came in time.
+    TimedOut,
+    /// The daemon broke the protocol; nothing will work any more.
+    Broken,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFound => "no such node in xenstore",
+            Self::Forbidden => "xenstore forbids it",
+            Self::Again => "a xenstore transaction met another",
+            Self::Refused => "xenstore refused",
+            Self::TooLong => "the xenstore request is too long",
+            Self::TimedOut => "xenstore does not answer",
+            Self::Broken => "xenstore broke its protocol",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// A change that a watch reports: the path, and the token the watch was set with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What changed, or something below it.
+    pub path: String,
+    /// Which watch.
+    pub token: String,
+}
+
+/// Requests that succeed or fail together. Number 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transaction(u32);
+
+impl Transaction {
+    /// Each request for itself.
+    pub const NONE: Transaction = Transaction(0);
+}
+
+/// The client.
+#[derive(Debug)]
+pub struct Xenstore {
+    ring: Ring,
+    channel: Channel,
+    decoder: Decoder,
+    backlog: Vec<u8>,
+    changes: VecDeque<Change>,
+    awaited: u32,
+    answer: Option<Message>,
+    last_request: u32,
+    broken: bool,
+}
+
+impl Xenstore {
+    /// The client on the ring that the domain builder set up; none for the first control domain.
+    pub fn new(info: &StartInfo) -> Option<Self> {
+        let page: NonNull<u8> = memory::address_of(info.store_mfn)?;
+        // SAFETY: the builder's page, which is part of our memory; `new` is called once, at start.
+        let ring = unsafe { Ring::new(page) };
+        Some(Self {
+            ring,
+            channel: Channel::from_builder(info.store_evtchn),
+            decoder: Decoder::default(),
+            backlog: Vec::new(),
+            changes: VecDeque::new(),
+            awaited: 0,
+            answer: None,
+            last_request: 0,
+            broken: false,
+        })
+    }
+
+    /// The port that says that something arrived.
+    pub fn port(&self) -> Port {
+        self.channel.port()
+    }
+
+    /// The value of a node.
+    pub fn read(&mut self, path: &str) -> Result<Vec<u8>, Error> {
+        Ok(self.ask(Kind::Read, Transaction::NONE, &[Part::Text(path)])?.payload)
+    }
+
+    /// The value of a node, as text.
+    pub fn read_text(&mut self, path: &str) -> Result<String, Error> {
+        String::from_utf8(self.read(path)?).map_err(|_| Error::Broken)
+    }
+
+    /// The names below a node.
+    pub fn directory(&mut self, path: &str) -> Result<Vec<String>, Error> {
+        self.ask(Kind::Directory, Transaction::NONE, &[Part::Text(path)])?.names().map_err(|_| Error::Broken)
+    }
+
+    /// Sets a value and waits until it is set.
+    pub fn write(&mut self, transaction: Transaction, path: &str, value: &[u8]) -> Result<(), Error> {
+        self.ask(Kind::Write, transaction, &[Part::Text(path), Part::Value(value)]).map(drop)
+    }
+
+    /// Sets a value; does not wait, and nobody learns whether it worked.
+    pub fn post_write(&mut self, path: &str, value: &[u8]) {
+        let _ = self.post(Kind::Write, Transaction::NONE, &[Part::Text(path), Part::Value(value)]);
+    }
+
+    /// Makes an empty node.
+    pub fn mkdir(&mut self, path: &str) -> Result<(), Error> {
+        self.ask(Kind::Mkdir, Transaction::NONE, &[Part::Text(path)]).map(drop)
+    }
+
+    /// Removes a node and all below it.
+    pub fn remove(&mut self, path: &str) -> Result<(), Error> {
+        self.ask(Kind::Rm, Transaction::NONE, &[Part::Text(path)]).map(drop)
+    }
+
+    /// [`Xenstore::remove`] without waiting.
+    pub fn post_remove(&mut self, path: &str) {
+        let _ = self.post(Kind::Rm, Transaction::NONE, &[Part::Text(path)]);
+    }
+
+    /// Reports changes at and below a path from now on, and one at once.
+    pub fn watch(&mut self, path: &str, token: &str) -> Result<(), Error> {
+        self.ask(Kind::Watch, Transaction::NONE, &[Part::Text(path), Part::Text(token)]).map(drop)
+    }
+
+    /// Ends a watch; changes that are on their way still arrive.
+    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<(), Error> {
+        self.ask(Kind::Unwatch, Transaction::NONE, &[Part::Text(path), Part::Text(token)]).map(drop)
+    }
+
+    /// Begins a transaction.
+    pub fn begin(&mut self) -> Result<Transaction, Error> {
+        let answer = self.ask(Kind::TransactionStart, Transaction::NONE, &[Part::Text("")])?;
+        let text = answer.payload.strip_suffix(b"\0").and_then(|text| core::str::from_utf8(text).ok());
+        text.and_then(|text| text.parse().ok()).map(Transaction).ok_or(Error::Broken)
+    }
+
+    /// Ends it; [`Error::Again`] means that nothing was done.
+    pub fn commit(&mut self, transaction: Transaction) -> Result<(), Error> {
+        self.ask(Kind::TransactionEnd, transaction, &[Part::Text("T")]).map(drop)
+    }
+
+    /// Moves what can be moved. Never waits.
+    pub fn poll(&mut self) {
+        self.channel.take_pending();
+        let _ = self.pump();
+    }
+
+    /// The next change that satisfies `wanted`, if there is one. Never waits.
+    pub fn next_change(&mut self, wanted: impl Fn(&Change) -> bool) -> Option<Change> {
+        self.poll();
+        let index = self.changes.iter().position(wanted)?;
+        self.changes.remove(index)
+    }
+
+    /// Sleeps until something arrives or system time reaches `deadline_ns`.
+    pub fn wait(&mut self, deadline_ns: u64) {
+        event::wait(&[self.port()], Some(deadline_ns));
+    }
+
+    fn post(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<(), Error> {
+        self.enqueue(kind, transaction, parts)?;
+        self.pump()?;
+        let deadline = time::now_ns() + PATIENCE_NS;
+        while self.backlog.len() > BACKLOG {
+            self.sleep(deadline)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<Message, Error> {
+        self.awaited = self.enqueue(kind, transaction, parts)?;
+        self.pump()?;
+        let deadline = time::now_ns() + PATIENCE_NS;
+        while self.answer.is_none() {
+            self.sleep(deadline)?;
+        }
+        self.awaited = 0;
+        self.answer.take().ok_or(Error::Broken).and_then(|answer| checked(kind, answer))
+    }
+
+    fn enqueue(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<u32, Error> {
+        if self.broken {
+            return Err(Error::Broken);
+        }
+        // 0 is what watch events carry.
+        self.last_request = self.last_request.checked_add(1).unwrap_or(1);
+        wire::encode(kind, self.last_request, transaction.0, parts, &mut self.backlog).map_err(|_| Error::TooLong)?;
+        Ok(self.last_request)
+    }
+
+    fn sleep(&mut self, deadline: u64) -> Result<(), Error> {
+        event::wait(&[self.port()], Some(deadline));
+        self.channel.take_pending();
+        self.pump()?;
+        if time::now_ns() >= deadline && self.answer.is_none() { Err(Error::TimedOut) } else { Ok(()) }
+    }
+
+    /// Moves bytes in both directions as far as the rings allow.
+    fn pump(&mut self) -> Result<(), Error> {
+        if self.broken {
+            return Err(Error::Broken);
+        }
+        self.exchange().map_err(|_| {
+            self.broken = true;
+            Error::Broken
+        })
+    }
+
+    fn exchange(&mut self) -> Result<(), Malformed> {
+        let broken = |_| Malformed::BadString;
+        let mut moved = false;
+        if !self.backlog.is_empty() {
+            let count = self.ring.put(&self.backlog).map_err(broken)?;
+            self.backlog.drain(..count);
+            moved |= count > 0;
+        }
+        let mut buffer = [0; 1024];
+        loop {
+            let wanted = self.decoder.wanted().min(buffer.len());
+            let count = self.ring.take(&mut buffer[..wanted]).map_err(broken)?;
+            if count == 0 {
+                break;
+            }
+            moved = true;
+            if let Some(message) = self.decoder.push(&buffer[..count])? {
+                self.dispatch(message)?;
+            }
+        }
+        if moved {
+            self.channel.notify();
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, message: Message) -> Result<(), Malformed> {
+        if message.kind == Kind::WatchEvent {
+            let (path, token) = message.watch_event()?;
+            let change = Change { path: path.into(), token: token.into() };
+            if !self.changes.contains(&change) {
+                if self.changes.len() >= CHANGES {
+                    self.changes.pop_front();
+                }
+                self.changes.push_back(change);
+            }
+        } else if message.request == self.awaited {
+            self.answer = Some(message);
+        }
+        Ok(())
+    }
+}
+
+/// An answer is of the request's kind, or an error.
+fn checked(kind: Kind, answer: Message) -> Result<Message, Error> {
+    if answer.kind == kind {
+        return Ok(answer);
+    }
+    Err(match (answer.kind, answer.error_name()) {
+        (Kind::Error, "ENOENT") => Error::NotFound,
+        (Kind::Error, "EACCES" | "EPERM") => Error::Forbidden,
+        (Kind::Error, "EAGAIN") => Error::Again,
+        (Kind::Error, _) => Error::Refused,
+        _ => Error::Broken,
+    })
+}
