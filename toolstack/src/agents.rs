@@ -1,0 +1,128 @@
+//! Finding this host's agent, asking it for something, following what it does.
+
+use std::fs::File;
+use std::io::Read;
+
+use agent::control::{AGENT, AgentStatus, Progress, ROOT, Request, RequestId, SESSIONS, State, Summary};
+
+use crate::refusal::Refusal;
+use crate::xenstore::{Xenstore, XenstoreError};
+
+/// The agent's domain has this name.
+pub const NAME: &str = "tsmc-agent";
+
+/// The agent of this host.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Its domain.
+    pub domain: u16,
+    /// What it says about itself.
+    pub status: AgentStatus,
+}
+
+impl Agent {
+    /// Finds this host's agent.
+    pub fn find(store: &mut Xenstore) -> Result<Self, Refusal> {
+        let mut waiting = None;
+        for name in store.list("/local/domain")? {
+            let Ok(domain) = name.parse() else { continue };
+            if store.read(&format!("/local/domain/{domain}/name"))?.as_deref() != Some(NAME) {
+                continue;
+            }
+            match Self::status(store, domain)? {
+                Some(status) => return Ok(Self { domain, status }),
+                None => waiting = Some(domain),
+            }
+        }
+        Err(waiting.map_or(Refusal::NoAgent, |domain| Refusal::AgentNotReady { domain }))
+    }
+
+    /// Whether the agent is still there.
+    pub fn is_alive(&self, store: &mut Xenstore) -> Result<bool, XenstoreError> {
+        Ok(Self::status(store, self.domain)?.is_some())
+    }
+
+    /// The sessions that the agent remembers, oldest name first.
+    pub fn sessions(&self, store: &mut Xenstore) -> Result<Vec<RequestId>, XenstoreError> {
+        let names = store.list(&node(self.domain, SESSIONS))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn status(store: &mut Xenstore, domain: u16) -> Result<Option<AgentStatus>, XenstoreError> {
+        Ok(store.read(&node(domain, AGENT))?.and_then(|text| text.parse().ok()))
+    }
+}
+
+/// One thing that the agent was asked to do.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Who does it.
+    pub agent: Agent,
+    /// Its name.
+    pub id: RequestId,
+}
+
+impl Session {
+    /// Asks the agent. From now on its reports are changes in `store`.
+    pub fn ask(store: &mut Xenstore, agent: Agent, request: &Request) -> Result<Self, Refusal> {
+        let session = Self { agent, id: new_id(request)? };
+        store.watch(&session.node(&session.id.session()))?;
+        store.write(&session.node(&session.id.request()), &request.to_string())?;
+        Ok(session)
+    }
+
+    /// Where it stands; nothing if the agent has not answered, or no longer remembers.
+    pub fn state(&self, store: &mut Xenstore) -> Result<Option<State>, XenstoreError> {
+        Ok(store.read(&self.node(&self.id.state()))?.and_then(|text| text.parse().ok()))
+    }
+
+    /// How far the current stage is.
+    pub fn progress(&self, store: &mut Xenstore) -> Result<Option<Progress>, XenstoreError> {
+        Ok(store.read(&self.node(&self.id.progress()))?.and_then(|text| text.parse().ok()))
+    }
+
+    /// The figures at the end.
+    pub fn summary(&self, store: &mut Xenstore) -> Result<Option<Summary>, XenstoreError> {
+        Ok(store.read(&self.node(&self.id.summary()))?.and_then(|text| text.parse().ok()))
+    }
+
+    /// The request as it was made; nothing once the agent has tidied up.
+    pub fn request(&self, store: &mut Xenstore) -> Result<Option<Request>, XenstoreError> {
+        Ok(store.read(&self.node(&self.id.request()))?.and_then(|text| text.parse().ok()))
+    }
+
+    /// Whether `path`, which changed, is the node of the progress.
+    pub fn is_progress(&self, path: &str) -> bool {
+        path == self.node(&self.id.progress())
+    }
+
+    /// Tells the agent whether the guest has suspended.
+    pub fn answer_suspend(&self, store: &mut Xenstore, suspended: bool) -> Result<(), XenstoreError> {
+        store.write(&self.node(&self.id.suspended()), if suspended { "yes" } else { "no" })
+    }
+
+    /// Asks the agent to give up. It will, unless the guest has left already.
+    pub fn cancel(&self, store: &mut Xenstore) -> Result<(), XenstoreError> {
+        store.write(&self.node(&self.id.cancel()), "yes")
+    }
+
+    fn node(&self, relative: &str) -> String {
+        node(self.agent.domain, relative)
+    }
+}
+
+fn node(domain: u16, relative: &str) -> String {
+    format!("/local/domain/{domain}/{ROOT}/{relative}")
+}
+
+/// A name that no other helper chooses: `out-5-` or `in-7-` and a random number.
+fn new_id(request: &Request) -> Result<RequestId, Refusal> {
+    let mut random = [0; 4];
+    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(Refusal::System)?;
+    let (direction, domain) = match request {
+        Request::Out { domain, .. } => ("out", domain),
+        Request::In { domain, .. } => ("in", domain),
+    };
+    let text = format!("{direction}-{}-{:08x}", domain.0, u32::from_ne_bytes(random));
+    text.parse().map_err(|_| Refusal::System(std::io::ErrorKind::InvalidInput.into()))
+}

@@ -1,0 +1,45 @@
+//! Drop-in for libxl's save helper: set `LIBXL_SAVE_HELPER` to its path in the environment of `xl`, `libvirtd` or
+//! `virtxend`.
+
+use std::process::ExitCode;
+
+use toolstack::arguments::Arguments;
+
+const USAGE: &str = "\
+Usage: libxl runs this program; people do not.
+
+A drop-in for libxl-save-helper: live migrations of PVH guests go through this host's migration agent, everything else
+goes to the stock helper. Set in the environment of the toolstack:
+
+  LIBXL_SAVE_HELPER=/usr/lib/tsmc/tsmc-save-helper   on both hosts
+  TSMC_MODE=tsmc|precopy                             how pages move (default: tsmc)
+  TSMC_STOCK_HELPER=FILE                             the stock helper, if it is not where distributions put it";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words.first().map(String::as_str) {
+        Some("--help" | "-h") => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        Some("--version" | "-V") => {
+            println!("tsmc-save-helper {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let call = match Arguments::parse(&words) {
+        Ok(call) => call,
+        Err(error) => {
+            eprintln!("tsmc-save-helper: {error}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match toolstack::helper::serve(call, &words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tsmc-save-helper: lost libxl: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The save helper as a whole: whose job this is, and how it ends.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use agent::control::Mode;
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+use crate::arguments::{Arguments, RestoreArguments, SaveArguments};
+use crate::callbacks::{Level, Libxl};
+use crate::events::{Signals, Waiter};
+use crate::refusal::Refusal;
+use crate::restore::{restore, take_invitation};
+use crate::save::Save;
+use crate::stream::{self, Owner};
+use crate::xenstore::Xenstore;
+use crate::{peek, stock};
+
+/// Chooses how pages move: `tsmc` (the default) or `precopy`. Read from the environment of whoever starts the migration.
+pub const MODE: &str = "TSMC_MODE";
+
+/// Serves one call of libxl. Returns when libxl knows the outcome; does not return if it is the stock helper's job.
+///
+/// An error here is one that libxl could not be told about.
+pub fn serve(call: Arguments, words: &[String]) -> io::Result<()> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let callbacks = match &call {
+        Arguments::Save(save) => save.callbacks,
+        Arguments::Restore(restore) => restore.callbacks,
+    };
+    let mut libxl = Libxl::new(output, input, callbacks);
+    let (domain, outcome) = match call {
+        Arguments::Save(arguments) => (arguments.domain, save_domain(&mut libxl, &arguments)),
+        Arguments::Restore(arguments) => (arguments.domain, restore_domain(&mut libxl, &arguments)),
+    };
+    let outcome = match outcome {
+        Ok(Whose::Ours) => Ok(()),
+        // Only a failure returns.
+        Ok(Whose::Stock) => Err(Refusal::System(stock::become_helper(words))),
+        Err(refusal) => Err(refusal),
+    };
+    match outcome {
+        Ok(()) => libxl.complete(0),
+        Err(refusal) => {
+            libxl.log(Level::Error, &format!("domain {domain} cannot migrate: {refusal}"));
+            libxl.complete(Errno::CANCELED.raw_os_error())
+        }
+    }
+}
+
+/// Who is to serve a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    Stock,
+}
+
+fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Refusal> {
+    if !arguments.live || !arguments.plain {
+        return Ok(Whose::Stock);
+    }
+    let mut store = Xenstore::connect()?;
+    if whose_guest(&mut store, arguments.domain)? == Whose::Stock {
+        return Ok(Whose::Stock);
+    }
+    let mode = chosen_mode()?;
+    let mut waiter = Waiter::new(Signals::take()?, inherited(arguments.stream)?);
+    Save::start(libxl, &mut store, &mut waiter, arguments.domain, mode)?.run()?;
+    Ok(Whose::Ours)
+}
+
+fn restore_domain(libxl: &mut Libxl, arguments: &RestoreArguments) -> Result<Whose, Refusal> {
+    let stream = inherited(arguments.stream)?;
+    let owner = match peek::head(&stream)? {
+        Some(head) if arguments.plain => stream::owner(&head)?,
+        _ => Owner::Others,
+    };
+    let Owner::Us { body, rest } = owner else { return Ok(Whose::Stock) };
+    let mut stream = File::from(stream);
+    let invitation = take_invitation(&mut stream, body, rest)?;
+    let mut store = Xenstore::connect()?;
+    let mut waiter = Waiter::new(Signals::take()?, OwnedFd::from(stream));
+    restore(libxl, &mut store, &mut waiter, arguments, &invitation)?;
+    Ok(Whose::Ours)
+}
+
+/// The agents serve PVH guests: others need what only the stock helper knows (device models, PV page tables).
+fn whose_guest(store: &mut Xenstore, domain: u16) -> Result<Whose, Refusal> {
+    let kind = store.read(&format!("/libxl/{domain}/type"))?;
+    Ok(if kind.as_deref() == Some("pvh") { Whose::Ours } else { Whose::Stock })
+}
+
+fn chosen_mode() -> Result<Mode, Refusal> {
+    match std::env::var(MODE) {
+        Ok(mode) => mode.parse().map_err(|_| Refusal::Mode(mode)),
+        Err(_) => Ok(Mode::default()),
+    }
+}
+
+/// A descriptor that libxl left open for us, under a number of our own. Going through the kernel instead of claiming
+/// the number needs no promise that nobody else uses it.
+fn inherited(descriptor: i32) -> io::Result<OwnedFd> {
+    let ourselves = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    Ok(rustix::process::pidfd_getfd(ourselves, descriptor, PidfdGetfdFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeStore;
+
+    #[test]
+    fn only_pvh_guests_are_ours() {
+        let (fake, mut store) = FakeStore::start();
+        fake.set("/libxl/5/type", "pvh");
+        fake.set("/libxl/6/type", "pv");
+        assert_eq!(whose_guest(&mut store, 5).expect("an answer"), Whose::Ours);
+        assert_eq!(whose_guest(&mut store, 6).expect("an answer"), Whose::Stock);
+        assert_eq!(whose_guest(&mut store, 7).expect("an answer"), Whose::Stock);
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_the_same_file() {
+        use std::io::{Read, Write};
+        use std::os::fd::AsRawFd;
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        let ours = inherited(to.as_raw_fd()).expect("a descriptor");
+        File::from(ours).write_all(b"x").expect("written");
+        drop(to);
+        let mut all = String::new();
+        File::from(from).read_to_string(&mut all).expect("read");
+        assert_eq!(all, "x");
+        assert!(inherited(9999).is_err());
+    }
+}

@@ -1,0 +1,37 @@
+//! What runs in dom0: the drop-in for libxl's save helper and the operator's command.
+//!
+//! libxl starts a helper for the memory part of every save, restore and migration. Ours asks the local migration agent,
+//! a stub domain, to move the memory instead, and puts into libxl's stream only where that agent is. No guest page
+//! passes through here. Whatever is not a live migration that the agents can serve goes to the stock helper untouched.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`arguments`] | what libxl passes on the command line |
+//! | [`callbacks`] | the messages a helper sends to libxl |
+//! | [`stream`] | the one record we put into the migration stream |
+//! | [`peek`] | looking at a stream without taking anything from it |
+//! | [`xenstore`] | a client of xenstored |
+//! | [`agents`] | finding the agent, asking it, watching a session |
+//! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
+//! | [`helper`] | whose job it is, and how it ends |
+//! | [`save`], [`restore`] | the two ends of a migration |
+//! | [`refusal`] | why a migration does not happen |
+//! | [`stock`] | handing over to Xen's own helper |
+//! | [`status`] | what the operator sees |
+
+pub mod agents;
+pub mod arguments;
+pub mod callbacks;
+pub mod events;
+pub mod helper;
+pub mod peek;
+pub mod refusal;
+pub mod restore;
+pub mod save;
+pub mod status;
+pub mod stock;
+pub mod stream;
+pub mod xenstore;
+
+#[cfg(test)]
+mod testing;

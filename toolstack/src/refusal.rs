@@ -1,0 +1,85 @@
+//! Why a migration does not happen, in one line for the operator.
+
+use std::fmt;
+use std::io;
+
+use crate::agents;
+use crate::stream::StreamError;
+use crate::xenstore::XenstoreError;
+
+/// Why a migration does not happen. Whose fault it is decides the variant.
+#[derive(Debug)]
+pub enum Refusal {
+    /// No agent runs on this host.
+    NoAgent,
+    /// The agent's domain exists but does not serve yet, or no longer.
+    AgentNotReady {
+        /// The agent's domain.
+        domain: u16,
+    },
+    /// The agent does not answer.
+    AgentSilent,
+    /// The agent's domain went away in the middle.
+    AgentLost,
+    /// The agent says no.
+    Agent(String),
+    /// libxl wants no more of it.
+    Cancelled,
+    /// Whoever started us is gone.
+    ParentGone,
+    /// The other host's side of the stream is gone; the agent may know more.
+    PeerGone,
+    /// libxl refused something it always grants.
+    Libxl(&'static str),
+    /// The stream cannot be taken.
+    Stream(StreamError),
+    /// xenstored fails us.
+    Store(XenstoreError),
+    /// The agent knows no session of this name.
+    NoSession(String),
+    /// `TSMC_MODE` is no mode.
+    Mode(String),
+    /// The operating system fails us.
+    System(io::Error),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAgent => write!(f, "no migration agent on this host: no domain is named {}", agents::NAME),
+            Self::AgentNotReady { domain } => write!(f, "the migration agent of this host (domain {domain}) is not ready"),
+            Self::AgentSilent => write!(f, "the migration agent of this host does not answer"),
+            Self::AgentLost => write!(f, "the migration agent of this host died during the migration"),
+            Self::Agent(reason) => f.write_str(reason),
+            Self::Cancelled => write!(f, "cancelled"),
+            Self::ParentGone => write!(f, "the toolstack process that asked for the migration died"),
+            Self::PeerGone => write!(f, "the other host's toolstack gave up; its own messages say why"),
+            Self::Libxl(what) => write!(f, "libxl refused {what}"),
+            Self::Stream(error) => error.fmt(f),
+            Self::Store(error) => error.fmt(f),
+            Self::NoSession(name) => write!(f, "no session is named {name}; see 'tsmc status'"),
+            Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc or precopy"),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+impl From<XenstoreError> for Refusal {
+    fn from(error: XenstoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StreamError> for Refusal {
+    fn from(error: StreamError) -> Self {
+        Self::Stream(error)
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}

@@ -1,0 +1,276 @@
+//! The sending end of a migration, between libxl and the local agent.
+//!
+//! ```text
+//!   agent                    this helper                       libxl
+//!     | <------ out -------------|                               |
+//!     | listening -------------> | headers, our record, end ---> | (stream)
+//!     | copying ...              | progress -------------------> |
+//!     | suspend ---------------> | suspend --------------------> |
+//!     | <------ suspended=yes ---| <------------------------ yes |
+//!     | committed -------------> | complete(0) ----------------> | writes its own end
+//! ```
+//!
+//! Until `committed` every failure leaves the guest here as it was: the agent puts it back, then says `failed`. A guest
+//! that had suspended is resumed by the agent; what is left to do is to tell xenstored. After `committed` the guest
+//! belongs to the other side, whatever happens here.
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddrV4;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use agent::control::{Mode, Progress, Request, State};
+use agent::platform::DomId;
+
+use crate::agents::{Agent, Session};
+use crate::callbacks::{Level, Libxl, Message};
+use crate::events::{Event, Waiter};
+use crate::refusal::Refusal;
+use crate::stream::Invitation;
+use crate::xenstore::Xenstore;
+
+/// How long the agent may take to answer at all, and to put a guest back.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often to look whether the agent is alive while nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// One guest on its way out.
+pub struct Save<'a> {
+    libxl: &'a mut Libxl,
+    store: &'a mut Xenstore,
+    waiter: &'a mut Waiter,
+    domain: u16,
+    mode: Mode,
+    session: Session,
+    guest: Guest,
+    cancelled: Option<Cancelled>,
+    reported: Reported,
+}
+
+/// The guest as libxl knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guest {
+    Runs,
+    /// libxl has been asked to suspend it and has not answered.
+    Suspending,
+    Suspended,
+    /// The agent has put it back after it had been suspended.
+    Back,
+}
+
+/// Why and since when the agent is asked to give up.
+struct Cancelled {
+    why: Refusal,
+    since: Instant,
+}
+
+/// The last progress line in libxl's log: one per quarter of a stage.
+#[derive(Default, PartialEq, Eq)]
+struct Reported {
+    stage: u8,
+    round: Option<u32>,
+    quarter: u64,
+}
+
+impl<'a> Save<'a> {
+    /// Asks this host's agent to send the guest away. The guest runs on.
+    pub fn start(
+        libxl: &'a mut Libxl,
+        store: &'a mut Xenstore,
+        waiter: &'a mut Waiter,
+        domain: u16,
+        mode: Mode,
+    ) -> Result<Self, Refusal> {
+        let agent = Agent::find(store)?;
+        let session = Session::ask(store, agent, &Request::Out { domain: DomId(domain), mode })?;
+        let (guest, reported) = (Guest::Runs, Reported::default());
+        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled: None, reported })
+    }
+
+    /// Runs until the guest belongs to the other side, or is back as it was.
+    pub fn run(mut self) -> Result<(), Refusal> {
+        let outcome = self.follow();
+        match self.guest {
+            Guest::Runs => {}
+            Guest::Back => self.announce_resume(),
+            Guest::Suspending | Guest::Suspended if outcome.is_err() => {
+                let domain = self.domain;
+                self.log(Level::Error, &format!("domain {domain} may still be stopped: look at it with 'xl list'"));
+            }
+            Guest::Suspending | Guest::Suspended => {}
+        }
+        outcome
+    }
+
+    fn follow(&mut self) -> Result<(), Refusal> {
+        let asked = Instant::now();
+        let mut last = None;
+        loop {
+            let mut idle = true;
+            while let Some(path) = self.store.take_change() {
+                idle = false;
+                if self.session.is_progress(&path) {
+                    self.report_progress()?;
+                }
+            }
+            let state = self.session.state(self.store)?;
+            if state != last {
+                last.clone_from(&state);
+                if let Some(state) = state
+                    && self.enter(state)?.is_break()
+                {
+                    return Ok(());
+                }
+            } else if idle {
+                self.lose_patience(last.is_some(), asked)?;
+                self.wait()?;
+            }
+        }
+    }
+
+    /// Does what the agent's new state asks for; breaks when the guest has left.
+    fn enter(&mut self, state: State) -> Result<ControlFlow<()>, Refusal> {
+        match state {
+            State::Listening { session, address, port } => {
+                let peer = SocketAddrV4::new(address, port);
+                let invitation = Invitation { session, peer, mode: self.mode };
+                let mut stream = File::from(self.waiter.stream().try_clone()?);
+                if stream.write_all(&invitation.encode(xen_version())).is_err() {
+                    self.cancel(Refusal::PeerGone)?;
+                }
+            }
+            State::Copying => self.log(Level::Info, "stage 1: copying memory while the guest runs"),
+            State::Suspend if self.guest == Guest::Runs => {
+                self.log(Level::Info, "stage 2: suspending the guest");
+                self.guest = Guest::Suspending;
+                if self.libxl.send(&Message::Suspend).is_err() {
+                    self.cancel(Refusal::ParentGone)?;
+                }
+            }
+            State::Committed | State::Complete | State::Interrupted { .. } => {
+                let domain = self.domain;
+                let text = format!(
+                    "domain {domain} has left; the agent keeps its memory here until the other host has all of it. \
+                     Until then it is listed as (null), and libxl's coming 'Unable to destroy guest' is expected"
+                );
+                self.log(Level::Notice, &text);
+                return Ok(ControlFlow::Break(()));
+            }
+            State::Failed { reason } => {
+                if self.guest == Guest::Suspending {
+                    // libxl's answer must be read before anything else is asked of it.
+                    self.take_answer()?;
+                }
+                if self.guest == Guest::Suspended {
+                    self.guest = Guest::Back;
+                }
+                return Err(self.why(reason));
+            }
+            State::Suspend | State::Built { .. } | State::Ready | State::Running => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn wait(&mut self) -> Result<(), Refusal> {
+        match self.waiter.wait(self.libxl, self.store, TICK)? {
+            Event::Store => self.store.receive_change()?,
+            Event::Answer => self.take_answer()?,
+            Event::Terminated => self.cancel(Refusal::Cancelled)?,
+            Event::StreamGone => self.cancel(Refusal::PeerGone)?,
+            Event::ParentGone => {
+                if self.guest == Guest::Suspending {
+                    self.withdraw_suspend()?;
+                }
+                self.cancel(Refusal::ParentGone)?;
+            }
+            Event::Quiet if self.session.agent.is_alive(self.store)? => {}
+            Event::Quiet => return Err(Refusal::AgentLost),
+        }
+        Ok(())
+    }
+
+    /// Takes libxl's answer to the suspend.
+    fn take_answer(&mut self) -> Result<(), Refusal> {
+        let suspended = self.libxl.answer().map_err(|_| Refusal::ParentGone)? != 0;
+        self.guest = if suspended { Guest::Suspended } else { Guest::Runs };
+        Ok(self.session.answer_suspend(self.store, suspended)?)
+    }
+
+    /// Takes back a suspend that nobody will answer any more; too late if the guest has seen it.
+    fn withdraw_suspend(&mut self) -> Result<(), Refusal> {
+        let control = format!("/local/domain/{}/control/shutdown", self.domain);
+        if self.store.read(&control)?.as_deref() == Some("suspend") {
+            self.store.write(&control, "")?;
+        }
+        Ok(())
+    }
+
+    fn cancel(&mut self, why: Refusal) -> Result<(), Refusal> {
+        if self.cancelled.is_none() {
+            self.cancelled = Some(Cancelled { why, since: Instant::now() });
+            self.session.cancel(self.store)?;
+        }
+        Ok(())
+    }
+
+    /// Gives up on an agent that does not answer a request, or does not confirm that it gave up.
+    fn lose_patience(&mut self, answered: bool, asked: Instant) -> Result<(), Refusal> {
+        if let Some(cancelled) = self.cancelled.take_if(|cancelled| cancelled.since.elapsed() > PATIENCE) {
+            return Err(cancelled.why);
+        }
+        if !answered && asked.elapsed() > PATIENCE {
+            self.session.cancel(self.store)?;
+            return Err(Refusal::AgentSilent);
+        }
+        Ok(())
+    }
+
+    /// What to tell the operator when the agent gave up with this reason. If it was asked to, it may still know better
+    /// than we do what happened to the other side.
+    fn why(&mut self, reason: String) -> Refusal {
+        match self.cancelled.take() {
+            Some(cancelled) if reason.contains("cancel") => cancelled.why,
+            _ => Refusal::Agent(reason),
+        }
+    }
+
+    fn announce_resume(&mut self) {
+        let note = match self.store.resume(self.domain) {
+            Ok(()) => "the guest runs on here; libxl's coming 'xc_domain_resume failed' is harmless".into(),
+            Err(error) => format!("the guest runs on here, but will not suspend again: {error}"),
+        };
+        self.log(Level::Notice, &note);
+    }
+
+    fn report_progress(&mut self) -> Result<(), Refusal> {
+        let Some(progress) = self.session.progress(self.store)? else { return Ok(()) };
+        let Progress { stage, round, done, total, rate_kib, .. } = progress;
+        let doing = match round {
+            Some(round) => format!("stage {stage}, round {round}"),
+            None => format!("stage {stage}"),
+        };
+        let _ = self.libxl.send(&Message::Progress { doing: &doing, done, total });
+        let reached = Reported { stage, round, quarter: (done * 4).checked_div(total).unwrap_or(0) };
+        if reached != self.reported {
+            self.reported = reached;
+            let percent = (done * 100).checked_div(total).unwrap_or(0);
+            let rate = rate_kib as f64 / 1024.0;
+            self.log(Level::Info, &format!("{doing}: {done} of {total} pages, {percent} %, {rate:.1} MB/s"));
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, level: Level, text: &str) {
+        self.libxl.log(level, text);
+    }
+}
+
+/// The hypervisor's version, major and minor, for the headers of the stream.
+fn xen_version() -> (u32, u32) {
+    let part = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/hypervisor/version/{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    (part("major").unwrap_or(4), part("minor").unwrap_or(17))
+}

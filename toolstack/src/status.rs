@@ -1,0 +1,190 @@
+//! What the operator sees: this host's agent, its sessions, how far they are.
+
+use agent::control::{Request, State};
+
+use crate::agents::{Agent, Session};
+use crate::refusal::Refusal;
+use crate::xenstore::Xenstore;
+
+/// One line of the table: what the agent says about one session.
+struct Row {
+    id: String,
+    what: String,
+    state: String,
+    stage: String,
+    left: String,
+    faults: String,
+    note: String,
+}
+
+/// The agent and its sessions as text for a person.
+pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
+    let agent = Agent::find(store)?;
+    let status = &agent.status;
+    let mut out = format!(
+        "agent: domain {}, version {}, {}:{}, {} KiB, features {}\n",
+        agent.domain, status.version, status.address, status.port, status.memory_kib, status.features
+    );
+    let rows = rows(store, &agent)?;
+    if rows.is_empty() {
+        out.push_str("no sessions\n");
+        return Ok(out);
+    }
+    out.push('\n');
+    out.push_str(&line(["SESSION", "WHAT", "STATE", "STAGE", "PAGES LEFT", "FAULTS", ""]));
+    for row in &rows {
+        out.push_str(&line([&row.id, &row.what, &row.state, &row.stage, &row.left, &row.faults, &row.note]));
+    }
+    Ok(out)
+}
+
+/// The same as JSON for a program: one object, every value a string as the agent wrote it.
+pub fn json(store: &mut Xenstore) -> Result<String, Refusal> {
+    let agent = Agent::find(store)?;
+    let mut sessions = Vec::new();
+    for id in agent.sessions(store)? {
+        let session = Session { agent: agent.clone(), id };
+        let request = session.request(store)?.map(|request| request.to_string());
+        let state = session.state(store)?.map(|state| state.to_string());
+        let progress = session.progress(store)?.map(|progress| progress.to_string());
+        let summary = session.summary(store)?.map(|summary| summary.to_string());
+        sessions.push(object(&[
+            ("id", Some(session.id.to_string())),
+            ("request", request),
+            ("state", state),
+            ("progress", progress),
+            ("summary", summary),
+        ]));
+    }
+    let agent = object(&[("domain", Some(agent.domain.to_string())), ("status", Some(agent.status.to_string()))]);
+    Ok(format!("{{\"agent\":{agent},\"sessions\":[{}]}}\n", sessions.join(",")))
+}
+
+fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
+    let mut rows = Vec::new();
+    for id in agent.sessions(store)? {
+        let session = Session { agent: agent.clone(), id };
+        let state = session.state(store)?;
+        let progress = session.progress(store)?;
+        let summary = session.summary(store)?;
+        let ended = state.as_ref().is_some_and(State::is_end);
+        let (stage, left) = match progress {
+            _ if ended => ("-".into(), "-".into()),
+            Some(progress) => {
+                let percent = (progress.done * 100).checked_div(progress.total).unwrap_or(0);
+                (format!("{} ({percent} %)", progress.stage), progress.total.saturating_sub(progress.done).to_string())
+            }
+            None => ("-".into(), "-".into()),
+        };
+        rows.push(Row {
+            id: session.id.to_string(),
+            what: session.request(store)?.map_or_else(|| direction(session.id.as_str()), what),
+            state: state.as_ref().map_or("asked", name).into(),
+            stage,
+            left,
+            faults: summary.map_or_else(|| "-".into(), |summary| summary.faults.to_string()),
+            note: match state {
+                Some(State::Failed { reason } | State::Interrupted { reason }) => reason,
+                _ => String::new(),
+            },
+        });
+    }
+    Ok(rows)
+}
+
+fn what(request: Request) -> String {
+    match request {
+        Request::Out { domain, mode } => format!("domain {} out ({mode})", domain.0),
+        Request::In { domain, peer, .. } => format!("domain {} in from {}", domain.0, peer.ip()),
+    }
+}
+
+/// What the name alone says, once the request is tidied away: helpers name their requests `out-5-...`.
+fn direction(id: &str) -> String {
+    let mut parts = id.split('-');
+    match (parts.next(), parts.next()) {
+        (Some(way @ ("out" | "in")), Some(domain)) => format!("domain {domain} {way}"),
+        _ => "-".into(),
+    }
+}
+
+const fn name(state: &State) -> &'static str {
+    match state {
+        State::Listening { .. } => "listening",
+        State::Copying => "copying",
+        State::Suspend => "suspending",
+        State::Committed => "committed",
+        State::Built { .. } => "built",
+        State::Ready => "ready",
+        State::Running => "running",
+        State::Complete => "complete",
+        State::Interrupted { .. } => "interrupted",
+        State::Failed { .. } => "failed",
+    }
+}
+
+fn line(cells: [&str; 7]) -> String {
+    let [id, what, state, stage, left, faults, note] = cells;
+    let line = format!("{id:<16} {what:<26} {state:<12} {stage:<10} {left:>10} {faults:>7}  {note}");
+    format!("{}\n", line.trim_end())
+}
+
+fn object(fields: &[(&str, Option<String>)]) -> String {
+    let field = |(name, value): &(&str, Option<String>)| match value {
+        Some(value) => format!("\"{name}\":{}", quote(value)),
+        None => format!("\"{name}\":null"),
+    };
+    format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(","))
+}
+
+fn quote(text: &str) -> String {
+    let mut out = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => out.extend(['\\', character]),
+            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            other => out.push(other),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeStore;
+
+    #[test]
+    fn an_operator_sees_every_session() {
+        let (fake, mut store) = FakeStore::with_agent();
+        assert_eq!(
+            table(&mut store).expect("a table"),
+            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging,foreign-map\n\
+             no sessions\n"
+        );
+        let home = "/local/domain/1/data/tsmc";
+        fake.set(&format!("{home}/request/out-5-a"), "out domain=5 mode=tsmc");
+        fake.set(&format!("{home}/session/out-5-a/state"), "copying");
+        fake.set(&format!("{home}/session/out-5-a/progress"), "stage=1 done=250 total=1000 bytes=1 rate_kib=2");
+        fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\" room");
+        fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
+        let table = table(&mut store).expect("a table");
+        let rows: Vec<&str> = table.lines().skip(3).collect();
+        assert_eq!(rows[0], "in-7-b           domain 7 in                failed       -                   -      12  \"no\" room");
+        assert_eq!(rows[1], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
+        let json = json(&mut store).expect("json");
+        assert!(json.contains("\"state\":\"failed reason=\\\"no\\\" room\""), "{json}");
+    }
+
+    #[test]
+    fn a_host_without_an_agent_is_told_so() {
+        let (fake, mut store) = FakeStore::start();
+        fake.set("/local/domain/0/name", "Domain-0");
+        let refusal = table(&mut store).expect_err("no agent");
+        assert_eq!(refusal.to_string(), "no migration agent on this host: no domain is named tsmc-agent");
+        fake.set("/local/domain/3/name", "tsmc-agent");
+        let refusal = table(&mut store).expect_err("no agent");
+        assert_eq!(refusal.to_string(), "the migration agent of this host (domain 3) is not ready");
+    }
+}
