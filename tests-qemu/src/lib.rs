@@ -4,3 +4,4 @@ pub mod exec;
 pub mod load;
 pub mod meter;
 pub mod probe;
+pub mod report;
