@@ -1,0 +1,132 @@
+//! `selftest` on the command line: every part against the real Xen and the real dom0, once, with a verdict.
+
+use alloc::format;
+use alloc::string::String;
+
+use xen_pv::abi::DomId;
+use xen_pv::event::{self, Channel};
+use xen_pv::grant::Grant;
+use xen_pv::time;
+use xen_pv::window::Access;
+use xen_pv::xenstore::Transaction;
+
+use crate::say;
+use crate::start::Machine;
+
+type Outcome = Result<(), String>;
+
+/// Runs all tests; the first failure ends it.
+pub fn run(machine: &mut Machine) -> Outcome {
+    clock()?;
+    events()?;
+    window(machine)?;
+    grants(machine)?;
+    store(machine)?;
+    Ok(())
+}
+
+fn clock() -> Outcome {
+    let before = time::now_ns();
+    event::wait(&[], Some(before + 50_000_000));
+    let slept = time::now_ns() - before;
+    say!("clock: slept {} us of 50000, it is {} s after 1970", slept / 1000, time::wall_clock_ns() / 1_000_000_000);
+    check((50_000_000..1_000_000_000).contains(&slept), || format!("clock: slept {slept} ns instead of 50 ms"))?;
+    let before = time::now_ns();
+    for _ in 0..1000 {
+        time::now_ns();
+    }
+    say!("clock: reading it takes {} ns", (time::now_ns() - before) / 1000);
+    Ok(())
+}
+
+fn events() -> Outcome {
+    let here = Channel::unbound(DomId::SELF).map_err(|errno| format!("events: unbound: {errno}"))?;
+    let there = Channel::bind(DomId::SELF, here.port()).map_err(|errno| format!("events: bind: {errno}"))?;
+    here.take_pending();
+    there.take_pending();
+    here.notify();
+    let before = time::now_ns();
+    event::wait(&[there.port()], Some(before + 1_000_000_000));
+    check(there.take_pending(), || String::from("events: a notification did not arrive"))?;
+    check(!there.take_pending(), || String::from("events: one notification arrived twice"))?;
+    check(!here.take_pending(), || String::from("events: a notification came back"))?;
+    say!("events: one there and back to sleep in {} us", (time::now_ns() - before) / 1000);
+    Ok(())
+}
+
+fn window(machine: &mut Machine) -> Outcome {
+    let pages = machine.pool.take(2).map_err(|errno| format!("window: {errno}"))?;
+    let mut window = machine.memory.window().map_err(|errno| format!("window: {errno}"))?;
+    let frames = [pages.mfn(1).0, u64::MAX >> 24, pages.mfn(0).0];
+    let mut written = [0; 4096];
+    written[4095] = 7;
+    let mut read = [1; 4096];
+    let mut mapping = window.map(DomId::SELF, &frames, Access::Write);
+    check(mapping.mask() == 0b101, || format!("window: mapped {:b} instead of 101", mapping.mask()))?;
+    mapping.write(2, &written);
+    mapping.read(2, &mut read);
+    check(read == written, || String::from("window: a page read differs from the page written"))?;
+    drop(mapping);
+    let before = time::now_ns();
+    for _ in 0..100 {
+        window.map(DomId::SELF, &[pages.mfn(0).0; 64], Access::Read);
+    }
+    say!("window: mapping and unmapping takes {} ns a page, 64 at a time", (time::now_ns() - before) / 6400);
+    Ok(())
+}
+
+fn grants(machine: &mut Machine) -> Outcome {
+    let page = machine.pool.take(1).map_err(|errno| format!("grants: {errno}"))?;
+    let first = Grant::new(DomId::DOM0, page.mfn(0), Access::Read).map_err(|errno| format!("grants: {errno}"))?;
+    let reference = first.reference();
+    drop(first);
+    let again = Grant::new(DomId::DOM0, page.mfn(0), Access::Read).map_err(|errno| format!("grants: {errno}"))?;
+    check(again.reference() == reference, || String::from("grants: an ended grant is not used again"))?;
+    say!("grants: reference {} granted, ended and granted again", reference.0);
+    Ok(())
+}
+
+fn store(machine: &mut Machine) -> Outcome {
+    let Some(store) = machine.store.as_mut() else { return Err(String::from("xenstore: no ring")) };
+    let fail = |what| move |error| format!("xenstore: {what}: {error}");
+    let before = time::now_ns();
+    let domid = store.read_text("domid").map_err(fail("reading domid"))?;
+    let took = (time::now_ns() - before) / 1000;
+    store.watch("data/selftest", "selftest").map_err(fail("watch"))?;
+    let first = wait_for_change(store);
+    check(first.is_some(), || String::from("xenstore: a new watch did not fire"))?;
+    let long = "x".repeat(3000);
+    store.post_write("data/selftest/long", long.as_bytes());
+    let change = wait_for_change(store);
+    check(change.is_some(), || String::from("xenstore: a watch did not fire"))?;
+    let read = store.read("data/selftest/long").map_err(fail("read"))?;
+    check(read == long.as_bytes(), || String::from("xenstore: a value read differs from the value written"))?;
+    let transaction = store.begin().map_err(fail("begin"))?;
+    store.write(transaction, "data/selftest/a", b"1").map_err(fail("write"))?;
+    store.commit(transaction).map_err(fail("commit"))?;
+    let names = store.directory("data/selftest").map_err(fail("directory"))?;
+    check(names.len() == 2, || format!("xenstore: {} names instead of 2", names.len()))?;
+    store.unwatch("data/selftest", "selftest").map_err(fail("unwatch"))?;
+    store.remove("data/selftest").map_err(fail("remove"))?;
+    check(store.read("data/selftest/a").is_err(), || String::from("xenstore: a removed node is still there"))?;
+    store.write(Transaction::NONE, "data/selftest-done", b"1").map_err(fail("write"))?;
+    say!("xenstore: this is domain {domid}; an answer takes {took} us");
+    Ok(())
+}
+
+fn wait_for_change(store: &mut xen_pv::xenstore::Xenstore) -> Option<String> {
+    let deadline = time::now_ns() + 5_000_000_000;
+    loop {
+        if let Some(change) = store.next_change(|change| change.token == "selftest") {
+            return Some(change.path);
+        }
+        if time::now_ns() >= deadline {
+            return None;
+        }
+        store.wait(deadline);
+    }
+}
+
+fn check(holds: bool, failure: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(failure()) }
+}

@@ -1,0 +1,106 @@
+//! From Xen's entry to a machine that works: memory, heap, console, events, grants, xenstore.
+
+use core::fmt;
+
+use xen_pv::abi::Errno;
+use xen_pv::abi::start_info::StartInfo;
+use xen_pv::entropy::Entropy;
+use xen_pv::memory::{Memory, Pages};
+use xen_pv::xenstore::Xenstore;
+use xen_pv::{console, grant, hypercall, shared_info};
+
+use crate::entry::{STACK, VIRT_BASE};
+use crate::heap;
+
+/// Pages kept out of the heap: buffers of the network, and the page tables of windows.
+const POOL_PAGES: usize = 640;
+
+/// The domain, ready for use.
+pub struct Machine {
+    /// Addresses for windows; its last pages.
+    pub memory: Memory,
+    /// The rest of the pool.
+    pub pool: Pool,
+    /// xenstore; none only in the first control domain.
+    pub store: Option<Xenstore>,
+    /// Random bytes.
+    pub entropy: Entropy,
+    /// What the toolstack wrote after `extra=`.
+    pub command_line: &'static str,
+}
+
+/// Pages for sharing with other domains.
+pub struct Pool(Option<Pages>);
+
+impl Pool {
+    /// Takes pages for good.
+    pub fn take(&mut self, count: usize) -> Result<Pages, Errno> {
+        let rest = self.0.take().ok_or(Errno::ENOMEM)?;
+        if count >= rest.count() {
+            self.0 = Some(rest);
+            return Err(Errno::ENOMEM);
+        }
+        let (taken, rest) = rest.split(count);
+        self.0 = Some(rest);
+        Ok(taken)
+    }
+}
+
+impl Machine {
+    /// Sets everything up.
+    ///
+    /// # Safety
+    /// `info` must be what Xen passed to the image's entry; once only.
+    pub unsafe fn new(info: &'static StartInfo) -> Result<Self, Errno> {
+        // SAFETY: the caller's promise; `image.ld` puts frame 0 at VIRT_BASE.
+        let mut memory = unsafe { Memory::new(info, VIRT_BASE)? };
+        shared_info::init(info, &mut memory)?;
+        console::init(info);
+        protect_image(&memory)?;
+        let pool = memory.take(POOL_PAGES)?;
+        // Windows made later take a page each for their table.
+        heap::init(memory.take_all_but(32)?);
+        grant::init(&mut memory)?;
+        let command_line = info.cmd_line.split(|&byte| byte == 0).next().unwrap_or_default();
+        Ok(Self {
+            memory,
+            pool: Pool(Some(pool)),
+            store: Xenstore::new(info),
+            entropy: Entropy::new(&info.shared_info.to_le_bytes()),
+            command_line: core::str::from_utf8(command_line).unwrap_or_default(),
+        })
+    }
+}
+
+/// Code and constants are read-only from here on, and a stack that grows too long ends the domain.
+fn protect_image(memory: &Memory) -> Result<(), Errno> {
+    unsafe extern "C" {
+        static image_start: u8;
+        static image_writable: u8;
+        static stack_end: u8;
+    }
+    let (start, writable) = (&raw const image_start as u64, &raw const image_writable as u64);
+    let guard = &raw const stack_end as u64 - STACK as u64;
+    // SAFETY: the linker put only code and constants there; the lowest page of the stack is not in use yet.
+    unsafe {
+        memory.write_protect(start, writable)?;
+        memory.unmap(guard)
+    }
+}
+
+/// The hypervisor's version, as it prints itself.
+pub struct XenVersion;
+
+impl fmt::Display for XenVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use xen_pv::abi::version::{XENVER_EXTRAVERSION, XENVER_VERSION};
+        let mut extra = [0u8; 16];
+        // SAFETY: VERSION takes nothing, EXTRAVERSION fills 16 bytes.
+        let version = unsafe {
+            let _ = hypercall::xen_version(XENVER_EXTRAVERSION, &mut extra);
+            hypercall::xen_version(XENVER_VERSION, &mut 0u64).unwrap_or(0)
+        };
+        let extra = extra.split(|&byte| byte == 0).next().unwrap_or_default();
+        write!(f, "{}.{}{}", version >> 16, version & 0xffff, core::str::from_utf8(extra).unwrap_or_default())
+    }
+}
