@@ -8,11 +8,12 @@ mod network;
 mod paths;
 mod qemu;
 mod run;
+mod scenario;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::Parser;
 use tests_qemu::exec::{Event, Request};
 
@@ -65,7 +66,7 @@ fn execute(cli: &Cli) -> Result<u8> {
             let run = entered(&paths, name)?;
             std::fs::write(local, run.dom0(run.place(*host)?).get(path)?)?;
         }
-        Command::Migrate(_) => bail!("not yet"),
+        Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
     }
     Ok(0)
 }

@@ -1,0 +1,159 @@
+//! The agents' domains, and what they report over xenstore.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent::control::{AGENT, AgentStatus, Progress, ROOT, SESSIONS, State, Summary};
+use anyhow::{Context, Result, bail};
+use tests_qemu::exec::Dom0;
+
+use crate::network::{BRIDGE, Place};
+
+/// The name of an agent's domain: the save helper finds it by this.
+pub const NAME: &str = "tsmc-agent";
+
+/// Memory of an agent, MiB.
+pub const MEMORY_MIB: u32 = 32;
+
+/// How an agent's domain is made.
+#[derive(Clone, Debug)]
+pub struct AgentConfiguration<'a> {
+    /// The image on this machine.
+    pub image: &'a Path,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// More words for its command line.
+    pub arguments: &'a str,
+}
+
+/// Creates an agent's domain from `configuration`.
+pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
+    let AgentConfiguration { image, address, arguments } = configuration;
+    dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
+    let hardware = address.octets()[3];
+    let text = format!(
+        "name=\"{NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+         extra=\"ip={address}/24 gw={BRIDGE} {arguments}\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
+         vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
+    );
+    dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
+    let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
+    if !output.success() {
+        bail!("xl create of the agent: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// The agent of one host.
+#[derive(Clone)]
+pub struct Agent {
+    /// Its host's dom0.
+    pub dom0: Dom0,
+    /// Its domain.
+    pub domain: u32,
+    /// What it said of itself.
+    pub status: AgentStatus,
+}
+
+impl Agent {
+    /// Starts an agent on `place` and waits until it can serve.
+    pub fn start(dom0: &Dom0, place: &Place, image: &Path) -> Result<Self> {
+        create(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })?;
+        let domain = domain_id(dom0, NAME)?.context("the agent's domain is gone")?;
+        let path = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let text = dom0.run(&["xenstore-read", &path])?.text();
+            if let Ok(status) = text.parse() {
+                return Ok(Self { dom0: dom0.clone(), domain, status });
+            }
+            if Instant::now() > deadline {
+                bail!("the agent on {} does not get ready; its console:\n{}", place.letter, console(dom0, NAME)?);
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Its sessions, by name.
+    pub fn sessions(&self) -> Result<BTreeMap<String, Session>> {
+        let root = format!("/local/domain/{}/{ROOT}/{SESSIONS}", self.domain);
+        let text = self.dom0.run(&["xenstore-ls", "-f", &root])?.text();
+        Ok(parse_sessions(&root, &text))
+    }
+}
+
+/// What an agent has said about a session.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// Where it stands.
+    pub state: Option<State>,
+    /// How far the current stage is.
+    pub progress: Option<Progress>,
+    /// The figures at the end.
+    pub summary: Option<Summary>,
+}
+
+impl Session {
+    /// Whether it ended well.
+    pub fn is_complete(&self) -> bool {
+        self.state == Some(State::Complete)
+    }
+
+    /// Whether nothing more will happen.
+    pub fn is_over(&self) -> bool {
+        self.state.as_ref().is_some_and(State::is_end)
+    }
+}
+
+/// Reads the lines of `xenstore-ls -f`: `PATH = "VALUE"`.
+fn parse_sessions(root: &str, text: &str) -> BTreeMap<String, Session> {
+    let mut sessions: BTreeMap<String, Session> = BTreeMap::new();
+    for line in text.lines() {
+        let Some((path, value)) = line.split_once(" = ") else { continue };
+        let Some((name, node)) =
+            path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('/'))
+        else {
+            continue;
+        };
+        let value = value.trim().trim_matches('"');
+        let session = sessions.entry(name.to_owned()).or_default();
+        match node {
+            "state" => session.state = value.parse().ok(),
+            "progress" => session.progress = value.parse().ok(),
+            "summary" => session.summary = value.parse().ok(),
+            _ => {}
+        }
+    }
+    sessions
+}
+
+/// The number of the domain with this name, if there is one.
+pub fn domain_id(dom0: &Dom0, name: &str) -> Result<Option<u32>> {
+    let output = dom0.run(&["xl", "domid", name])?;
+    if !output.success() {
+        return Ok(None);
+    }
+    Ok(Some(output.text().parse().context("xl domid prints a number")?))
+}
+
+/// The end of a domain's console, as xenconsoled wrote it down.
+pub fn console(dom0: &Dom0, name: &str) -> Result<String> {
+    Ok(dom0.run(&["tail", "-n", "30", &format!("/var/log/xen/console/guest-{name}.log")])?.text())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_read_from_a_listing_of_xenstore() {
+        let text = "/r/s1 = \"\"\n/r/s1/state = \"copying\"\n/r/s1/progress = \"stage=1 done=3 total=9 bytes=5 rate_kib=2\"\n\
+                    /r/s2/state = \"failed reason=no memory\"\n";
+        let sessions = parse_sessions("/r", text);
+        assert_eq!(sessions["s1"].state, Some(State::Copying));
+        assert_eq!(sessions["s1"].progress.map(|progress| progress.done), Some(3));
+        assert!(sessions["s2"].is_over() && !sessions["s2"].is_complete());
+    }
+}

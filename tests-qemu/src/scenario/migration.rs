@@ -1,0 +1,186 @@
+//! One migration: stock `xl migrate`, watched through the agents' sessions.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use agent::control::{Progress, State};
+use anyhow::{Result, bail};
+use tests_qemu::exec::{Event, Request};
+
+use super::agents::{Agent, Session};
+use super::guest;
+use super::story::Story;
+use super::testbed::Testbed;
+use crate::cli::Mode;
+use crate::network::Place;
+
+/// Our save helper in dom0. dom0's init puts it into `LIBXL_SAVE_HELPER` for everything there.
+const STOCK_HELPER: &str = "/usr/lib/xen-4.17/bin/libxl-save-helper";
+
+/// How long after `xl`'s end the agents may take to complete.
+const COMPLETION_LIMIT: Duration = Duration::from_secs(180);
+
+/// How often the agents' sessions are looked at. Each look costs dom0 a fork and an exec.
+const LOOK: Duration = Duration::from_millis(700);
+
+/// How a migration went.
+#[derive(Clone, Debug)]
+pub struct Crossing {
+    /// `xl migrate`'s exit status.
+    pub status: i32,
+    /// All that it printed.
+    pub output: String,
+    /// From its start to its end.
+    pub xl_time: Duration,
+    /// From its start until the last page had arrived and both agents were done.
+    pub total_time: Duration,
+    /// What the source's and the target's agent said, when agents moved the memory.
+    pub sessions: Option<(Session, Session)>,
+}
+
+impl Crossing {
+    /// Whether the guest is on the other side, whole.
+    pub fn is_success(&self) -> bool {
+        self.status == 0
+            && self.sessions.as_ref().is_none_or(|(source, target)| source.is_complete() && target.is_complete())
+    }
+}
+
+/// Both agents of a migration, source first.
+pub type Agents = (Agent, Agent);
+
+/// Runs `xl migrate` from one host to the other and waits until every page is there.
+pub fn migrate(
+    testbed: &Testbed,
+    (from, to): (&Place, &Place),
+    mode: Mode,
+    agents: Option<&Agents>,
+    story: &Story,
+) -> Result<Crossing> {
+    let known = match agents {
+        Some((source, target)) => Some((source.sessions()?, target.sessions()?)),
+        None => None,
+    };
+    let ours = |sessions: std::collections::BTreeMap<String, Session>, side: usize| {
+        let old = known.as_ref().map(|(source, target)| if side == 0 { source } else { target });
+        sessions.into_iter().find(|(name, _)| old.is_none_or(|old| !old.contains_key(name))).map(|(_, session)| session)
+    };
+    let look = |agents: &Agents| -> Result<(Session, Session)> {
+        let source = ours(agents.0.sessions()?, 0).unwrap_or_default();
+        let target = ours(agents.1.sessions()?, 1).unwrap_or_default();
+        Ok((source, target))
+    };
+
+    let request = request(to, mode);
+    story.say(&format!("{} in dom0 of {}", command_line(&request), from.letter));
+    let begun = Instant::now();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watcher = agents.map(|agents| scope.spawn(|| watch(|| look(agents), &over, story)));
+        let running = testbed.dom0(from).start(&request);
+        let output = running.and_then(|running| {
+            running.finish_with(Some(Duration::from_secs(600)), |event| {
+                if let Event::Stdout(bytes) | Event::Stderr(bytes) = event {
+                    story.quote("xl", &String::from_utf8_lossy(bytes));
+                }
+            })
+        });
+        let xl_time = begun.elapsed();
+        // A refused migration has no session to wait for.
+        let failed = output.as_ref().map_or(true, |output| !output.success());
+        if failed {
+            over.store(true, Ordering::Relaxed);
+        }
+        let sessions = match watcher.map(std::thread::ScopedJoinHandle::join) {
+            Some(Ok(sessions)) => Some(sessions?),
+            Some(Err(_)) => bail!("the watcher of the sessions died"),
+            None => None,
+        };
+        let output = output?;
+        let text = [output.stdout, output.stderr].concat();
+        let output_text = String::from_utf8_lossy(&text).into_owned();
+        Ok(Crossing { status: output.status, output: output_text, xl_time, total_time: begun.elapsed(), sessions })
+    })
+}
+
+fn request(to: &Place, mode: Mode) -> Request {
+    let address = to.dom0.to_string();
+    let relay = "dom0d --ssh";
+    match mode {
+        Mode::Tsmc | Mode::Precopy => {
+            let mut request = Request::new(&["xl", "migrate", "-s", relay, guest::NAME, &address]);
+            if mode == Mode::Precopy {
+                request.env.push(("TSMC_MODE".to_owned(), "precopy".to_owned()));
+            }
+            request
+        }
+        // With an empty -s the last word is the whole command for the other side: both ends get Xen's own helper.
+        Mode::Xl => {
+            let remote = format!("{relay} {address} LIBXL_SAVE_HELPER={STOCK_HELPER} xl migrate-receive");
+            let mut request = Request::new(&["xl", "migrate", "-s", "", guest::NAME, &remote]);
+            request.env.push(("LIBXL_SAVE_HELPER".to_owned(), STOCK_HELPER.to_owned()));
+            request
+        }
+    }
+}
+
+fn command_line(request: &Request) -> String {
+    let quote = |word: &String| if word.is_empty() || word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    request.argv.iter().map(quote).collect::<Vec<_>>().join(" ")
+}
+
+/// Follows a migration until both agents are done, telling each step once and progress as it comes.
+fn watch(
+    look: impl Fn() -> Result<(Session, Session)>,
+    over: &AtomicBool,
+    story: &Story,
+) -> Result<(Session, Session)> {
+    let mut told = (None, None);
+    let mut deadline = None;
+    loop {
+        let stop = over.load(Ordering::Relaxed);
+        let (source, target) = look()?;
+        tell_progress(&source, &target, story);
+        tell_state("source", &source, &mut told.0, story);
+        tell_state("target", &target, &mut told.1, story);
+        if stop || (source.is_over() && target.is_over()) {
+            return Ok((source, target));
+        }
+        if source.state == Some(State::Committed) || target.is_over() {
+            let limit = *deadline.get_or_insert_with(|| Instant::now() + COMPLETION_LIMIT);
+            if Instant::now() > limit {
+                return Ok((source, target));
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn tell_state(side: &str, session: &Session, told: &mut Option<State>, story: &Story) {
+    if session.state != *told {
+        *told = session.state.clone();
+        if let Some(state) = told {
+            story.detail(&format!("agent at the {side}: {state}"));
+        }
+    }
+}
+
+fn tell_progress(source: &Session, target: &Session, story: &Story) {
+    // Pages leave the source in stages 1 and 2; in stage 3 the target knows what it still misses.
+    let latest = [source.progress, target.progress].into_iter().flatten().max_by_key(|progress| progress.stage);
+    if let Some(progress) = latest.filter(|_| !(source.is_over() && target.is_over())) {
+        story.progress(&describe(&progress));
+    }
+}
+
+fn describe(progress: &Progress) -> String {
+    let name = match progress.stage {
+        1 => "stage 1, full copy ",
+        2 => "stage 2, switch    ",
+        _ => "stage 3, dirty copy",
+    };
+    let percent = if progress.total == 0 { 100 } else { progress.done * 100 / progress.total };
+    let rate = progress.rate_kib as f64 / 1024.0;
+    let round = progress.round.map(|round| format!("  round {round}")).unwrap_or_default();
+    format!("{name} {percent:>3} %  {:>7} of {} pages  {rate:>6.1} MB/s{round}", progress.done, progress.total)
+}
