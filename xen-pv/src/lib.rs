@@ -15,6 +15,7 @@ pub mod console;
 pub mod entropy;
 pub mod event;
 pub mod grant;
+pub mod guest;
 pub mod hypercall;
 pub mod memory;
 pub mod sched;

@@ -1,0 +1,115 @@
+//! Domctls: asking about a guest, stopping it, letting it go.
+
+use core::mem::size_of;
+
+use super::abi::Plain;
+use super::abi::domctl::{self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, VcpuContext, VcpuGuestContext};
+use super::error::{Error, Operation, Result};
+use crate::abi::sched::SHUTDOWN_SUSPEND;
+use crate::abi::{DomId, Errno};
+use crate::hypercall;
+
+/// What a domain is now.
+pub fn info(domain: DomId) -> Result<GetDomainInfo> {
+    // SAFETY: the operation takes no pointer.
+    let info: GetDomainInfo = unsafe { call(domain, abi::GETDOMAININFO, GetDomainInfo::default()) }
+        .map_err(|errno| Operation::Info.error(errno))?;
+    if info.domain != domain.0 {
+        return Err(Operation::Info.error(Errno::ESRCH));
+    }
+    Ok(info)
+}
+
+/// As [`info`], and an error for a dying domain, of which the hypervisor's answers mean nothing.
+pub fn live_info(domain: DomId) -> Result<GetDomainInfo> {
+    let info = info(domain)?;
+    if info.flags & abi::DOMINF_DYING != 0 { Err(Error::Dying) } else { Ok(info) }
+}
+
+impl GetDomainInfo {
+    /// The guest stopped because it was asked to suspend.
+    pub fn is_suspended(&self) -> bool {
+        self.flags & abi::DOMINF_SHUTDOWN != 0 && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
+    }
+
+    /// Virtual CPUs the domain was made with.
+    pub fn vcpus(&self) -> u32 {
+        self.max_vcpu_id.wrapping_add(1)
+    }
+}
+
+/// Adds one to the domain's pause count, and returns when none of its virtual CPUs runs.
+pub fn pause(domain: DomId) -> Result {
+    // SAFETY: the operation takes no argument.
+    unsafe { plain(domain, abi::PAUSEDOMAIN, Operation::Pause) }
+}
+
+/// Takes one from the domain's pause count.
+pub fn unpause(domain: DomId) -> Result {
+    // SAFETY: the operation takes no argument.
+    unsafe { plain(domain, abi::UNPAUSEDOMAIN, Operation::Unpause) }
+}
+
+/// Ends a shutdown: the domain goes on where it stopped.
+pub fn resume(domain: DomId) -> Result {
+    // SAFETY: the operation takes no argument.
+    unsafe { plain(domain, abi::RESUMEDOMAIN, Operation::Resume) }
+}
+
+/// Ends the domain and gives its memory back; works in slices and is repeated until it is done.
+pub fn destroy(domain: DomId) -> Result {
+    loop {
+        // SAFETY: the operation takes no argument; the domain is not ours, so no memory of ours goes.
+        match unsafe { call_plain(domain, abi::DESTROYDOMAIN) } {
+            Err(Errno::ERESTART | Errno::EAGAIN) => {}
+            result => return result.map_err(|errno| Operation::Destroy.error(errno)),
+        }
+    }
+}
+
+/// Replaces each frame number in `gfns` by what stands there; at most [`abi::PAGE_FRAME_INFOS`].
+pub fn frame_types(domain: DomId, gfns: &mut [u64]) -> Result {
+    let body = GetPageFrameInfo3 { num: gfns.len() as u64, array: gfns.as_mut_ptr() };
+    // SAFETY: Xen reads and writes exactly `num` entries of the array, which we own.
+    unsafe { call(domain, abi::GETPAGEFRAMEINFO3, body) }.map(drop).map_err(|errno| Operation::FrameTypes.error(errno))
+}
+
+/// Makes vCPU 0, stopped in the suspend hypercall, find 1 as its result: "the suspend was cancelled".
+/// The domain must be paused.
+pub fn mark_suspend_cancelled(domain: DomId) -> Result {
+    let mut context = VcpuGuestContext { before_rax: [0; 600], rax: 0, after_rax: [0; 4560] };
+    let body = VcpuContext { vcpu: 0, ctxt: &mut context };
+    // SAFETY: Xen writes one `vcpu_guest_context`, which `context` is as large as.
+    unsafe { call(domain, abi::GETVCPUCONTEXT, body) }.map_err(|errno| Operation::GetVcpu.error(errno))?;
+    context.rax = 1;
+    let body = VcpuContext { vcpu: 0, ctxt: &mut context };
+    // SAFETY: Xen reads one `vcpu_guest_context`.
+    unsafe { call(domain, abi::SETVCPUCONTEXT, body) }.map(drop).map_err(|errno| Operation::SetVcpu.error(errno))
+}
+
+/// One domctl: `body` goes in, what Xen left in its place comes out.
+///
+/// # Safety
+/// Pointers in `body` must be valid for what `cmd` reads and writes through them.
+pub(super) unsafe fn call<T: Plain>(domain: DomId, cmd: u32, body: T) -> core::result::Result<T, Errno> {
+    const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
+    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
+    let place: *mut T = (&raw mut domctl.u).cast();
+    // SAFETY: the union is large and aligned enough for `T`, checked above.
+    unsafe { place.write(body) };
+    // SAFETY: a complete domctl; its pointers are the caller's promise.
+    unsafe { hypercall::domctl(&mut domctl) }?;
+    // SAFETY: as above, and any bits are a `T`.
+    Ok(unsafe { (&raw const domctl.u).cast::<T>().read() })
+}
+
+unsafe fn call_plain(domain: DomId, cmd: u32) -> core::result::Result<(), Errno> {
+    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
+    // SAFETY: a complete domctl without pointers.
+    unsafe { hypercall::domctl(&mut domctl) }.map(drop)
+}
+
+unsafe fn plain(domain: DomId, cmd: u32, operation: Operation) -> Result {
+    // SAFETY: the caller's promise.
+    unsafe { call_plain(domain, cmd) }.map_err(|errno| operation.error(errno))
+}

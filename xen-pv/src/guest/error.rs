@@ -1,0 +1,156 @@
+//! Why an operation on a guest failed, and which permission of the security policy it needs.
+
+use core::fmt;
+
+use crate::abi::Errno;
+
+/// An operation on a guest that the hypervisor refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The hypervisor said no.
+    Xen {
+        /// To what.
+        operation: Operation,
+        /// With which error.
+        errno: Errno,
+    },
+    /// The domain is dying: the hypervisor pretends to do what it is asked.
+    Dying,
+    /// What the other host sent does not fit this domain or this hypervisor.
+    Malformed(&'static str),
+    /// The guest is something this agent cannot move.
+    Unsupported(&'static str),
+}
+
+/// The result of an operation on a guest.
+pub type Result<T = ()> = core::result::Result<T, Error>;
+
+/// One kind of access to a guest, as fine as the security policy tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Asking what the domain is.
+    Info,
+    /// Asking for its highest frame number.
+    MaxGfn,
+    /// Asking which frame numbers hold RAM.
+    FrameTypes,
+    /// Mapping its memory for reading.
+    MapRead,
+    /// Mapping its memory for writing.
+    MapWrite,
+    /// Turning the dirty log on or reading it.
+    DirtyLog,
+    /// Turning the dirty log off.
+    DirtyLogOff,
+    /// Pausing.
+    Pause,
+    /// Unpausing.
+    Unpause,
+    /// Resuming after a suspend.
+    Resume,
+    /// Destroying.
+    Destroy,
+    /// Reading registers of a virtual CPU.
+    GetVcpu,
+    /// Changing registers of a virtual CPU.
+    SetVcpu,
+    /// Reading the HVM context.
+    GetHvmContext,
+    /// Loading the HVM context.
+    SetHvmContext,
+    /// Reading an HVM parameter.
+    GetParam,
+    /// Setting an HVM parameter.
+    SetParam,
+    /// Reading the CPU policy.
+    GetCpuPolicy,
+    /// Setting the CPU policy.
+    SetCpuPolicy,
+    /// Reading the TSC mode.
+    GetTsc,
+    /// Setting the TSC mode.
+    SetTsc,
+    /// Allocating or freeing its frames.
+    Populate,
+    /// Claiming memory for it.
+    Claim,
+    /// Reaching its grant table.
+    GrantTable,
+    /// Setting up or taking down the pager's ring.
+    PagerRing,
+    /// Connecting to the event channel of the pager's ring.
+    PagerChannel,
+    /// Making pages absent or present.
+    Paging,
+    /// Changing the type of its pages.
+    MemoryType,
+    /// Looking up a label.
+    FindLabel,
+    /// Changing its label.
+    Relabel,
+}
+
+impl Operation {
+    /// What is done, for a sentence.
+    pub fn name(self) -> &'static str {
+        self.facts().0
+    }
+
+    /// The class and permission that a FLASK policy must give for it (`xen/xsm/flask/hooks.c`).
+    pub fn permission(self) -> &'static str {
+        self.facts().1
+    }
+
+    fn facts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Info => ("reading the domain's state", "domain { getdomaininfo }"),
+            Self::MaxGfn => ("reading the domain's size", "mmu { stat }"),
+            Self::FrameTypes => ("finding the guest's RAM", "mmu { pageinfo }"),
+            Self::MapRead => ("reading guest memory", "mmu { map_read }"),
+            Self::MapWrite => ("writing guest memory", "mmu { map_read map_write }"),
+            Self::DirtyLog => ("the dirty log", "shadow { logdirty }"),
+            Self::DirtyLogOff => ("turning the dirty log off", "shadow { disable }"),
+            Self::Pause => ("pausing the guest", "domain { pause }"),
+            Self::Unpause => ("unpausing the guest", "domain { unpause }"),
+            Self::Resume => ("resuming the guest", "domain { resume }"),
+            Self::Destroy => ("destroying the guest", "domain { destroy }"),
+            Self::GetVcpu => ("reading vCPU registers", "domain { getvcpucontext }"),
+            Self::SetVcpu => ("changing vCPU registers", "domain { setvcpucontext }"),
+            Self::GetHvmContext => ("reading the HVM context", "hvm { gethvmc }"),
+            Self::SetHvmContext => ("loading the HVM context", "hvm { sethvmc }"),
+            Self::GetParam => ("reading an HVM parameter", "hvm { getparam }"),
+            Self::SetParam => ("setting an HVM parameter", "hvm { setparam }"),
+            Self::GetCpuPolicy => ("reading the CPU policy", "domain2 { get_cpu_policy }"),
+            Self::SetCpuPolicy => ("setting the CPU policy", "domain2 { set_cpu_policy }"),
+            Self::GetTsc => ("reading the TSC mode", "domain2 { gettsc }"),
+            Self::SetTsc => ("setting the TSC mode", "domain2 { settsc }"),
+            Self::Populate => ("allocating guest memory", "mmu { adjust }"),
+            Self::Claim => ("claiming memory", "domain2 { setclaim }"),
+            Self::GrantTable => ("reaching the grant table", "domain2 { resource_map }"),
+            Self::PagerRing => ("demand paging", "domain2 { vm_event }"),
+            Self::PagerChannel => ("the pager's event channel", "event { create } and { bind } on both channel types"),
+            Self::Paging => ("making pages absent", "domain2 { mem_paging }"),
+            Self::MemoryType => ("completing pages", "hvm { dm }"),
+            Self::FindLabel => ("looking up a label", "security { check_context }"),
+            Self::Relabel => ("relabelling the guest", "domain2 { relabelfrom relabelto }, domain { transition }"),
+        }
+    }
+
+    /// Turns a failed hypercall into an [`Error`].
+    pub(super) fn error(self, errno: Errno) -> Error {
+        Error::Xen { operation: self, errno }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xen { operation, errno } => write!(f, "{} failed: {errno}", operation.name()),
+            Self::Dying => f.write_str("the domain is dying"),
+            Self::Malformed(what) => write!(f, "malformed {what}"),
+            Self::Unsupported(what) => f.write_str(what),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

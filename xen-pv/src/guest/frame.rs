@@ -1,0 +1,289 @@
+//! What one agent tells the other about a guest's machine, as bytes: the frame (before memory) and the state (after).
+//!
+//! Little-endian, every count checked against a limit before anything is allocated. The reader believes nothing: parameters
+//! that are not on the list are refused, and frame numbers that lie outside the guest.
+
+use alloc::vec::Vec;
+
+use super::abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
+use super::abi::hvm::*;
+use super::error::{Error, Result};
+use super::machine::{MAX_CONTEXT, Policy};
+
+/// The HVM parameters that a guest keeps when it moves. The two event channels are not among them: the target's toolstack
+/// allocates new ones.
+pub const KEPT_PARAMS: [u32; 16] = [
+    PARAM_STORE_PFN,
+    PARAM_IOREQ_PFN,
+    PARAM_BUFIOREQ_PFN,
+    PARAM_VIRIDIAN,
+    PARAM_IDENT_PT,
+    PARAM_CONSOLE_PFN,
+    PARAM_ACPI_IOPORTS_LOCATION,
+    PARAM_PAGING_RING_PFN,
+    PARAM_MONITOR_RING_PFN,
+    PARAM_SHARING_RING_PFN,
+    PARAM_IOREQ_SERVER_PFN,
+    PARAM_NR_IOREQ_SERVER_PAGES,
+    PARAM_VM_GENERATION_ID_ADDR,
+    PARAM_X87_FIP_WIDTH,
+    PARAM_VM86_TSS_SIZED,
+    PARAM_MCA_CAP,
+];
+
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF1");
+const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
+const MAX_LEAVES: usize = 1024;
+const MAX_MSRS: usize = 256;
+/// Frame numbers of 46-bit physical addresses, the most Xen gives a guest here.
+const MAX_GFN: u64 = 1 << 34;
+
+/// What the target builds before memory arrives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Pages the guest owns.
+    pub pages: u64,
+    /// Its highest frame number.
+    pub max_gfn: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
+    /// Its processor's features.
+    pub policy: Policy,
+    /// Its parameters, index and value, without those that are zero.
+    pub params: Vec<(u32, u64)>,
+}
+
+impl Frame {
+    /// The value of a parameter, 0 if it is not set.
+    pub fn param(&self, index: u32) -> u64 {
+        self.params.iter().find(|param| param.0 == index).map_or(0, |param| param.1)
+    }
+
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_u32(&mut out, FRAME_MAGIC);
+        put_u32(&mut out, self.vcpus);
+        put_u64(&mut out, self.pages);
+        put_u64(&mut out, self.max_gfn);
+        put_u32(&mut out, self.policy.leaves.len() as u32);
+        for leaf in &self.policy.leaves {
+            for word in [leaf.leaf, leaf.subleaf, leaf.a, leaf.b, leaf.c, leaf.d] {
+                put_u32(&mut out, word);
+            }
+        }
+        put_u32(&mut out, self.policy.msrs.len() as u32);
+        for msr in &self.policy.msrs {
+            put_u32(&mut out, msr.idx);
+            put_u64(&mut out, msr.val);
+        }
+        put_u32(&mut out, self.params.len() as u32);
+        for &(index, value) in &self.params {
+            put_u32(&mut out, index);
+            put_u64(&mut out, value);
+        }
+        out
+    }
+
+    /// From bytes of the other agent.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut bytes = Reader(bytes);
+        if bytes.u32()? != FRAME_MAGIC {
+            return Err(MALFORMED);
+        }
+        let (vcpus, pages, max_gfn) = (bytes.u32()?, bytes.u64()?, bytes.u64()?);
+        if vcpus == 0 || max_gfn > MAX_GFN || pages > max_gfn + 1 {
+            return Err(MALFORMED);
+        }
+        let mut policy = Policy::default();
+        for _ in 0..bytes.count(MAX_LEAVES)? {
+            policy.leaves.push(CpuidLeaf {
+                leaf: bytes.u32()?,
+                subleaf: bytes.u32()?,
+                a: bytes.u32()?,
+                b: bytes.u32()?,
+                c: bytes.u32()?,
+                d: bytes.u32()?,
+            });
+        }
+        for _ in 0..bytes.count(MAX_MSRS)? {
+            policy.msrs.push(MsrEntry { idx: bytes.u32()?, flags: 0, val: bytes.u64()? });
+        }
+        let mut params = Vec::new();
+        for _ in 0..bytes.count(KEPT_PARAMS.len())? {
+            let (index, value) = (bytes.u32()?, bytes.u64()?);
+            let known = KEPT_PARAMS.contains(&index);
+            let twice = params.iter().any(|&(other, _)| other == index);
+            if !known || twice || !param_fits(index, value, max_gfn) {
+                return Err(MALFORMED);
+            }
+            params.push((index, value));
+        }
+        bytes.end()?;
+        Ok(Self { pages, max_gfn, vcpus, policy, params })
+    }
+}
+
+/// What the target loads after memory: where the guest stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The time-stamp counter.
+    pub tsc: TscInfo,
+    /// The HVM context, opaque.
+    pub context: Vec<u8>,
+}
+
+impl State {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32 + self.context.len());
+        put_u32(&mut out, STATE_MAGIC);
+        put_u32(&mut out, self.tsc.tsc_mode);
+        put_u32(&mut out, self.tsc.gtsc_khz);
+        put_u32(&mut out, self.tsc.incarnation);
+        put_u64(&mut out, self.tsc.elapsed_nsec);
+        put_u32(&mut out, self.context.len() as u32);
+        out.extend_from_slice(&self.context);
+        out
+    }
+
+    /// From bytes of the other agent.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let mut bytes = Reader(bytes);
+        if bytes.u32()? != STATE_MAGIC {
+            return Err(MALFORMED_STATE);
+        }
+        let tsc = TscInfo {
+            tsc_mode: bytes.u32()?,
+            gtsc_khz: bytes.u32()?,
+            incarnation: bytes.u32()?,
+            pad: 0,
+            elapsed_nsec: bytes.u64()?,
+        };
+        let length = bytes.count(MAX_CONTEXT)?;
+        let context = bytes.take(length)?.to_vec();
+        bytes.end()?;
+        Ok(Self { tsc, context })
+    }
+}
+
+const MALFORMED: Error = Error::Malformed("guest frame");
+const MALFORMED_STATE: Error = Error::Malformed("machine state");
+
+/// Whether a parameter that names a page names one inside the guest.
+fn param_fits(index: u32, value: u64, max_gfn: u64) -> bool {
+    let address_fits = |address: u64| address >> 12 <= max_gfn;
+    match index {
+        PARAM_STORE_PFN
+        | PARAM_CONSOLE_PFN
+        | PARAM_IOREQ_PFN
+        | PARAM_BUFIOREQ_PFN
+        | PARAM_PAGING_RING_PFN
+        | PARAM_MONITOR_RING_PFN
+        | PARAM_SHARING_RING_PFN
+        | PARAM_IOREQ_SERVER_PFN => value <= max_gfn,
+        PARAM_IDENT_PT | PARAM_VM_GENERATION_ID_ADDR => address_fits(value),
+        PARAM_VM86_TSS_SIZED => address_fits(value & 0xffff_ffff),
+        _ => true,
+    }
+}
+
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_u64(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(MALFORMED)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn u32(&mut self) -> Result<u32> {
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| MALFORMED)?))
+    }
+
+    fn u64(&mut self) -> Result<u64> {
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| MALFORMED)?))
+    }
+
+    fn count(&mut self, limit: usize) -> Result<usize> {
+        let count = self.u32()? as usize;
+        if count > limit { Err(MALFORMED) } else { Ok(count) }
+    }
+
+    fn end(self) -> Result {
+        if self.0.is_empty() { Ok(()) } else { Err(MALFORMED) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+
+    fn frame() -> Frame {
+        Frame {
+            pages: 65536,
+            max_gfn: 0xfefff,
+            vcpus: 2,
+            policy: Policy {
+                leaves: vec![CpuidLeaf { leaf: 1, subleaf: u32::MAX, a: 2, b: 3, c: 4, d: 5 }],
+                msrs: vec![MsrEntry { idx: 0x10a, flags: 0, val: 7 }],
+            },
+            params: vec![(PARAM_STORE_PFN, 0xfeffc), (PARAM_CONSOLE_PFN, 0xfefff)],
+        }
+    }
+
+    #[test]
+    fn a_frame_survives_the_wire() {
+        assert_eq!(Frame::decode(&frame().encode()), Ok(frame()));
+    }
+
+    #[test]
+    fn a_state_survives_the_wire() {
+        let state = State {
+            tsc: TscInfo { tsc_mode: 1, gtsc_khz: 2, incarnation: 3, pad: 0, elapsed_nsec: 4 },
+            context: vec![1, 2, 3],
+        };
+        assert_eq!(State::decode(&state.encode()), Ok(state));
+    }
+
+    #[test]
+    fn every_truncation_and_any_surplus_is_refused() {
+        let bytes = frame().encode();
+        for length in 0..bytes.len() {
+            assert!(Frame::decode(&bytes[..length]).is_err(), "{length} bytes");
+        }
+        let longer = [&bytes[..], &[0]].concat();
+        assert!(Frame::decode(&longer).is_err());
+    }
+
+    #[test]
+    fn unknown_repeated_and_outlying_parameters_are_refused() {
+        for params in [
+            vec![(0, 1)],
+            vec![(PARAM_STORE_EVTCHN, 1)],
+            vec![(PARAM_STORE_PFN, 1), (PARAM_STORE_PFN, 2)],
+            vec![(PARAM_STORE_PFN, 0xff000)],
+            vec![(PARAM_IDENT_PT, 0xff000 << 12)],
+        ] {
+            let frame = Frame { params, ..frame() };
+            assert_eq!(Frame::decode(&frame.encode()), Err(MALFORMED), "{:?}", frame.params);
+        }
+    }
+
+    #[test]
+    fn a_huge_count_is_refused_before_it_is_allocated() {
+        let mut bytes = frame().encode();
+        bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(Frame::decode(&bytes), Err(MALFORMED));
+    }
+}

@@ -1,0 +1,57 @@
+//! A guest's frames: how many, allocate, free, claim.
+
+use super::abi::memory::*;
+use super::error::{Operation, Result};
+use crate::abi::{DomId, Errno, Gfn};
+use crate::hypercall;
+
+/// The highest frame number in use.
+pub fn max_gfn(domain: DomId) -> Result<u64> {
+    let mut arg = domain;
+    // SAFETY: `XENMEM_maximum_gpfn` reads a `domid_t`.
+    unsafe { hypercall::memory_op(XENMEM_MAXIMUM_GPFN, &mut arg) }.map_err(|errno| Operation::MaxGfn.error(errno))
+}
+
+/// Allocates `1 << order` frames behind `first` and the numbers after it. What stood there before is leaked, not freed:
+/// the caller knows that nothing does.
+pub fn populate(domain: DomId, first: Gfn, order: u32) -> Result {
+    reserve(XENMEM_POPULATE_PHYSMAP, domain, first, order)
+}
+
+/// Takes one frame away from the guest.
+pub fn free(domain: DomId, gfn: Gfn) -> Result {
+    reserve(XENMEM_DECREASE_RESERVATION, domain, gfn, 0)
+}
+
+/// Reserves memory so that the domain can grow to `pages`; 0 gives a claim back.
+pub fn claim(domain: DomId, pages: u64) -> Result {
+    let mut arg = MemoryReservation {
+        extent_start: core::ptr::null_mut(),
+        nr_extents: pages,
+        extent_order: 0,
+        mem_flags: 0,
+        domid: domain,
+    };
+    // SAFETY: a claim is arithmetic; there is no extent list.
+    unsafe { hypercall::memory_op(XENMEM_CLAIM_PAGES, &mut arg) }
+        .map(drop)
+        .map_err(|errno| Operation::Claim.error(errno))
+}
+
+fn reserve(cmd: u32, domain: DomId, first: Gfn, order: u32) -> Result {
+    let mut extent = first.0;
+    let mut arg = MemoryReservation {
+        extent_start: &mut extent,
+        nr_extents: 1,
+        extent_order: order,
+        mem_flags: 0,
+        domid: domain,
+    };
+    // SAFETY: one extent of another domain; no memory of ours is touched but `extent`.
+    match unsafe { hypercall::memory_op(cmd, &mut arg) } {
+        Ok(1) => Ok(()),
+        // Xen does not say why it stopped short; there is one likely reason.
+        Ok(_) => Err(Operation::Populate.error(Errno::ENOMEM)),
+        Err(errno) => Err(Operation::Populate.error(errno)),
+    }
+}

@@ -1,0 +1,29 @@
+//! Everything the hypervisor lets a privileged domain do to a guest that moves.
+//!
+//! - [`source`]: a guest that leaves: its memory, its dirty log, its machine, the commit.
+//! - [`target`]: a guest that arrives: built, filled, armed, and served while it runs.
+//! - [`reach`]: mapping guests' memory. [`pager`]: the ring on which the hypervisor asks for absent pages.
+//! - [`domctl`], [`memory`], [`machine`], [`dirty_log`], [`label`]: one kind of hypercall each.
+//! - [`frame`]: what one end tells the other, as bytes. [`pinned`], [`walk`]: which pages may not or should not wait.
+//!
+//! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
+
+pub mod abi;
+pub mod dirty_log;
+pub mod domctl;
+pub mod error;
+pub mod features;
+pub mod frame;
+mod grants;
+pub mod label;
+pub mod machine;
+pub mod memory;
+mod page_set;
+pub mod pager;
+pub mod pinned;
+pub mod reach;
+pub mod source;
+pub mod target;
+pub mod walk;
+
+pub use error::{Error, Operation, Result};

@@ -1,0 +1,66 @@
+//! A sparse set of guest pages.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+
+use crate::abi::Gfn;
+
+/// Pages of one leaf: half a kilobyte of bits.
+const LEAF: u64 = 4096;
+
+/// Grows by half a kilobyte for every 16 MiB of the guest that it holds anything of.
+#[derive(Debug, Default)]
+pub(super) struct PageSet {
+    leaves: BTreeMap<u64, Box<[u64; 64]>>,
+    count: u64,
+}
+
+impl PageSet {
+    pub(super) fn contains(&self, gfn: Gfn) -> bool {
+        let (leaf, word, bit) = place(gfn);
+        self.leaves.get(&leaf).is_some_and(|leaf| leaf[word] & bit != 0)
+    }
+
+    pub(super) fn insert(&mut self, gfn: Gfn) {
+        let (leaf, word, bit) = place(gfn);
+        let words = self.leaves.entry(leaf).or_insert_with(|| Box::new([0; 64]));
+        self.count += u64::from(words[word] & bit == 0);
+        words[word] |= bit;
+    }
+
+    pub(super) fn remove(&mut self, gfn: Gfn) {
+        let (leaf, word, bit) = place(gfn);
+        if let Some(words) = self.leaves.get_mut(&leaf) {
+            self.count -= u64::from(words[word] & bit != 0);
+            words[word] &= !bit;
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.count
+    }
+}
+
+fn place(gfn: Gfn) -> (u64, usize, u64) {
+    let within = gfn.0 % LEAF;
+    (gfn.0 / LEAF, (within / 64) as usize, 1 << (within % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_counts_each_page_once() {
+        let mut set = PageSet::default();
+        for gfn in [0, 63, 64, 4095, 4096, 0xfefff, 0] {
+            set.insert(Gfn(gfn));
+        }
+        assert_eq!(set.len(), 6);
+        assert!(set.contains(Gfn(0xfefff)) && !set.contains(Gfn(1)));
+        set.remove(Gfn(0));
+        set.remove(Gfn(0));
+        set.remove(Gfn(1 << 30));
+        assert_eq!(set.len(), 5);
+    }
+}

@@ -1,0 +1,442 @@
+//! The pager of one guest: pages it made absent, and the ring on which the hypervisor asks for them.
+//!
+//! A page is absent by *nomination* alone: it traps, but keeps its frame, which we may still map and fill. Rules of the ring
+//! (`xen/common/vm_event.c`, `xen/arch/x86/mm/mem_paging.c`) that the code below follows:
+//!
+//! - A request holds one of 8 slots until a response is consumed; there is one response for each request, never more.
+//! - A response lets a virtual CPU go on only if it names it and echoes that it was paused. It makes the page present only if
+//!   that virtual CPU waits.
+//! - Somebody else's request (a backend's, or our own) is answered at once, to free its slot. Its vCPU number means nothing
+//!   in this guest but may exist there, and if that one waits for something, the response would make the page present
+//!   *before it is filled*. The flag for a dropped page keeps the hypervisor from that.
+//! - An absent page that nobody touched becomes present in two steps: asking for it, as a device model does when it changes
+//!   the type of a page, then `prep`.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::sync::atomic::{Ordering, fence};
+
+use super::abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
+use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, HYPERCALL_DM_OP, MEM_RAM_RW, PARAM_PAGING_RING_PFN};
+use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
+use super::abi::vm_event::{
+    FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, RingHeader, SLOTS, VmEvent,
+};
+use super::error::{Error, Operation, Result};
+use super::page_set::PageSet;
+use super::reach::{Content, Reach, put};
+use super::{domctl, machine, memory};
+use crate::abi::{DomId, Errno, Gfn, PAGE_SIZE, Port};
+use crate::event::Channel;
+use crate::hypercall::{self, DmOpBuffer, MulticallEntry};
+use crate::window::{Access, BATCH, Held, copy};
+
+/// Why somebody waits for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The page.
+    pub gfn: Gfn,
+    /// A virtual CPU of the guest waits.
+    pub vcpu_waits: bool,
+    /// The guest gave the page back.
+    pub dropped: bool,
+}
+
+/// The pager of one guest, from the enabling of its ring to [`Pager::finish`] or drop.
+pub struct Pager {
+    reach: Reach,
+    domain: DomId,
+    ring: Option<Held>,
+    channel: Channel,
+    requests: u32,
+    responses: u32,
+    /// Requests of virtual CPUs that wait, unanswered.
+    waiting: Vec<VmEvent>,
+    faults: VecDeque<Fault>,
+    absent: PageSet,
+    /// Filled, but the hypervisor had no slot to let us make them present: a fault on one needs no content.
+    filled: Vec<Gfn>,
+    enabled: bool,
+}
+
+impl Pager {
+    /// Opens the ring at `gfn`, a page number that holds nothing; it holds nothing again when this returns. With `None` the
+    /// hypervisor does not page for this guest.
+    pub fn enable(reach: Reach, domain: DomId, gfn: Gfn) -> Result<Option<Self>> {
+        machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
+        memory::populate(domain, gfn, 0)?;
+        let ring = reach.write(domain, &[gfn], &[Content::Zero]).and_then(|_| reach.hold(domain, gfn))?;
+        // An empty ring: both sides wait for the first entry. (All counters start at 0.)
+        header_field(&ring, core::mem::offset_of!(RingHeader, req_event)).store(1);
+        header_field(&ring, core::mem::offset_of!(RingHeader, rsp_event)).store(1);
+        let port = match vm_event(domain, VM_EVENT_ENABLE) {
+            Ok(port) => port,
+            Err(errno) => {
+                reach.let_go(ring);
+                memory::free(domain, gfn)?;
+                return match errno {
+                    Errno::EPERM | Errno::EACCES | Errno::ENOMEM => Err(Operation::PagerRing.error(errno)),
+                    // No memory paging in this hypervisor, no hardware-assisted paging, or a device is passed through.
+                    _ => Ok(None),
+                };
+            }
+        };
+        let channel = match Channel::bind(domain, port) {
+            Ok(channel) => channel,
+            Err(errno) => {
+                let _ = vm_event(domain, VM_EVENT_DISABLE);
+                reach.let_go(ring);
+                return Err(Operation::PagerChannel.error(errno));
+            }
+        };
+        let pager = Self {
+            reach,
+            domain,
+            ring: Some(ring),
+            channel,
+            requests: 0,
+            responses: 0,
+            waiting: Vec::new(),
+            faults: VecDeque::new(),
+            absent: PageSet::default(),
+            filled: Vec::new(),
+            enabled: true,
+        };
+        // Out of the guest's reach: it must not be able to write requests.
+        memory::free(domain, gfn)?;
+        Ok(Some(pager))
+    }
+
+    /// The port on which the hypervisor says that there are requests.
+    pub fn port(&self) -> Port {
+        self.channel.port()
+    }
+
+    /// Pages that are absent.
+    pub fn absent(&self) -> u64 {
+        self.absent.len()
+    }
+
+    /// Makes up to 64 pages absent; says which are. A page that the hypervisor or anybody else has mapped stays present.
+    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<u64> {
+        let mut mask = 0;
+        for (index, result) in self.paging_op(PAGING_OP_NOMINATE, gfns)?.into_iter().enumerate().take(gfns.len()) {
+            match result {
+                Ok(()) => {
+                    self.absent.insert(gfns[index]);
+                    mask |= 1 << index;
+                }
+                Err(Errno::EBUSY) => {}
+                Err(errno) => return Err(Operation::Paging.error(errno)),
+            }
+        }
+        Ok(mask)
+    }
+
+    /// The next fault, if there is one.
+    pub fn next_fault(&mut self) -> Result<Option<Fault>> {
+        self.channel.take_pending();
+        self.drain(&[])?;
+        Ok(self.faults.pop_front())
+    }
+
+    /// Fills up to 64 absent pages, makes them present and wakes whoever waits. A page that the guest replaced or gave back
+    /// is done without being touched.
+    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+        let pages = &pages[..pages.len().min(BATCH)];
+        let mut gfns = [Gfn(0); BATCH];
+        for (gfn, page) in gfns.iter_mut().zip(pages) {
+            *gfn = page.0;
+        }
+        let gfns = &gfns[..pages.len()];
+        self.drain(&[])?;
+        // A mapping holds the frame. If the page is *then* still absent, the frame is the one that we made absent: only we
+        // make pages absent. Without this check content could go into a page that the guest has put there since.
+        let reach = self.reach.clone();
+        let done = reach.mapped(self.domain, gfns, Access::Write, |mapping| {
+            let mut done = 0;
+            for first in (0..gfns.len()).step_by(IN_FLIGHT) {
+                let some = &gfns[first..gfns.len().min(first + IN_FLIGHT)];
+                let mapped = mapping.mask() >> first;
+                let absent = self.ask_for(some)?;
+                for index in ones(absent & mapped & self.mine(some)) {
+                    put(mapping, first + index, pages[first + index].1);
+                }
+                // An absent page that could not be mapped has no content yet and must stay absent.
+                let good = all(some.len()) & (mapped | !absent);
+                self.make_present(some, absent, good)?;
+                done |= good << first;
+            }
+            Ok(done)
+        })??;
+        let filled: Vec<Gfn> = ones(done).map(|index| gfns[index]).collect();
+        self.answer(&filled)?;
+        Ok(done)
+    }
+
+    /// Which of these pages are absent as far as we know.
+    fn mine(&self, gfns: &[Gfn]) -> u64 {
+        gfns.iter().enumerate().fold(0, |mask, (index, gfn)| mask | u64::from(self.absent.contains(*gfn)) << index)
+    }
+
+    /// Ends paging; every page must be present.
+    pub fn finish(mut self) -> Result {
+        self.drain(&[])?;
+        let left = core::mem::take(&mut self.filled);
+        for some in left.chunks(IN_FLIGHT) {
+            let absent = self.ask_for(some)?;
+            self.make_present(some, absent, u64::MAX)?;
+        }
+        self.answer(&left)?;
+        if self.absent.len() != 0 {
+            return Err(Error::Unsupported("paging cannot end while pages are absent"));
+        }
+        self.disable()
+    }
+
+    /// Asks for pages as a device model would: an absent page that nobody waited for enters the way back. Says which are
+    /// absent; the others are the guest's own business by now.
+    fn ask_for(&mut self, gfns: &[Gfn]) -> Result<u64> {
+        let mut ops = [SET_RAM; IN_FLIGHT];
+        let mut buffers = [DmOpBuffer { data: core::ptr::null_mut(), size: 0 }; IN_FLIGHT];
+        let mut calls = [MulticallEntry::default(); IN_FLIGHT];
+        for (index, gfn) in gfns.iter().enumerate() {
+            ops[index].first_pfn = gfn.0;
+            buffers[index] =
+                DmOpBuffer { data: (&raw mut ops[index]).cast(), size: size_of::<DmOpSetMemType>() as u64 };
+            let args = [self.domain.0.into(), 1, (&raw mut buffers[index]) as u64, 0, 0, 0];
+            calls[index] = MulticallEntry { op: HYPERCALL_DM_OP, result: 0, args };
+        }
+        // SAFETY: each call is a complete operation on another domain; operations and buffers outlive it.
+        unsafe { hypercall::multicall(&mut calls[..gfns.len()]) }
+            .map_err(|errno| Operation::MemoryType.error(errno))?;
+        let mut absent = 0;
+        for (index, call) in calls[..gfns.len()].iter().enumerate() {
+            match call.outcome() {
+                // "Try again when it is back."
+                Err(Errno::EAGAIN) => absent |= 1 << index,
+                Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ESRCH)) => {
+                    return Err(Operation::MemoryType.error(errno));
+                }
+                _ => {}
+            }
+        }
+        // Our own requests stand on the ring now.
+        self.drain(gfns)?;
+        Ok(absent)
+    }
+
+    /// Makes those of `gfns` present that `good` names; `absent` names those that were absent a moment ago.
+    fn make_present(&mut self, gfns: &[Gfn], absent: u64, good: u64) -> Result {
+        let mut some = [Gfn(0); BATCH];
+        let mut count = 0;
+        for index in ones(good & all(gfns.len())) {
+            some[count] = gfns[index];
+            count += 1;
+        }
+        let results = self.paging_op(PAGING_OP_PREP, &some[..count])?;
+        for (result, index) in results.into_iter().zip(ones(good & all(gfns.len()))) {
+            let gfn = gfns[index];
+            match result {
+                // It was asked for while the ring was full: it has its content, but not its turn.
+                Err(Errno::ENOENT) if absent >> index & 1 != 0 && self.absent.contains(gfn) => self.filled.push(gfn),
+                Ok(()) | Err(Errno::ENOENT) => self.absent.remove(gfn),
+                Err(errno) => return Err(Operation::Paging.error(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// One paging operation on up to 64 pages.
+    fn paging_op(&self, op: u8, gfns: &[Gfn]) -> Result<[core::result::Result<(), Errno>; BATCH]> {
+        let empty = MemPagingOp { op, domain: self.domain, buffer: core::ptr::null(), gfn: 0 };
+        let mut ops = [empty; BATCH];
+        let mut calls = [MulticallEntry::default(); BATCH];
+        let gfns = &gfns[..gfns.len().min(BATCH)];
+        for (index, gfn) in gfns.iter().enumerate() {
+            ops[index].gfn = gfn.0;
+            calls[index] = MulticallEntry::memory_op(XENMEM_PAGING_OP, &raw mut ops[index]);
+        }
+        // SAFETY: each call is a complete operation on another domain without a buffer.
+        unsafe { hypercall::multicall(&mut calls[..gfns.len()]) }.map_err(|errno| Operation::Paging.error(errno))?;
+        let mut results = [Ok(()); BATCH];
+        for (result, call) in results.iter_mut().zip(&calls[..gfns.len()]) {
+            *result = call.outcome().map(drop);
+            if let Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ESRCH | Errno::ENODEV)) = *result {
+                return Err(Operation::Paging.error(errno));
+            }
+        }
+        Ok(results)
+    }
+
+    /// Lets the virtual CPUs go on that wait for one of these pages.
+    fn answer(&mut self, gfns: &[Gfn]) -> Result {
+        let mut answered = false;
+        let mut index = 0;
+        while index < self.waiting.len() {
+            if gfns.contains(&Gfn(self.waiting[index].mem_paging.gfn)) {
+                let request = self.waiting.swap_remove(index);
+                self.respond(&request)?;
+                answered = true;
+            } else {
+                index += 1;
+            }
+        }
+        if answered {
+            self.channel.notify();
+        }
+        Ok(())
+    }
+
+    /// Takes requests off the ring. Foreign requests for pages in `ours` are our own.
+    fn drain(&mut self, ours: &[Gfn]) -> Result {
+        let mut answered = false;
+        while let Some(request) = self.next_request()? {
+            let gfn = Gfn(request.mem_paging.gfn);
+            let dropped = request.mem_paging.flags & MEM_PAGING_DROP_PAGE != 0;
+            let vcpu_waits = request.flags & FLAG_VCPU_PAUSED != 0;
+            if dropped {
+                self.absent.remove(gfn);
+            }
+            if vcpu_waits && self.absent.contains(gfn) {
+                let known = self.waiting.iter().any(|other| other.mem_paging.gfn == gfn.0);
+                self.waiting.push(request);
+                if !known {
+                    self.faults.push_back(Fault { gfn, vcpu_waits, dropped });
+                }
+            } else {
+                // A virtual CPU that met a page in the moment it came back, or somebody who does not stand still anyway.
+                self.respond(&request)?;
+                answered = true;
+                if dropped || (!vcpu_waits && !ours.contains(&gfn) && self.absent.contains(gfn)) {
+                    self.faults.push_back(Fault { gfn, vcpu_waits, dropped });
+                }
+            }
+        }
+        if answered {
+            self.channel.notify();
+        }
+        self.complete_filled()
+    }
+
+    /// A fault on a page that has its content already needs nobody's help.
+    fn complete_filled(&mut self) -> Result {
+        if self.filled.is_empty() {
+            return Ok(());
+        }
+        let filled = core::mem::take(&mut self.filled);
+        for some in filled.chunks(BATCH) {
+            self.make_present(some, u64::MAX, u64::MAX)?;
+        }
+        self.faults.retain(|fault| !filled.contains(&fault.gfn) || fault.dropped);
+        let present: Vec<Gfn> = filled.into_iter().filter(|gfn| !self.absent.contains(*gfn)).collect();
+        self.answer(&present)
+    }
+
+    fn next_request(&mut self) -> Result<Option<VmEvent>> {
+        let Some(ring) = &self.ring else { return Ok(None) };
+        let produced = header_field(ring, core::mem::offset_of!(RingHeader, req_prod)).load();
+        fence(Ordering::Acquire);
+        if produced == self.requests {
+            return Ok(None);
+        }
+        if produced.wrapping_sub(self.requests) > SLOTS {
+            return Err(Error::Malformed("request counter of the pager's ring"));
+        }
+        let mut bytes = [0; size_of::<VmEvent>()];
+        // SAFETY: a slot of the page that `ring` holds; `bytes` is a slot long.
+        unsafe { copy(slot(ring, self.requests), bytes.as_mut_ptr(), bytes.len()) };
+        self.requests = self.requests.wrapping_add(1);
+        header_field(ring, core::mem::offset_of!(RingHeader, req_event)).store(self.requests.wrapping_add(1));
+        // SAFETY: `VmEvent` is integers only.
+        Ok(Some(unsafe { bytes.as_ptr().cast::<VmEvent>().read_unaligned() }))
+    }
+
+    /// Puts the response to a request on the ring; the caller notifies.
+    fn respond(&mut self, request: &VmEvent) -> Result {
+        let Some(ring) = &self.ring else { return Ok(()) };
+        let mut response = VmEvent {
+            version: INTERFACE_VERSION,
+            reason: REASON_MEM_PAGING,
+            data: [0; 43],
+            rest_of_u: [0; 2],
+            ..*request
+        };
+        if request.flags & FLAG_VCPU_PAUSED == 0 {
+            response.mem_paging.flags |= MEM_PAGING_DROP_PAGE;
+        }
+        // SAFETY: a slot of the page that `ring` holds, and a value a slot long. The slot is free: its request was copied
+        // out, and there are never more responses than requests.
+        unsafe { copy((&raw const response).cast(), slot(ring, self.responses), size_of::<VmEvent>()) };
+        self.responses = self.responses.wrapping_add(1);
+        fence(Ordering::Release);
+        header_field(ring, core::mem::offset_of!(RingHeader, rsp_prod)).store(self.responses);
+        Ok(())
+    }
+
+    fn disable(&mut self) -> Result {
+        if core::mem::replace(&mut self.enabled, false) {
+            vm_event(self.domain, VM_EVENT_DISABLE).map_err(|errno| Operation::PagerRing.error(errno))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // With pages still absent the guest cannot live on; its toolstack destroys it. Nobody is left to hear an error.
+        let _ = self.disable();
+        if let Some(ring) = self.ring.take() {
+            self.reach.let_go(ring);
+        }
+    }
+}
+
+/// Pages asked for at once: the ring's slots, less some for the guest's own faults.
+const IN_FLIGHT: usize = SLOTS as usize - 2;
+
+const SET_RAM: DmOpSetMemType =
+    DmOpSetMemType { op: DMOP_SET_MEM_TYPE, pad: 0, nr: 1, mem_type: MEM_RAM_RW, pad2: 0, first_pfn: 0, rest: 0 };
+
+/// The indices of the ones of a mask.
+fn ones(mask: u64) -> impl Iterator<Item = usize> {
+    (0..BATCH).filter(move |index| mask >> index & 1 != 0)
+}
+
+/// A mask of `count` ones.
+fn all(count: usize) -> u64 {
+    if count >= BATCH { u64::MAX } else { (1 << count) - 1 }
+}
+
+fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
+    let body = VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
+    // SAFETY: the operation takes no pointer.
+    unsafe { domctl::call(domain, VM_EVENT_OP, body) }.map(|answer| Port(answer.port))
+}
+
+fn slot(ring: &Held, index: u32) -> *mut u8 {
+    let at = size_of::<RingHeader>() + (index % SLOTS) as usize * size_of::<VmEvent>();
+    debug_assert!(at + size_of::<VmEvent>() <= PAGE_SIZE);
+    // SAFETY: inside the page, see above.
+    unsafe { ring.address().as_ptr().add(at) }
+}
+
+/// One counter of the ring's header, shared with the hypervisor.
+struct Counter(*mut u32);
+
+impl Counter {
+    fn load(&self) -> u32 {
+        // SAFETY: inside the ring page, which outlives the counter; aligned.
+        unsafe { self.0.read_volatile() }
+    }
+
+    fn store(&self, value: u32) {
+        // SAFETY: as above.
+        unsafe { self.0.write_volatile(value) }
+    }
+}
+
+fn header_field(ring: &Held, offset: usize) -> Counter {
+    // SAFETY: the header is at the start of the page.
+    Counter(unsafe { ring.address().as_ptr().add(offset) }.cast())
+}

@@ -1,0 +1,137 @@
+//! The way to guests' memory: one window that all guests share, a batch at a time, and spare windows for rings.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::error::{Error, Operation, Result};
+use crate::abi::grant_table::GrantEntryV1;
+use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
+use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
+use crate::hypercall;
+use crate::memory::PTE_READ_WRITE;
+use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
+
+/// The bytes of one page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// What is written to a page.
+#[derive(Clone, Copy, Debug)]
+pub enum Content<'a> {
+    /// These bytes.
+    Bytes(&'a Page),
+    /// Zeros.
+    Zero,
+}
+
+/// Windows onto guests. Clones share them: the domain has one thread, and each use ends before the next begins.
+#[derive(Clone)]
+pub struct Reach(Rc<RefCell<Windows>>);
+
+struct Windows {
+    batch: Window,
+    spare: Vec<Window>,
+}
+
+impl Reach {
+    /// One window for batches; as many for rings as guests may arrive at the same time.
+    pub fn new(batch: Window, rings: Vec<Window>) -> Self {
+        Self(Rc::new(RefCell::new(Windows { batch, spare: rings })))
+    }
+
+    /// Copies up to [`BATCH`] pages out; says which could be read.
+    pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+        let count = gfns.len().min(into.len()).min(BATCH);
+        self.mapped(domain, &gfns[..count], Access::Read, |mapping| {
+            for (index, page) in into[..count].iter_mut().enumerate() {
+                mapping.read(index, page);
+            }
+            mapping.mask()
+        })
+    }
+
+    /// Writes up to [`BATCH`] pages; says which could be written.
+    pub fn write(&self, domain: DomId, gfns: &[Gfn], content: &[Content<'_>]) -> Result<u64> {
+        let count = gfns.len().min(content.len()).min(BATCH);
+        self.mapped(domain, &gfns[..count], Access::Write, |mapping| {
+            for (index, content) in content[..count].iter().enumerate() {
+                put(mapping, index, *content);
+            }
+            mapping.mask()
+        })
+    }
+
+    /// Maps up to [`BATCH`] pages for as long as `work` takes.
+    pub(super) fn mapped<T>(
+        &self,
+        domain: DomId,
+        gfns: &[Gfn],
+        access: Access,
+        work: impl FnOnce(&mut Mapping<'_>) -> T,
+    ) -> Result<T> {
+        let mut frames = [0; BATCH];
+        let count = gfns.len().min(BATCH);
+        for (frame, gfn) in frames.iter_mut().zip(gfns) {
+            *frame = gfn.0;
+        }
+        let mut windows = self.0.borrow_mut();
+        let mut mapping = windows.batch.map(domain, &frames[..count], access);
+        match mapping.error() {
+            // Refusals of the whole guest. Anything else is about single pages: holes, mostly.
+            Some(errno @ (Errno::EPERM | Errno::EACCES | Errno::ESRCH)) => Err(operation(access).error(errno)),
+            _ => Ok(work(&mut mapping)),
+        }
+    }
+
+    /// Writes the first two entries of a frame of the guest's grant table, a machine frame.
+    pub(super) fn write_grants(&self, domain: DomId, frame: u64, entries: [GrantEntryV1; 2]) -> Result {
+        let windows = self.0.borrow_mut();
+        let (entry, page) = (windows.batch.entry(0), windows.batch.page(0));
+        let error = |errno| Operation::MapWrite.error(errno);
+        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | PTE_READ_WRITE };
+        let unmap = MmuUpdate { ptr: entry, val: 0 };
+        let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
+        // SAFETY: the window is ours alone while it is borrowed, and empty. The entries are copied from our memory to the
+        // page just mapped. Nothing points there when it is unmapped.
+        unsafe {
+            hypercall::mmu_update(&[map], domain).1.map_err(error)?;
+            copy((&raw const entries).cast(), page.as_ptr(), size_of_val(&entries));
+            hypercall::mmu_update(&[unmap], DomId::SELF).1.map_err(error)?;
+            hypercall::mmuext_op(&[flush], DomId::SELF).map_err(error)
+        }
+    }
+
+    /// Maps one page for long.
+    pub(super) fn hold(&self, domain: DomId, gfn: Gfn) -> Result<Held> {
+        let window = self.0.borrow_mut().spare.pop();
+        let window = window.ok_or(Error::Unsupported("more guests arrive at once than this agent serves"))?;
+        window.hold(domain, gfn.0, Access::Write).map_err(|(window, errno)| {
+            self.give_back(window);
+            Operation::MapWrite.error(errno)
+        })
+    }
+
+    /// Ends what [`Reach::hold`] began.
+    pub(super) fn let_go(&self, held: Held) {
+        self.give_back(held.release());
+    }
+
+    fn give_back(&self, window: Window) {
+        self.0.borrow_mut().spare.push(window);
+    }
+}
+
+/// Writes one page of a mapping.
+pub(super) fn put(mapping: &mut Mapping<'_>, index: usize, content: Content<'_>) {
+    match content {
+        Content::Bytes(page) => mapping.write(index, page),
+        Content::Zero => mapping.zero(index),
+    }
+}
+
+fn operation(access: Access) -> Operation {
+    match access {
+        Access::Read => Operation::MapRead,
+        Access::Write => Operation::MapWrite,
+    }
+}

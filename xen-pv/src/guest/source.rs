@@ -1,0 +1,309 @@
+//! A guest that leaves this host.
+
+use alloc::vec::Vec;
+
+use super::abi::domctl::{
+    DOMINF_HVM_GUEST, GetDomainInfo, PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB,
+};
+use super::abi::hvm::{PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
+use super::dirty_log::{DirtyLog, Read};
+use super::error::{Error, Result};
+use super::frame::{Frame, KEPT_PARAMS, State};
+use super::label::{self, Sid};
+use super::reach::{Page, Reach};
+use super::{domctl, machine, memory, walk};
+use crate::abi::{DomId, Gfn, PAGE_SHIFT};
+
+/// The label of a guest that has left: only the agent may run or destroy it.
+pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
+
+/// The only device a PVH guest has in the hypervisor: its local interrupt controllers.
+const EMULATES_LOCAL_APIC: u32 = 1;
+
+/// A running guest, opened for leaving.
+///
+/// Dropping it before [`Source::retain`] undoes everything: the dirty log goes off, a guest that had suspended goes on as if
+/// the suspend had been cancelled. After [`Source::retain`] dropping it changes nothing about the guest.
+pub struct Source {
+    reach: Reach,
+    domain: DomId,
+    log: Option<DirtyLog>,
+    /// Pages that are never copied: the target's toolstack has rings of its own.
+    private: [Gfn; 2],
+    away: Sid,
+    stage: Stage,
+    /// Of the last machine state.
+    context: Vec<u8>,
+    scan: Scan,
+}
+
+/// How far the guest has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Whatever it does, we have not stopped it.
+    Open,
+    /// We hold a pause count, and it had suspended: vCPU 0 will find "cancelled".
+    Held,
+    /// It has the label of a guest that left; its own was this.
+    Away(Sid),
+    /// It runs again, or is gone: nothing of it is ours.
+    Over,
+}
+
+impl Source {
+    /// Opens a running guest; changes nothing about it.
+    pub fn open(reach: Reach, domain: DomId) -> Result<Self> {
+        let info = domctl::live_info(domain)?;
+        if info.flags & DOMINF_HVM_GUEST == 0 {
+            return Err(Error::Unsupported("only PVH guests can be migrated, this one is PV"));
+        }
+        if info.emulation_flags & !EMULATES_LOCAL_APIC != 0 {
+            return Err(Error::Unsupported("only PVH guests can be migrated, this one has emulated devices"));
+        }
+        // The commit needs this label: better to know now.
+        let away = label::find(AWAY_LABEL)?;
+        let private = [PARAM_STORE_PFN, PARAM_CONSOLE_PFN].map(|index| machine::param(domain, index).map(Gfn));
+        let [store, console] = private;
+        let private = [store?, console?];
+        Ok(Self {
+            reach,
+            domain,
+            log: None,
+            private,
+            away,
+            stage: Stage::Open,
+            context: Vec::new(),
+            scan: Scan::default(),
+        })
+    }
+
+    /// What the guest is now.
+    pub fn info(&self) -> Result<GetDomainInfo> {
+        domctl::live_info(self.domain)
+    }
+
+    /// Its highest frame number now; it may grow.
+    pub fn max_gfn(&self) -> Result<u64> {
+        memory::max_gfn(self.domain)
+    }
+
+    /// What the target needs before memory arrives, for [`Frame::decode`].
+    pub fn frame(&self) -> Result<Vec<u8>> {
+        let info = self.info()?;
+        let mut params = Vec::new();
+        for index in KEPT_PARAMS {
+            match machine::param(self.domain, index)? {
+                0 => {}
+                value => params.push((index, value)),
+            }
+        }
+        let policy = machine::cpu_policy(self.domain)?;
+        let frame = Frame { pages: info.tot_pages, max_gfn: self.max_gfn()?, vcpus: info.vcpus(), policy, params };
+        Ok(frame.encode())
+    }
+
+    /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others.
+    ///
+    /// Asking about every number below 4 GiB is slow, and most of them are holes: a scan from frame 0 upwards stops asking
+    /// when it has found as many pages as the guest owns.
+    pub fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
+        if first.0 == 0 {
+            self.begin_scan()?;
+        } else if first.0 != self.scan.next {
+            self.scan.left = u64::MAX;
+        }
+        let end = (first.0 + count).min(ram.len() as u64 * 64);
+        let mut next = first.0;
+        while next < end {
+            let chunk = (end - next).min(PAGE_FRAME_INFOS as u64);
+            self.scan_chunk(next, chunk, ram)?;
+            next += chunk;
+        }
+        self.scan.next = end;
+        for gfn in self.private.iter().filter(|gfn| (first.0..end).contains(&gfn.0)) {
+            ram[gfn.0 as usize / 64] &= !(1 << (gfn.0 % 64));
+        }
+        Ok(())
+    }
+
+    fn begin_scan(&mut self) -> Result {
+        let mut types: [u64; SPECIAL_PAGES] = core::array::from_fn(|i| SPECIAL_START + i as u64);
+        domctl::frame_types(self.domain, &mut types)?;
+        let in_special = types.iter().filter(|kind| is_ram(**kind)).count() as u64;
+        self.scan.left = self.info()?.tot_pages.saturating_sub(in_special);
+        Ok(())
+    }
+
+    fn scan_chunk(&mut self, first: u64, count: u64, ram: &mut [u64]) -> Result {
+        let mut types = [PFINFO_XTAB; PAGE_FRAME_INFOS];
+        let types = &mut types[..count as usize];
+        if self.scan.left > 0 || (first < SPECIAL_END && first + count > SPECIAL_START) {
+            for (gfn, slot) in (first..).zip(types.iter_mut()) {
+                *slot = gfn;
+            }
+            domctl::frame_types(self.domain, types)?;
+        }
+        for (gfn, kind) in (first..).zip(types.iter()) {
+            let (word, bit) = (gfn as usize / 64, 1 << (gfn % 64));
+            if is_ram(*kind) {
+                ram[word] |= bit;
+                let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
+                self.scan.left = self.scan.left.saturating_sub(counts.into());
+            } else {
+                ram[word] &= !bit;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies up to 64 pages out; the mask says which could be read.
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+        self.reach.read(self.domain, gfns, into)
+    }
+
+    /// Turns the dirty log on.
+    pub fn log_on(&mut self) -> Result {
+        self.log = Some(DirtyLog::start(self.domain)?);
+        Ok(())
+    }
+
+    /// Turns the dirty log off.
+    pub fn log_off(&mut self) -> Result {
+        self.log.take().map_or(Ok(()), DirtyLog::stop)
+    }
+
+    /// ORs the dirty log into `dirty` without clearing it.
+    pub fn peek(&mut self, dirty: &mut [u64]) -> Result {
+        self.read_log(Read::Peek, dirty)
+    }
+
+    /// ORs the dirty log into `dirty` and clears it.
+    pub fn clean(&mut self, dirty: &mut [u64]) -> Result {
+        self.read_log(Read::Clean, dirty)
+    }
+
+    fn read_log(&mut self, how: Read, dirty: &mut [u64]) -> Result {
+        if how != Read::Peek && self.max_gfn()? >= dirty.len() as u64 * 64 {
+            return Err(Error::Unsupported("the guest's physical address space grew while it was copied"));
+        }
+        let log = self.log.as_mut().ok_or(Error::Unsupported("the dirty log is not on"))?;
+        match log.read(how, dirty) {
+            // Xen could not note every page: whatever was not noted may be dirty.
+            Err(error) if error.is_log_overflow() => dirty.fill(u64::MAX),
+            result => drop(result?),
+        }
+        for gfn in self.private {
+            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
+                *word &= !(1 << (gfn.0 % 64));
+            }
+        }
+        Ok(())
+    }
+
+    /// After the guest suspended: holds it by a pause count, ORs the last of the dirty log into `dirty`, and returns where it
+    /// stopped, for [`State::decode`]. Any resume from here on tells the guest that its suspend was cancelled.
+    pub fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
+        if self.stage != Stage::Open {
+            return Err(Error::Unsupported("the guest is stopped already"));
+        }
+        domctl::pause(self.domain)?;
+        let state = self.take_state(dirty);
+        match state {
+            Ok(_) => self.stage = Stage::Held,
+            // Nothing has changed but the pause count.
+            Err(_) => domctl::unpause(self.domain)?,
+        }
+        state
+    }
+
+    fn take_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
+        if !self.info()?.is_suspended() {
+            return Err(Error::Unsupported("the guest has not suspended"));
+        }
+        self.read_log(Read::Final, dirty)?;
+        let tsc = machine::tsc(self.domain)?;
+        let context = machine::context(self.domain)?;
+        // Only after the context was taken: the copy that goes on elsewhere must find "not cancelled".
+        domctl::mark_suspend_cancelled(self.domain)?;
+        self.context.clone_from(&context);
+        Ok(State { tsc, context }.encode())
+    }
+
+    /// After [`Source::machine_state`]: frames that the resuming guest touches first, most urgent first, at most `limit`.
+    pub fn first_touched(&self, limit: usize) -> Result<Vec<Gfn>> {
+        let ident = machine::param(self.domain, PARAM_IDENT_PT)?;
+        let tss = machine::param(self.domain, PARAM_VM86_TSS_SIZED)? & 0xffff_ffff;
+        let mut gfns: Vec<Gfn> =
+            [ident, tss].iter().filter(|&&address| address != 0).map(|address| Gfn(address >> PAGE_SHIFT)).collect();
+        let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(1);
+        let rest = walk::first_touched(&self.context, limit, read);
+        gfns.extend(rest.into_iter().filter(|gfn| !self.private.contains(gfn)));
+        gfns.truncate(limit);
+        Ok(gfns)
+    }
+
+    /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here.
+    pub fn retain(&mut self) -> Result {
+        if self.stage != Stage::Held {
+            return Err(Error::Unsupported("only a stopped guest can leave"));
+        }
+        let own = Sid(self.info()?.ssidref);
+        label::relabel(self.domain, self.away)?;
+        self.stage = Stage::Away(own);
+        Ok(())
+    }
+
+    /// Gives the guest its label back, if it had lost it, and lets it go on here. It finds that its suspend was cancelled.
+    pub fn release(&mut self) -> Result {
+        if let Stage::Away(own) = self.stage {
+            label::relabel(self.domain, own)?;
+            self.stage = Stage::Held;
+        }
+        self.log_off()?;
+        if self.stage == Stage::Held {
+            domctl::resume(self.domain)?;
+            domctl::unpause(self.domain)?;
+        }
+        self.stage = Stage::Over;
+        Ok(())
+    }
+
+    /// Ends the guest and frees its memory.
+    pub fn destroy(&mut self) -> Result {
+        let Stage::Away(_) = self.stage else {
+            return Err(Error::Unsupported("only a guest that has left can be destroyed"));
+        };
+        domctl::destroy(self.domain)?;
+        self.log = None;
+        self.stage = Stage::Over;
+        Ok(())
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        match self.stage {
+            // Nobody is left to tell about an error here.
+            Stage::Open | Stage::Held => drop(self.release()),
+            Stage::Away(_) | Stage::Over => {}
+        }
+    }
+}
+
+fn is_ram(kind: u64) -> bool {
+    !matches!(kind & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
+}
+
+/// Where the builder of PVH guests puts special pages (`xg_dom_x86.c`), just below 4 GiB.
+const SPECIAL_START: u64 = 0xfef00;
+const SPECIAL_END: u64 = 0xff000;
+const SPECIAL_PAGES: usize = (SPECIAL_END - SPECIAL_START) as usize;
+
+/// A scan for RAM from frame 0 upwards.
+#[derive(Clone, Copy, Debug, Default)]
+struct Scan {
+    /// Where it goes on.
+    next: u64,
+    /// Pages outside the special range that have not been found yet.
+    left: u64,
+}

@@ -1,0 +1,260 @@
+//! A guest that arrives on this host.
+
+use alloc::vec::Vec;
+
+use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
+use super::abi::hvm::{
+    PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
+};
+use super::error::{Error, Operation, Result};
+use super::frame::{Frame, State};
+use super::pager::{Fault, Pager};
+use super::reach::{Content, Reach};
+use super::{domctl, grants, machine, memory};
+use crate::abi::{DomId, Errno, Gfn, Port};
+
+/// Where the toolstack's backends for the guest live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backends {
+    /// xenstore's event channel, in the guest.
+    pub store_port: Port,
+    /// Who serves xenstore.
+    pub store_domain: DomId,
+    /// The console's event channel, in the guest.
+    pub console_port: Port,
+    /// Who serves the console.
+    pub console_domain: DomId,
+}
+
+/// Frames of the rings that those backends serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rings {
+    /// xenstore's.
+    pub store: Gfn,
+    /// The console's.
+    pub console: Gfn,
+}
+
+/// A domain that the toolstack made for an arriving guest.
+///
+/// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
+/// destroys the domain.
+pub struct Target {
+    reach: Reach,
+    domain: DomId,
+    backends: Backends,
+    rings: Option<Rings>,
+    pager: Option<Pager>,
+    held: bool,
+    claimed: bool,
+}
+
+impl Target {
+    /// Opens a domain whose memory is still empty, and pauses it.
+    pub fn open(reach: Reach, domain: DomId, backends: Backends) -> Result<Self> {
+        let info = domctl::live_info(domain)?;
+        if info.flags & DOMINF_HVM_GUEST == 0 {
+            return Err(Error::Unsupported("a PVH guest needs a PVH domain"));
+        }
+        if info.cpu_time != 0 {
+            return Err(Error::Unsupported("the domain has run already"));
+        }
+        domctl::pause(domain)?;
+        Ok(Self { reach, domain, backends, rings: None, pager: None, held: true, claimed: false })
+    }
+
+    /// What the domain is now.
+    pub fn info(&self) -> Result<GetDomainInfo> {
+        domctl::live_info(self.domain)
+    }
+
+    /// Its highest frame number in use.
+    pub fn max_gfn(&self) -> Result<u64> {
+        memory::max_gfn(self.domain)
+    }
+
+    /// Builds what the source's frame describes: all of the guest but its memory and its state.
+    pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+        if self.rings.is_some() {
+            return Err(Error::Unsupported("the domain is built already"));
+        }
+        let frame = Frame::decode(frame)?;
+        let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
+        if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
+            return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
+        }
+        let info = self.info()?;
+        if info.vcpus() != frame.vcpus {
+            return Err(Error::Malformed("guest frame: another number of vCPUs than the domain was made with"));
+        }
+        // Two more than the guest has: the pager's ring and one to spare. Without enough memory it ends here.
+        memory::claim(self.domain, (frame.pages + 2).min(info.max_pages))?;
+        self.claimed = true;
+        machine::set_cpu_policy(self.domain, &frame.policy)?;
+        self.build_pager(&frame, rings)?;
+        self.build_params(&frame)?;
+        self.build_rings(rings)?;
+        self.rings = Some(rings);
+        Ok(rings)
+    }
+
+    /// The pager's ring borrows a frame number for a moment; the guest's own ring page, if it has one, comes later.
+    fn build_pager(&mut self, frame: &Frame, rings: Rings) -> Result {
+        let gfn = match frame.param(PARAM_PAGING_RING_PFN) {
+            0 => Gfn(USUAL_RING),
+            gfn => Gfn(gfn),
+        };
+        if [rings.store, rings.console].contains(&gfn) {
+            return Err(Error::Malformed("guest frame: rings share a page"));
+        }
+        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn)?;
+        Ok(())
+    }
+
+    fn build_params(&self, frame: &Frame) -> Result {
+        let channels = [
+            (PARAM_STORE_EVTCHN, self.backends.store_port.0.into()),
+            (PARAM_CONSOLE_EVTCHN, self.backends.console_port.0.into()),
+        ];
+        for &(index, value) in frame.params.iter().chain(&channels) {
+            machine::set_param(self.domain, index, value)?;
+        }
+        Ok(())
+    }
+
+    fn build_rings(&self, rings: Rings) -> Result {
+        let gfns = [rings.store, rings.console];
+        for gfn in gfns {
+            memory::populate(self.domain, gfn, 0)?;
+        }
+        if self.reach.write(self.domain, &gfns, &[Content::Zero; 2])? != 0b11 {
+            return Err(Operation::MapWrite.error(Errno::EINVAL));
+        }
+        let grants = grants::Reserved {
+            console: (self.backends.console_domain, rings.console),
+            store: (self.backends.store_domain, rings.store),
+        };
+        grants::seed(&self.reach, self.domain, grants)
+    }
+
+    /// Whether faults can be served for this guest.
+    pub fn can_page(&self) -> bool {
+        self.pager.is_some()
+    }
+
+    /// Where the hypervisor says that there are faults.
+    pub fn fault_port(&self) -> Option<Port> {
+        self.pager.as_ref().map(Pager::port)
+    }
+
+    /// Pages that are absent.
+    pub fn absent(&self) -> u64 {
+        self.pager.as_ref().map_or(0, Pager::absent)
+    }
+
+    /// Allocates the frames `first .. first + (1 << order)`, that nothing stands behind yet. The rings have theirs.
+    pub fn populate(&mut self, first: Gfn, order: u8) -> Result {
+        if order > MAX_ORDER || !first.0.is_multiple_of(1 << order) || first.0 > MAX_GFN {
+            return Err(Error::Malformed("extent of guest memory"));
+        }
+        let pages = first.0..first.0 + (1 << order);
+        if self.ring_gfns().iter().any(|gfn| pages.contains(&gfn.0)) {
+            return if order == 0 { Ok(()) } else { Err(Error::Malformed("extent of guest memory: covers a ring")) };
+        }
+        memory::populate(self.domain, first, order.into())
+    }
+
+    /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
+    pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+        if !self.held {
+            return Err(Error::Unsupported("only absent pages of a running guest can be written"));
+        }
+        let rings = self.ring_gfns();
+        let gfns: Vec<Gfn> = pages.iter().map(|page| page.0).collect();
+        let content: Vec<Content<'_>> = pages.iter().map(|page| page.1).collect();
+        match gfns.iter().any(|gfn| rings.contains(gfn)) {
+            true => Err(Error::Malformed("page list: names a ring")),
+            false => self.reach.write(self.domain, &gfns, &content),
+        }
+    }
+
+    /// Makes up to 64 populated pages absent; says which are.
+    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<u64> {
+        let rings = self.ring_gfns();
+        if gfns.iter().any(|gfn| rings.contains(gfn)) {
+            return Err(Error::Malformed("page list: names a ring"));
+        }
+        self.pager()?.arm(gfns)
+    }
+
+    /// The next fault, if there is one. Never waits.
+    pub fn next_fault(&mut self) -> Result<Option<Fault>> {
+        self.pager.as_mut().map_or(Ok(None), Pager::next_fault)
+    }
+
+    /// Fills up to 64 absent pages and makes them present; says which are.
+    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+        self.pager()?.fill(pages)
+    }
+
+    /// Loads where the guest stopped.
+    pub fn load_state(&mut self, state: &[u8]) -> Result {
+        let state = State::decode(state)?;
+        machine::set_tsc(self.domain, state.tsc)?;
+        machine::set_context(self.domain, &state.context)
+    }
+
+    /// Gives our pause count back: the guest runs as soon as the toolstack lets it.
+    pub fn release(&mut self) -> Result {
+        if self.held {
+            domctl::unpause(self.domain)?;
+            self.held = false;
+        }
+        Ok(())
+    }
+
+    /// Whether the guest has run at all on this host.
+    pub fn has_run(&self) -> Result<bool> {
+        Ok(domctl::info(self.domain)?.cpu_time != 0)
+    }
+
+    /// Ends paging; every page must be present.
+    pub fn finish(&mut self) -> Result {
+        if self.absent() != 0 {
+            return Err(Error::Unsupported("paging cannot end while pages are absent"));
+        }
+        if let Some(pager) = self.pager.take() {
+            pager.finish()?;
+        }
+        self.unclaim()
+    }
+
+    fn unclaim(&mut self) -> Result {
+        if core::mem::replace(&mut self.claimed, false) { memory::claim(self.domain, 0) } else { Ok(()) }
+    }
+
+    fn pager(&mut self) -> Result<&mut Pager> {
+        self.pager.as_mut().ok_or(Error::Unsupported("this hypervisor does not page for this guest"))
+    }
+
+    fn ring_gfns(&self) -> [Gfn; 2] {
+        self.rings.map_or([Gfn(u64::MAX); 2], |rings| [rings.store, rings.console])
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // Nobody is left to tell about an error here; the toolstack destroys the domain.
+        let _ = self.unclaim();
+        self.pager = None;
+        if self.held {
+            let _ = domctl::unpause(self.domain);
+        }
+    }
+}
+
+/// Where the builder of PVH guests would put the pager's ring.
+const USUAL_RING: u64 = 0xfeff8;
+/// 2 MiB: the most that Xen lets a domain like ours allocate at once.
+const MAX_ORDER: u8 = 9;
+const MAX_GFN: u64 = 1 << 40;
