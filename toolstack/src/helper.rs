@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use crate::arguments::{Arguments, RestoreArguments, SaveArguments};
 use crate::callbacks::{Level, Libxl};
 use crate::events::{Signals, Waiter};
+use crate::peek::Look;
 use crate::refusal::Refusal;
 use crate::restore::{restore, take_invitation};
 use crate::save::Save;
@@ -74,9 +75,10 @@ fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Re
 
 fn restore_domain(libxl: &mut Libxl, arguments: &RestoreArguments) -> Result<Whose, Refusal> {
     let stream = inherited(arguments.stream)?;
-    let owner = match peek::head(&stream)? {
-        Some(head) if arguments.plain => stream::owner(&head)?,
-        _ => Owner::Others,
+    let owner = match peek::look(&stream)? {
+        Look::Head(head) if arguments.plain => stream::owner(&head)?,
+        Look::Ended => return Err(Refusal::PeerGone),
+        Look::Head(_) | Look::Strange => Owner::Others,
     };
     let Owner::Us { body, rest } = owner else { return Ok(Whose::Stock) };
     let mut stream = File::from(stream);

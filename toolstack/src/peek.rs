@@ -14,8 +14,19 @@ use crate::stream::HEAD;
 /// How long to wait for the rest when only a part of the head has arrived.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The head of the stream, or `None` if it ends earlier or cannot be looked at.
-pub fn head(stream: &impl AsFd) -> io::Result<Option<[u8; HEAD]>> {
+/// What a look at a stream shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Its first bytes.
+    Head([u8; HEAD]),
+    /// It ended before it began: the sender gave up.
+    Ended,
+    /// It is shorter than any head, or cannot be looked at.
+    Strange,
+}
+
+/// Looks at the head of a stream; waits until it is there.
+pub fn look(stream: &impl AsFd) -> io::Result<Look> {
     let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
     match kind {
         FileType::Fifo => {
@@ -26,17 +37,14 @@ pub fn head(stream: &impl AsFd) -> io::Result<Option<[u8; HEAD]>> {
         FileType::RegularFile => {
             let mut head = [0; HEAD];
             let read = rustix::io::pread(stream, &mut head, rustix::fs::tell(stream)?)?;
-            Ok((read == HEAD).then_some(head))
+            Ok(if read == HEAD { Look::Head(head) } else { Look::Strange })
         }
-        _ => Ok(None),
+        _ => Ok(Look::Strange),
     }
 }
 
 /// Calls `look` until it sees the whole head. A sender writes the head in several pieces.
-fn until_whole(
-    stream: &impl AsFd,
-    mut look: impl FnMut(&mut [u8; HEAD]) -> io::Result<usize>,
-) -> io::Result<Option<[u8; HEAD]>> {
+fn until_whole(stream: &impl AsFd, mut look: impl FnMut(&mut [u8; HEAD]) -> io::Result<usize>) -> io::Result<Look> {
     let mut head = [0; HEAD];
     let mut seen = 0;
     loop {
@@ -48,10 +56,13 @@ fn until_whole(
         let hung_up = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
         let before = std::mem::replace(&mut seen, look(&mut head)?);
         if seen >= HEAD {
-            return Ok(Some(head));
+            return Ok(Look::Head(head));
         }
-        if seen == 0 || (hung_up && seen == before) {
-            return Ok(None);
+        if seen == 0 {
+            return Ok(Look::Ended);
+        }
+        if hung_up && seen == before {
+            return Ok(Look::Strange);
         }
         std::thread::sleep(PAUSE);
     }
@@ -82,8 +93,8 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        assert_eq!(head(&from).expect("a look"), Some(std::array::from_fn(|at| at as u8)));
-        assert_eq!(head(&from).expect("a look"), Some(std::array::from_fn(|at| at as u8)));
+        assert_eq!(look(&from).expect("a look"), Look::Head(std::array::from_fn(|at| at as u8)));
+        assert_eq!(look(&from).expect("a look"), Look::Head(std::array::from_fn(|at| at as u8)));
         writer.join().expect("joined");
         let mut all = Vec::new();
         from.read_to_end(&mut all).expect("read");
@@ -94,7 +105,7 @@ mod tests {
     fn a_socket_still_holds_everything_afterwards() {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         theirs.write_all(&[7; HEAD + 1]).expect("written");
-        assert_eq!(head(&ours).expect("a look"), Some([7; HEAD]));
+        assert_eq!(look(&ours).expect("a look"), Look::Head([7; HEAD]));
         drop(theirs);
         let mut all = Vec::new();
         ours.read_to_end(&mut all).expect("read");
@@ -105,9 +116,9 @@ mod tests {
     fn a_short_stream_is_nobody_s() {
         let (from, to) = rustix::pipe::pipe().expect("a pipe");
         File::from(to).write_all(&[1; 20]).expect("written");
-        assert_eq!(head(&from).expect("a look"), None);
+        assert_eq!(look(&from).expect("a look"), Look::Strange);
         let (empty, to) = rustix::pipe::pipe().expect("a pipe");
         drop(to);
-        assert_eq!(head(&empty).expect("a look"), None);
+        assert_eq!(look(&empty).expect("a look"), Look::Ended);
     }
 }

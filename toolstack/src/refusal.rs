@@ -47,7 +47,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAgent => write!(f, "no migration agent on this host: no domain is named {}", agents::NAME),
-            Self::AgentNotReady { domain } => write!(f, "the migration agent of this host (domain {domain}) is not ready"),
+            Self::AgentNotReady { domain } => {
+                write!(f, "the migration agent of this host (domain {domain}) is not ready")
+            }
             Self::AgentSilent => write!(f, "the migration agent of this host does not answer"),
             Self::AgentLost => write!(f, "the migration agent of this host died during the migration"),
             Self::Agent(reason) => f.write_str(reason),

@@ -71,12 +71,7 @@ pub fn restore(
 }
 
 /// Waits until the agent has built the domain's frame; returns where xenstore's and the console's rings are.
-fn follow(
-    libxl: &Libxl,
-    store: &mut Xenstore,
-    waiter: &mut Waiter,
-    session: &Session,
-) -> Result<(u64, u64), Refusal> {
+fn follow(libxl: &Libxl, store: &mut Xenstore, waiter: &mut Waiter, session: &Session) -> Result<(u64, u64), Refusal> {
     let asked = Instant::now();
     loop {
         while store.take_change().is_some() {}
@@ -97,5 +92,106 @@ fn follow(
             Event::Quiet if !session.agent.is_alive(store)? => return Err(Refusal::AgentLost),
             Event::Quiet | Event::Answer => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    use agent::control::{Mode, SessionToken};
+
+    use super::*;
+    use crate::events::Signals;
+    use crate::testing::{FakeLibxl, FakeStore};
+
+    const HOME: &str = "/local/domain/1/data/tsmc";
+    const ARGUMENTS: RestoreArguments = RestoreArguments {
+        stream: 0,
+        domain: 7,
+        store_port: 1,
+        store_domain: 0,
+        console_port: 2,
+        console_domain: 0,
+        callbacks: u32::MAX,
+        plain: true,
+    };
+
+    fn invitation() -> Invitation {
+        let peer = "10.77.0.11:7077".parse().expect("an address");
+        Invitation { session: SessionToken([0xa5; 16]), peer, mode: Mode::Tsmc }
+    }
+
+    type Helper = thread::JoinHandle<Result<(), String>>;
+
+    fn start(mut store: Xenstore) -> (Helper, FakeLibxl, File) {
+        let (libxl, mut ours) = FakeLibxl::start(1);
+        let (from, to) = rustix::pipe::pipe().expect("a pipe");
+        let helper = thread::spawn(move || {
+            let (_signals, theirs) = UnixStream::pair().expect("a pair");
+            let mut waiter = Waiter::new(Signals::from_socket(theirs), from);
+            restore(&mut ours, &mut store, &mut waiter, &ARGUMENTS, &invitation())
+                .map_err(|refusal| refusal.to_string())
+        });
+        (helper, libxl, File::from(to))
+    }
+
+    #[test]
+    fn a_frame_is_built_and_the_helper_leaves() {
+        let (agent, store) = FakeStore::with_agent();
+        let (helper, libxl, _stream) = start(store);
+        let (name, request) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        assert_eq!(
+            request,
+            "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 store_port=1 store_domain=0 \
+             console_port=2 console_domain=0"
+        );
+        agent.set(&format!("{HOME}/session/{name}/state"), "built store_gfn=1044476 console_gfn=1044479");
+        assert_eq!(helper.join().expect("the helper"), Ok(()));
+        let messages = libxl.messages();
+        assert_eq!(messages[0], "static_data_done");
+        assert_eq!(messages.last().expect("a last message"), "restore_results 0xfeffc 0xfefff");
+    }
+
+    #[test]
+    fn the_agent_s_refusal_reaches_the_operator_and_the_agent_lets_go() {
+        let (agent, store) = FakeStore::with_agent();
+        let (helper, _libxl, _stream) = start(store);
+        let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=the host has too little free memory");
+        assert_eq!(helper.join().expect("the helper"), Err("the host has too little free memory".into()));
+        agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+    }
+
+    #[test]
+    fn the_sender_s_death_cancels() {
+        let (agent, store) = FakeStore::with_agent();
+        let (helper, _libxl, stream) = start(store);
+        let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        drop(stream);
+        assert!(helper.join().expect("the helper").is_err());
+        agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+    }
+
+    #[test]
+    fn a_host_without_an_agent_refuses() {
+        let (_fake, store) = FakeStore::start();
+        let (helper, _libxl, _stream) = start(store);
+        let refusal = helper.join().expect("the helper").expect_err("no agent");
+        assert_eq!(refusal, "no migration agent on this host: no domain is named tsmc-agent");
+    }
+
+    #[test]
+    fn exactly_our_part_of_the_stream_is_taken() {
+        let mut stream = invitation().encode((4, 17));
+        let whole = stream.len();
+        stream.extend_from_slice(b"libxl's own end");
+        let head = stream[..HEAD].try_into().expect("a head");
+        let Ok(crate::stream::Owner::Us { body, rest }) = crate::stream::owner(&head) else { panic!("not ours") };
+        let mut left = stream.as_slice();
+        assert_eq!(take_invitation(&mut left, body, rest).expect("an invitation"), invitation());
+        assert_eq!(left, &stream[whole..]);
     }
 }

@@ -274,3 +274,6 @@ fn xen_version() -> (u32, u32) {
     };
     (part("major").unwrap_or(4), part("minor").unwrap_or(17))
 }
+
+#[cfg(test)]
+mod tests;

@@ -171,7 +171,10 @@ mod tests {
         fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
         let table = table(&mut store).expect("a table");
         let rows: Vec<&str> = table.lines().skip(3).collect();
-        assert_eq!(rows[0], "in-7-b           domain 7 in                failed       -                   -      12  \"no\" room");
+        assert_eq!(
+            rows[0],
+            "in-7-b           domain 7 in                failed       -                   -      12  \"no\" room"
+        );
         assert_eq!(rows[1], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
         assert!(json.contains("\"state\":\"failed reason=\\\"no\\\" room\""), "{json}");

@@ -116,7 +116,8 @@ impl Invitation {
         }
         let body = rest.get(..body).ok_or(StreamError::Malformed("it is cut short"))?;
         let line = str::from_utf8(body).map_err(|_| StreamError::Malformed("our record is no text"))?;
-        let fields = line.strip_prefix("tsmc ").ok_or(StreamError::Malformed("our record does not start with its name"))?;
+        let fields =
+            line.strip_prefix("tsmc ").ok_or(StreamError::Malformed("our record does not start with its name"))?;
         let value = |key: &str| {
             let mut pairs = fields.split(' ').filter_map(|word| word.split_once('='));
             pairs.find(|(name, _)| *name == key).map(|(_, value)| value)

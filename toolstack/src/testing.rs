@@ -137,7 +137,8 @@ impl State {
 
     fn children(&self, folder: &str) -> Option<String> {
         let below = format!("{folder}/");
-        let mut names: Vec<_> = self.nodes.keys().filter_map(|path| path.strip_prefix(&below)?.split('/').next()).collect();
+        let mut names: Vec<_> =
+            self.nodes.keys().filter_map(|path| path.strip_prefix(&below)?.split('/').next()).collect();
         names.dedup();
         (!names.is_empty()).then(|| names.iter().map(|name| format!("{name}\0")).collect())
     }

@@ -1,0 +1,173 @@
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use super::*;
+use crate::events::Signals;
+use crate::stream::{HEAD, Owner, owner};
+use crate::testing::{FakeLibxl, FakeStore};
+
+const HOME: &str = "/local/domain/1/data/tsmc";
+const LISTENING: &str = "listening session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 address=10.77.0.11 port=7077";
+
+/// One migration of domain 5: what the agent sees, the stream's other end, the signals' other end.
+struct Scene {
+    agent: FakeStore,
+    session: String,
+    request: String,
+    stream: File,
+    signals: UnixStream,
+    libxl: FakeLibxl,
+    helper: thread::JoinHandle<Result<(), String>>,
+}
+
+fn scene(suspend: i32) -> Scene {
+    let (agent, mut store) = FakeStore::with_agent();
+    let (libxl, mut ours) = FakeLibxl::start(suspend);
+    let (from, to) = rustix::pipe::pipe().expect("a pipe");
+    let (signals, theirs) = UnixStream::pair().expect("a pair");
+    let helper = thread::spawn(move || {
+        let mut waiter = Waiter::new(Signals::from_socket(theirs), to);
+        let save = Save::start(&mut ours, &mut store, &mut waiter, 5, Mode::Tsmc);
+        save.and_then(Save::run).map_err(|refusal| refusal.to_string())
+    });
+    let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
+    assert_eq!(request, "out domain=5 mode=tsmc");
+    let session = format!("{HOME}/session/{name}/state");
+    let request = format!("{HOME}/request/{name}");
+    Scene { agent, session, request, stream: File::from(from), signals, libxl, helper }
+}
+
+impl Scene {
+    fn agent_says(&self, state: &str) {
+        self.agent.set(&self.session, state);
+    }
+
+    fn invitation(&mut self) -> Invitation {
+        let mut head = [0; HEAD];
+        self.stream.read_exact(&mut head).expect("a head");
+        let Ok(Owner::Us { body, rest }) = owner(&head) else { panic!("not ours") };
+        let mut bytes = vec![0; rest];
+        self.stream.read_exact(&mut bytes).expect("our record");
+        Invitation::decode(&bytes, body).expect("an invitation")
+    }
+
+    fn end(self) -> (Result<(), String>, Vec<String>) {
+        (self.helper.join().expect("the helper"), self.libxl.messages())
+    }
+}
+
+#[test]
+fn a_guest_leaves() {
+    let mut scene = scene(1);
+    scene.agent_says(LISTENING);
+    assert_eq!(scene.invitation().peer.to_string(), "10.77.0.11:7077");
+    scene.agent_says("copying");
+    let progress = scene.session.replace("/state", "/progress");
+    scene.agent.set(&progress, "stage=1 done=500 total=1000 bytes=1 rate_kib=2048");
+    scene.agent_says("suspend");
+    assert_eq!(scene.agent.wait_for(&scene.request, "suspended").1, "yes");
+    scene.agent_says("committed");
+    let agent = scene.agent.clone();
+    let mut rest = Vec::new();
+    scene.stream.read_to_end(&mut rest).expect("the end");
+    assert_eq!(rest, [], "libxl's end follows ours");
+    let (outcome, messages) = scene.end();
+    assert_eq!(outcome, Ok(()));
+    let expected = ["suspend", "progress", "log 5 stage 1: 500 of 1000 pages, 50 %, 2.0 MB/s"];
+    for message in expected {
+        assert!(messages.iter().any(|line| line == message), "{message} in {messages:?}");
+    }
+    let last = messages.last().expect("a last line");
+    assert!(last.starts_with("log 6 domain 5 has left"), "{last}");
+    assert!(last.contains("'Unable to destroy guest' is expected"), "{last}");
+    assert!(agent.resumed().is_empty());
+}
+
+#[test]
+fn a_refusal_before_anything_moved_reaches_the_operator() {
+    let scene = scene(1);
+    scene.agent_says("failed reason=the FLASK policy must allow shadow { logdirty }");
+    let agent = scene.agent.clone();
+    let (outcome, messages) = scene.end();
+    assert_eq!(outcome, Err("the FLASK policy must allow shadow { logdirty }".into()));
+    assert!(messages.is_empty(), "{messages:?}");
+    assert!(agent.resumed().is_empty());
+}
+
+#[test]
+fn a_failure_after_the_suspend_tells_xenstored_that_the_guest_runs_on() {
+    let mut scene = scene(1);
+    scene.agent_says(LISTENING);
+    scene.invitation();
+    scene.agent_says("suspend");
+    scene.agent.wait_for(&scene.request, "suspended");
+    scene.agent_says("failed reason=the target died");
+    let agent = scene.agent.clone();
+    let (outcome, messages) = scene.end();
+    assert_eq!(outcome, Err("the target died".into()));
+    assert_eq!(agent.resumed(), ["5"]);
+    assert!(messages.last().is_some_and(|line| line.contains("the guest runs on here")), "{messages:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_suspend_stays() {
+    let scene = scene(0);
+    scene.agent_says("suspend");
+    assert_eq!(scene.agent.wait_for(&scene.request, "suspended").1, "no");
+    scene.agent_says("failed reason=the guest did not suspend");
+    let agent = scene.agent.clone();
+    assert_eq!(scene.end().0, Err("the guest did not suspend".into()));
+    assert!(agent.resumed().is_empty());
+}
+
+#[test]
+fn the_receiver_s_death_cancels() {
+    let mut scene = scene(1);
+    scene.agent_says(LISTENING);
+    scene.invitation();
+    scene.agent_says("copying");
+    scene.stream = File::open("/dev/null").expect("a file");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("failed reason=cancelled by the toolstack");
+    assert_eq!(scene.end().0, Err("the other host's toolstack gave up; its own messages say why".into()));
+}
+
+#[test]
+fn the_agent_may_know_better_why_the_receiver_died() {
+    let mut scene = scene(1);
+    scene.agent_says(LISTENING);
+    scene.invitation();
+    scene.stream = File::open("/dev/null").expect("a file");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("failed reason=the target has too little free memory");
+    assert_eq!(scene.end().0, Err("the target has too little free memory".into()));
+}
+
+#[test]
+fn libxl_may_stop_it() {
+    let mut scene = scene(1);
+    scene.agent_says("copying");
+    scene.signals.write_all(b"x").expect("a signal");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("failed reason=cancelled by the toolstack");
+    assert_eq!(scene.end().0, Err("cancelled".into()));
+}
+
+#[test]
+fn a_commit_that_came_first_stands() {
+    let mut scene = scene(1);
+    scene.agent_says("copying");
+    scene.signals.write_all(b"x").expect("a signal");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("committed");
+    assert_eq!(scene.end().0, Ok(()));
+}
+
+#[test]
+fn an_agent_that_dies_is_noticed() {
+    let scene = scene(1);
+    scene.agent_says("copying");
+    scene.agent.remove("/local/domain/1");
+    assert_eq!(scene.end().0, Err("the migration agent of this host died during the migration".into()));
+}
