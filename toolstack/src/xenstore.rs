@@ -9,25 +9,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use xen_pv::xenstore::wire::{Decoder, Kind, Message, Part, encode};
+
 /// Where xenstored listens, first match wins.
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 /// The kernel's way to a xenstored elsewhere.
 const DEVICE: &str = "/dev/xen/xenbus";
-/// Longest payload of a message.
-const MAX_PAYLOAD: usize = 4096;
-
-/// Message types of the wire protocol (Xen's `io/xs_wire.h`).
-mod kind {
-    pub const DIRECTORY: u32 = 1;
-    pub const READ: u32 = 2;
-    pub const WATCH: u32 = 4;
-    pub const WRITE: u32 = 11;
-    pub const REMOVE: u32 = 13;
-    pub const WATCH_EVENT: u32 = 15;
-    pub const ERROR: u32 = 16;
-    pub const RESUME: u32 = 18;
-}
-
 /// What went wrong with a request.
 #[derive(Debug)]
 pub enum XenstoreError {
@@ -70,13 +57,6 @@ pub struct Xenstore {
     changes: VecDeque<String>,
 }
 
-/// A message of the wire protocol.
-struct Message {
-    kind: u32,
-    request: u32,
-    payload: Vec<u8>,
-}
-
 impl Xenstore {
     /// Connects to this host's xenstored.
     pub fn connect() -> Result<Self> {
@@ -100,39 +80,39 @@ impl Xenstore {
 
     /// The node's value, or `None` if there is no such node.
     pub fn read(&mut self, path: &str) -> Result<Option<String>> {
-        match self.request("read", kind::READ, path, &[path.as_bytes(), b"\0"]) {
-            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).into_owned())),
+        match self.request("read", Kind::Read, path, &[Part::Text(path)]) {
+            Ok(answer) => Ok(Some(String::from_utf8_lossy(&answer.payload).into_owned())),
             Err(error) => absent(error).map(|()| None),
         }
     }
 
     /// The names of the node's children; none if there is no such node.
     pub fn list(&mut self, path: &str) -> Result<Vec<String>> {
-        match self.request("list", kind::DIRECTORY, path, &[path.as_bytes(), b"\0"]) {
-            Ok(names) => Ok(strings(&names).collect()),
+        match self.request("list", Kind::Directory, path, &[Part::Text(path)]) {
+            Ok(answer) => answer.names().map_err(|_| XenstoreError::Malformed("names that are no text")),
             Err(error) => absent(error).map(|()| Vec::new()),
         }
     }
 
     /// Sets the node's value, creating it and what is above it.
     pub fn write(&mut self, path: &str, value: &str) -> Result<()> {
-        self.request("write", kind::WRITE, path, &[path.as_bytes(), b"\0", value.as_bytes()]).map(drop)
+        self.request("write", Kind::Write, path, &[Part::Text(path), Part::Value(value.as_bytes())]).map(drop)
     }
 
     /// Removes the node and everything below it.
     pub fn remove(&mut self, path: &str) -> Result<()> {
-        self.request("remove", kind::REMOVE, path, &[path.as_bytes(), b"\0"]).map(drop).or_else(absent)
+        self.request("remove", Kind::Rm, path, &[Part::Text(path)]).map(drop).or_else(absent)
     }
 
     /// From now on every change at or below `path` becomes an answer of [`Xenstore::take_change`]; one comes at once.
     pub fn watch(&mut self, path: &str) -> Result<()> {
-        self.request("watch", kind::WATCH, path, &[path.as_bytes(), b"\0", path.as_bytes(), b"\0"]).map(drop)
+        self.request("watch", Kind::Watch, path, &[Part::Text(path), Part::Text(path)]).map(drop)
     }
 
     /// Tells xenstored that a domain which had suspended runs on here, so that it announces its next suspend.
     pub fn resume(&mut self, domain: u16) -> Result<()> {
         let domain = domain.to_string();
-        self.request("resume domain", kind::RESUME, &domain, &[domain.as_bytes(), b"\0"]).map(drop)
+        self.request("resume domain", Kind::Resume, &domain, &[Part::Text(&domain)]).map(drop)
     }
 
     /// A watched path that changed, if one has been received.
@@ -148,56 +128,54 @@ impl Xenstore {
     /// Receives one message outside a request: a watch event. Waits for it.
     pub fn receive_change(&mut self) -> Result<()> {
         let message = self.receive()?;
-        self.keep_change(message)
+        self.keep_change(&message)
     }
 
-    fn request(&mut self, operation: &'static str, kind: u32, path: &str, parts: &[&[u8]]) -> Result<Vec<u8>> {
+    fn request(&mut self, operation: &'static str, kind: Kind, path: &str, parts: &[Part<'_>]) -> Result<Message> {
         self.last_request = self.last_request.wrapping_add(1);
-        self.send(kind, self.last_request, &parts.concat())?;
+        let mut request = Vec::new();
+        if encode(kind, self.last_request, 0, parts, &mut request).is_err() {
+            return Err(XenstoreError::Refused { operation, path: path.into(), error: "E2BIG".into() });
+        }
+        self.connection.write_all(&request).map_err(XenstoreError::Connection)?;
         loop {
             let message = self.receive()?;
-            if message.kind == kind::WATCH_EVENT {
-                self.keep_change(message)?;
+            if message.kind == Kind::WatchEvent {
+                self.keep_change(&message)?;
             } else if message.request != self.last_request {
                 return Err(XenstoreError::Malformed("an answer to no request"));
-            } else if message.kind == kind::ERROR {
-                let error = strings(&message.payload).next().unwrap_or_default();
-                return Err(XenstoreError::Refused { operation, path: path.into(), error });
+            } else if message.kind == Kind::Error {
+                return Err(XenstoreError::Refused {
+                    operation,
+                    path: path.into(),
+                    error: message.error_name().into(),
+                });
             } else {
-                return Ok(message.payload);
+                return Ok(message);
             }
         }
     }
 
-    fn keep_change(&mut self, message: Message) -> Result<()> {
-        if message.kind != kind::WATCH_EVENT {
+    fn keep_change(&mut self, message: &Message) -> Result<()> {
+        if message.kind != Kind::WatchEvent {
             return Err(XenstoreError::Malformed("an answer to no request"));
         }
-        let path = strings(&message.payload).next().ok_or(XenstoreError::Malformed("an event without a path"))?;
-        self.changes.push_back(path);
+        let (path, _token) = message.watch_event().map_err(|_| XenstoreError::Malformed("an event without a path"))?;
+        self.changes.push_back(path.into());
         Ok(())
     }
 
-    fn send(&mut self, kind: u32, request: u32, payload: &[u8]) -> Result<()> {
-        let mut message = Vec::with_capacity(16 + payload.len());
-        for word in [kind, request, 0, payload.len() as u32] {
-            message.extend_from_slice(&word.to_ne_bytes());
-        }
-        message.extend_from_slice(payload);
-        self.connection.write_all(&message).map_err(XenstoreError::Connection)
-    }
-
     fn receive(&mut self) -> Result<Message> {
-        let mut header = [0; 16];
-        self.connection.read_exact(&mut header).map_err(XenstoreError::Connection)?;
-        let word = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let length = word(12) as usize;
-        if length > MAX_PAYLOAD {
-            return Err(XenstoreError::Malformed("a message that is too long"));
+        let mut decoder = Decoder::default();
+        loop {
+            let mut bytes = vec![0; decoder.wanted()];
+            self.connection.read_exact(&mut bytes).map_err(XenstoreError::Connection)?;
+            match decoder.push(&bytes) {
+                Ok(None) => {}
+                Ok(Some(message)) => return Ok(message),
+                Err(_) => return Err(XenstoreError::Malformed("what is not its protocol")),
+            }
         }
-        let mut payload = vec![0; length];
-        self.connection.read_exact(&mut payload).map_err(XenstoreError::Connection)?;
-        Ok(Message { kind: word(0), request: word(4), payload })
     }
 }
 
@@ -213,10 +191,4 @@ fn absent(error: XenstoreError) -> Result<()> {
         XenstoreError::Refused { error, .. } if error == "ENOENT" => Ok(()),
         other => Err(other),
     }
-}
-
-/// The zero-terminated strings of a payload.
-fn strings(payload: &[u8]) -> impl Iterator<Item = String> {
-    let parts = payload.split(|byte| *byte == 0).filter(|part| !part.is_empty());
-    parts.map(|part| String::from_utf8_lossy(part).into_owned())
 }
