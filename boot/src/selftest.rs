@@ -27,7 +27,9 @@ pub fn run(machine: &mut Machine) -> Outcome {
 
 fn clock() -> Outcome {
     let before = time::now_ns();
-    event::wait(&[], Some(before + 50_000_000));
+    while time::now_ns() < before + 50_000_000 {
+        event::wait(&[], Some(before + 50_000_000));
+    }
     let slept = time::now_ns() - before;
     say!("clock: slept {} us of 50000, it is {} s after 1970", slept / 1000, time::wall_clock_ns() / 1_000_000_000);
     check((50_000_000..1_000_000_000).contains(&slept), || format!("clock: slept {slept} ns instead of 50 ms"))?;
@@ -40,17 +42,16 @@ fn clock() -> Outcome {
 }
 
 fn events() -> Outcome {
-    let here = Channel::unbound(DomId::SELF).map_err(|errno| format!("events: unbound: {errno}"))?;
-    let there = Channel::bind(DomId::SELF, here.port()).map_err(|errno| format!("events: bind: {errno}"))?;
-    here.take_pending();
-    there.take_pending();
-    here.notify();
+    let offered = Channel::unbound(DomId::DOM0).map_err(|errno| format!("events: unbound: {errno}"))?;
+    let channel = Channel::to_self().map_err(|errno| format!("events: bind: {errno}"))?;
+    check(offered.port() != channel.port(), || String::from("events: one port twice"))?;
+    channel.take_pending();
     let before = time::now_ns();
-    event::wait(&[there.port()], Some(before + 1_000_000_000));
-    check(there.take_pending(), || String::from("events: a notification did not arrive"))?;
-    check(!there.take_pending(), || String::from("events: one notification arrived twice"))?;
-    check(!here.take_pending(), || String::from("events: a notification came back"))?;
-    say!("events: one there and back to sleep in {} us", (time::now_ns() - before) / 1000);
+    channel.notify();
+    event::wait(&[channel.port()], Some(before + 1_000_000_000));
+    check(channel.take_pending(), || String::from("events: a notification did not arrive"))?;
+    check(!channel.take_pending(), || String::from("events: one notification arrived twice"))?;
+    say!("events: sent and received in {} us", (time::now_ns() - before) / 1000);
     Ok(())
 }
 
@@ -95,7 +96,8 @@ fn store(machine: &mut Machine) -> Outcome {
     store.watch("data/selftest", "selftest").map_err(fail("watch"))?;
     let first = wait_for_change(store);
     check(first.is_some(), || String::from("xenstore: a new watch did not fire"))?;
-    let long = "x".repeat(3000);
+    // More than the ring holds; xenstored takes values of up to 2048 bytes.
+    let long = "x".repeat(1900);
     store.post_write("data/selftest/long", long.as_bytes());
     let change = wait_for_change(store);
     check(change.is_some(), || String::from("xenstore: a watch did not fire"))?;

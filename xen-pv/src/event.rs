@@ -5,8 +5,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::abi::event_channel::{
-    AllocUnbound, BindInterdomain, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_CLOSE,
-    EVTCHNOP_SEND, Send,
+    AllocUnbound, BindInterdomain, BindIpi, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN,
+    EVTCHNOP_BIND_IPI, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
 };
 use crate::abi::sched::{POLL_PORTS, Poll, SCHEDOP_POLL};
 use crate::abi::{DomId, Errno, Port};
@@ -34,6 +34,14 @@ impl Channel {
         // SAFETY: the structure of this operation.
         unsafe { hypercall::event_channel_op(EVTCHNOP_BIND_INTERDOMAIN, &mut call)? };
         Ok(Self { port: call.local_port, keep: false })
+    }
+
+    /// A port whose notifications come back to this domain.
+    pub fn to_self() -> Result<Self, Errno> {
+        let mut call = BindIpi { vcpu: 0, port: Port(0) };
+        // SAFETY: the structure of this operation.
+        unsafe { hypercall::event_channel_op(EVTCHNOP_BIND_IPI, &mut call)? };
+        Ok(Self { port: call.port, keep: false })
     }
 
     /// A port that the domain builder bound; it stays for the domain's life.
@@ -70,7 +78,7 @@ impl Drop for Channel {
 }
 
 /// Sleeps until one of the ports is pending or system time reaches `deadline_ns`; without a deadline for ever.
-/// At most 128 ports count.
+/// At most 128 ports count. It may return earlier: Xen wakes whoever waits for several ports on any event.
 pub fn wait(ports: &[Port], deadline_ns: Option<u64>) {
     let nr_ports = ports.len().min(POLL_PORTS) as u32;
     // A deadline of 0 would mean "none" to Xen.

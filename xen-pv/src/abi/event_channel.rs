@@ -12,6 +12,8 @@ pub const EVTCHNOP_SEND: u32 = 4;
 pub const EVTCHNOP_STATUS: u32 = 5;
 /// Allocates a port that another domain may bind.
 pub const EVTCHNOP_ALLOC_UNBOUND: u32 = 6;
+/// Allocates a port that notifies a virtual CPU of the caller.
+pub const EVTCHNOP_BIND_IPI: u32 = 7;
 
 /// Event channels of the two-level interface.
 pub const CHANNELS: u32 = 4096;
@@ -53,5 +55,15 @@ pub struct Close {
 #[repr(C)]
 pub struct Send {
     /// Our port.
+    pub port: Port,
+}
+
+/// `struct evtchn_bind_ipi`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindIpi {
+    /// In: the virtual CPU.
+    pub vcpu: u32,
+    /// Out: the port.
     pub port: Port,
 }

@@ -1,0 +1,303 @@
+//! Xen as the agent wants it: [`agent::platform`]'s traits over `xen_pv::guest`.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use agent::platform as wanted;
+use agent::platform::{BATCH, Page, PageMask, PlatformError, Result};
+use xen_pv::abi::{DomId, Errno, Gfn, Port};
+use xen_pv::entropy::Entropy;
+use xen_pv::guest::abi::domctl::{DOMINF_HAP, GetDomainInfo};
+use xen_pv::guest::reach::{Content, Reach};
+use xen_pv::guest::{self, features, pinned, source, target};
+use xen_pv::memory::Memory;
+use xen_pv::time;
+
+/// Guests that may arrive at the same time: each needs addresses for its pager's ring.
+const ARRIVALS: usize = 4;
+
+/// Xen under the agent.
+pub struct Platform {
+    reach: Reach,
+    entropy: Entropy,
+    features: wanted::Features,
+    fault_ports: FaultPorts,
+}
+
+/// Ports on which Xen says that an arriving guest waits for pages: the main loop sleeps on them.
+#[derive(Clone, Default)]
+pub struct FaultPorts(Rc<RefCell<Vec<Port>>>);
+
+impl FaultPorts {
+    /// Calls `each` with every port.
+    pub fn for_each(&self, each: impl FnMut(Port)) {
+        self.0.borrow().iter().copied().for_each(each);
+    }
+
+    fn add(&self, port: Port) {
+        self.0.borrow_mut().push(port);
+    }
+
+    fn remove(&self, port: Port) {
+        self.0.borrow_mut().retain(|&other| other != port);
+    }
+}
+
+impl Platform {
+    /// Takes addresses for guests' pages, and asks what the hypervisor can do.
+    pub fn new(memory: &mut Memory, entropy: Entropy) -> core::result::Result<Self, Errno> {
+        let batch = memory.window()?;
+        let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
+        let features = wanted::Features {
+            dirty_log: features::has_dirty_log(),
+            paging: features::has_paging(),
+            foreign_map: true,
+        };
+        Ok(Self { reach: Reach::new(batch, rings), entropy, features, fault_ports: FaultPorts::default() })
+    }
+
+    /// The ports that the main loop must sleep on.
+    pub fn fault_ports(&self) -> FaultPorts {
+        self.fault_ports.clone()
+    }
+}
+
+impl wanted::Platform for Platform {
+    type Source = Source;
+    type Target = Target;
+
+    fn now_ns(&self) -> u64 {
+        time::now_ns()
+    }
+
+    fn random(&mut self, bytes: &mut [u8]) {
+        self.entropy.fill(bytes);
+    }
+
+    fn features(&self) -> wanted::Features {
+        self.features
+    }
+
+    fn open_source(&mut self, domain: wanted::DomId) -> Result<Source> {
+        let source = source::Source::open(self.reach.clone(), DomId(domain.0)).map_err(failure)?;
+        Ok(Source { source })
+    }
+
+    fn open_target(&mut self, domain: wanted::DomId, backends: wanted::Backends) -> Result<Target> {
+        let backends = target::Backends {
+            store_port: Port(backends.store_port),
+            store_domain: DomId(backends.store_domain.0),
+            console_port: Port(backends.console_port),
+            console_domain: DomId(backends.console_domain.0),
+        };
+        let target = target::Target::open(self.reach.clone(), DomId(domain.0), backends).map_err(failure)?;
+        Ok(Target { target, fault_ports: self.fault_ports.clone() })
+    }
+}
+
+/// A guest that leaves.
+pub struct Source {
+    source: source::Source,
+}
+
+impl wanted::Source for Source {
+    fn info(&mut self) -> Result<wanted::GuestInfo> {
+        let max_gfn = self.source.max_gfn().map_err(failure)?;
+        Ok(guest_info(&self.source.info().map_err(failure)?, max_gfn))
+    }
+
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        self.source.frame().map_err(failure)
+    }
+
+    fn find_ram(&mut self, first: wanted::Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
+        self.source.find_ram(Gfn(first.0), count, ram).map_err(failure)
+    }
+
+    fn read(&mut self, gfns: &[wanted::Gfn], into: &mut [Page]) -> Result<PageMask> {
+        with_gfns(gfns, |gfns| self.source.read(gfns, into))
+    }
+
+    fn log_on(&mut self) -> Result<()> {
+        self.source.log_on().map_err(failure)
+    }
+
+    fn log_off(&mut self) -> Result<()> {
+        self.source.log_off().map_err(failure)
+    }
+
+    fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
+        self.source.peek(dirty).map_err(failure)
+    }
+
+    fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
+        self.source.clean(dirty).map_err(failure)
+    }
+
+    fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
+        self.source.machine_state(dirty).map_err(failure)
+    }
+
+    fn is_pinned(&self, page: &Page) -> bool {
+        pinned::holds_clock(page)
+    }
+
+    fn first_touched(&mut self, limit: usize) -> Result<Vec<wanted::Gfn>> {
+        let gfns = self.source.first_touched(limit).map_err(failure)?;
+        Ok(gfns.into_iter().map(|gfn| wanted::Gfn(gfn.0)).collect())
+    }
+
+    fn retain(&mut self) -> Result<()> {
+        self.source.retain().map_err(failure)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.source.release().map_err(failure)
+    }
+
+    fn destroy(&mut self) -> Result<()> {
+        self.source.destroy().map_err(failure)
+    }
+}
+
+/// A guest that arrives.
+pub struct Target {
+    target: target::Target,
+    fault_ports: FaultPorts,
+}
+
+impl Target {
+    fn forget_port(&self) {
+        if let Some(port) = self.target.fault_port() {
+            self.fault_ports.remove(port);
+        }
+    }
+}
+
+impl wanted::Target for Target {
+    fn info(&mut self) -> Result<wanted::GuestInfo> {
+        let max_gfn = self.target.max_gfn().map_err(failure)?;
+        Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
+    }
+
+    fn build(&mut self, frame: &[u8]) -> Result<wanted::Rings> {
+        let rings = self.target.build(frame).map_err(failure)?;
+        if let Some(port) = self.target.fault_port() {
+            self.fault_ports.add(port);
+        }
+        Ok(wanted::Rings { store: wanted::Gfn(rings.store.0), console: wanted::Gfn(rings.console.0) })
+    }
+
+    fn can_page(&self) -> bool {
+        self.target.can_page()
+    }
+
+    fn populate(&mut self, first: wanted::Gfn, order: u8) -> Result<()> {
+        self.target.populate(Gfn(first.0), order).map_err(failure)
+    }
+
+    fn write(&mut self, pages: &[(wanted::Gfn, wanted::Content<'_>)]) -> Result<PageMask> {
+        with_pages(pages, |pages| self.target.write(pages))
+    }
+
+    fn arm(&mut self, gfns: &[wanted::Gfn]) -> Result<PageMask> {
+        with_gfns(gfns, |gfns| self.target.arm(gfns))
+    }
+
+    fn next_fault(&mut self) -> Result<Option<wanted::Fault>> {
+        let fault = self.target.next_fault().map_err(failure)?;
+        Ok(fault.map(|fault| wanted::Fault {
+            gfn: wanted::Gfn(fault.gfn.0),
+            vcpu_waits: fault.vcpu_waits,
+            dropped: fault.dropped,
+        }))
+    }
+
+    fn fill(&mut self, pages: &[(wanted::Gfn, wanted::Content<'_>)]) -> Result<PageMask> {
+        with_pages(pages, |pages| self.target.fill(pages))
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<()> {
+        self.target.load_state(state).map_err(failure)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.target.release().map_err(failure)
+    }
+
+    fn has_run(&mut self) -> Result<bool> {
+        self.target.has_run().map_err(failure)
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let port = self.target.fault_port();
+        self.target.finish().map_err(failure)?;
+        if let Some(port) = port {
+            self.fault_ports.remove(port);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.forget_port();
+    }
+}
+
+fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
+    wanted::GuestInfo {
+        pages: info.tot_pages,
+        max_pages: info.max_pages,
+        max_gfn,
+        vcpus: info.vcpus(),
+        paged_pages: info.paged_pages,
+        suspended: info.is_suspended(),
+        hap: info.flags & DOMINF_HAP != 0,
+    }
+}
+
+fn with_gfns<T>(gfns: &[wanted::Gfn], work: impl FnOnce(&[Gfn]) -> guest::Result<T>) -> Result<T> {
+    let mut own = [Gfn(0); BATCH];
+    let count = gfns.len().min(BATCH);
+    for (own, gfn) in own.iter_mut().zip(gfns) {
+        *own = Gfn(gfn.0);
+    }
+    work(&own[..count]).map_err(failure)
+}
+
+fn with_pages<T>(
+    pages: &[(wanted::Gfn, wanted::Content<'_>)],
+    work: impl FnOnce(&[(Gfn, Content<'_>)]) -> guest::Result<T>,
+) -> Result<T> {
+    let mut own = [(Gfn(0), Content::Zero); BATCH];
+    let count = pages.len().min(BATCH);
+    for (own, (gfn, content)) in own.iter_mut().zip(pages) {
+        let content = match content {
+            wanted::Content::Bytes(page) => Content::Bytes(page),
+            wanted::Content::Zero => Content::Zero,
+        };
+        *own = (Gfn(gfn.0), content);
+    }
+    work(&own[..count]).map_err(failure)
+}
+
+/// What the agent understands of a failure.
+fn failure(error: guest::Error) -> PlatformError {
+    match error {
+        guest::Error::Xen { operation, errno } => {
+            let (operation, permission) = (operation.name(), operation.permission());
+            match errno {
+                Errno::EPERM | Errno::EACCES => PlatformError::Denied { operation, permission },
+                Errno::ENOMEM => PlatformError::OutOfMemory { operation },
+                Errno::ESRCH => PlatformError::Gone,
+                Errno::ENOSYS | Errno::EOPNOTSUPP => PlatformError::Unsupported { operation },
+                errno => PlatformError::Failed { operation, errno: errno.0 },
+            }
+        }
+        guest::Error::Dying => PlatformError::Gone,
+        guest::Error::Malformed(what) => PlatformError::Malformed { what },
+        guest::Error::Refused(reason) => PlatformError::Refused { reason },
+    }
+}
