@@ -52,14 +52,6 @@ impl Process {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-
-    /// User and system time that it has used.
-    pub fn cpu_time(self) -> Option<Duration> {
-        let fields = stat(self.pid)?;
-        // Clock ticks are 1/100 s on every Linux of this architecture.
-        let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-        Some(Duration::from_millis(ticks * 10))
-    }
 }
 
 /// The fields of /proc/PID/stat from the state on; a zombie counts as gone.

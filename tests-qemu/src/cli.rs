@@ -136,3 +136,13 @@ pub enum Mode {
     /// Xen's own helper, on a guest with an ordinary label: the baseline.
     Xl,
 }
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tsmc => "tsmc",
+            Self::Precopy => "precopy",
+            Self::Xl => "xl",
+        })
+    }
+}

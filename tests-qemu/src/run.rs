@@ -105,11 +105,6 @@ impl Run {
         Dom0::at(place.dom0_socket())
     }
 
-    /// QEMU's process of the host with this index.
-    pub fn host_process(&self, index: usize) -> Option<Process> {
-        self.hosts.get(index).copied()
-    }
-
     /// The folder of this run's logs.
     pub fn logs(&self, paths: &Paths) -> PathBuf {
         paths.logs.join(&self.name)

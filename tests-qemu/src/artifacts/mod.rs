@@ -11,7 +11,7 @@ pub mod programs;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::command::{command, run};
 use crate::paths::Paths;
@@ -28,6 +28,8 @@ pub struct Artifacts {
     pub guest_kernel: PathBuf,
     /// The demo guest's file tree.
     pub guest_initramfs: PathBuf,
+    /// The agents' image; it is there after [`Artifacts::build_image`].
+    pub image: PathBuf,
 }
 
 impl Artifacts {
@@ -56,7 +58,17 @@ impl Artifacts {
         let workload = Some(programs.guest_load.as_path()).filter(|file| file.exists());
         write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, workload)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
-        Ok(Self { boot, guest_kernel, guest_initramfs })
+        let image = paths.workspace.join("target/image/tsmc-agent.elf");
+        Ok(Self { boot, guest_kernel, guest_initramfs, image })
+    }
+
+    /// Builds the agents' image, for scenarios with agents.
+    pub fn build_image(&self, paths: &Paths, build: Build) -> Result<()> {
+        if build == Build::UpToDate {
+            let script = paths.workspace.join("boot/build-image.sh");
+            run(command("sh", [&script]).env_remove("CARGO_ENCODED_RUSTFLAGS")).context("cannot build the image")?;
+        }
+        Ok(())
     }
 }
 

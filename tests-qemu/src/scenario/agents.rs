@@ -12,7 +12,7 @@ use tests_qemu::exec::Dom0;
 use crate::network::{BRIDGE, Place};
 
 /// The name of an agent's domain: the save helper finds it by this.
-pub const NAME: &str = "tsmc-agent";
+pub const AGENT_NAME: &str = "tsmc-agent";
 
 /// Memory of an agent, MiB.
 pub const MEMORY_MIB: u32 = 32;
@@ -34,7 +34,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
     let hardware = address.octets()[3];
     let text = format!(
-        "name=\"{NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          extra=\"ip={address}/24 gw={BRIDGE} {arguments}\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
     );
@@ -61,7 +61,7 @@ impl Agent {
     /// Starts an agent on `place` and waits until it can serve.
     pub fn start(dom0: &Dom0, place: &Place, image: &Path) -> Result<Self> {
         create(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })?;
-        let domain = domain_id(dom0, NAME)?.context("the agent's domain is gone")?;
+        let domain = domain_id(dom0, AGENT_NAME)?.context("the agent's domain is gone")?;
         let path = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -70,7 +70,7 @@ impl Agent {
                 return Ok(Self { dom0: dom0.clone(), domain, status });
             }
             if Instant::now() > deadline {
-                bail!("the agent on {} does not get ready; its console:\n{}", place.letter, console(dom0, NAME)?);
+                bail!("the agent on {} does not get ready; its console:\n{}", place.letter, console(dom0, AGENT_NAME)?);
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -22,6 +22,15 @@ pub enum Label {
     Private,
 }
 
+/// What `guest-load` is asked to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Workload {
+    /// Memory that it writes to, MiB.
+    pub dirty_mb: u32,
+    /// Pages that it writes a second.
+    pub dirty_rate: u32,
+}
+
 /// A PVH guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
@@ -35,8 +44,10 @@ pub struct Guest {
     pub initramfs: PathBuf,
     /// More words for its kernel's command line.
     pub arguments: String,
-    /// The workload's options, words joined by commas.
-    pub load: String,
+    /// What the workload does.
+    pub load: Workload,
+    /// Whether the workload is in there: a guest that the user brought may do anything.
+    pub has_workload: bool,
     /// Its FLASK type.
     pub label: Label,
 }
@@ -58,7 +69,8 @@ impl Guest {
     }
 
     fn configuration(&self, kernel: &str, initramfs: &str) -> String {
-        let Self { memory_mib, vcpus, arguments, load, label, .. } = self;
+        let Self { memory_mib, vcpus, arguments, label, .. } = self;
+        let Workload { dirty_mb, dirty_rate } = self.load;
         let label = match label {
             Label::Ordinary => "",
             Label::Private => {
@@ -67,7 +79,8 @@ impl Guest {
         };
         format!(
             "name=\"{NAME}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
-             vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={GUEST}/24 tsmc_load={load} {arguments}\"\n\
+             vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={GUEST}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
+             {arguments}\"\n\
              vif=[\"mac={GUEST_MAC}\"]\non_crash=\"preserve\"\n{label}"
         )
     }

@@ -20,6 +20,9 @@ const STOCK_HELPER: &str = "/usr/lib/xen-4.17/bin/libxl-save-helper";
 /// How long after `xl`'s end the agents may take to complete.
 const COMPLETION_LIMIT: Duration = Duration::from_secs(180);
 
+/// How long `xl migrate` may take.
+const XL_LIMIT: Duration = Duration::from_secs(600);
+
 /// How often the agents' sessions are looked at. Each look costs dom0 a fork and an exec.
 const LOOK: Duration = Duration::from_millis(700);
 
@@ -28,8 +31,8 @@ const LOOK: Duration = Duration::from_millis(700);
 pub struct Crossing {
     /// `xl migrate`'s exit status.
     pub status: i32,
-    /// All that it printed.
-    pub output: String,
+    /// All that it printed, in order.
+    pub printed: String,
     /// From its start to its end.
     pub xl_time: Duration,
     /// From its start until the last page had arrived and both agents were done.
@@ -78,10 +81,14 @@ pub fn migrate(
     std::thread::scope(|scope| {
         let watcher = agents.map(|agents| scope.spawn(|| watch(|| look(agents), &over, story)));
         let running = testbed.dom0(from).start(&request);
+        let (mut printed, mut pending) = (String::new(), String::new());
         let output = running.and_then(|running| {
-            running.finish_with(Some(Duration::from_secs(600)), |event| {
+            running.finish_with(Some(XL_LIMIT), |event| {
                 if let Event::Stdout(bytes) | Event::Stderr(bytes) = event {
-                    story.quote("xl", &String::from_utf8_lossy(bytes));
+                    let text = String::from_utf8_lossy(bytes);
+                    printed.push_str(&text);
+                    pending.push_str(&text);
+                    story.quote("xl", &mut pending);
                 }
             })
         });
@@ -96,10 +103,7 @@ pub fn migrate(
             Some(Err(_)) => bail!("the watcher of the sessions died"),
             None => None,
         };
-        let output = output?;
-        let text = [output.stdout, output.stderr].concat();
-        let output_text = String::from_utf8_lossy(&text).into_owned();
-        Ok(Crossing { status: output.status, output: output_text, xl_time, total_time: begun.elapsed(), sessions })
+        Ok(Crossing { status: output?.status, printed, xl_time, total_time: begun.elapsed(), sessions })
     })
 }
 

@@ -2,25 +2,26 @@
 
 pub mod agents;
 pub mod guest;
+pub mod measure;
 pub mod migration;
 pub mod privacy;
 pub mod story;
 pub mod testbed;
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests_qemu::load;
-use tests_qemu::probe::Prober;
+use tests_qemu::report::Report;
 
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::cleanup;
 use crate::cli::{Migrate, Mode};
-use crate::network::{self, GUEST};
+use crate::network::Place;
 use crate::paths::Paths;
 use crate::qemu::Lifetime;
-use guest::{Guest, Label};
+use guest::{Guest, Label, Workload};
 use story::Story;
 use testbed::{A, B, Testbed};
 
@@ -31,60 +32,63 @@ const GUEST_LIMIT: Duration = Duration::from_secs(90);
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
+    if options.mode != Mode::Xl {
+        artifacts.build_image(paths, build)?;
+    }
     let lifetime = if options.keep { Lifetime::Kept } else { Lifetime::Runner };
-    let testbed = Testbed::boot(paths, artifacts, name, 2, options.size.into(), lifetime)?;
-    story.say(&format!("two Xen hosts are up, logs in {}", testbed.run.logs(paths).display()));
-    let outcome = cross(&testbed, options, &story);
+    let mut testbed = Testbed::boot(paths, artifacts, name, 2, options.size.into(), lifetime)?;
+    story.say(&format!("two Xen hosts are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
+    let outcome = cross(&mut testbed, options, &story);
     if options.keep {
         cleanup::keep_all();
         story.say(&format!("run {} stays up: host-exec A|B -- COMMAND, then down", testbed.run.name));
     }
-    outcome.map(|good| if good { 0 } else { 1 })
+    let report = outcome?;
+    println!("\n{report}");
+    if let Some(file) = &options.report {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(file, report.to_json()?).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(if report.all_held() { 0 } else { 1 })
 }
 
-/// Starts agents and guest, migrates, and says whether all is well.
-fn cross(testbed: &Testbed, options: &Migrate, story: &Story) -> Result<bool> {
-    let agents = match options.mode {
-        Mode::Xl => None,
-        Mode::Tsmc | Mode::Precopy => Some((testbed.start_agent(A, story)?, testbed.start_agent(B, story)?)),
-    };
+/// Starts agents and guest, migrates, and reports.
+fn cross(testbed: &mut Testbed, options: &Migrate, story: &Story) -> Result<Report> {
+    let agents = if options.mode == Mode::Xl { None } else { Some(testbed.start_agents(story)?) };
     let guest = guest_of(testbed, options);
-    guest.create(&testbed.dom0(A))?;
-    story.say(&format!("guest created on A: {} MiB, {} vCPU", guest.memory_mib, guest.vcpus));
-    let has_workload = options.guest_initrd.is_none();
-    if has_workload {
-        let status = guest::wait_ready(GUEST_LIMIT)?;
-        story.say(&format!("guest runs: writes {} pages/s and checks them", status.rate));
-    }
-    if guest.label == Label::Private {
-        tell_privacy(testbed, A, story)?;
+    start_guest(testbed, A, &guest, story)?;
+    let mut claims = Vec::new();
+    let private = guest.label == Label::Private;
+    if private {
+        claims.push(dom0_cannot_read(testbed, A, story)?);
     }
     if let Some(mbit) = options.link_mbit {
-        network::shape(&testbed.run.namespace, testbed.run.places(), mbit)?;
+        testbed.limit_link(mbit)?;
     }
-    let prober = Prober::start(GUEST).context("cannot probe the guest")?;
-    let crossing = migration::migrate(testbed, (A, B), options.mode, agents.as_ref(), story)?;
-    std::thread::sleep(Duration::from_secs(1));
-    let seen = prober.stop();
-    story.say(&format!(
-        "xl exit status {}, {:.1} s, {:.1} s until complete, downtime {:.0} ms",
-        crossing.status,
-        crossing.xl_time.as_secs_f64(),
-        crossing.total_time.as_secs_f64(),
-        seen.downtime_ms
-    ));
-    if !crossing.is_success() {
-        return Ok(false);
+    let (crossing, mut report) = measure::migrate(testbed, &guest, (A, B), options.mode, agents.as_ref(), story)?;
+    if private && crossing.is_success() {
+        claims.push(dom0_cannot_read(testbed, B, story)?);
     }
-    if guest.label == Label::Private {
-        tell_privacy(testbed, B, story)?;
+    for (what, held) in claims {
+        report.claim(what, held);
     }
-    if has_workload {
-        let load::Check { pages, errors, ms } = guest::load()?.check()?;
-        story.say(&format!("guest's check: {pages} pages read in {ms} ms, {errors} wrong"));
-        return Ok(errors == 0);
+    Ok(report)
+}
+
+/// Creates a guest and waits until its workload runs.
+pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Story) -> Result<()> {
+    guest.create(&testbed.dom0(place))?;
+    story.say(&format!("guest created on {}: {} MiB, {} vCPU", place.letter, guest.memory_mib, guest.vcpus));
+    if guest.has_workload {
+        let status = guest::wait_ready(GUEST_LIMIT)?;
+        story.say(&format!(
+            "guest runs: writes {} pages/s over {} pages, checks them all",
+            status.rate, status.dirty_pages
+        ));
     }
-    Ok(true)
+    Ok(())
 }
 
 fn guest_of(testbed: &Testbed, options: &Migrate) -> Guest {
@@ -95,16 +99,19 @@ fn guest_of(testbed: &Testbed, options: &Migrate) -> Guest {
         kernel: options.guest_kernel.clone().unwrap_or_else(|| artifacts.guest_kernel.clone()),
         initramfs: options.guest_initrd.clone().unwrap_or_else(|| artifacts.guest_initramfs.clone()),
         arguments: options.guest_args.clone(),
-        load: format!("dirty-mb={},dirty-rate={}", options.dirty_mb, options.dirty_rate),
+        load: Workload { dirty_mb: options.dirty_mb, dirty_rate: options.dirty_rate },
+        has_workload: options.guest_initrd.is_none(),
         label: if options.mode == Mode::Xl { Label::Ordinary } else { Label::Private },
     }
 }
 
-fn tell_privacy(testbed: &Testbed, place: &network::Place, story: &Story) -> Result<bool> {
+/// Tries to read the guest from dom0; the claim, and whether it held.
+pub fn dom0_cannot_read(testbed: &Testbed, place: &Place, story: &Story) -> Result<(String, bool)> {
     let attempts = privacy::try_reading(&testbed.dom0(place))?;
     for attempt in &attempts {
         let verdict = if attempt.refused { "refused" } else { "NOT REFUSED" };
         story.detail(&format!("dom0 of {} tries to {}: {verdict} ({})", place.letter, attempt.what, attempt.answer));
     }
-    Ok(attempts.iter().all(|attempt| attempt.refused))
+    let held = attempts.iter().all(|attempt| attempt.refused);
+    Ok((format!("dom0 of {} cannot read the guest: {} ways tried", place.letter, attempts.len()), held))
 }

@@ -34,10 +34,13 @@ impl Story {
         }
     }
 
-    /// What another program said.
-    pub fn quote(&self, program: &str, text: &str) {
-        for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            self.detail(&format!("{program}: {}", line.trim_end()));
+    /// What another program said: the whole lines in `pending`, which keeps the rest.
+    pub fn quote(&self, program: &str, pending: &mut String) {
+        while let Some((line, rest)) = pending.split_once('\n') {
+            if !line.trim().is_empty() {
+                self.detail(&format!("{program}: {}", line.trim_end()));
+            }
+            *pending = rest.to_owned();
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Hosts that are up, and what scenarios ask of them.
 
-use std::path::PathBuf;
-
 use agent::control::AgentStatus;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tests_qemu::exec::Dom0;
 
 use super::agents::Agent;
+use super::migration::Agents;
 use super::story::Story;
 use crate::artifacts::Artifacts;
-use crate::network::{PLACES, Place};
+use crate::network::{self, PLACES, Place};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::run::Run;
@@ -22,21 +21,14 @@ pub struct Testbed {
     pub artifacts: Artifacts,
     /// The hosts.
     pub run: Run,
+    /// The limit of the link between the hosts.
+    pub link_mbit: Option<u32>,
 }
 
 /// Host A.
 pub const A: &Place = &PLACES[0];
 /// Host B.
 pub const B: &Place = &PLACES[1];
-
-/// Processor time used so far, seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CpuSeconds {
-    /// By dom0.
-    pub dom0: f64,
-    /// By the agent, if there is one.
-    pub agent: f64,
-}
 
 impl Testbed {
     /// Boots `hosts` hosts.
@@ -49,7 +41,7 @@ impl Testbed {
         lifetime: Lifetime,
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
-        Ok(Self { paths: paths.clone(), artifacts, run })
+        Ok(Self { paths: paths.clone(), artifacts, run, link_mbit: None })
     }
 
     /// The dom0 of a host.
@@ -57,33 +49,26 @@ impl Testbed {
         self.run.dom0(place)
     }
 
-    /// The agents' image.
-    pub fn image(&self) -> Result<PathBuf> {
-        let image = self.paths.workspace.join("target/image/tsmc-agent.elf");
-        image.exists().then_some(image).context("there is no target/image/tsmc-agent.elf: run `make image`")
+    /// Limits the link between the hosts.
+    pub fn limit_link(&mut self, mbit: u32) -> Result<()> {
+        network::shape(&self.run.namespace, self.run.places(), mbit)?;
+        self.link_mbit = Some(mbit);
+        Ok(())
+    }
+
+    /// Starts an agent on each host, A's first.
+    pub fn start_agents(&self, story: &Story) -> Result<Agents> {
+        Ok((self.start_agent(A, story)?, self.start_agent(B, story)?))
     }
 
     /// Starts an agent on `place`.
     pub fn start_agent(&self, place: &Place, story: &Story) -> Result<Agent> {
-        let agent = Agent::start(&self.dom0(place), place, &self.image()?)?;
+        let agent = Agent::start(&self.dom0(place), place, &self.artifacts.image)?;
         let AgentStatus { version, address, memory_kib, features, .. } = &agent.status;
         story.say(&format!(
             "agent {version} on {} at {address}: domain {}, heap {memory_kib} KiB, can {features}",
             place.letter, agent.domain
         ));
         Ok(agent)
-    }
-
-    /// Processor time that dom0 and agent of a host have used.
-    pub fn cpu_seconds(&self, place: &Place) -> Result<CpuSeconds> {
-        let list = self.dom0(place).run(&["xl", "list"])?.text();
-        let seconds = |name: &str| {
-            let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
-            line.split_whitespace().last()?.parse().ok()
-        };
-        Ok(CpuSeconds {
-            dom0: seconds("Domain-0").context("xl list names Domain-0")?,
-            agent: seconds(super::agents::NAME).unwrap_or_default(),
-        })
     }
 }

@@ -1,0 +1,132 @@
+//! A migration with everything measured around it, as a report.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use tests_qemu::probe::Prober;
+use tests_qemu::report::{self, CpuSeconds, Figures, Report};
+
+use super::agents::{AGENT_NAME, Session};
+use super::guest::{self, Guest};
+use super::migration::{self, Agents, Crossing};
+use super::story::Story;
+use super::testbed::Testbed;
+use crate::cli::Mode;
+use crate::command::{command, run};
+use crate::network::{GUEST, Place};
+
+/// Migrates `guest` and reports. The report is complete but for claims that the caller adds.
+pub fn migrate(
+    testbed: &Testbed,
+    guest: &Guest,
+    (from, to): (&Place, &Place),
+    mode: Mode,
+    agents: Option<&Agents>,
+    story: &Story,
+) -> Result<(Crossing, Report)> {
+    let mut report = Report {
+        mode: mode.to_string(),
+        link_mbit: testbed.link_mbit,
+        versions: versions(testbed, from, guest, agents)?,
+        guest: report::Guest {
+            memory_mb: guest.memory_mib.into(),
+            vcpus: guest.vcpus,
+            dirty_mb: guest.load.dirty_mb.into(),
+            dirty_rate: guest.load.dirty_rate.into(),
+        },
+        ..Report::default()
+    };
+    if guest.has_workload {
+        report.guest_before = Some(guest::load()?.reset()?);
+    }
+    let cpu_before = (CpuTimes::read(testbed, from)?, CpuTimes::read(testbed, to)?);
+    let wire_before = wire_bytes(testbed, to)?;
+    let prober = Prober::start(GUEST).context("cannot probe the guest")?;
+    let crossing = migration::migrate(testbed, (from, to), mode, agents, story)?;
+    let wire = wire_bytes(testbed, to)?.saturating_sub(wire_before);
+    // Answers that come late still count; and a guest that dies just after its arrival is to be seen.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    report.set_probe(prober.stop());
+    let cpu_after = (CpuTimes::read(testbed, from)?, CpuTimes::read(testbed, to)?);
+    report.cpu_seconds = CpuSeconds {
+        dom0_a: Some(cpu_after.0.dom0 - cpu_before.0.dom0),
+        dom0_b: Some(cpu_after.1.dom0 - cpu_before.1.dom0),
+        agent_a: difference(cpu_after.0.agent, cpu_before.0.agent),
+        agent_b: difference(cpu_after.1.agent, cpu_before.1.agent),
+    };
+    report.total_ms = Some(crossing.total_time.as_millis() as u64);
+    report.xl_ms = Some(crossing.xl_time.as_millis() as u64);
+    report.wire_bytes = Some(wire);
+    if let Some((source, target)) = &crossing.sessions {
+        report.set_figures(figures(source), figures(target));
+    }
+    report.claim("xl migrate succeeded and both agents are done", crossing.is_success());
+    if crossing.is_success() {
+        if guest.has_workload {
+            let mut load = guest::load()?;
+            report.guest_after = Some(load.status()?);
+            report.guest_check = Some(load.check()?);
+        }
+        let list = testbed.dom0(from).run(&["xl", "list"])?.text();
+        let clean = list.lines().skip(1).all(|line| line.starts_with("Domain-0 ") || line.starts_with(AGENT_NAME));
+        report.claim(format!("nothing of the guest is left on {}", from.letter), clean);
+    }
+    report.claim_the_usual();
+    Ok((crossing, report))
+}
+
+fn figures(session: &Session) -> Figures {
+    session.summary.iter().flat_map(|summary| summary.fields()).collect()
+}
+
+/// What took part.
+fn versions(
+    testbed: &Testbed,
+    from: &Place,
+    guest: &Guest,
+    agents: Option<&Agents>,
+) -> Result<BTreeMap<String, String>> {
+    let info = testbed.dom0(from).run(&["xl", "info"])?.text();
+    let of = |name: &str| {
+        let line = info.lines().find(|line| line.split_whitespace().next() == Some(name));
+        line.and_then(|line| line.split_once(':')).map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let kernel = guest.kernel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut versions = BTreeMap::from([
+        ("xen".to_owned(), of("xen_version")),
+        ("dom0_kernel".to_owned(), of("release")),
+        ("guest_kernel".to_owned(), kernel),
+    ]);
+    if let Some((agent, _)) = agents {
+        versions.insert("agent".to_owned(), agent.status.version.clone());
+    }
+    Ok(versions)
+}
+
+/// Bytes that the host of `place` has received from the network.
+fn wire_bytes(testbed: &Testbed, place: &Place) -> Result<u64> {
+    let text = run(&mut command("ip", ["-n", &testbed.run.namespace, "-s", "-j", "link", "show", &place.tap()]))?;
+    let links: serde_json::Value = serde_json::from_str(&text).context("ip prints JSON")?;
+    links[0]["stats64"]["tx"]["bytes"].as_u64().context("ip counts bytes")
+}
+
+/// Processor seconds used so far on one host.
+struct CpuTimes {
+    dom0: f64,
+    agent: Option<f64>,
+}
+
+impl CpuTimes {
+    fn read(testbed: &Testbed, place: &Place) -> Result<Self> {
+        let list = testbed.dom0(place).run(&["xl", "list"])?.text();
+        let seconds = |name: &str| {
+            let line = list.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+            line.split_whitespace().last()?.parse().ok()
+        };
+        Ok(Self { dom0: seconds("Domain-0").context("xl list names Domain-0")?, agent: seconds(AGENT_NAME) })
+    }
+}
+
+fn difference(after: Option<f64>, before: Option<f64>) -> Option<f64> {
+    Some(after? - before?)
+}
