@@ -54,6 +54,11 @@ pub enum PlatformError {
         /// What was wrong with it.
         what: &'static str,
     },
+    /// This guest, or this moment, does not allow it; the reason is a sentence.
+    Refused {
+        /// Why.
+        reason: &'static str,
+    },
     /// Anything else, with the hypervisor's error number (positive).
     Failed {
         /// The operation that failed.
@@ -73,6 +78,7 @@ impl fmt::Display for PlatformError {
             Self::OutOfMemory { operation } => write!(f, "the host has too little free memory for {operation}"),
             Self::Gone => write!(f, "the domain is gone"),
             Self::Malformed { what } => write!(f, "malformed {what}"),
+            Self::Refused { reason } => f.write_str(reason),
             Self::Failed { operation, errno } => write!(f, "{operation} failed with error {errno}"),
         }
     }

@@ -6,8 +6,10 @@ extern crate alloc;
 
 mod bytes;
 mod entry;
+mod guest_trial;
 mod heap;
 mod panic;
+mod platform;
 mod selftest;
 mod start;
 
@@ -49,6 +51,11 @@ fn run(mut machine: Machine) -> ! {
             Ok(()) => say!("SELFTEST PASS"),
             Err(failure) => say!("SELFTEST FAIL {failure}"),
         }
+    }
+    match guest_trial::run(&mut machine) {
+        Some(Ok(())) => say!("PROBE PASS"),
+        Some(Err(failure)) => say!("PROBE FAIL {failure}"),
+        None => {}
     }
     sched::shutdown(Reason::Poweroff)
 }

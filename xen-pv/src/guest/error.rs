@@ -18,8 +18,8 @@ pub enum Error {
     Dying,
     /// What the other host sent does not fit this domain or this hypervisor.
     Malformed(&'static str),
-    /// The guest is something this agent cannot move.
-    Unsupported(&'static str),
+    /// This guest, or this moment, does not allow it; the reason is a sentence.
+    Refused(&'static str),
 }
 
 /// The result of an operation on a guest.
@@ -148,7 +148,7 @@ impl fmt::Display for Error {
             Self::Xen { operation, errno } => write!(f, "{} failed: {errno}", operation.name()),
             Self::Dying => f.write_str("the domain is dying"),
             Self::Malformed(what) => write!(f, "malformed {what}"),
-            Self::Unsupported(what) => f.write_str(what),
+            Self::Refused(reason) => f.write_str(reason),
         }
     }
 }

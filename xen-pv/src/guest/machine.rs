@@ -81,7 +81,7 @@ pub fn context(domain: DomId) -> Result<Vec<u8>> {
     // SAFETY: a null buffer asks for the size.
     let size = unsafe { call(domain, abi::GETHVMCONTEXT, question) }.map_err(error)?.size as usize;
     if size > MAX_CONTEXT {
-        return Err(Error::Unsupported("the guest's machine state is larger than the agent's limit"));
+        return Err(Error::Refused("the guest's machine state is larger than the agent's limit"));
     }
     let mut context = vec![0; size];
     let question = HvmContext { size: size as u32, buffer: context.as_mut_ptr() };

@@ -189,7 +189,7 @@ impl Pager {
         }
         self.answer(&left)?;
         if self.absent.len() != 0 {
-            return Err(Error::Unsupported("paging cannot end while pages are absent"));
+            return Err(Error::Refused("paging cannot end while pages are absent"));
         }
         self.disable()
     }

@@ -104,7 +104,7 @@ impl Reach {
     /// Maps one page for long.
     pub(super) fn hold(&self, domain: DomId, gfn: Gfn) -> Result<Held> {
         let window = self.0.borrow_mut().spare.pop();
-        let window = window.ok_or(Error::Unsupported("more guests arrive at once than this agent serves"))?;
+        let window = window.ok_or(Error::Refused("more guests arrive at once than this agent serves"))?;
         window.hold(domain, gfn.0, Access::Write).map_err(|(window, errno)| {
             self.give_back(window);
             Operation::MapWrite.error(errno)

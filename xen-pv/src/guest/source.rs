@@ -55,10 +55,10 @@ impl Source {
     pub fn open(reach: Reach, domain: DomId) -> Result<Self> {
         let info = domctl::live_info(domain)?;
         if info.flags & DOMINF_HVM_GUEST == 0 {
-            return Err(Error::Unsupported("only PVH guests can be migrated, this one is PV"));
+            return Err(Error::Refused("only PVH guests can be migrated, this one is PV"));
         }
         if info.emulation_flags & !EMULATES_LOCAL_APIC != 0 {
-            return Err(Error::Unsupported("only PVH guests can be migrated, this one has emulated devices"));
+            return Err(Error::Refused("only PVH guests can be migrated, this one has emulated devices"));
         }
         // The commit needs this label: better to know now.
         let away = label::find(AWAY_LABEL)?;
@@ -184,9 +184,9 @@ impl Source {
 
     fn read_log(&mut self, how: Read, dirty: &mut [u64]) -> Result {
         if how != Read::Peek && self.max_gfn()? >= dirty.len() as u64 * 64 {
-            return Err(Error::Unsupported("the guest's physical address space grew while it was copied"));
+            return Err(Error::Refused("the guest's physical address space grew while it was copied"));
         }
-        let log = self.log.as_mut().ok_or(Error::Unsupported("the dirty log is not on"))?;
+        let log = self.log.as_mut().ok_or(Error::Refused("the dirty log is not on"))?;
         match log.read(how, dirty) {
             // Xen could not note every page: whatever was not noted may be dirty.
             Err(error) if error.is_log_overflow() => dirty.fill(u64::MAX),
@@ -204,7 +204,7 @@ impl Source {
     /// stopped, for [`State::decode`]. Any resume from here on tells the guest that its suspend was cancelled.
     pub fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         if self.stage != Stage::Open {
-            return Err(Error::Unsupported("the guest is stopped already"));
+            return Err(Error::Refused("the guest is stopped already"));
         }
         domctl::pause(self.domain)?;
         let state = self.take_state(dirty);
@@ -218,7 +218,7 @@ impl Source {
 
     fn take_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         if !self.info()?.is_suspended() {
-            return Err(Error::Unsupported("the guest has not suspended"));
+            return Err(Error::Refused("the guest has not suspended"));
         }
         self.read_log(Read::Final, dirty)?;
         let tsc = machine::tsc(self.domain)?;
@@ -245,7 +245,7 @@ impl Source {
     /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here.
     pub fn retain(&mut self) -> Result {
         if self.stage != Stage::Held {
-            return Err(Error::Unsupported("only a stopped guest can leave"));
+            return Err(Error::Refused("only a stopped guest can leave"));
         }
         let own = Sid(self.info()?.ssidref);
         label::relabel(self.domain, self.away)?;
@@ -253,13 +253,19 @@ impl Source {
         Ok(())
     }
 
-    /// Gives the guest its label back, if it had lost it, and lets it go on here. It finds that its suspend was cancelled.
+    /// Gives the guest back: its label, if it had lost it; the dirty log goes off; and if it has suspended it goes on here
+    /// and finds that its suspend was cancelled.
     pub fn release(&mut self) -> Result {
         if let Stage::Away(own) = self.stage {
             label::relabel(self.domain, own)?;
             self.stage = Stage::Held;
         }
         self.log_off()?;
+        if self.stage == Stage::Open && self.info()?.is_suspended() {
+            domctl::pause(self.domain)?;
+            self.stage = Stage::Held;
+            domctl::mark_suspend_cancelled(self.domain)?;
+        }
         if self.stage == Stage::Held {
             domctl::resume(self.domain)?;
             domctl::unpause(self.domain)?;
@@ -271,7 +277,7 @@ impl Source {
     /// Ends the guest and frees its memory.
     pub fn destroy(&mut self) -> Result {
         let Stage::Away(_) = self.stage else {
-            return Err(Error::Unsupported("only a guest that has left can be destroyed"));
+            return Err(Error::Refused("only a guest that has left can be destroyed"));
         };
         domctl::destroy(self.domain)?;
         self.log = None;
@@ -284,8 +290,9 @@ impl Drop for Source {
     fn drop(&mut self) {
         match self.stage {
             // Nobody is left to tell about an error here.
-            Stage::Open | Stage::Held => drop(self.release()),
-            Stage::Away(_) | Stage::Over => {}
+            Stage::Held => drop(self.release()),
+            // An open log goes off by itself.
+            Stage::Open | Stage::Away(_) | Stage::Over => {}
         }
     }
 }

@@ -54,10 +54,10 @@ impl Target {
     pub fn open(reach: Reach, domain: DomId, backends: Backends) -> Result<Self> {
         let info = domctl::live_info(domain)?;
         if info.flags & DOMINF_HVM_GUEST == 0 {
-            return Err(Error::Unsupported("a PVH guest needs a PVH domain"));
+            return Err(Error::Refused("a PVH guest needs a PVH domain"));
         }
         if info.cpu_time != 0 {
-            return Err(Error::Unsupported("the domain has run already"));
+            return Err(Error::Refused("the domain has run already"));
         }
         domctl::pause(domain)?;
         Ok(Self { reach, domain, backends, rings: None, pager: None, held: true, claimed: false })
@@ -76,7 +76,7 @@ impl Target {
     /// Builds what the source's frame describes: all of the guest but its memory and its state.
     pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
         if self.rings.is_some() {
-            return Err(Error::Unsupported("the domain is built already"));
+            return Err(Error::Refused("the domain is built already"));
         }
         let frame = Frame::decode(frame)?;
         let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
@@ -167,7 +167,7 @@ impl Target {
     /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
     pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
         if !self.held {
-            return Err(Error::Unsupported("only absent pages of a running guest can be written"));
+            return Err(Error::Refused("only absent pages of a running guest can be written"));
         }
         let rings = self.ring_gfns();
         let gfns: Vec<Gfn> = pages.iter().map(|page| page.0).collect();
@@ -221,7 +221,7 @@ impl Target {
     /// Ends paging; every page must be present.
     pub fn finish(&mut self) -> Result {
         if self.absent() != 0 {
-            return Err(Error::Unsupported("paging cannot end while pages are absent"));
+            return Err(Error::Refused("paging cannot end while pages are absent"));
         }
         if let Some(pager) = self.pager.take() {
             pager.finish()?;
@@ -234,7 +234,7 @@ impl Target {
     }
 
     fn pager(&mut self) -> Result<&mut Pager> {
-        self.pager.as_mut().ok_or(Error::Unsupported("this hypervisor does not page for this guest"))
+        self.pager.as_mut().ok_or(Error::Refused("this hypervisor does not page for this guest"))
     }
 
     fn ring_gfns(&self) -> [Gfn; 2] {
