@@ -5,6 +5,7 @@
 //! - [`memory`], [`window`]: the domain's own pages and page tables; addresses for other domains' pages.
 //! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`sched`]: what every PV domain has.
 //! - [`xenstore`]: the name space shared with the toolstack.
+//! - [`netfront`]: packets to and from the network's backend.
 //!
 //! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
 #![no_std]
@@ -18,6 +19,7 @@ pub mod grant;
 pub mod guest;
 pub mod hypercall;
 pub mod memory;
+pub mod netfront;
 pub mod sched;
 pub mod shared_info;
 pub mod time;

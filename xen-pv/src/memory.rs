@@ -81,9 +81,15 @@ impl Pages {
 
     /// Splits off the first `count` pages.
     pub fn split(self, count: usize) -> (Pages, Pages) {
-        assert!(count < self.count);
-        let rest = Pages { start: self.page(count), count: self.count - count };
-        (Pages { start: self.start, count }, rest)
+        assert!(count <= self.count);
+        // SAFETY: inside the range, or at its end.
+        let start = unsafe { self.start.add(count * PAGE_SIZE) };
+        (Pages { start: self.start, count }, Pages { start, count: self.count - count })
+    }
+
+    /// The same pages once more, for a queue that is built anew on them.
+    pub(crate) fn share(&self) -> Pages {
+        Pages { start: self.start, count: self.count }
     }
 }
 

@@ -6,6 +6,7 @@ pub mod event_channel;
 pub mod grant_table;
 pub mod memory;
 pub mod mmu;
+pub mod netif;
 pub mod sched;
 pub mod start_info;
 pub mod version;

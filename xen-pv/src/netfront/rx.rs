@@ -1,0 +1,171 @@
+//! Receiving: the backend copies packets into pages that it may write, one ring slot a page.
+//!
+//! A response always lies in the slot of its request, so slot `i` and page `i` belong together for ever: a packet is
+//! copied out of its pages into one place, and the same pages are offered again. Nothing the backend can still write is
+//! ever looked at by anybody else.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use super::checksum;
+use super::ring::{BrokenRing, Ring};
+use crate::abi::netif::{
+    EXTRA_FLAG_MORE, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, RxRequest,
+    RxResponse, SLOTS_MIN,
+};
+use crate::abi::{DomId, Errno, PAGE_SIZE};
+use crate::event::Channel;
+use crate::grant::Grant;
+use crate::memory::Pages;
+use crate::window::{self, Access};
+
+/// Slots of the ring.
+const SLOTS: usize = 256;
+/// Offered slots after which the backend is told.
+const BATCH: u32 = 32;
+
+/// Pages that [`Rx`] needs.
+pub(super) const PAGES: usize = 1 + SLOTS;
+
+/// The receiving half of a queue.
+#[derive(Debug)]
+pub struct Rx {
+    ring: Ring<RxRequest, RxResponse>,
+    channel: Rc<Channel>,
+    pages: Pages,
+    grants: Vec<Grant>,
+    packet: Vec<u8>,
+    unpublished: u32,
+    broken: bool,
+    /// Packets thrown away: malformed, too long, or with a wrong checksum.
+    pub dropped: u64,
+}
+
+impl Rx {
+    pub(super) fn new(pages: &Pages, backend: DomId, channel: Rc<Channel>) -> Result<(Self, Grant), Errno> {
+        let (ring_page, pages) = pages.share().split(1);
+        let ring_grant = Grant::new(backend, ring_page.mfn(0), Access::Write)?;
+        let grants: Result<Vec<_>, _> =
+            (0..SLOTS).map(|slot| Grant::new(backend, pages.mfn(slot), Access::Write)).collect();
+        let mut rx = Self {
+            // SAFETY: the pages belong to this queue for ever, and the queue has one `Rx` at a time.
+            ring: unsafe { Ring::new(ring_page.start()) },
+            channel,
+            pages,
+            grants: grants?,
+            packet: Vec::with_capacity(SLOTS_MIN * PAGE_SIZE),
+            unpublished: 0,
+            broken: false,
+            dropped: 0,
+        };
+        rx.offer(SLOTS as u32);
+        rx.publish();
+        Ok((rx, ring_grant))
+    }
+
+    /// The next packet. With none there, a notification comes when there is.
+    pub fn receive(&mut self) -> Option<&mut [u8]> {
+        loop {
+            match self.take() {
+                Ok(Some(true)) => return Some(&mut self.packet),
+                Ok(Some(false)) => self.dropped += 1,
+                Ok(None) => {
+                    self.publish();
+                    match self.ring.arm(1) {
+                        Ok(true) => {}
+                        Ok(false) => return None,
+                        Err(BrokenRing) => self.broken = true,
+                    }
+                }
+                Err(BrokenRing) => self.broken = true,
+            }
+            if self.broken {
+                return None;
+            }
+        }
+    }
+
+    /// The backend broke the protocol; nothing more is received.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+
+    /// Copies the next packet out; false if it is to be dropped.
+    fn take(&mut self) -> Result<Option<bool>, BrokenRing> {
+        let waiting = self.ring.waiting()?;
+        if self.broken || waiting == 0 {
+            return Ok(None);
+        }
+        self.packet.clear();
+        let first = self.ring.response(0);
+        let mut good = self.copy_piece(0, first);
+        let mut used = 1;
+        if first.flags & NETRXF_EXTRA_INFO != 0 {
+            loop {
+                if used == waiting {
+                    return Err(BrokenRing);
+                }
+                // An extra info lies where a response would: its kind and flags are the low bytes of `id`.
+                let [_, flags] = self.ring.response(used).id.to_le_bytes();
+                used += 1;
+                if flags & EXTRA_FLAG_MORE == 0 {
+                    break;
+                }
+            }
+        }
+        let mut more = first.flags & NETRXF_MORE_DATA != 0;
+        while more {
+            if used == waiting {
+                return Err(BrokenRing);
+            }
+            let response = self.ring.response(used);
+            good &= self.copy_piece(used, response);
+            more = response.flags & NETRXF_MORE_DATA != 0;
+            used += 1;
+        }
+        self.ring.consume(used);
+        self.offer(used);
+        if self.unpublished >= BATCH {
+            self.publish();
+        }
+        let vouched = first.flags & (NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED) != 0;
+        Ok(Some(good && (vouched || checksum::is_right(&self.packet))))
+    }
+
+    /// Appends the piece in a response's page to the packet; false if the backend reports an error or makes no sense.
+    fn copy_piece(&mut self, ahead: u32, response: RxResponse) -> bool {
+        let (Ok(length), offset) = (usize::try_from(response.status), usize::from(response.offset)) else {
+            return false;
+        };
+        let at = self.packet.len();
+        if length == 0 || offset + length > PAGE_SIZE || at + length > self.packet.capacity() {
+            return false;
+        }
+        let page = self.pages.page(self.ring.response_slot(ahead) as usize);
+        // SAFETY: inside the page, and inside the packet's capacity, which is ours alone.
+        unsafe {
+            window::copy(page.as_ptr().add(offset), self.packet.as_mut_ptr().add(at), length);
+            self.packet.set_len(at + length);
+        }
+        true
+    }
+
+    /// Offers the pages of the next slots.
+    fn offer(&mut self, count: u32) {
+        for _ in 0..count {
+            let slot = self.ring.next_slot();
+            let gref = self.grants[slot as usize].reference();
+            self.ring.put(RxRequest { id: slot as u16, pad: 0, gref });
+        }
+        self.unpublished += count;
+    }
+
+    fn publish(&mut self) {
+        if self.unpublished > 0 {
+            self.unpublished = 0;
+            if self.ring.publish() {
+                self.channel.notify();
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Sending: packets lie in buffers that the backend may read, contiguous by address and granted page by page.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::num::NonZeroU16;
+
+use super::Queue;
+use super::checksum;
+use super::ring::{BrokenRing, Ring};
+use crate::abi::netif::{
+    EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, MAX_TX_SIZE, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
+    NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
+};
+use crate::abi::{DomId, Errno, PAGE_SIZE};
+use crate::event::Channel;
+use crate::grant::Grant;
+use crate::memory::Pages;
+use crate::window::Access;
+
+/// Buffers for the largest packets.
+const LARGE: usize = 12;
+/// Pages of each.
+const LARGE_PAGES: usize = 16;
+/// Buffers of one page.
+const SMALL: usize = 56;
+
+/// Pages that [`Tx`] needs.
+pub(super) const PAGES: usize = 1 + LARGE * LARGE_PAGES + SMALL;
+
+/// A packet's place: pages in a row, one grant each.
+#[derive(Debug)]
+struct Buffer {
+    pages: Pages,
+    grants: Vec<Grant>,
+    /// Slots of the ring that still hold a piece of it.
+    in_flight: usize,
+}
+
+/// The sending half of a queue.
+#[derive(Debug)]
+pub struct Tx {
+    ring: Ring<TxRequest, TxResponse>,
+    channel: Rc<Channel>,
+    /// The small ones, then the large ones.
+    buffers: Vec<Buffer>,
+    /// Free buffers by index.
+    free_small: Vec<usize>,
+    free_large: Vec<usize>,
+    offload: bool,
+    broken: bool,
+}
+
+impl Tx {
+    pub(super) fn new(
+        pages: &Pages,
+        backend: DomId,
+        channel: Rc<Channel>,
+        offload: bool,
+    ) -> Result<(Self, Grant), Errno> {
+        let (ring_page, mut rest) = pages.share().split(1);
+        let ring_grant = Grant::new(backend, ring_page.mfn(0), Access::Write)?;
+        let mut buffers = Vec::with_capacity(SMALL + LARGE);
+        for size in [1; SMALL].into_iter().chain([LARGE_PAGES; LARGE]) {
+            let (taken, left) = rest.split(size);
+            rest = left;
+            let grants: Result<Vec<_>, _> =
+                (0..size).map(|page| Grant::new(backend, taken.mfn(page), Access::Read)).collect();
+            buffers.push(Buffer { pages: taken, grants: grants?, in_flight: 0 });
+        }
+        let tx = Self {
+            // SAFETY: the pages belong to this queue for ever, and the queue has one `Tx` at a time.
+            ring: unsafe { Ring::new(ring_page.start()) },
+            channel,
+            buffers,
+            free_small: (0..SMALL).collect(),
+            free_large: (SMALL..SMALL + LARGE).collect(),
+            offload,
+            broken: false,
+        };
+        Ok((tx, ring_grant))
+    }
+
+    /// Whether a packet of any size can be sent now. If not, a notification comes when that may have changed.
+    pub fn is_ready(&mut self) -> bool {
+        self.collect();
+        while !self.has_room() {
+            if self.broken || !self.arm() {
+                return false;
+            }
+            self.collect();
+        }
+        true
+    }
+
+    /// Sends a packet of `length` bytes that `fill` writes. `segment` asks the backend to cut a TCP packet into segments
+    /// of that payload. The packet is dropped if it is too long or [`Tx::is_ready`] does not hold.
+    pub fn send<R>(&mut self, length: usize, segment: Option<NonZeroU16>, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let free = if length <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
+        let place = if self.broken || length > MAX_TX_SIZE { None } else { free.pop() };
+        let Some(index) = place.filter(|_| self.ring.free() as usize >= SLOTS_MIN) else {
+            free.extend(place);
+            return fill(&mut alloc::vec![0; length]);
+        };
+        let buffer = &mut self.buffers[index];
+        // SAFETY: the buffer has at least `length` bytes and is in nobody's hands: the backend may only read it, and has
+        // said that it is done. The slice ends before the requests are published.
+        let frame = unsafe { core::slice::from_raw_parts_mut(buffer.pages.start().as_ptr(), length) };
+        let result = fill(frame);
+        let offload = self.offload && checksum::prepare_tcp(frame);
+        self.enqueue(index, length, offload, segment.filter(|_| offload));
+        result
+    }
+
+    fn enqueue(&mut self, index: usize, length: usize, offload: bool, segment: Option<NonZeroU16>) {
+        let buffer = &mut self.buffers[index];
+        let pieces = length.div_ceil(PAGE_SIZE).max(1);
+        buffer.in_flight = pieces;
+        for (piece, grant) in buffer.grants.iter().take(pieces).enumerate() {
+            let mut flags = if piece + 1 < pieces { NETTXF_MORE_DATA } else { 0 };
+            let mut size = (length - piece * PAGE_SIZE).min(PAGE_SIZE);
+            if piece == 0 {
+                size = length;
+                flags |= if offload { NETTXF_CSUM_BLANK | NETTXF_DATA_VALIDATED } else { 0 };
+                flags |= if segment.is_some() { NETTXF_EXTRA_INFO } else { 0 };
+            }
+            let gref = grant.reference().0;
+            self.ring.put(TxRequest { gref, offset: 0, flags, id: index as u16, size: size as u16 });
+            if let (0, Some(segment)) = (piece, segment) {
+                self.ring.put_raw(ExtraGso {
+                    kind: EXTRA_TYPE_GSO,
+                    size: segment.get(),
+                    gso_kind: GSO_TYPE_TCPV4,
+                    ..ExtraGso::default()
+                });
+            }
+        }
+        if self.ring.publish() {
+            self.channel.notify();
+        }
+    }
+
+    /// Takes back what the backend is done with.
+    fn collect(&mut self) {
+        if self.collect_responses().is_err() {
+            self.broken = true;
+        }
+    }
+
+    fn collect_responses(&mut self) -> Result<(), BrokenRing> {
+        for _ in 0..self.ring.waiting()? {
+            let response = self.ring.response(0);
+            self.ring.consume(1);
+            // An extra info's slot comes back without a meaning.
+            if response.status == NETIF_RSP_NULL {
+                continue;
+            }
+            let index = usize::from(response.id);
+            let buffer = self.buffers.get_mut(index).filter(|buffer| buffer.in_flight > 0).ok_or(BrokenRing)?;
+            buffer.in_flight -= 1;
+            if buffer.in_flight == 0 {
+                if index < SMALL { self.free_small.push(index) } else { self.free_large.push(index) }
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        !self.broken
+            && !self.free_small.is_empty()
+            && !self.free_large.is_empty()
+            && self.ring.free() as usize >= SLOTS_MIN
+    }
+
+    /// Asks for a notification when a part of what is in flight is done; true if something is done already.
+    fn arm(&mut self) -> bool {
+        let part = (self.ring.in_flight() / 4).max(1);
+        self.ring.arm(part).unwrap_or_else(|BrokenRing| {
+            self.broken = true;
+            false
+        })
+    }
+
+    /// The backend broke the protocol; nothing more is sent.
+    pub fn is_broken(&self) -> bool {
+        self.broken
+    }
+}
+
+impl Queue {
+    /// Largest packet, with its Ethernet header, that the backend cuts into segments; none if it does not.
+    pub fn largest_segmented(&self) -> Option<usize> {
+        self.features.segmentation.then_some(MAX_TX_SIZE)
+    }
+}
