@@ -8,6 +8,7 @@ mod bytes;
 mod entry;
 mod guest_trial;
 mod heap;
+mod net_device;
 mod panic;
 mod platform;
 mod selftest;

@@ -10,6 +10,8 @@ use xen_pv::time;
 use xen_pv::window::Access;
 use xen_pv::xenstore::Transaction;
 
+mod network;
+
 use crate::say;
 use crate::start::Machine;
 
@@ -22,7 +24,7 @@ pub fn run(machine: &mut Machine) -> Outcome {
     window(machine)?;
     grants(machine)?;
     store(machine)?;
-    Ok(())
+    network::run(machine)
 }
 
 fn clock() -> Outcome {

@@ -122,7 +122,7 @@ pub struct Netfront {
     backend: String,
     backend_domain: DomId,
     pages: Pages,
-    port: Port,
+    channel: Option<Rc<Channel>>,
     open: bool,
     /// Keeps the rings granted.
     _grants: Option<(Grant, Grant)>,
@@ -135,7 +135,7 @@ impl Netfront {
         let backend = store.read_text(&node("backend"))?;
         let backend_domain =
             DomId(number(store, &node("backend-id"))?.try_into().map_err(|_| Error::Node("backend-id"))?);
-        let mut netfront = Self { backend, backend_domain, pages, port: Port(0), open: false, _grants: None };
+        let mut netfront = Self { backend, backend_domain, pages, channel: None, open: false, _grants: None };
         store.watch(&netfront.backend_node("state"), TOKEN)?;
         netfront.wait_for(store, state::INIT_WAIT)?;
         let queue = netfront.open(store)?;
@@ -149,8 +149,13 @@ impl Netfront {
     }
 
     /// The port that says that packets came or went.
-    pub fn port(&self) -> Port {
-        self.port
+    pub fn port(&self) -> Option<Port> {
+        self.channel.as_ref().map(|channel| channel.port())
+    }
+
+    /// Whether it said so since the last call. Look at the queue *after* this.
+    pub fn take_pending(&self) -> bool {
+        self.channel.as_ref().is_some_and(|channel| channel.take_pending())
     }
 
     /// Follows the backend. Does not wait, except for xenstore when something changed.
@@ -194,7 +199,7 @@ impl Netfront {
             store.write(Transaction::NONE, &node(name), format!("{value}").as_bytes())?;
         }
         self.write_state(store, state::CONNECTED)?;
-        self.port = channel.port();
+        self.channel = Some(channel);
         self._grants = Some((tx_ring, rx_ring));
         self.open = true;
         Ok(Queue { tx, rx, features })
