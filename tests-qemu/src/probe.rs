@@ -12,7 +12,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,13 @@ use gaps::{Reply, outcome};
 pub const INTERVAL: Duration = Duration::from_millis(10);
 /// How long answers are waited for after the last probe.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
+/// How long a silent guest is probed on when the prober is told to stop.
+const LAST_CHANCE: Duration = Duration::from_secs(15);
 
 /// A prober at work. Dropping it stops it.
 pub struct Prober {
     begun: Instant,
-    stop: Arc<AtomicBool>,
+    order: Arc<Order>,
     thread: Option<JoinHandle<Record>>,
 }
 
@@ -45,14 +47,14 @@ impl Prober {
         )?;
         rustix::net::connect(&socket, &SocketAddrV4::new(guest, 0))?;
         let begun = Instant::now();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let order = Arc::new(Order::default());
+        let given = order.clone();
         let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(move || {
             // Two emulated hosts keep the processors busy; the clock here must not wait for them.
             let _ = rustix::process::setpriority_process(None, -20);
-            Record::take(&socket, begun, &stopped)
+            Record::take(&socket, begun, &given)
         })?;
-        Ok(Prober { begun, stop, thread: Some(thread) })
+        Ok(Prober { begun, order, thread: Some(thread) })
     }
 
     /// The time that the outcome's times count from.
@@ -60,20 +62,31 @@ impl Prober {
         self.begun
     }
 
-    /// Stops, and says what was seen.
+    /// Stops, and says what was seen. `xl migrate` is done before the guest's network is up again, so this first waits
+    /// for the answer to a probe that was sent after the call, for at most 15 s.
     pub fn stop(mut self) -> Outcome {
-        self.join().map(Record::outcome).unwrap_or_default()
+        self.join(Order::AFTER_ANSWER).map(Record::outcome).unwrap_or_default()
     }
 
-    fn join(&mut self) -> Option<Record> {
-        self.stop.store(true, Ordering::Relaxed);
+    fn join(&mut self, order: u8) -> Option<Record> {
+        self.order.0.store(order, Ordering::Relaxed);
         self.thread.take()?.join().ok()
     }
 }
 
+/// What the prober's thread has been told.
+#[derive(Default)]
+struct Order(AtomicU8);
+
+impl Order {
+    const GO_ON: u8 = 0;
+    const AFTER_ANSWER: u8 = 1;
+    const NOW: u8 = 2;
+}
+
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.join();
+        self.join(Order::NOW);
     }
 }
 
@@ -86,11 +99,24 @@ struct Record {
 }
 
 impl Record {
-    fn take(socket: &OwnedFd, begun: Instant, stop: &AtomicBool) -> Record {
+    fn take(socket: &OwnedFd, begun: Instant, order: &Order) -> Record {
         let mut record = Record::default();
         let echo = Echo { identifier: std::process::id() as u16 };
         let mut next = Duration::ZERO;
-        while !stop.load(Ordering::Relaxed) {
+        // When the order to stop came, and the number of the first probe after it.
+        let mut told = None;
+        loop {
+            match order.0.load(Ordering::Relaxed) {
+                Order::GO_ON => {}
+                Order::AFTER_ANSWER => {
+                    let (at, first) = *told.get_or_insert((begun.elapsed(), record.sent.len()));
+                    let answered = record.replies.last().is_some_and(|reply| reply.probe >= first);
+                    if answered || begun.elapsed() > at + LAST_CHANCE {
+                        break;
+                    }
+                }
+                _ => break,
+            }
             if begun.elapsed() >= next {
                 record.sent.push(begun.elapsed());
                 // While the guest is away, sending may fail for want of a route: that probe is lost like any other.

@@ -225,7 +225,7 @@ impl Report {
             self.claim("the guest went on with its work", held);
         }
         if let Some(probe) = &self.probe {
-            let held = probe.answers_at_end();
+            let held = probe.answers_at_end;
             self.claim("the guest's network answers", held);
         }
         if let Some(pages) = self.pages.as_ref().filter(|_| self.mode == "tsmc") {
@@ -276,6 +276,8 @@ mod tests {
             sent: 1500,
             answered: 1470,
             downtime_ms: 300.5,
+            outages_over_50ms: 1,
+            answers_at_end: true,
             outages: vec![crate::probe::Outage { at_ms: 9000.0, ms: 300.5, ended: true }],
             ..Outcome::default()
         });

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Silence longer than this is listed as an outage.
+/// Silence longer than this is an outage.
 pub const OUTAGE: Duration = Duration::from_millis(50);
+/// Only so many outages are listed, the longest: beside other work on the machine there are hundreds of short ones.
+const LISTED: usize = 20;
 
 /// An answer: to which probe, and when it arrived.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +44,12 @@ pub struct Outcome {
     pub answered: u64,
     /// The longest time without an answer.
     pub downtime_ms: f64,
-    /// Every time without an answer that was longer than 50 ms, in order.
+    /// How many times without an answer were longer than 50 ms.
+    pub outages_over_50ms: u64,
+    /// The longest of them, at most 20, in order.
     pub outages: Vec<Outage>,
+    /// Whether the guest still answered when the prober stopped: its last silence was none of those.
+    pub answers_at_end: bool,
     /// Half of the answers took at most this long.
     pub round_trip_p50_us: u64,
     /// All but one in a hundred took at most this long.
@@ -81,6 +87,10 @@ pub fn outcome(sent: &[Duration], replies: &[Reply], end: Duration) -> Outcome {
         last = *at;
     }
     seen.silence(last, end.max(last), false);
+    seen.answers_at_end = seen.answered > 0 && seen.outages.last().is_none_or(|last| last.ended);
+    seen.outages.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    seen.outages.truncate(LISTED);
+    seen.outages.sort_by(|a, b| a.at_ms.total_cmp(&b.at_ms));
     seen
 }
 
@@ -91,6 +101,7 @@ impl Outcome {
         self.histogram[bucket.unwrap_or(BUCKETS_MS.len())] += 1;
         self.downtime_ms = self.downtime_ms.max(ms(length));
         if length > OUTAGE {
+            self.outages_over_50ms += 1;
             self.outages.push(Outage { at_ms: ms(from), ms: ms(length), ended });
         }
     }
@@ -99,21 +110,16 @@ impl Outcome {
     pub fn longest(&self) -> Option<&Outage> {
         self.outages.iter().max_by(|a, b| a.ms.total_cmp(&b.ms))
     }
-
-    /// Whether the guest still answered when the prober stopped.
-    pub fn answers_at_end(&self) -> bool {
-        self.answered > 0 && self.outages.last().is_none_or(|last| last.ended)
-    }
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{:.0} ms ({} of {} probes answered", self.downtime_ms, self.answered, self.sent)?;
-        match self.outages.len() {
+        match self.outages_over_50ms {
             0 | 1 => {}
             count => write!(f, ", {count} outages over 50 ms")?,
         }
-        f.write_str(if self.answers_at_end() { ")" } else { ", SILENT AT THE END)" })
+        f.write_str(if self.answers_at_end { ")" } else { ", SILENT AT THE END)" })
     }
 }
 
@@ -150,7 +156,7 @@ mod tests {
     fn a_guest_that_always_answers_was_never_away() {
         let seen = probed(1000, |_| Some(1));
         assert_eq!((seen.sent, seen.answered, seen.downtime_ms), (100, 100, 10.0));
-        assert!(seen.outages.is_empty() && seen.answers_at_end());
+        assert!(seen.outages.is_empty() && seen.answers_at_end);
         assert_eq!((seen.round_trip_p50_us, seen.round_trip_p99_us), (1000, 1000));
     }
 
@@ -175,8 +181,8 @@ mod tests {
     fn a_guest_that_does_not_come_back_is_noticed() {
         let seen = probed(1000, |time| (time < 600).then_some(1));
         assert_eq!(seen.downtime_ms, 409.0);
-        assert!(!seen.answers_at_end() && !seen.outages[0].ended);
-        assert!(!probed(1000, |_| None).answers_at_end());
+        assert!(!seen.answers_at_end && !seen.outages[0].ended);
+        assert!(!probed(1000, |_| None).answers_at_end);
     }
 
     #[test]
@@ -192,9 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn of_many_outages_the_longest_are_listed() {
+        // Ever longer ones: of 70, 80, ... 360 ms.
+        let seen = probed(6_460, |time| (0..=30).any(|n| time == 60 * n + 5 * n * (n + 1)).then_some(1));
+        assert_eq!(seen.outages_over_50ms, 30, "{seen:?}");
+        assert_eq!(seen.outages.len(), 20);
+        assert!(seen.outages.is_sorted_by(|a, b| a.at_ms < b.at_ms));
+        assert_eq!((seen.downtime_ms, seen.longest().map(|longest| longest.ms)), (360.0, Some(360.0)));
+    }
+
+    #[test]
     fn nothing_sent_is_nothing_seen() {
         let seen = outcome(&[], &[], at(0));
         assert_eq!((seen.sent, seen.downtime_ms), (0, 0.0));
-        assert!(!seen.answers_at_end());
+        assert!(!seen.answers_at_end);
     }
 }
