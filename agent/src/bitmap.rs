@@ -72,6 +72,12 @@ impl PageSet {
         self.words.fill(0);
     }
 
+    /// Becomes the same set as `other`, in the memory that it already has.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.words.clone_from(&other.words);
+        self.frames = other.frames;
+    }
+
     /// Adds what is in `other`, within the bound.
     pub fn union_with(&mut self, other: &Self) {
         self.combine(other, |mine, theirs| mine | theirs);

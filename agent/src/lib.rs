@@ -1,7 +1,14 @@
-//! The migration itself.
+//! The migration itself, without Xen: three stages, both ends, over TCP.
 //!
-//! An [`Agent`] is one thread without interrupts: the image calls [`Agent::poll`] for ever and sleeps in between for
-//! as long as the returned [`Wake`] says.
+//! An [`Agent`] serves one host. It takes requests from the toolstack ([`control`]), sends guests away
+//! (`session::departure`) and takes guests in (`session::arrival`), in three stages:
+//!
+//! 1. [`full_copy`]: every page once, while the guest runs;
+//! 2. [`switchover`]: the guest stops there and is made ready here;
+//! 3. [`dirty_copy`]: the guest runs here; what was dirtied during stage 1 follows, first what is touched.
+//!
+//! It is one thread without interrupts. The image calls [`Agent::poll`] for ever and sleeps in between for as long as
+//! the returned [`Wake`] says. What it needs of the machine under it stands in [`platform`].
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;
@@ -9,15 +16,44 @@ extern crate alloc;
 extern crate std;
 
 pub mod bitmap;
+mod channel;
 pub mod config;
 pub mod control;
+mod desk;
+mod dirty_copy;
+mod full_copy;
+mod ledger;
+mod lobby;
+mod net;
+pub mod os;
 pub mod platform;
+mod session;
+mod switchover;
+mod tasks;
 pub mod wire;
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use smoltcp::phy::Device;
 
 pub use config::{Address, Config};
 
+use control::AgentStatus;
+use desk::Registry;
+use lobby::{Door, Lobby};
+use net::Net;
 use platform::{Platform, Store};
-use smoltcp::phy::Device;
+use session::Host;
+use tasks::{Task, Timer, poll_once};
+
+/// Turns that tasks get before the image may look after itself.
+const TURNS: usize = 16;
+/// How soon to look again when the network device takes no more for now.
+const DEVICE_FULL: u64 = 500_000;
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +68,11 @@ pub enum Wake {
 
 /// The agent of one host.
 pub struct Agent<P: Platform, D: Device, S: Store> {
-    platform: P,
+    host: Rc<Host<P>>,
     device: D,
-    store: S,
-    config: Config,
+    registry: Registry<S>,
+    door: Door,
+    tasks: Vec<Task>,
 }
 
 impl<P, D, S> Agent<P, D, S>
@@ -46,14 +83,75 @@ where
     D: Device,
     S: Store,
 {
-    /// An agent that serves nothing yet.
-    pub fn new(platform: P, device: D, store: S, config: Config) -> Self {
-        Self { platform, device, store, config }
+    /// An agent that serves as soon as it is polled.
+    pub fn new(mut platform: P, mut device: D, store: S, config: Config) -> Self {
+        let mut seed = [0; 8];
+        platform.random(&mut seed);
+        let platform = Rc::new(RefCell::new(platform));
+        let clock = platform.clone();
+        let timer = Timer::new(move || clock.borrow().now_ns());
+        let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
+        let net = Rc::new(RefCell::new(net));
+        let lobby = Rc::new(Lobby::default());
+        let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.port);
+        let registry = Registry::new(store, timer.clone());
+        let host = Rc::new(Host { platform, net, lobby, timer, config });
+        Self { host, device, registry, door, tasks: Vec::new() }
     }
 
     /// Does all that can be done without waiting.
     pub fn poll(&mut self) -> Wake {
-        let _ = (&self.platform, &self.device, &self.store, &self.config);
-        Wake::OnEvent
+        for _ in 0..TURNS {
+            if !self.turn() {
+                return self.wake();
+            }
+        }
+        Wake::Now
+    }
+
+    /// This agent's address, once it has one.
+    pub fn address(&self) -> Option<core::net::Ipv4Addr> {
+        self.host.net.borrow().address()
+    }
+
+    /// Lets everybody do what they can; whether it is worth while to do so again at once.
+    fn turn(&mut self) -> bool {
+        let timer = self.host.timer.clone();
+        let mut moved = self.host.net.borrow_mut().poll(&mut self.device, timer.now());
+        while let Some((desk, request)) = self.registry.next_request() {
+            self.tasks.push(Box::pin(session::serve(self.host.clone(), desk, request)));
+        }
+        self.announce();
+        timer.take_nudge();
+        timer.take_earliest();
+        self.door.poll();
+        self.tasks.retain_mut(|task| poll_once(task).is_pending());
+        moved |= self.host.net.borrow_mut().poll(&mut self.device, timer.now());
+        self.registry.flush();
+        moved | timer.take_nudge()
+    }
+
+    fn wake(&mut self) -> Wake {
+        let timer = &self.host.timer;
+        let now = timer.now();
+        // A socket that wants to send at once, after it was just polled, waits for the device.
+        let net = self.host.net.borrow_mut().poll_at(now).map(|at| if at <= now { now + DEVICE_FULL } else { at });
+        match net.into_iter().chain(timer.take_earliest()).min() {
+            Some(at) if at <= now => Wake::Now,
+            Some(at) => Wake::At(at),
+            None => Wake::OnEvent,
+        }
+    }
+
+    fn announce(&mut self) {
+        let Some(address) = self.address() else { return };
+        let Host { platform, config, .. } = &*self.host;
+        self.registry.announce(&AgentStatus {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            address,
+            port: config.port,
+            memory_kib: config.memory as u64 / 1024,
+            features: platform.borrow().features(),
+        });
     }
 }

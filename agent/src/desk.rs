@@ -1,0 +1,203 @@
+//! The agent's side of the [control protocol](crate::control): requests come in, reports go out.
+
+use alloc::collections::VecDeque;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+
+use crate::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
+use crate::platform::Store;
+use crate::tasks::{MS, Timer};
+
+/// Ended sessions whose reports are kept.
+const KEPT: usize = 8;
+/// Sessions that may run at once.
+pub(crate) const SESSIONS: usize = 4;
+/// Progress is not written more often than this.
+const PROGRESS_EVERY: u64 = 250 * MS;
+
+/// What a session says to the toolstack and hears from it.
+pub(crate) struct Desk {
+    pub(crate) id: RequestId,
+    timer: Timer,
+    outbox: RefCell<Vec<(String, String)>>,
+    suspended: Cell<Option<bool>>,
+    cancelled: Cell<bool>,
+    ended: Cell<bool>,
+    last: Cell<(u64, u64, u8)>,
+}
+
+impl Desk {
+    fn new(id: RequestId, timer: Timer) -> Self {
+        Self {
+            id,
+            timer,
+            outbox: RefCell::default(),
+            suspended: Cell::new(None),
+            cancelled: Cell::new(false),
+            ended: Cell::new(false),
+            last: Cell::new((0, 0, 0)),
+        }
+    }
+
+    /// Says where the session stands.
+    pub(crate) fn state(&self, state: State) {
+        log::info!("{}: {state}", self.id);
+        self.ended.set(state.is_end());
+        self.post(self.id.state(), state.to_string());
+    }
+
+    /// Says how far the stage is, unless it was said a moment ago. The rate is filled in here.
+    pub(crate) fn progress(&self, mut progress: Progress) {
+        let now = self.timer.now();
+        let (then, bytes, stage) = self.last.get();
+        let same = stage == progress.stage && bytes <= progress.bytes;
+        if same && now < then + PROGRESS_EVERY && progress.done != progress.total {
+            return;
+        }
+        let moved = if same { progress.bytes - bytes } else { 0 };
+        let elapsed_us = ((now - then) / 1000).max(1);
+        progress.rate_kib = moved.saturating_mul(1_000_000) / 1024 / elapsed_us;
+        self.last.set((now, progress.bytes, progress.stage));
+        self.post(self.id.progress(), progress.to_string());
+    }
+
+    /// Leaves the figures of the whole migration.
+    pub(crate) fn summary(&self, summary: &Summary) {
+        self.post(self.id.summary(), summary.to_string());
+    }
+
+    /// What the toolstack answered to [`State::Suspend`], if it has.
+    pub(crate) fn suspended(&self) -> Option<bool> {
+        self.suspended.get()
+    }
+
+    /// Whether the toolstack wants to give up.
+    pub(crate) fn cancelled(&self) -> bool {
+        self.cancelled.get()
+    }
+
+    fn post(&self, path: String, value: String) {
+        self.outbox.borrow_mut().push((path, value));
+    }
+}
+
+/// All sessions' desks, and the store behind them.
+pub(crate) struct Registry<S> {
+    store: S,
+    timer: Timer,
+    open: Vec<Rc<Desk>>,
+    ended: VecDeque<RequestId>,
+    status: String,
+    swept: bool,
+}
+
+impl<S: Store> Registry<S> {
+    pub(crate) fn new(store: S, timer: Timer) -> Self {
+        Self { store, timer, open: Vec::new(), ended: VecDeque::new(), status: String::new(), swept: false }
+    }
+
+    /// Says that the agent can serve.
+    pub(crate) fn announce(&mut self, status: &AgentStatus) {
+        let line = status.to_string();
+        if line != self.status {
+            self.store.write(control::AGENT, &line);
+            self.status = line;
+        }
+    }
+
+    /// What the toolstack asked for since the last turn.
+    pub(crate) fn next_request(&mut self) -> Option<(Rc<Desk>, Request)> {
+        if !self.swept {
+            self.swept = true;
+            self.sweep();
+        }
+        while let Some(path) = self.store.next_change() {
+            let Some(id) = named(&path) else { continue };
+            if let Some(desk) = self.open.iter().find(|desk| desk.id == id).cloned() {
+                self.hear(&desk);
+            } else if let Some(line) = self.store.read(&id.request())
+                && let Some(request) = self.open_desk(id, &line)
+            {
+                return Some(request);
+            }
+        }
+        None
+    }
+
+    /// Writes what the sessions reported, and forgets those that ended long ago.
+    pub(crate) fn flush(&mut self) {
+        for desk in &self.open {
+            for (path, value) in desk.outbox.borrow_mut().drain(..) {
+                self.store.write(&path, &value);
+            }
+        }
+        let ended: Vec<RequestId> =
+            self.open.extract_if(.., |desk| desk.ended.get()).map(|desk| desk.id.clone()).collect();
+        for id in ended {
+            self.store.remove(&id.request());
+            self.ended.push_back(id);
+        }
+        while self.ended.len() > KEPT {
+            if let Some(id) = self.ended.pop_front() {
+                self.store.remove(&id.session());
+            }
+        }
+    }
+
+    fn open_desk(&mut self, id: RequestId, line: &[u8]) -> Option<(Rc<Desk>, Request)> {
+        if line.is_empty() || self.ended.contains(&id) {
+            return None;
+        }
+        let desk = Rc::new(Desk::new(id, self.timer.clone()));
+        let running = self.open.len();
+        self.open.push(desk.clone());
+        let request = core::str::from_utf8(line).ok().map(str::parse::<Request>);
+        let reason = match request {
+            Some(Ok(request)) if running < SESSIONS => {
+                self.hear(&desk);
+                return Some((desk, request));
+            }
+            Some(Ok(_)) => format!("the agent already serves {running} migrations"),
+            Some(Err(error)) => format!("the toolstack's request is malformed: {error}"),
+            None => "the toolstack's request is not text".to_string(),
+        };
+        desk.state(State::Failed { reason });
+        None
+    }
+
+    fn hear(&mut self, desk: &Desk) {
+        if desk.suspended.get().is_none() {
+            match self.store.read(&desk.id.suspended()).as_deref() {
+                Some(b"yes") => desk.suspended.set(Some(true)),
+                Some(b"no") => desk.suspended.set(Some(false)),
+                _ => {}
+            }
+        }
+        if !desk.cancelled.get() && self.store.read(&desk.id.cancel()).is_some() {
+            desk.cancelled.set(true);
+        }
+    }
+
+    /// What an earlier life of the agent left behind answers to nobody.
+    fn sweep(&mut self) {
+        for name in self.store.list(control::REQUESTS) {
+            if let Ok(id) = name.parse::<RequestId>() {
+                self.store.remove(&id.request());
+            }
+        }
+        for name in self.store.list(control::SESSIONS) {
+            if let Ok(id) = name.parse::<RequestId>() {
+                self.store.remove(&id.session());
+            }
+        }
+    }
+}
+
+/// The request that a changed path belongs to.
+fn named(path: &str) -> Option<RequestId> {
+    let below = path.strip_prefix(control::REQUESTS)?.strip_prefix('/')?;
+    below.split('/').next()?.parse().ok()
+}

@@ -1,0 +1,248 @@
+//! Stage 3: the guest runs at the target; what is missing follows.
+//!
+//! Three things bring a page. *Demand*: the guest touched it, and waits; it goes out before anything else, on the
+//! control connection. *Prepull*: neighbours of a demanded page go with it, as many as have been wanted lately.
+//! *Push*: the rest follows in the background, in small batches that begin behind the last fault, on the bulk
+//! connection, which is kept so short of data that a page on its way there arrives soon.
+
+use embassy_futures::select::{Either3, select3};
+
+use crate::channel::Inlet;
+use crate::control::{Progress, State};
+use crate::ledger::Stage;
+use crate::platform::{BATCH, Fault, Gfn, PAGE_SIZE, Source, Target};
+use crate::session::arrival::Arrival;
+use crate::session::departure::{Batch, Departure};
+use crate::session::{Committed, PeerFault, Refusal, SessionError};
+use crate::wire::{Cause, Message};
+
+/// How long a demanded page may have to wait behind what was pushed.
+const PUSH_AHEAD_MS: u64 = 4;
+/// Bytes that may be on their way in the background, at least and at most.
+const BACKLOG: (u64, u64) = (64 << 10, 512 << 10);
+/// Pages pushed in one go, and most neighbours sent along with a demanded page.
+const PUSH: usize = 16;
+const NEIGHBOURS: u64 = 32;
+/// Prepulled runs that are remembered, to see whether they were wanted.
+const REMEMBERED: usize = 8;
+
+// The source.
+
+/// Sends what is missing until the target says that nothing is.
+pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> Result<(), SessionError> {
+    departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
+    let total = departure.left.count();
+    let ahead = (departure.rate * PUSH_AHEAD_MS / 1000).clamp(BACKLOG.0, BACKLOG.1) as usize;
+    let mut prepull = Prepull::default();
+    let mut next = Gfn(0);
+    let inbox = departure.inbox.clone();
+    let timer = departure.timer.clone();
+    while !inbox.complete.get() {
+        let demanded = inbox.demands.borrow_mut().pop_front();
+        if let Some(gfn) = demanded {
+            next = gfn;
+            let urgent = answer(departure, gfn).await?;
+            let window = prepull.judge(gfn);
+            if urgent && inbox.demands.borrow().is_empty() {
+                let run = send_neighbours(departure, gfn, window).await?;
+                prepull.remember(run);
+            }
+            departure.ledger.summary.prepull_hits = prepull.hits;
+        } else if !departure.left.is_empty() && departure.bulk.connection().backlog() < ahead {
+            next = push(departure, next).await?;
+            timer.yield_now().await;
+        } else {
+            let bulk = departure.bulk.connection();
+            let unsent = !departure.left.is_empty();
+            timer
+                .wait_for(|| {
+                    let demanded = !inbox.demands.borrow().is_empty();
+                    let room = unsent && bulk.backlog() < ahead;
+                    (demanded || room || inbox.complete.get()).then_some(())
+                })
+                .await;
+        }
+        report(departure, total);
+    }
+    Ok(())
+}
+
+/// Sends a demanded page, unless it is on its way already; whether it was not.
+pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
+    if !departure.left.remove(gfn) {
+        if departure.sends.of(gfn) == 0 {
+            return Err(SessionError::Peer(PeerFault::NoSuchPage));
+        }
+        return Ok(false);
+    }
+    send(departure, Cause::Demand, Batch::from_slice(&[gfn]).unwrap_or_default()).await?;
+    Ok(true)
+}
+
+/// Sends the missing pages among the `window` that follow `gfn`; the run of frames that this covers.
+async fn send_neighbours<S: Source>(
+    departure: &mut Departure<S>,
+    gfn: Gfn,
+    window: u64,
+) -> Result<(Gfn, u64), SessionError> {
+    let first = Gfn(gfn.0 + 1);
+    let batch: Batch = departure.left.range(first, window).take(BATCH).collect();
+    batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
+    let sent = batch.len() as u64;
+    if sent != 0 {
+        send(departure, Cause::Prepull, batch).await?;
+    }
+    Ok((first, if sent == 0 { 0 } else { window }))
+}
+
+/// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
+async fn push<S: Source>(departure: &mut Departure<S>, from: Gfn) -> Result<Gfn, SessionError> {
+    departure.recent.intersect_with(&departure.left);
+    let set = if departure.recent.is_empty() { &departure.left } else { &departure.recent };
+    let start = if set.next_from(from).is_some() { from } else { Gfn(0) };
+    let batch: Batch = set.range(start, departure.frames).take(PUSH).collect();
+    batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
+    let next = batch.last().map_or(start, |gfn| Gfn(gfn.0 + 1));
+    send(departure, Cause::Push, batch).await?;
+    Ok(next)
+}
+
+async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<(), SessionError> {
+    let unreadable = departure.send(cause, &mut batch).await?;
+    if unreadable.is_empty() { Ok(()) } else { Err(SessionError::Refused(Refusal::Unreadable)) }
+}
+
+fn report<S: Source>(departure: &Departure<S>, total: u64) {
+    departure.desk.progress(Progress {
+        stage: 3,
+        round: None,
+        done: departure.ledger.summary.stage3_pages.min(total),
+        total,
+        bytes: departure.ledger.stage_bytes(departure.bytes()),
+        rate_kib: 0,
+    });
+}
+
+/// How many neighbours pay: twice as many after a hit, half as many after a miss.
+struct Prepull {
+    window: u64,
+    hits: u64,
+    runs: heapless::Deque<(Gfn, u64), REMEMBERED>,
+}
+
+impl Default for Prepull {
+    fn default() -> Self {
+        Self { window: 4, hits: 0, runs: heapless::Deque::new() }
+    }
+}
+
+impl Prepull {
+    /// A demand says whether earlier neighbours were wanted: it is for one of them, which then crossed it on the way,
+    /// or for the page right behind them, to which the guest came through all of them.
+    fn judge(&mut self, gfn: Gfn) -> u64 {
+        let wanted = self.runs.iter_mut().find(|(first, length)| (first.0..=first.0 + length).contains(&gfn.0));
+        match wanted {
+            Some((first, length)) if *length != 0 => {
+                self.hits += if gfn.0 == first.0 + *length { *length } else { 1 };
+                *length = 0;
+                self.window = (self.window * 2).min(NEIGHBOURS);
+            }
+            _ => self.window = (self.window / 2).max(1),
+        }
+        self.window
+    }
+
+    fn remember(&mut self, run: (Gfn, u64)) {
+        if run.1 == 0 {
+            return;
+        }
+        if self.runs.is_full() {
+            self.runs.pop_front();
+        }
+        let _ = self.runs.push_back(run);
+    }
+}
+
+// The target.
+
+/// Gets what is missing: serves faults, takes what comes.
+pub(crate) async fn fetch<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), SessionError> {
+    arrival.begin(Stage::DirtyCopy);
+    arrival.desk.state(State::Running);
+    let complete = arrival.timer.wait_for(|| (arrival.sets.borrow().missing == 0).then_some(()));
+    match select3(complete, watch_faults(arrival), take_pushed(arrival, bulk)).await {
+        Either3::First(()) => Ok(()),
+        Either3::Second(error) | Either3::Third(error) => Err(error),
+    }
+}
+
+/// Demands every page that somebody waits for, at once.
+async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> SessionError {
+    loop {
+        let fault = arrival
+            .timer
+            .wait_for(|| match arrival.target.borrow_mut().next_fault() {
+                Ok(fault) => fault.map(Ok),
+                Err(error) => Some(Err(error)),
+            })
+            .await;
+        match fault {
+            Ok(fault) => {
+                if let Err(error) = demand(arrival, fault).await {
+                    return error;
+                }
+            }
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+async fn demand<T: Target>(arrival: &Arrival<T>, fault: Fault) -> Result<(), SessionError> {
+    if fault.dropped {
+        arrival.forget(fault.gfn);
+        return Ok(());
+    }
+    if arrival.note_fault(fault.gfn) {
+        arrival.demand(&[fault.gfn]).await?;
+    }
+    Ok(())
+}
+
+/// Takes what the source pushes.
+async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> SessionError {
+    loop {
+        let placed = match bulk.next().await {
+            Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place(&pages),
+            Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = placed {
+            return error;
+        }
+        arrival.report(3);
+    }
+}
+
+const _: () = assert!(BACKLOG.0 as usize >= PUSH * PAGE_SIZE && PUSH <= BATCH && NEIGHBOURS <= BATCH as u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prepull_grows_while_neighbours_are_wanted_and_shrinks_when_not() {
+        let mut prepull = Prepull::default();
+        let mut gfn = 1000;
+        for _ in 0..6 {
+            let window = prepull.judge(Gfn(gfn));
+            prepull.remember((Gfn(gfn + 1), window));
+            gfn += window + 1;
+        }
+        assert_eq!(prepull.window, NEIGHBOURS);
+        assert!(prepull.hits > 0);
+        for gfn in [9_000_000, 1, 5_000_000, 77, 3_000_000, 400_000] {
+            prepull.judge(Gfn(gfn));
+        }
+        assert_eq!(prepull.window, 1);
+    }
+}

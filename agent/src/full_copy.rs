@@ -1,0 +1,238 @@
+//! Stage 1: every page once, while the guest runs.
+//!
+//! The source walks the guest's frames, tells which are RAM, skips holes and sends the rest; zero pages go as a bit. Now and
+//! then it peeks at the dirty log and *hints*: pages that are known to be stale. The target arms them at once, so that
+//! the switch need not. A page that is already dirty when its turn comes is not sent at all: its bit stays set until
+//! the switch, so stage 3 sends it anyway. A pre-copy goes on in rounds over what was dirtied, and defers likewise to
+//! the next round.
+
+use crate::bitmap::PageSet;
+use crate::control::{Mode, Progress, State};
+use crate::ledger::Stage;
+use crate::platform::{BATCH, Gfn, PageMask, PlatformError, Source, Target};
+use crate::session::arrival::Arrival;
+use crate::session::departure::{Batch, Departure};
+use crate::session::{PeerFault, SessionError};
+use crate::tasks::MS;
+use crate::wire::{CHUNK, Cause, Kind, Message, Set};
+
+/// How often the dirty log is looked at.
+const PEEK_EVERY: u64 = 100 * MS;
+/// A pre-copy stops after this many passes over memory..
+const ROUNDS: u64 = 5;
+/// ..or when fewer pages than this are dirty.
+const FEW: u64 = 50;
+/// Frames of a 2 MiB extent, and its order.
+const EXTENT: u64 = 512;
+const EXTENT_ORDER: u8 = 9;
+
+/// The proof that every page has been sent or is known to be dirty.
+pub(crate) struct Copied(());
+
+// The source.
+
+/// Sends every page once; in a pre-copy, dirty pages again.
+pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
+    departure.ledger.begin(Stage::FullCopy, departure.bytes());
+    departure.source.log_on()?;
+    departure.desk.state(State::Copying);
+    let mut first = 0;
+    while first < departure.frames {
+        let count = CHUNK.min(departure.frames - first);
+        let ram = &mut departure.ram;
+        ram.update(|words| departure.source.find_ram(Gfn(first), count, words))?;
+        if ram.range(Gfn(first), count).next().is_some() {
+            announce(departure, Gfn(first), count).await?;
+            copy(departure, |departure| &departure.ram, Gfn(first), count).await?;
+        }
+        departure.timer.yield_now().await;
+        first += count;
+    }
+    departure.ledger.summary.rounds = 1;
+    if departure.policy == Mode::Precopy {
+        iterate(departure).await?;
+    }
+    Ok(Copied(()))
+}
+
+/// Tells the target which frames of a chunk are RAM.
+pub(crate) async fn announce<S: Source>(
+    departure: &mut Departure<S>,
+    first: Gfn,
+    count: u64,
+) -> Result<(), SessionError> {
+    departure.bulk.send_set(Kind::Ram, &departure.ram, first, count).await
+}
+
+/// A pre-copy's later rounds.
+async fn iterate<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    while departure.ledger.summary.rounds < ROUNDS {
+        departure.log.update(|words| departure.source.clean(words))?;
+        departure.log.intersect_with(&departure.ram);
+        if departure.log.count() < FEW {
+            break;
+        }
+        departure.left.copy_from(&departure.log);
+        departure.log.clear();
+        departure.ledger.summary.rounds += 1;
+        copy(departure, |departure| &departure.left, Gfn(0), departure.frames).await?;
+    }
+    departure.left.clear();
+    Ok(())
+}
+
+/// Sends those pages of a set in `first .. first + count` that are not known to be dirty.
+async fn copy<S: Source>(
+    departure: &mut Departure<S>,
+    of: fn(&Departure<S>) -> &PageSet,
+    first: Gfn,
+    count: u64,
+) -> Result<(), SessionError> {
+    let end = first.0 + count;
+    let mut next = first;
+    loop {
+        peek(departure).await?;
+        let (mut clean, mut dirty) = (Batch::new(), Batch::new());
+        while clean.len() < BATCH && dirty.len() < BATCH {
+            let Some(gfn) = of(departure).next_from(next).filter(|gfn| gfn.0 < end) else { break };
+            next = Gfn(gfn.0 + 1);
+            let batch = if departure.log.contains(gfn) { &mut dirty } else { &mut clean };
+            let _ = batch.push(gfn);
+        }
+        if clean.is_empty() && dirty.is_empty() {
+            return Ok(());
+        }
+        departure.ledger.summary.deferred += dirty.len() as u64;
+        departure.look_at(&mut dirty)?;
+        // What cannot be read has probably just stopped being RAM; the switch will know.
+        let unreadable = departure.send(Cause::Copy, &mut clean).await?;
+        departure.log.extend(unreadable);
+        report(departure);
+        departure.timer.yield_now().await;
+    }
+}
+
+fn report<S: Source>(departure: &Departure<S>) {
+    let summary = &departure.ledger.summary;
+    let looked_at = summary.stage1_pages + summary.deferred;
+    departure.desk.progress(Progress {
+        stage: 1,
+        round: (departure.policy == Mode::Precopy).then_some(summary.rounds as u32),
+        done: looked_at.min(summary.pages),
+        total: summary.pages,
+        bytes: departure.ledger.stage_bytes(departure.bytes()),
+        rate_kib: 0,
+    });
+}
+
+/// Looks at the dirty log, if it was not looked at a moment ago, and tells the target what is stale.
+pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    if departure.timer.now() < departure.next_peek {
+        return Ok(());
+    }
+    departure.log.update(|words| departure.source.peek(words))?;
+    departure.next_peek = departure.timer.now() + PEEK_EVERY;
+    if departure.policy == Mode::Precopy {
+        return Ok(());
+    }
+    let fresh = &mut departure.scratch;
+    fresh.copy_from(&departure.log);
+    fresh.intersect_with(&departure.ram);
+    fresh.subtract(&departure.hinted);
+    departure.pinned.iter().for_each(|gfn| _ = fresh.remove(*gfn));
+    departure.hinted.union_with(fresh);
+    let mut hints = 0;
+    let mut next = Gfn(0);
+    while let Some(gfn) = departure.scratch.next_from(next) {
+        let first = Gfn(gfn.0 / CHUNK * CHUNK);
+        let count = CHUNK.min(departure.frames - first.0);
+        hints += departure.scratch.range(first, count).count() as u64;
+        departure.bulk.send_set(Kind::Hints, &departure.scratch, first, count).await?;
+        next = Gfn(first.0 + count);
+    }
+    departure.ledger.summary.hints += hints;
+    Ok(())
+}
+
+// The target.
+
+/// Takes a message of stage 1; whether it was one.
+pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
+    match message {
+        Message::Ram(set) => populate(arrival, set)?,
+        Message::Hints(set) => arm_early(arrival, set)?,
+        Message::Pages(pages) if pages.cause() == Cause::Copy => arrival.place(pages)?,
+        _ => return Ok(false),
+    }
+    arrival.report(1);
+    Ok(true)
+}
+
+/// Allocates the frames that are RAM, in extents of 2 MiB wherever all 512 frames of one are.
+fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), SessionError> {
+    arrival.reach(announced.first().0 + announced.count())?;
+    let sets = &mut *arrival.sets.borrow_mut();
+    let target = &mut *arrival.target.borrow_mut();
+    let fresh = &mut sets.scratch;
+    fresh.clear();
+    fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)));
+    for (gfn, length) in fresh.runs(announced.first(), announced.count()) {
+        let end = gfn.0 + length;
+        let mut next = gfn.0;
+        while next < end {
+            let whole = next.is_multiple_of(EXTENT) && next + EXTENT <= end;
+            if whole && target.populate(Gfn(next), EXTENT_ORDER).is_ok() {
+                next += EXTENT;
+                continue;
+            }
+            let singles = if whole { EXTENT } else { 1 };
+            (next..next + singles).try_for_each(|gfn| target.populate(Gfn(gfn), 0))?;
+            next += singles;
+        }
+    }
+    Ok(())
+}
+
+/// Arms pages that are stale while the guest still runs at the source.
+fn arm_early<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
+    if !arrival.can_page {
+        return Ok(());
+    }
+    let mut armed = 0;
+    arm(arrival, stale, |_, done| {
+        armed += u64::from(done.count_ones());
+        Ok(())
+    })?;
+    arrival.ledger.borrow_mut().summary.armed_early += armed;
+    Ok(())
+}
+
+/// Arms those pages of `set` that are not armed yet, and says for each batch which are now.
+pub(crate) fn arm<T: Target>(
+    arrival: &Arrival<T>,
+    set: &Set<'_>,
+    mut done: impl FnMut(&[Gfn], PageMask) -> Result<(), SessionError>,
+) -> Result<(), SessionError> {
+    let sets = &mut *arrival.sets.borrow_mut();
+    let target = &mut *arrival.target.borrow_mut();
+    let mut gfns = set.gfns();
+    loop {
+        let mut batch = Batch::new();
+        while batch.len() < BATCH
+            && let Some(gfn) = gfns.next()
+        {
+            if !sets.ram.contains(gfn) {
+                return Err(SessionError::Peer(PeerFault::NoSuchPage));
+            }
+            if !sets.armed.contains(gfn) {
+                let _ = batch.push(gfn);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mask = target.arm(&batch).map_err(|error: PlatformError| SessionError::from(error))?;
+        sets.armed.extend(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
+        done(&batch, mask)?;
+    }
+}

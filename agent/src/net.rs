@@ -1,0 +1,323 @@
+//! The network: one interface, TCP connections, an address from the configuration or by DHCP.
+//!
+//! smoltcp does the work. Nothing here waits by itself: [`Net::poll`] moves packets, and the futures of a
+//! [`Connection`] look at their socket once a turn.
+
+use alloc::rc::Rc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::fmt;
+use core::future::poll_fn;
+use core::net::{Ipv4Addr, SocketAddrV4};
+use core::task::Poll;
+
+use smoltcp::iface::{Config as InterfaceConfig, Interface, PollIngressSingleResult, PollResult};
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::phy::Device;
+use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
+
+use crate::config::{Address, Config};
+use crate::tasks::{SECOND, Timer};
+
+/// Packets taken in before others get a turn.
+const INGRESS_BUDGET: usize = 512;
+/// How long a closed connection may go on delivering what it still holds.
+const LINGER: u64 = 30 * SECOND;
+
+/// The interface and all sockets.
+pub(crate) struct Net {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    dhcp: Option<SocketHandle>,
+    next_port: u16,
+    lingering: Vec<(SocketHandle, u64)>,
+}
+
+impl Net {
+    /// Brings the interface up. `seed` makes sequence numbers and ports hard to guess.
+    pub(crate) fn new<D: Device + ?Sized>(config: &Config, device: &mut D, seed: u64, now: u64) -> Self {
+        let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
+        let mut settings = InterfaceConfig::new(mac);
+        settings.random_seed = seed;
+        let mut interface = Interface::new(settings, device, instant(now));
+        let mut sockets = SocketSet::new(Vec::new());
+        let dhcp = match config.address {
+            Address::Dhcp => Some(sockets.add(dhcpv4::Socket::new())),
+            Address::Static { address, prefix, gateway } => {
+                set_address(&mut interface, Some(Ipv4Cidr::new(address, prefix)), gateway);
+                None
+            }
+        };
+        let next_port = 49152 + (seed >> 32) as u16 % 16384;
+        Self { interface, sockets, dhcp, next_port, lingering: Vec::new() }
+    }
+
+    /// Takes packets in and sends what the sockets have; whether anything happened.
+    pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
+        let time = instant(now);
+        let mut moved = false;
+        self.interface.poll_maintenance(time);
+        for _ in 0..INGRESS_BUDGET {
+            match self.interface.poll_ingress_single(time, device, &mut self.sockets) {
+                PollIngressSingleResult::None => break,
+                _ => moved = true,
+            }
+        }
+        // Every turn of this loop sends at most one packet of each socket: small ones do not wait behind bulk.
+        while self.interface.poll_egress(time, device, &mut self.sockets) == PollResult::SocketStateChanged {
+            moved = true;
+        }
+        self.follow_dhcp();
+        self.bury(now);
+        moved
+    }
+
+    /// When to poll again even if no packet comes.
+    pub(crate) fn poll_at(&mut self, now: u64) -> Option<u64> {
+        let at = self.interface.poll_at(instant(now), &self.sockets)?;
+        Some(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+    }
+
+    /// This agent's address, once it has one.
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.interface.ipv4_addr()
+    }
+
+    fn follow_dhcp(&mut self) {
+        let Some(handle) = self.dhcp else { return };
+        match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
+            Some(dhcpv4::Event::Configured(lease)) => {
+                log::info!("dhcp gives {}", lease.address);
+                set_address(&mut self.interface, Some(lease.address), lease.router);
+            }
+            Some(dhcpv4::Event::Deconfigured) => set_address(&mut self.interface, None, None),
+            None => {}
+        }
+    }
+
+    /// Removes sockets that were given up and have said all they had to say.
+    fn bury(&mut self, now: u64) {
+        let sockets = &mut self.sockets;
+        self.lingering.retain(|(handle, deadline)| {
+            let socket = sockets.get_mut::<tcp::Socket>(*handle);
+            if matches!(socket.state(), tcp::State::Closed | tcp::State::TimeWait) {
+                sockets.remove(*handle);
+                return false;
+            }
+            if now >= *deadline {
+                socket.abort();
+            }
+            true
+        });
+    }
+}
+
+fn set_address(interface: &mut Interface, address: Option<Ipv4Cidr>, gateway: Option<Ipv4Addr>) {
+    interface.update_ip_addrs(|addresses| {
+        addresses.clear();
+        if let Some(address) = address {
+            let _ = addresses.push(IpCidr::Ipv4(address));
+        }
+    });
+    interface.routes_mut().remove_default_ipv4_route();
+    if let Some(gateway) = gateway {
+        let _ = interface.routes_mut().add_default_ipv4_route(gateway);
+    }
+}
+
+fn instant(now: u64) -> Instant {
+    Instant::from_micros((now / 1000) as i64)
+}
+
+/// Why a connection is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkError {
+    /// Nobody answers there.
+    NoAnswer(SocketAddrV4),
+    /// The other agent closed the connection.
+    Closed,
+    /// The connection broke or fell silent.
+    Lost,
+    /// This agent cannot open another connection.
+    Full,
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer(peer) => write!(f, "no agent answers at {peer}"),
+            Self::Closed => f.write_str("the other host's agent closed the connection"),
+            Self::Lost => f.write_str("the connection to the other host's agent is lost"),
+            Self::Full => f.write_str("no further connection can be opened"),
+        }
+    }
+}
+
+impl core::error::Error for LinkError {}
+
+/// Bytes that a connection may hold for the application, per direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers {
+    pub(crate) receive: usize,
+    pub(crate) send: usize,
+}
+
+/// One TCP connection. Dropping it closes it after what was written has been delivered.
+pub(crate) struct Connection {
+    net: Rc<RefCell<Net>>,
+    timer: Timer,
+    handle: SocketHandle,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+}
+
+impl Connection {
+    fn new(net: &Rc<RefCell<Net>>, timer: &Timer, buffers: Buffers) -> Self {
+        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+        let mut socket = tcp::Socket::new(buffer(buffers.receive), buffer(buffers.send));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        let handle = net.borrow_mut().sockets.add(socket);
+        Self { net: net.clone(), timer: timer.clone(), handle, received: Cell::new(0), sent: Cell::new(0) }
+    }
+
+    /// A connection that waits for a peer; see [`Connection::accepted`].
+    pub(crate) fn listen(
+        net: &Rc<RefCell<Net>>,
+        timer: &Timer,
+        port: u16,
+        buffers: Buffers,
+    ) -> Result<Self, LinkError> {
+        let connection = Self::new(net, timer, buffers);
+        connection.socket(|socket| socket.listen(port)).map_err(|_| LinkError::Full)?;
+        Ok(connection)
+    }
+
+    /// Waits until a peer has connected.
+    pub(crate) async fn accepted(&self) -> Result<(), LinkError> {
+        self.established(LinkError::Lost).await
+    }
+
+    /// Connects to `peer`.
+    pub(crate) async fn connect(
+        net: &Rc<RefCell<Net>>,
+        timer: &Timer,
+        peer: SocketAddrV4,
+        buffers: Buffers,
+    ) -> Result<Self, LinkError> {
+        let connection = Self::new(net, timer, buffers);
+        {
+            let net = &mut *net.borrow_mut();
+            net.next_port = net.next_port.checked_add(1).unwrap_or(49152);
+            let socket = net.sockets.get_mut::<tcp::Socket>(connection.handle);
+            socket
+                .connect(net.interface.context(), (*peer.ip(), peer.port()), net.next_port)
+                .map_err(|_| LinkError::NoAnswer(peer))?;
+        }
+        timer.nudge();
+        connection.established(LinkError::NoAnswer(peer)).await?;
+        Ok(connection)
+    }
+
+    async fn established(&self, otherwise: LinkError) -> Result<(), LinkError> {
+        use tcp::State::{Closed, Listen, SynReceived, SynSent};
+        self.timer
+            .wait_for(|| match self.socket(|socket| socket.state()) {
+                Listen | SynSent | SynReceived => None,
+                Closed => Some(Err(otherwise)),
+                _ => Some(Ok(())),
+            })
+            .await
+    }
+
+    /// How long the peer may say nothing before the connection counts as lost; `None` waits for ever.
+    pub(crate) fn set_patience(&self, patience_ns: Option<u64>) {
+        self.socket(|socket| {
+            socket.set_timeout(patience_ns.map(|ns| Duration::from_micros(ns / 1000)));
+            socket.set_keep_alive(Some(Duration::from_secs(5)));
+        });
+    }
+
+    /// Fills `into`.
+    pub(crate) async fn read_exact(&self, into: &mut [u8]) -> Result<(), LinkError> {
+        let mut done = 0;
+        poll_fn(|_| {
+            while done < into.len() {
+                match self.socket(|socket| socket.recv_slice(&mut into[done..])) {
+                    Ok(0) => return Poll::Pending,
+                    Ok(count) => {
+                        done += count;
+                        self.received.set(self.received.get() + count as u64);
+                        self.timer.nudge();
+                    }
+                    Err(tcp::RecvError::Finished) => return Poll::Ready(Err(LinkError::Closed)),
+                    Err(tcp::RecvError::InvalidState) => return Poll::Ready(Err(LinkError::Lost)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Hands all of `bytes` to the connection; they may not have left yet.
+    pub(crate) async fn write_all(&self, bytes: &[u8]) -> Result<(), LinkError> {
+        let mut done = 0;
+        poll_fn(|_| {
+            while done < bytes.len() {
+                match self.socket(|socket| socket.send_slice(&bytes[done..])) {
+                    Ok(0) => return Poll::Pending,
+                    Ok(count) => {
+                        done += count;
+                        self.sent.set(self.sent.get() + count as u64);
+                        self.timer.nudge();
+                    }
+                    Err(tcp::SendError::InvalidState) => return Poll::Ready(Err(LinkError::Lost)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Bytes written that the peer has not acknowledged.
+    pub(crate) fn backlog(&self) -> usize {
+        self.socket(|socket| socket.send_queue())
+    }
+
+    /// Bytes handed over by [`Connection::write_all`] so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Bytes handed out by [`Connection::read_exact`] so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Waits until everything written has been acknowledged and the peer has closed its end, or the connection ends.
+    pub(crate) async fn finished(&self) {
+        self.socket(|socket| socket.close());
+        self.timer.nudge();
+        self.timer
+            .wait_for(|| {
+                let over = self.socket(|socket| !socket.is_active() || socket.state() == tcp::State::TimeWait);
+                over.then_some(())
+            })
+            .await;
+    }
+
+    fn socket<T>(&self, look: impl FnOnce(&mut tcp::Socket<'static>) -> T) -> T {
+        look(self.net.borrow_mut().sockets.get_mut::<tcp::Socket>(self.handle))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.socket(|socket| socket.close());
+        let deadline = self.timer.now() + LINGER;
+        self.net.borrow_mut().lingering.push((self.handle, deadline));
+    }
+}

@@ -1,0 +1,228 @@
+//! One migration.
+//!
+//! Both ends go through the same phases, each a function that takes the proof of the one before:
+//!
+//! ```text
+//!  source                                          target
+//!  handshake            <-- Hello, Welcome, Built -->            handshake
+//!  full_copy::send      --- Ram, Pages, Hints -->                full_copy::take
+//!  switchover::leave    --- Dirty, Pages, State, Switch -->      switchover::take
+//!                       <-- Ready ---                            switchover::prepare
+//!  commit               --- Commit -->                           release
+//!  dirty_copy::serve    <-- Demand ---, --- Pages -->            dirty_copy::fetch
+//!  destroy              <-- Complete ---                         finish
+//! ```
+//!
+//! # The commit rule
+//!
+//! **[`Source::retain`] is the commit.** Before it the guest belongs to the source: whatever fails, at either end or
+//! between them, leads through [`departure::give_back`] and the guest runs on at the source, its dirty log off, its
+//! suspend (if there was one) cancelled; the target drops what it has, and its guest never ran, because it holds a
+//! pause count that only [`Message::Commit`](crate::wire::Message::Commit) gives back. After `retain` has returned the
+//! source never runs the guest again: nothing below that line calls [`Source::release`], and the hypervisor refuses
+//! everybody else. The source keeps every page until the target has said
+//! [`Message::Complete`](crate::wire::Message::Complete), and only then destroys the guest.
+//!
+//! `Commit` is sent after `retain`, never before; a target that has said `Ready` and hears nothing more does not know
+//! on which side of the line the source is, so it neither runs the guest nor drops it: it waits.
+//!
+//! [`Source::retain`]: crate::platform::Source::retain
+//! [`Source::release`]: crate::platform::Source::release
+
+pub(crate) mod arrival;
+pub(crate) mod departure;
+
+use alloc::rc::Rc;
+use alloc::string::String;
+use core::cell::RefCell;
+use core::fmt;
+
+use crate::config::Config;
+use crate::control::{Request, State};
+use crate::desk::Desk;
+use crate::lobby::Lobby;
+use crate::net::{LinkError, Net};
+use crate::platform::{Platform, PlatformError, Source};
+use crate::switchover::Prepared;
+use crate::tasks::{SECOND, Timer};
+use crate::wire::{Message, WireError};
+use departure::Departure;
+
+/// How long the other agent may take to call, to answer, or to build.
+pub(crate) const PEER_WAIT: u64 = 30 * SECOND;
+/// How long the toolstack may take to suspend the guest.
+pub(crate) const SUSPEND_WAIT: u64 = 60 * SECOND;
+/// How long the target may take to be ready.
+pub(crate) const READY_WAIT: u64 = 60 * SECOND;
+
+/// What all sessions share.
+pub(crate) struct Host<P> {
+    pub(crate) platform: Rc<RefCell<P>>,
+    pub(crate) net: Rc<RefCell<Net>>,
+    pub(crate) lobby: Rc<Lobby>,
+    pub(crate) timer: Timer,
+    pub(crate) config: Config,
+}
+
+/// Serves one request from beginning to end.
+pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
+    match request {
+        Request::Out { domain, mode } => departure::serve(&host, &desk, domain, mode).await,
+        Request::In { domain, peer, session, backends } => {
+            arrival::serve(&host, &desk, domain, peer, session, backends).await;
+        }
+    }
+}
+
+/// Refuses a guest whose page sets, `sets` of them, would take more than this agent can spare.
+pub(crate) fn check_budget(config: &Config, frames: u64, sets: u64) -> Result<(), SessionError> {
+    let needed = frames.div_ceil(8).saturating_mul(sets);
+    if needed > config.memory as u64 / 3 { Err(SessionError::Refused(Refusal::TooLarge)) } else { Ok(()) }
+}
+
+/// Why a session ended early, and who is to blame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionError {
+    /// This host could not do its part.
+    Here(PlatformError),
+    /// The connection to the other agent.
+    Link(LinkError),
+    /// The other agent sent something that no correct agent sends.
+    Peer(PeerFault),
+    /// The other agent gave up and said why.
+    Told(String),
+    /// The toolstack gave up.
+    Cancelled,
+    /// Somebody took too long.
+    TimedOut(Wait),
+    /// This agent will not move this guest.
+    Refused(Refusal),
+}
+
+/// What a peer must not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerFault {
+    /// It sent bytes that make no sense.
+    Wire(WireError),
+    /// It sent a message that has no place at this point.
+    OutOfTurn,
+    /// It speaks no version that is spoken here.
+    Version,
+    /// It named a page that the guest does not have.
+    NoSuchPage,
+    /// It switched over although pages had never been sent.
+    MissingPages,
+}
+
+/// Who was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The other agent, to call.
+    Call,
+    /// The other agent, to build the guest's frame.
+    Build,
+    /// The toolstack, to suspend the guest.
+    Suspend,
+    /// The other agent, to be ready for the guest.
+    Ready,
+    /// This agent's own address.
+    Address,
+}
+
+/// Why this agent will not move this guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Dirty pages cannot be logged.
+    NoDirtyLog,
+    /// Guest memory cannot be mapped.
+    NoForeignMap,
+    /// Pages of it are still elsewhere.
+    PagedOut,
+    /// It is too large for this agent's memory.
+    TooLarge,
+    /// The toolstack said that it could not suspend it.
+    NotSuspended,
+    /// It has been destroyed meanwhile.
+    Gone,
+    /// Pages of it cannot be read.
+    Unreadable,
+    /// A page of it cannot be written.
+    Unwritable,
+    /// A page would have been sent a third time.
+    ThirdSend,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here(error) => write!(f, "{error}"),
+            Self::Link(error) => write!(f, "{error}"),
+            Self::Peer(PeerFault::Wire(error)) => write!(f, "the other host's agent sent {error}"),
+            Self::Peer(PeerFault::OutOfTurn) => f.write_str("the other host's agent sent a message out of turn"),
+            Self::Peer(PeerFault::Version) => f.write_str("the agents share no version of their protocol"),
+            Self::Peer(PeerFault::NoSuchPage) => f.write_str("the other host's agent named a page that does not exist"),
+            Self::Peer(PeerFault::MissingPages) => f.write_str("the other host's agent left pages out"),
+            Self::Told(reason) => write!(f, "the other host's agent gave up: {reason}"),
+            Self::Cancelled => f.write_str("cancelled by the toolstack"),
+            Self::TimedOut(Wait::Call) => f.write_str("the other host's agent did not connect in time"),
+            Self::TimedOut(Wait::Build) => f.write_str("the other host's agent did not answer in time"),
+            Self::TimedOut(Wait::Suspend) => f.write_str("the guest was not suspended in time"),
+            Self::TimedOut(Wait::Ready) => f.write_str("the other host's agent was not ready in time"),
+            Self::TimedOut(Wait::Address) => f.write_str("this agent has no network address"),
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoDirtyLog => "this hypervisor cannot log which pages a guest dirties",
+            Self::NoForeignMap => "this agent cannot map the guest's memory",
+            Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
+            Self::TooLarge => "the guest is too large for the agent's memory",
+            Self::NotSuspended => "the guest did not suspend",
+            Self::Gone => "the guest was destroyed during the migration",
+            Self::Unreadable => "pages of the guest cannot be read",
+            Self::Unwritable => "pages of the guest cannot be written",
+            Self::ThirdSend => "internal error: a page was about to be sent a third time",
+        })
+    }
+}
+
+impl core::error::Error for SessionError {}
+
+impl From<PlatformError> for SessionError {
+    fn from(error: PlatformError) -> Self {
+        if error == PlatformError::Gone { Self::Refused(Refusal::Gone) } else { Self::Here(error) }
+    }
+}
+
+impl From<LinkError> for SessionError {
+    fn from(error: LinkError) -> Self {
+        Self::Link(error)
+    }
+}
+
+impl From<WireError> for SessionError {
+    fn from(error: WireError) -> Self {
+        Self::Peer(PeerFault::Wire(error))
+    }
+}
+
+/// The proof that the source can never run the guest again.
+pub(crate) struct Committed(());
+
+/// The commit. Nothing before this line is final, nothing after it can be undone; see the module's commit rule.
+pub(crate) async fn commit<S: Source>(
+    departure: &mut Departure<S>,
+    _prepared: Prepared,
+) -> Result<Committed, SessionError> {
+    departure.source.retain()?;
+    departure.inbox.committed.set(true);
+    departure.desk.state(State::Committed);
+    departure.control.connection().set_patience(None);
+    departure.bulk.connection().set_patience(None);
+    departure.control.send(Message::Commit).await?;
+    Ok(Committed(()))
+}

@@ -1,0 +1,471 @@
+//! The target's end of one migration.
+
+use alloc::rc::Rc;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
+use core::net::SocketAddrV4;
+use core::pin::pin;
+
+use embassy_futures::select::{Either, Either3, select, select3};
+
+use super::departure::cancelled;
+use super::{Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
+use crate::bitmap::PageSet;
+use crate::channel::{Inlet, Outlet};
+use crate::control::{Progress, SessionToken, State};
+use crate::desk::Desk;
+use crate::ledger::{Ledger, Stage};
+use crate::net::{Buffers, Connection, LinkError};
+use crate::platform::{BATCH, Backends, Content, DomId, Gfn, PageMask, Platform, Target};
+use crate::tasks::{MS, SECOND, Timer};
+use crate::wire::{Arriving, Cause, Channel, Hello, Message, VERSIONS};
+use crate::{dirty_copy, full_copy, session, switchover};
+
+/// Page sets that an arrival keeps, for the memory budget.
+const SETS: u64 = 6;
+/// The target is told much and sends little.
+const CONTROL: Buffers = Buffers { receive: 256 << 10, send: 32 << 10 };
+const BULK: Buffers = Buffers { receive: 1 << 20, send: 4 << 10 };
+/// How long to wait before calling again.
+const CALL_AGAIN: u64 = 250 * MS;
+
+/// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
+pub(crate) struct Arrival<T> {
+    pub(crate) target: RefCell<T>,
+    pub(crate) desk: Rc<Desk>,
+    pub(crate) timer: Timer,
+    pub(crate) control: Rc<Connection>,
+    pub(crate) can_page: bool,
+    pub(crate) sets: RefCell<Sets>,
+    pub(crate) ledger: RefCell<Ledger>,
+    /// Pages that must be written before the guest runs, because they cannot be armed.
+    pub(crate) stubborn: RefCell<Vec<Gfn>>,
+    /// The machine state, until it is loaded.
+    pub(crate) state: RefCell<Option<Vec<u8>>>,
+    phase: Cell<Phase>,
+    connections: [Rc<Connection>; 2],
+    /// Pages that somebody waits for, and since when.
+    waiting: RefCell<Vec<(Gfn, u64)>>,
+    budget: crate::config::Config,
+}
+
+/// What is known of every page. A page that is RAM and in no other set has not been heard of.
+pub(crate) struct Sets {
+    pub(crate) ram: PageSet,
+    /// Here, with the content that the guest will see.
+    pub(crate) present: PageSet,
+    /// A touch becomes a fault.
+    pub(crate) armed: PageSet,
+    /// Stale since the switch, and how many those are.
+    pub(crate) absent: PageSet,
+    pub(crate) missing: u64,
+    /// Demanded and not here yet.
+    pub(crate) requested: PageSet,
+    /// For sets that live for a moment.
+    pub(crate) scratch: PageSet,
+}
+
+/// How far the session is, as far as a failure must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The source has not been told that it may commit.
+    Filling,
+    /// It has, and may have.
+    InDoubt,
+    /// It has committed.
+    Committed,
+    /// Nothing is missing.
+    Complete,
+}
+
+/// Serves a request to fill `domain`.
+pub(crate) async fn serve<P: Platform>(
+    host: &Host<P>,
+    desk: &Rc<Desk>,
+    domain: DomId,
+    peer: SocketAddrV4,
+    session: SessionToken,
+    backends: Backends,
+) {
+    if let Err(error) = arrive(host, desk, domain, peer, session, backends).await {
+        desk.state(State::Failed { reason: error.to_string() });
+    }
+}
+
+/// An error here means that the guest never ran on this host and never will.
+async fn arrive<P: Platform>(
+    host: &Host<P>,
+    desk: &Rc<Desk>,
+    domain: DomId,
+    peer: SocketAddrV4,
+    session: SessionToken,
+    backends: Backends,
+) -> Result<(), SessionError> {
+    let target = host.platform.borrow_mut().open_target(domain, backends)?;
+    let calling = select(call(host, peer, session), cancelled(&host.timer, desk)).await;
+    let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
+    let [control, bulk] = called?;
+    let mut inlet = Inlet::new(control.clone());
+    let built = select(build(host, &mut inlet, target), cancelled(&host.timer, desk)).await;
+    let (target, frames, pages) = match built {
+        Either::First(Ok(built)) => built,
+        Either::First(Err(error)) => return Err(abort(&host.timer, &control, error).await),
+        Either::Second(()) => return Err(abort(&host.timer, &control, SessionError::Cancelled).await),
+    };
+    let (target, rings) = target;
+    desk.state(State::Built { store: rings.store, console: rings.console });
+
+    let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages);
+    let error = {
+        let migration = pin!(migrate(&arrival, Inlet::new(bulk)));
+        let listening = pin!(listen(&arrival, inlet));
+        match select3(migration, listening, watch(&arrival)).await {
+            Either3::First(Ok(())) => None,
+            Either3::First(Err(error)) | Either3::Second(error) | Either3::Third(error) => Some(error),
+        }
+    };
+    match (error, arrival.phase.get()) {
+        (None, _) | (Some(_), Phase::Complete) => arrival.close(State::Complete),
+        // The guest was destroyed after it had run here: nobody needs the rest.
+        (Some(SessionError::Refused(Refusal::Gone)), Phase::Committed) => {
+            let _ = host.timer.within(SECOND, arrival.say_complete()).await;
+            arrival.close(State::Complete);
+        }
+        (Some(error @ SessionError::Told(_)), Phase::Filling | Phase::InDoubt) | (Some(error), Phase::Filling) => {
+            let error = abort(&host.timer, &arrival.control, error).await;
+            arrival.close(State::Failed { reason: error.to_string() });
+        }
+        (Some(error), Phase::InDoubt | Phase::Committed) => {
+            arrival.close(State::Interrupted { reason: error.to_string() });
+            arrival.hold().await;
+        }
+    }
+    Ok(())
+}
+
+/// Opens both connections and says who calls.
+async fn call<P: Platform>(
+    host: &Host<P>,
+    peer: SocketAddrV4,
+    session: SessionToken,
+) -> Result<[Rc<Connection>; 2], SessionError> {
+    let mut called = Vec::new();
+    let deadline = host.timer.now() + PEER_WAIT;
+    for (channel, buffers) in [(Channel::Control, CONTROL), (Channel::Bulk, BULK)] {
+        let connection = loop {
+            let left = deadline.saturating_sub(host.timer.now());
+            let attempt = Connection::connect(&host.net, &host.timer, peer, buffers);
+            match host.timer.within(left, attempt).await {
+                Some(Ok(connection)) => break connection,
+                Some(Err(_)) if left > CALL_AGAIN => host.timer.sleep(CALL_AGAIN).await,
+                Some(Err(error)) => return Err(error.into()),
+                None => return Err(LinkError::NoAnswer(peer).into()),
+            }
+        };
+        connection.set_patience(Some(PEER_WAIT));
+        let connection = Rc::new(connection);
+        let features = host.platform.borrow().features();
+        let hello = Hello { versions: VERSIONS, channel, features, session };
+        Outlet::new(connection.clone()).send(Message::Hello(hello)).await?;
+        called.push(connection);
+    }
+    <[_; 2]>::try_from(called).map_err(|_| LinkError::NoAnswer(peer).into())
+}
+
+type Built<T> = ((T, crate::platform::Rings), u64, u64);
+
+/// Hears what the guest is and builds its frame.
+async fn build<P: Platform>(
+    host: &Host<P>,
+    inlet: &mut Inlet,
+    mut target: P::Target,
+) -> Result<Built<P::Target>, SessionError> {
+    let welcome = host.timer.within(PEER_WAIT, inlet.next()).await.ok_or(SessionError::TimedOut(Wait::Build))??;
+    let welcome = match welcome {
+        Message::Welcome(welcome) => welcome,
+        Message::Abort(reason) => return Err(SessionError::Told(reason.to_string())),
+        _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
+    };
+    if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) {
+        return Err(SessionError::Peer(PeerFault::Version));
+    }
+    session::check_budget(&host.config, welcome.frames, SETS)?;
+    let rings = target.build(welcome.frame)?;
+    Ok(((target, rings), welcome.frames, welcome.pages))
+}
+
+/// Tells the source why it is over.
+async fn abort(timer: &Timer, control: &Rc<Connection>, error: SessionError) -> SessionError {
+    if !matches!(error, SessionError::Told(_)) {
+        let reason = error.to_string();
+        let _ = timer.within(SECOND, Outlet::new(control.clone()).send(Message::Abort(&reason))).await;
+    }
+    error
+}
+
+/// The whole way, phase by phase.
+async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet) -> Result<(), SessionError> {
+    let built = Message::Built { can_page: arrival.can_page };
+    arrival.say(built).await?;
+    arrival.begin(Stage::FullCopy);
+    loop {
+        let message = bulk.next().await?;
+        if !full_copy::take(arrival, &message)? && switchover::take(arrival, &message)? {
+            break;
+        }
+    }
+    // From the moment that the source may commit, silence says nothing about whether it did.
+    arrival.connections.iter().for_each(|connection| connection.set_patience(None));
+    switchover::prepare(arrival).await?;
+    arrival.desk.state(State::Ready);
+    arrival.timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
+    arrival.target.borrow_mut().release()?;
+    dirty_copy::fetch(arrival, &mut bulk).await?;
+    arrival.target.borrow_mut().finish()?;
+    arrival.phase.set(Phase::Complete);
+    arrival.say_complete().await
+}
+
+/// Takes in what the source says on the control connection. Ends only with an error.
+async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> SessionError {
+    loop {
+        let heard = match inlet.next().await {
+            Ok(Message::Pages(pages)) if pages.cause() != Cause::Push => {
+                let placed = arrival.place(&pages);
+                arrival.report(3);
+                placed
+            }
+            Ok(Message::Commit) if arrival.phase.get() == Phase::InDoubt => {
+                arrival.phase.set(Phase::Committed);
+                Ok(())
+            }
+            Ok(Message::Abort(reason)) if arrival.phase.get() != Phase::Committed => {
+                Err(SessionError::Told(reason.to_string()))
+            }
+            Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
+            // The source closes once it has heard that all is complete.
+            Err(_) if arrival.phase.get() == Phase::Complete => core::future::pending().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = heard {
+            return error;
+        }
+        arrival.timer.nudge();
+    }
+}
+
+/// Notices that the toolstack gives up or that the domain is destroyed under the agent.
+async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
+    loop {
+        if arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling {
+            return SessionError::Cancelled;
+        }
+        if let Err(error) = arrival.target.borrow_mut().info() {
+            return error.into();
+        }
+        arrival.timer.sleep(SECOND).await;
+    }
+}
+
+impl<T: Target> Arrival<T> {
+    fn new<P: Platform>(
+        host: &Host<P>,
+        desk: &Rc<Desk>,
+        target: T,
+        connections: [Rc<Connection>; 2],
+        frames: u64,
+        pages: u64,
+    ) -> Self {
+        let set = || PageSet::new(frames);
+        let sets = Sets {
+            ram: set(),
+            present: set(),
+            armed: set(),
+            absent: set(),
+            missing: 0,
+            requested: set(),
+            scratch: set(),
+        };
+        let mut ledger = Ledger::new(host.timer.clone());
+        ledger.summary.pages = pages;
+        Self {
+            can_page: target.can_page(),
+            target: RefCell::new(target),
+            desk: desk.clone(),
+            timer: host.timer.clone(),
+            control: connections[0].clone(),
+            sets: RefCell::new(sets),
+            ledger: RefCell::new(ledger),
+            stubborn: RefCell::default(),
+            state: RefCell::default(),
+            phase: Cell::new(Phase::Filling),
+            connections,
+            waiting: RefCell::default(),
+            budget: host.config,
+        }
+    }
+
+    /// Lets the sets reach the frames below `frames`, if that is within the budget.
+    pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        if frames > sets.ram.frames() {
+            session::check_budget(&self.budget, frames, SETS)?;
+            let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
+            all.into_iter().for_each(|set| set.grow(frames));
+            sets.scratch.grow(frames);
+        }
+        Ok(())
+    }
+
+    /// Puts pages where they belong: armed ones by a fill, the others by a write, which only happens while the guest
+    /// cannot run. A page that is not armed while it runs was given back or replaced; nobody wants it.
+    pub(crate) fn place(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        let running = self.phase.get() == Phase::Committed;
+        let (mut fills, mut writes) = (Contents::new(), Contents::new());
+        for (gfn, content) in pages.contents() {
+            if !sets.ram.contains(gfn) {
+                return Err(SessionError::Peer(PeerFault::NoSuchPage));
+            }
+            if sets.armed.contains(gfn) {
+                let _ = fills.push((gfn, content));
+            } else if !running {
+                let _ = writes.push((gfn, content));
+            }
+        }
+        let target = &mut *self.target.borrow_mut();
+        let all = |done: PageMask, contents: &Contents<'_>| done.count_ones() as usize >= contents.len();
+        let written = writes.is_empty() || all(target.write(&writes)?, &writes);
+        let filled = fills.is_empty() || all(target.fill(&fills)?, &fills);
+        if !written || !filled {
+            return Err(SessionError::Refused(Refusal::Unwritable));
+        }
+        let now = self.timer.now();
+        for (gfn, _) in fills.iter().chain(&writes) {
+            self.settle(sets, *gfn, now);
+        }
+        self.count(pages);
+        self.timer.nudge();
+        Ok(())
+    }
+
+    /// A page that the guest gave back needs no content.
+    pub(crate) fn forget(&self, gfn: Gfn) {
+        self.settle(&mut self.sets.borrow_mut(), gfn, self.timer.now());
+        self.timer.nudge();
+    }
+
+    fn settle(&self, sets: &mut Sets, gfn: Gfn, now: u64) {
+        sets.armed.remove(gfn);
+        sets.present.insert(gfn);
+        sets.requested.remove(gfn);
+        if sets.absent.remove(gfn) {
+            sets.missing -= 1;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(place) = waiting.iter().position(|(waits, _)| *waits == gfn) {
+            let (_, since) = waiting.swap_remove(place);
+            self.ledger.borrow_mut().waits.add((now - since) / 1000);
+        }
+    }
+
+    fn count(&self, pages: &Arriving<'_>) {
+        let count = pages.gfns().count() as u64;
+        let summary = &mut self.ledger.borrow_mut().summary;
+        summary.zero_pages += pages.zeros();
+        match pages.cause() {
+            Cause::Copy => summary.stage1_pages += count,
+            Cause::Urgent => summary.stage2_pages += count,
+            Cause::Push | Cause::Demand | Cause::Prepull => summary.stage3_pages += count,
+        }
+        match pages.cause() {
+            Cause::Push => summary.pushed += count,
+            Cause::Prepull => summary.prepull_sent += count,
+            Cause::Copy | Cause::Urgent | Cause::Demand => {}
+        }
+    }
+
+    /// Notes that somebody waits for `gfn`; whether it must be demanded.
+    pub(crate) fn note_fault(&self, gfn: Gfn) -> bool {
+        let sets = &mut *self.sets.borrow_mut();
+        let fresh = sets.absent.contains(gfn) && sets.requested.insert(gfn);
+        if fresh {
+            self.waiting.borrow_mut().push((gfn, self.timer.now()));
+        }
+        fresh
+    }
+
+    /// Sends on the control connection.
+    pub(crate) async fn say(&self, message: Message<'_>) -> Result<(), SessionError> {
+        Outlet::new(self.control.clone()).send(message).await
+    }
+
+    /// Asks the source for pages, now.
+    pub(crate) async fn demand(&self, gfns: &[Gfn]) -> Result<(), SessionError> {
+        let body: heapless::Vec<u8, { 8 * BATCH }> = gfns.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
+        self.say(Message::Demand(&body)).await
+    }
+
+    /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.
+    pub(crate) fn check_nothing_left_out(&self) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        let known = &mut sets.scratch;
+        known.copy_from(&sets.present);
+        known.union_with(&sets.absent);
+        let mut stray = sets.armed.clone();
+        stray.subtract(&sets.absent);
+        if *known == sets.ram && stray.is_empty() { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
+    }
+
+    /// The source may commit from here on.
+    pub(crate) fn enter_doubt(&self) {
+        self.phase.set(Phase::InDoubt);
+    }
+
+    /// Begins a stage, unless it has begun.
+    pub(crate) fn begin(&self, stage: Stage) {
+        let bytes = self.bytes();
+        let ledger = &mut *self.ledger.borrow_mut();
+        if !ledger.is_in(stage) {
+            ledger.begin(stage, bytes);
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.connections.iter().map(|connection| connection.received()).sum()
+    }
+
+    /// Says how far the stage is.
+    pub(crate) fn report(&self, stage: u8) {
+        let ledger = self.ledger.borrow();
+        let (summary, sets) = (&ledger.summary, self.sets.borrow());
+        let (done, total) = match stage {
+            1 => (summary.stage1_pages.min(summary.pages), summary.pages),
+            _ => (summary.stage3_pages, summary.stage3_pages + sets.missing),
+        };
+        let bytes = ledger.stage_bytes(self.bytes());
+        self.desk.progress(Progress { stage, round: None, done, total, bytes, rate_kib: 0 });
+    }
+
+    async fn say_complete(&self) -> Result<(), SessionError> {
+        self.say(Message::Complete).await?;
+        let _ = self.timer.within(PEER_WAIT, self.connections[0].finished()).await;
+        Ok(())
+    }
+
+    /// Keeps the guest as it is, waiting or not, until the toolstack destroys it.
+    async fn hold(&self) {
+        while self.target.borrow_mut().info().is_ok() {
+            self.timer.sleep(SECOND).await;
+        }
+    }
+
+    fn close(&self, state: State) {
+        let bytes = self.bytes();
+        self.desk.summary(&self.ledger.borrow_mut().close(bytes));
+        self.desk.state(state);
+    }
+}
+
+type Contents<'a> = heapless::Vec<(Gfn, Content<'a>), BATCH>;

@@ -1,0 +1,242 @@
+//! Stage 2: the guest stops here and is made ready there.
+//!
+//! The source asks the toolstack to suspend the guest and uses the wait: hints go on, and holes are looked at again,
+//! since a guest may balloon. Then it takes the last of the dirty log and the machine state, and sends which pages
+//! are stale, the pages that must be there before the guest runs, and the state. The target arms what is stale, loads
+//! the state and says ready. Only what is needed happens between the suspend and `Ready`: that is the downtime.
+
+use alloc::vec::Vec;
+
+use crate::bitmap::PageSet;
+use crate::control::{Mode, State};
+use crate::dirty_copy;
+use crate::full_copy::{self, Copied};
+use crate::ledger::Stage;
+use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
+use crate::session::arrival::Arrival;
+use crate::session::departure::{Batch, Departure};
+use crate::session::{PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
+use crate::tasks::MS;
+use crate::wire::{CHUNK, Cause, Kind, Message, Set};
+
+/// Pages that the resuming kernel touches first, at most.
+const FIRST_TOUCHED: usize = 64;
+/// How long sending recently dirtied pages ahead may take.
+const AHEAD_MS: u64 = 10;
+/// How often the log is looked at while the guest suspends.
+const LOOK_EVERY: u64 = 20 * MS;
+
+/// The proof that the target could run the guest.
+pub(crate) struct Prepared(());
+
+// The source.
+
+/// Suspends the guest and hands the target all that it needs to run it.
+pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copied) -> Result<Prepared, SessionError> {
+    departure.rate = departure.ledger.rate(departure.bytes());
+    departure.ledger.begin(Stage::Switchover, departure.bytes());
+    let asked = departure.timer.now();
+    // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
+    departure.log.update(|words| departure.source.clean(words))?;
+    departure.asked = true;
+    departure.desk.state(State::Suspend);
+    let seen = departure.source.info()?.pages;
+    find_holes(departure).await?;
+    suspended(departure).await?;
+    departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
+
+    let captured = departure.timer.now();
+    let state = capture(departure, seen).await?;
+    settle_dirty(departure);
+    departure.ledger.summary.capture_ms = departure.ledger.ms_since(captured);
+
+    let sent = departure.timer.now();
+    let urgent = choose_urgent(departure)?;
+    send_dirty_set(departure).await?;
+    send_urgent(departure, &urgent).await?;
+    departure.bulk.send(Message::State(&state)).await?;
+    departure.bulk.send(Message::Switch).await?;
+    let timer = departure.timer.clone();
+    timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
+    departure.ledger.summary.load_ms = departure.ledger.ms_since(sent);
+    Ok(Prepared(()))
+}
+
+/// Waits for the toolstack's answer; hints go on meanwhile.
+async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let deadline = departure.timer.now() + SUSPEND_WAIT;
+    loop {
+        match departure.desk.suspended() {
+            Some(true) => break,
+            Some(false) => return Err(SessionError::Refused(Refusal::NotSuspended)),
+            None if departure.timer.now() >= deadline => return Err(SessionError::TimedOut(Wait::Suspend)),
+            None => {}
+        }
+        full_copy::peek(departure).await?;
+        let (timer, desk) = (&departure.timer, &departure.desk);
+        timer.within(LOOK_EVERY, timer.wait_for(|| desk.suspended())).await;
+    }
+    if departure.source.info()?.suspended { Ok(()) } else { Err(SessionError::Refused(Refusal::NotSuspended)) }
+}
+
+/// Takes the rest of the dirty log and the machine state. `seen` is how many pages the guest had when its holes were
+/// looked at last; if it has another number now, they are looked at once more.
+async fn capture<S: Source>(departure: &mut Departure<S>, seen: u64) -> Result<Vec<u8>, SessionError> {
+    let info = departure.source.info()?;
+    departure.grow(info.max_gfn + 1);
+    let state = departure.recent.update(|words| departure.source.machine_state(words))?;
+    if info.pages != seen {
+        find_holes(departure).await?;
+    }
+    Ok(state)
+}
+
+/// Looks at the whole guest again: frames that have become RAM are announced, and those that no longer are RAM are
+/// sent as zeros, so that the target is not left with frames that nobody ever fills.
+async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let max_gfn = departure.source.info()?.max_gfn;
+    departure.grow(max_gfn + 1);
+    let mut first = 0;
+    while first < departure.frames {
+        let count = CHUNK.min(departure.frames - first);
+        let (source, now) = (&mut departure.source, &mut departure.scratch);
+        now.update(|words| source.find_ram(Gfn(first), count, words))?;
+        let gone: Vec<Gfn> =
+            departure.ram.range(Gfn(first), count).filter(|gfn| !departure.scratch.contains(*gfn)).collect();
+        let fresh: Vec<Gfn> =
+            departure.scratch.range(Gfn(first), count).filter(|gfn| departure.ram.insert(*gfn)).collect();
+        if !fresh.is_empty() {
+            // The log need not know of their first writes.
+            departure.log.extend(fresh);
+            full_copy::announce(departure, Gfn(first), count).await?;
+        }
+        for batch in gone.chunks(BATCH) {
+            let batch = Batch::from_slice(batch).unwrap_or_default();
+            departure.send_as_zeros(&batch).await?;
+            batch.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
+        }
+        departure.timer.yield_now().await;
+        first += count;
+    }
+    Ok(())
+}
+
+/// `left` becomes the dirty set: what the log says, and what was never sent, as far as it is RAM.
+fn settle_dirty<S: Source>(departure: &mut Departure<S>) {
+    let unsent = &mut departure.scratch;
+    unsent.copy_from(&departure.ram);
+    departure.sends.take_sent_from(unsent);
+    departure.left.copy_from(&departure.log);
+    departure.left.union_with(&departure.recent);
+    departure.left.union_with(unsent);
+    departure.left.intersect_with(&departure.ram);
+    departure.recent.intersect_with(&departure.left);
+    departure.ledger.summary.dirty_pages = departure.left.count();
+}
+
+/// Takes from the dirty set what must be at the target before the guest runs.
+fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, SessionError> {
+    let mut urgent = PageSet::new(departure.frames);
+    if departure.policy == Mode::Precopy {
+        core::mem::swap(&mut urgent, &mut departure.left);
+        departure.left.grow(departure.frames);
+        return Ok(urgent);
+    }
+    let touched = departure.source.first_touched(FIRST_TOUCHED)?;
+    let ahead = (departure.rate * AHEAD_MS / 1000 / PAGE_SIZE as u64) as usize;
+    let must = departure.pinned.iter().copied().chain(touched);
+    urgent.extend(must.filter(|gfn| departure.left.contains(*gfn)));
+    urgent.extend(departure.recent.iter().take(ahead));
+    departure.left.subtract(&urgent);
+    departure.recent.subtract(&urgent);
+    Ok(urgent)
+}
+
+async fn send_dirty_set<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let mut next = Gfn(0);
+    while let Some(gfn) = departure.left.next_from(next) {
+        let first = Gfn(gfn.0 / CHUNK * CHUNK);
+        let count = CHUNK.min(departure.frames - first.0);
+        departure.bulk.send_set(Kind::Dirty, &departure.left, first, count).await?;
+        next = Gfn(first.0 + count);
+    }
+    Ok(())
+}
+
+async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
+    let mut pages = urgent.iter();
+    loop {
+        let mut batch: Batch = pages.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if !departure.send(Cause::Urgent, &mut batch).await?.is_empty() {
+            return Err(SessionError::Refused(Refusal::Unreadable));
+        }
+    }
+}
+
+/// Waits for the target, and sends what it finds that it cannot arm.
+async fn ready<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let inbox = departure.inbox.clone();
+    loop {
+        let timer = departure.timer.clone();
+        timer.wait_for(|| (inbox.ready.get() || !inbox.demands.borrow().is_empty()).then_some(())).await;
+        let Some(gfn) = inbox.demands.borrow_mut().pop_front() else { return Ok(()) };
+        dirty_copy::answer(departure, gfn).await?;
+    }
+}
+
+// The target.
+
+/// Takes a message of stage 2; whether it was the last.
+pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
+    match message {
+        Message::Dirty(stale) => arm_rest(arrival, stale)?,
+        Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
+        Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
+        Message::Switch => return Ok(true),
+        _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
+    }
+    Ok(false)
+}
+
+/// Arms what is stale and was not armed by a hint. What cannot be armed must be here before the guest runs.
+fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
+    arrival.begin(Stage::Switchover);
+    if !arrival.can_page {
+        return Err(SessionError::Peer(PeerFault::OutOfTurn));
+    }
+    let mut armed = 0;
+    let mut stubborn = arrival.stubborn.borrow_mut();
+    full_copy::arm(arrival, stale, |batch, done| {
+        armed += u64::from(done.count_ones());
+        let refused = batch.iter().enumerate().filter(|(index, _)| done >> index & 1 == 0);
+        stubborn.extend(refused.map(|(_, gfn)| *gfn));
+        Ok(())
+    })?;
+    arrival.ledger.borrow_mut().summary.armed_switch += armed;
+    let sets = &mut *arrival.sets.borrow_mut();
+    for gfn in stale.gfns() {
+        sets.present.remove(gfn);
+        sets.missing += u64::from(sets.absent.insert(gfn));
+    }
+    Ok(())
+}
+
+/// Gets what cannot be armed, loads the state and says ready.
+pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
+    arrival.begin(Stage::Switchover);
+    let stubborn = arrival.stubborn.take();
+    for batch in stubborn.chunks(BATCH) {
+        arrival.demand(batch).await?;
+    }
+    let all_here = || stubborn.iter().all(|gfn| !arrival.sets.borrow().absent.contains(*gfn)).then_some(());
+    let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;
+    here.ok_or(SessionError::TimedOut(Wait::Ready))?;
+    arrival.check_nothing_left_out()?;
+    let state = arrival.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
+    arrival.target.borrow_mut().load_state(&state)?;
+    arrival.enter_doubt();
+    arrival.say(Message::Ready).await
+}
