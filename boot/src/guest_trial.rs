@@ -69,35 +69,37 @@ fn look(source: &mut Source) -> Outcome<Vec<Gfn>> {
     let mut bits = vec![0; max_gfn as usize / 64 + 1];
     let start = Stopwatch::start();
     step("find_ram", source.find_ram(Gfn(0), max_gfn + 1, &mut bits))?;
+    let took = start.ms();
     let ram: Vec<Gfn> = (0..=max_gfn).filter(|gfn| bits[*gfn as usize / 64] >> (gfn % 64) & 1 != 0).map(Gfn).collect();
-    say!("probe: {} pages of RAM found in {} ms", ram.len(), start.ms());
+    say!("probe: {} pages of RAM found in {took} ms", ram.len());
     Ok(ram)
 }
 
 fn read_all(source: &mut Source, ram: &[Gfn]) -> Outcome {
     let mut pages: Vec<Page> = vec![[0; PAGE_SIZE]; BATCH];
-    let (mut read, mut zero, mut pinned_pages, mut sum) = (0u32, 0u32, Vec::new(), 0u64);
+    let (mut read, mut zero, mut pinned_pages) = (0u32, 0u32, Vec::new());
     let start = Stopwatch::start();
     for gfns in ram.chunks(BATCH) {
         read += step("read", source.read(gfns, &mut pages))?.count_ones();
     }
     say!("probe: {read} of {} pages read in {} ms, {} ns a page", ram.len(), start.ms(), start.ns_each(read));
-    let start = Stopwatch::start();
+    let mut ns = 0;
     for gfns in ram.chunks(BATCH) {
         step("read", source.read(gfns, &mut pages))?;
+        let start = Stopwatch::start();
         for (page, gfn) in pages.iter().zip(gfns) {
-            zero += u32::from(page.iter().all(|&byte| byte == 0));
-            sum += u64::from(page[0]);
             if pinned::holds_clock(page) {
                 pinned_pages.push(gfn.0);
             }
         }
+        ns += start.ns();
+        zero += pages[..gfns.len()].iter().filter(|page| page.iter().all(|&byte| byte == 0)).count() as u32;
     }
     let count = pinned_pages.len();
     pinned_pages.truncate(12);
     say!(
-        "probe: {zero} zero, {count} with a clock ({pinned_pages:x?}), with tests {} ns a page ({sum})",
-        start.ns_each(read)
+        "probe: {zero} zero, {count} with a clock ({pinned_pages:x?}), {} ns a page to look",
+        ns / u64::from(read.max(1))
     );
     Ok(())
 }

@@ -104,8 +104,8 @@ impl Source {
 
     /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others.
     ///
-    /// Asking about every number below 4 GiB is slow, and most of them are holes: a scan from frame 0 upwards stops asking
-    /// when it has found as many pages as the guest owns.
+    /// Asking about every number below 4 GiB takes a second and more, and most of them are holes: a scan from frame 0 upwards
+    /// stops asking when it has found as many pages as the guest owns.
     pub fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
         if first.0 == 0 {
             self.begin_scan()?;
@@ -127,33 +127,34 @@ impl Source {
     }
 
     fn begin_scan(&mut self) -> Result {
-        let mut types: [u64; SPECIAL_PAGES] = core::array::from_fn(|i| SPECIAL_START + i as u64);
-        domctl::frame_types(self.domain, &mut types)?;
-        let in_special = types.iter().filter(|kind| is_ram(**kind)).count() as u64;
+        let mut in_special = 0;
+        for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
+            let types = self.types(first, PAGE_FRAME_INFOS as u64)?;
+            in_special += types.iter().filter(|kind| is_ram(**kind)).count() as u64;
+        }
         self.scan.left = self.info()?.tot_pages.saturating_sub(in_special);
         Ok(())
     }
 
     fn scan_chunk(&mut self, first: u64, count: u64, ram: &mut [u64]) -> Result {
-        let mut types = [PFINFO_XTAB; PAGE_FRAME_INFOS];
-        let types = &mut types[..count as usize];
-        if self.scan.left > 0 || (first < SPECIAL_END && first + count > SPECIAL_START) {
-            for (gfn, slot) in (first..).zip(types.iter_mut()) {
-                *slot = gfn;
-            }
-            domctl::frame_types(self.domain, types)?;
+        clear(ram, first, first + count);
+        if self.scan.left == 0 && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
+            return Ok(());
         }
-        for (gfn, kind) in (first..).zip(types.iter()) {
-            let (word, bit) = (gfn as usize / 64, 1 << (gfn % 64));
-            if is_ram(*kind) {
-                ram[word] |= bit;
-                let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
-                self.scan.left = self.scan.left.saturating_sub(counts.into());
-            } else {
-                ram[word] &= !bit;
-            }
+        let types = self.types(first, count)?;
+        for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
+            ram[gfn as usize / 64] |= 1 << (gfn % 64);
+            let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
+            self.scan.left = self.scan.left.saturating_sub(counts.into());
         }
         Ok(())
+    }
+
+    /// What stands at `count` frame numbers from `first` on.
+    fn types(&self, first: u64, count: u64) -> Result<[u64; PAGE_FRAME_INFOS]> {
+        let mut types: [u64; PAGE_FRAME_INFOS] = core::array::from_fn(|i| first + i as u64);
+        domctl::frame_types(self.domain, &mut types[..count as usize])?;
+        Ok(types)
     }
 
     /// Copies up to 64 pages out; the mask says which could be read.
@@ -297,14 +298,27 @@ impl Drop for Source {
     }
 }
 
+/// Clears the bits `first .. end`.
+fn clear(bits: &mut [u64], first: u64, end: u64) {
+    let mut next = first;
+    while next < end {
+        if next.is_multiple_of(64) && end - next >= 64 {
+            bits[next as usize / 64] = 0;
+            next += 64;
+        } else {
+            bits[next as usize / 64] &= !(1 << (next % 64));
+            next += 1;
+        }
+    }
+}
+
 fn is_ram(kind: u64) -> bool {
     !matches!(kind & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
 }
 
-/// Where the builder of PVH guests puts special pages (`xg_dom_x86.c`), just below 4 GiB.
-const SPECIAL_START: u64 = 0xfef00;
+/// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
+const SPECIAL_START: u64 = 0xfc000;
 const SPECIAL_END: u64 = 0xff000;
-const SPECIAL_PAGES: usize = (SPECIAL_END - SPECIAL_START) as usize;
 
 /// A scan for RAM from frame 0 upwards.
 #[derive(Clone, Copy, Debug, Default)]
