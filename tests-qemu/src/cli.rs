@@ -70,6 +70,18 @@ pub enum Command {
     },
     /// Boot two hosts, start a guest on A, migrate it to B by `xl migrate`, and report.
     Migrate(Migrate),
+    /// Run the tests on real Xen, or those whose name contains one of the words.
+    Test {
+        /// Parts of names.
+        filters: Vec<String>,
+        /// Print the names and run nothing.
+        #[arg(long)]
+        list: bool,
+        #[command(flatten)]
+        size: Size,
+    },
+    /// Check the agents' image as a file: what it must not contain, and its size.
+    ImageGates,
 }
 
 /// How large a host is.

@@ -4,11 +4,13 @@ mod artifacts;
 mod cleanup;
 mod cli;
 mod command;
+mod gates;
 mod network;
 mod paths;
 mod qemu;
 mod run;
 mod scenario;
+mod suite;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -67,6 +69,9 @@ fn execute(cli: &Cli) -> Result<u8> {
             std::fs::write(local, run.dom0(run.place(*host)?).get(path)?)?;
         }
         Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
+        Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
+        Command::Test { filters, size, .. } => return suite::run(&paths, build, name, (*size).into(), filters),
+        Command::ImageGates => return gates::check(&paths.image()),
     }
     Ok(0)
 }

@@ -31,6 +31,16 @@ impl Paths {
         Ok(paths)
     }
 
+    /// The agents' image, stripped.
+    pub fn image(&self) -> PathBuf {
+        self.workspace.join("target/image/tsmc-agent.elf")
+    }
+
+    /// Xen's source, unpacked.
+    pub fn xen_source(&self) -> PathBuf {
+        self.testbed.join("xen-source")
+    }
+
     /// Holds off every other runner that prepares artifacts, until the file is dropped.
     pub fn lock(&self) -> Result<File> {
         let path = self.testbed.join("lock");

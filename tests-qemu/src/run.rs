@@ -54,16 +54,33 @@ impl Run {
         network::enter(&namespace)?;
         let runner = Process::this().context("no /proc")?;
         let mut run = Self { name, namespace, started: SystemTime::now(), runner, hosts: Vec::new() };
-        for place in places {
-            run.hosts.push(qemu::start(place, &artifacts.boot, size, &run.logs(paths), lifetime)?);
-        }
-        let file = run.file(paths);
-        fs::write(&file, serde_json::to_vec_pretty(&run)?)?;
-        cleanup::register(Undo::File(file));
-        for place in places {
-            run.wait_booted(paths, place)?;
-        }
+        cleanup::register(Undo::File(run.file(paths)));
+        run.boot(paths, artifacts, places, size, lifetime)?;
         Ok(run)
+    }
+
+    fn boot(
+        &mut self,
+        paths: &Paths,
+        artifacts: &Artifacts,
+        places: &[Place],
+        size: HostSize,
+        lifetime: Lifetime,
+    ) -> Result<()> {
+        for place in places {
+            self.hosts.push(qemu::start(place, &artifacts.boot, size, &self.logs(paths), lifetime)?);
+        }
+        fs::write(self.file(paths), serde_json::to_vec_pretty(&self)?)?;
+        places.iter().try_for_each(|place| self.wait_booted(paths, place))
+    }
+
+    /// Ends the hosts and boots them afresh, in the network that stands.
+    pub fn reboot(&mut self, paths: &Paths, artifacts: &Artifacts, size: HostSize) -> Result<()> {
+        let places = self.places();
+        for host in self.hosts.drain(..) {
+            host.kill();
+        }
+        self.boot(paths, artifacts, places, size, Lifetime::Runner)
     }
 
     fn wait_booted(&self, paths: &Paths, place: &Place) -> Result<()> {

@@ -16,7 +16,7 @@ const OPTIONS: &str = "CONFIG_EXPERT=y\nCONFIG_UNSUPPORTED=y\nCONFIG_MEM_PAGING=
 
 /// Xen's source as Debian patches it. FLASK policy and ABI checks read it too.
 pub fn source(paths: &Paths, archive: &Archive) -> Result<PathBuf> {
-    let folder = paths.testbed.join("xen-source");
+    let folder = paths.xen_source();
     build_once(&folder, |partial| {
         eprintln!("downloading the source of Xen {XEN_VERSION}");
         archive.source("xen", XEN_VERSION, partial)

@@ -58,8 +58,7 @@ impl Artifacts {
         let workload = Some(programs.guest_load.as_path()).filter(|file| file.exists());
         write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, workload)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
-        let image = paths.workspace.join("target/image/tsmc-agent.elf");
-        Ok(Self { boot, guest_kernel, guest_initramfs, image })
+        Ok(Self { boot, guest_kernel, guest_initramfs, image: paths.image() })
     }
 
     /// Builds the agents' image, for scenarios with agents.

@@ -17,6 +17,9 @@ pub const AGENT_NAME: &str = "tsmc-agent";
 /// Memory of an agent, MiB.
 pub const MEMORY_MIB: u32 = 32;
 
+/// How long an agent may take to get ready before that is a failure.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
 /// How an agent's domain is made.
 #[derive(Clone, Debug)]
 pub struct AgentConfiguration<'a> {
@@ -55,21 +58,23 @@ pub struct Agent {
     pub domain: u32,
     /// What it said of itself.
     pub status: AgentStatus,
+    /// How long after the return of `xl create` it said so.
+    pub ready_after: Duration,
 }
 
 impl Agent {
     /// Starts an agent on `place` and waits until it can serve.
     pub fn start(dom0: &Dom0, place: &Place, image: &Path) -> Result<Self> {
         create(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })?;
+        let created = Instant::now();
         let domain = domain_id(dom0, AGENT_NAME)?.context("the agent's domain is gone")?;
         let path = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
-        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let text = dom0.run(&["xenstore-read", &path])?.text();
             if let Ok(status) = text.parse() {
-                return Ok(Self { dom0: dom0.clone(), domain, status });
+                return Ok(Self { dom0: dom0.clone(), domain, status, ready_after: created.elapsed() });
             }
-            if Instant::now() > deadline {
+            if created.elapsed() > READY_LIMIT {
                 bail!("the agent on {} does not get ready; its console:\n{}", place.letter, console(dom0, AGENT_NAME)?);
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 use tests_qemu::load::{self, Load};
 
+use crate::artifacts::Artifacts;
 use crate::network::{GUEST, GUEST_MAC};
 
 /// The guest's name in `xl`.
@@ -53,22 +54,45 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Copies kernel and initramfs into dom0 and creates the domain.
-    pub fn create(&self, dom0: &Dom0) -> Result<()> {
-        let kernel = "/root/guest-kernel";
-        let initramfs = "/root/guest-initramfs";
-        dom0.put_file(&self.kernel, kernel).context("cannot copy the guest's kernel")?;
-        dom0.put_file(&self.initramfs, initramfs).context("cannot copy the guest's initramfs")?;
-        let configuration = self.configuration(kernel, initramfs);
-        dom0.put(configuration.as_bytes(), "/root/guest.cfg", 0o644)?;
-        let output = dom0.run(&["xl", "create", "/root/guest.cfg"])?;
-        if !output.success() {
-            bail!("xl create: {}", String::from_utf8_lossy(&output.stderr).trim());
+    /// The demo's guest with this label: Debian's kernel, the workload, 256 MiB.
+    pub fn demo(artifacts: &Artifacts, label: Label) -> Self {
+        Self {
+            memory_mib: 256,
+            vcpus: 1,
+            kernel: artifacts.guest_kernel.clone(),
+            initramfs: artifacts.guest_initramfs.clone(),
+            arguments: String::new(),
+            load: Workload { dirty_mb: 32, dirty_rate: 2000 },
+            has_workload: true,
+            label,
         }
+    }
+
+    /// Copies kernel and initramfs into dom0 and starts the guest.
+    pub fn create(&self, dom0: &Dom0) -> Result<()> {
+        self.create_domain(dom0, NAME, &["xl", "create"])
+    }
+
+    /// The same under another name, but it never runs.
+    pub fn create_paused(&self, dom0: &Dom0, name: &str) -> Result<()> {
+        self.create_domain(dom0, name, &["xl", "create", "-p"])
+    }
+
+    fn create_domain(&self, dom0: &Dom0, name: &str, command: &[&str]) -> Result<()> {
+        let [kernel, initramfs, file] = ["kernel", "initramfs", "cfg"].map(|what| format!("/root/{name}-{what}"));
+        dom0.put_file(&self.kernel, &kernel).context("cannot copy the guest's kernel")?;
+        dom0.put_file(&self.initramfs, &initramfs).context("cannot copy the guest's initramfs")?;
+        dom0.put(self.configuration(name, &kernel, &initramfs).as_bytes(), &file, 0o644)?;
+        let output = dom0.run(&[command, &[file.as_str()]].concat())?;
+        if !output.success() {
+            bail!("xl create of {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        // dom0's files are in its memory.
+        dom0.run(&["rm", &kernel, &initramfs])?;
         Ok(())
     }
 
-    fn configuration(&self, kernel: &str, initramfs: &str) -> String {
+    fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
         let Self { memory_mib, vcpus, arguments, label, .. } = self;
         let Workload { dirty_mb, dirty_rate } = self.load;
         let label = match label {
@@ -78,7 +102,7 @@ impl Guest {
             }
         };
         format!(
-            "name=\"{NAME}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
+            "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
              vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={GUEST}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
              {arguments}\"\n\
              vif=[\"mac={GUEST_MAC}\"]\non_crash=\"preserve\"\n{label}"

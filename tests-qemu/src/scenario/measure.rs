@@ -8,7 +8,7 @@ use tests_qemu::report::{self, CpuSeconds, Figures, Report};
 
 use super::agents::{AGENT_NAME, Session};
 use super::guest::{self, Guest};
-use super::migration::{self, Agents, Crossing};
+use super::migration::{self, Agents, Crossing, OnLook};
 use super::story::Story;
 use super::testbed::Testbed;
 use crate::cli::Mode;
@@ -22,6 +22,7 @@ pub fn migrate(
     (from, to): (&Place, &Place),
     mode: Mode,
     agents: Option<&Agents>,
+    on_look: OnLook<'_>,
     story: &Story,
 ) -> Result<(Crossing, Report)> {
     let mut report = Report {
@@ -42,7 +43,7 @@ pub fn migrate(
     let cpu_before = (CpuTimes::read(testbed, from)?, CpuTimes::read(testbed, to)?);
     let wire_before = wire_bytes(testbed, to)?;
     let prober = Prober::start(GUEST).context("cannot probe the guest")?;
-    let crossing = migration::migrate(testbed, (from, to), mode, agents, story)?;
+    let crossing = migration::migrate(testbed, (from, to), mode, agents, on_look, story)?;
     let wire = wire_bytes(testbed, to)?.saturating_sub(wire_before);
     // Answers that come late still count; and a guest that dies just after its arrival is to be seen.
     std::thread::sleep(std::time::Duration::from_secs(2));

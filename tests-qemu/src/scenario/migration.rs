@@ -52,12 +52,16 @@ impl Crossing {
 /// Both agents of a migration, source first.
 pub type Agents = (Agent, Agent);
 
+/// Sees the source's and the target's session each time they are looked at.
+pub type OnLook<'a> = &'a (dyn Fn(&Session, &Session) + Sync);
+
 /// Runs `xl migrate` from one host to the other and waits until every page is there.
 pub fn migrate(
     testbed: &Testbed,
     (from, to): (&Place, &Place),
     mode: Mode,
     agents: Option<&Agents>,
+    on_look: OnLook<'_>,
     story: &Story,
 ) -> Result<Crossing> {
     let known = match agents {
@@ -79,7 +83,7 @@ pub fn migrate(
     let begun = Instant::now();
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let watcher = agents.map(|agents| scope.spawn(|| watch(|| look(agents), &over, story)));
+        let watcher = agents.map(|agents| scope.spawn(|| watch(|| look(agents), &over, on_look, story)));
         let running = testbed.dom0(from).start(&request);
         let (mut printed, mut pending) = (String::new(), String::new());
         let output = running.and_then(|running| {
@@ -137,6 +141,7 @@ fn command_line(request: &Request) -> String {
 fn watch(
     look: impl Fn() -> Result<(Session, Session)>,
     over: &AtomicBool,
+    on_look: OnLook<'_>,
     story: &Story,
 ) -> Result<(Session, Session)> {
     let mut told = (None, None);
@@ -144,6 +149,7 @@ fn watch(
     loop {
         let stop = over.load(Ordering::Relaxed);
         let (source, target) = look()?;
+        on_look(&source, &target);
         tell_progress(&source, &target, story);
         tell_state("source", &source, &mut told.0, story);
         tell_state("target", &target, &mut told.1, story);
@@ -183,7 +189,7 @@ fn describe(progress: &Progress) -> String {
         2 => "stage 2, switch    ",
         _ => "stage 3, dirty copy",
     };
-    let percent = if progress.total == 0 { 100 } else { progress.done * 100 / progress.total };
+    let percent = (progress.done * 100).checked_div(progress.total).unwrap_or(100);
     let rate = progress.rate_kib as f64 / 1024.0;
     let round = progress.round.map(|round| format!("  round {round}")).unwrap_or_default();
     format!("{name} {percent:>3} %  {:>7} of {} pages  {rate:>6.1} MB/s{round}", progress.done, progress.total)

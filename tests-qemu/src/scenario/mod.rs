@@ -67,7 +67,8 @@ fn cross(testbed: &mut Testbed, options: &Migrate, story: &Story) -> Result<Repo
     if let Some(mbit) = options.link_mbit {
         testbed.limit_link(mbit)?;
     }
-    let (crossing, mut report) = measure::migrate(testbed, &guest, (A, B), options.mode, agents.as_ref(), story)?;
+    let (crossing, mut report) =
+        measure::migrate(testbed, &guest, (A, B), options.mode, agents.as_ref(), &|_, _| (), story)?;
     if private && crossing.is_success() {
         claims.push(dom0_cannot_read(testbed, B, story)?);
     }
@@ -92,17 +93,20 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
 }
 
 fn guest_of(testbed: &Testbed, options: &Migrate) -> Guest {
-    let artifacts = &testbed.artifacts;
-    Guest {
-        memory_mib: options.memory,
-        vcpus: options.vcpus,
-        kernel: options.guest_kernel.clone().unwrap_or_else(|| artifacts.guest_kernel.clone()),
-        initramfs: options.guest_initrd.clone().unwrap_or_else(|| artifacts.guest_initramfs.clone()),
-        arguments: options.guest_args.clone(),
-        load: Workload { dirty_mb: options.dirty_mb, dirty_rate: options.dirty_rate },
-        has_workload: options.guest_initrd.is_none(),
-        label: if options.mode == Mode::Xl { Label::Ordinary } else { Label::Private },
+    let label = if options.mode == Mode::Xl { Label::Ordinary } else { Label::Private };
+    let mut guest = Guest::demo(&testbed.artifacts, label);
+    guest.memory_mib = options.memory;
+    guest.vcpus = options.vcpus;
+    guest.arguments.clone_from(&options.guest_args);
+    guest.load = Workload { dirty_mb: options.dirty_mb, dirty_rate: options.dirty_rate };
+    if let Some(kernel) = &options.guest_kernel {
+        guest.kernel.clone_from(kernel);
     }
+    if let Some(initramfs) = &options.guest_initrd {
+        guest.initramfs.clone_from(initramfs);
+        guest.has_workload = false;
+    }
+    guest
 }
 
 /// Tries to read the guest from dom0; the claim, and whether it held.

@@ -15,8 +15,6 @@ use crate::run::Run;
 
 /// Hosts that are up; the thread that booted them is in their network.
 pub struct Testbed {
-    /// Where things are kept.
-    pub paths: Paths,
     /// What the hosts are made of.
     pub artifacts: Artifacts,
     /// The hosts.
@@ -41,7 +39,7 @@ impl Testbed {
         lifetime: Lifetime,
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
-        Ok(Self { paths: paths.clone(), artifacts, run, link_mbit: None })
+        Ok(Self { artifacts, run, link_mbit: None })
     }
 
     /// The dom0 of a host.

@@ -1,0 +1,120 @@
+//! Gates of the agents' image: what a bare domain could not run, or would run wrongly, is found here and not at a crash.
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::command::{command, run};
+
+/// The stripped file, at most.
+const FILE_LIMIT: u64 = 1536 * 1024;
+
+/// A gate: what must hold, and how to tell; an `Ok` may carry a figure for the reader.
+struct Gate {
+    what: &'static str,
+    check: fn(&Path) -> Result<String>,
+}
+
+const GATES: &[Gate] = &[
+    Gate { what: "no undefined symbol", check: no_undefined_symbol },
+    Gate { what: "no interpreter, no dynamic section", check: nothing_dynamic },
+    Gate { what: "Xen's notes are there", check: has_notes },
+    Gate { what: "no access to the red zone", check: no_red_zone },
+    Gate { what: "sizes", check: sizes },
+];
+
+/// Checks the stripped image, and its unstripped twin beside it; returns the exit status.
+pub fn check(image: &Path) -> Result<u8> {
+    ensure!(image.exists(), "there is no {}: run `make image`", image.display());
+    let mut failed = 0;
+    for gate in GATES {
+        match (gate.check)(image) {
+            Ok(figure) => println!("gate {} ... ok{figure}", gate.what),
+            Err(error) => {
+                println!("gate {} ... FAILED: {error:#}", gate.what);
+                failed += 1;
+            }
+        }
+    }
+    println!("image gates: {} passed, {failed} failed", GATES.len() - failed);
+    Ok(u8::from(failed > 0))
+}
+
+/// The weak references of precompiled code would be calls to address 0.
+fn no_undefined_symbol(image: &Path) -> Result<String> {
+    let undefined = run(command("nm", ["--undefined-only"]).arg(image.with_extension("debug")))?;
+    ensure!(undefined.trim().is_empty(), "{}", undefined.trim());
+    Ok(String::new())
+}
+
+fn nothing_dynamic(image: &Path) -> Result<String> {
+    let headers = run(command("readelf", ["--program-headers", "--wide"]).arg(image))?;
+    for unwanted in ["INTERP", "DYNAMIC"] {
+        ensure!(!headers.contains(unwanted), "the image has a program header {unwanted}");
+    }
+    Ok(String::new())
+}
+
+fn has_notes(image: &Path) -> Result<String> {
+    let notes = run(command("readelf", ["--notes", "--wide"]).arg(image))?;
+    let count = notes.lines().filter(|line| line.trim_start().starts_with("Xen ")).count();
+    // GUEST_OS, XEN_VERSION, LOADER, VIRT_BASE, PADDR_OFFSET, ENTRY, PAE_MODE
+    ensure!(count >= 7, "only {count} of Xen's notes:\n{notes}");
+    Ok(format!(": {count}"))
+}
+
+/// Xen pushes event frames right below the stack pointer: nothing may be kept there.
+fn no_red_zone(image: &Path) -> Result<String> {
+    let code = run(command("objdump", ["--disassemble", "--no-show-raw-insn"]).arg(image.with_extension("debug")))?;
+    let mut function = "";
+    let mut found = Vec::new();
+    for line in code.lines() {
+        if line.ends_with(">:") {
+            function = line;
+        } else if touches_red_zone(line) {
+            found.push(format!("{function} {}", line.trim()));
+        }
+    }
+    ensure!(found.is_empty(), "{} accesses, such as {}", found.len(), found[0]);
+    Ok(String::new())
+}
+
+/// Whether an instruction reads or writes below the stack pointer; computing such an address is no access.
+fn touches_red_zone(line: &str) -> bool {
+    let below = line.match_indices("(%rsp").any(|(at, _)| {
+        let before = &line[..at];
+        let displacement = before.rsplit([' ', ',', '\t', ':']).next().unwrap_or_default();
+        displacement.starts_with("-0x")
+    });
+    below && !line.split_whitespace().any(|word| word == "lea")
+}
+
+fn sizes(image: &Path) -> Result<String> {
+    let file = std::fs::metadata(image)?.len();
+    let table = run(&mut command("size", [image]))?;
+    let row: Vec<&str> = table.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    let figure = |index: usize| row.get(index).and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    ensure!(file <= FILE_LIMIT, "the image has {file} bytes, more than {FILE_LIMIT}");
+    Ok(format!(
+        ": text {} KiB, data {} KiB, zeroed {} KiB, file {} KiB of at most {} KiB",
+        figure(0) / 1024,
+        figure(1) / 1024,
+        figure(2) / 1024,
+        file / 1024,
+        FILE_LIMIT / 1024
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::touches_red_zone;
+
+    #[test]
+    fn only_accesses_below_the_stack_pointer_count() {
+        assert!(touches_red_zone("  1000:\tmov    %rax,-0x8(%rsp)"));
+        assert!(touches_red_zone("  1000:\tmovups -0x18(%rsp,%rcx,8),%xmm0"));
+        assert!(!touches_red_zone("  1000:\tmov    0x8(%rsp),%rax"));
+        assert!(!touches_red_zone("  1000:\tlea    -0x80(%rsp),%rsp"));
+        assert!(!touches_red_zone("  1000:\tmov    -0x8(%rbp),%rax"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Migrations that succeed.
+
+use std::sync::Mutex;
+
+use agent::control::State;
+use anyhow::{Context, Result, ensure};
+
+use super::fixture::Fixture;
+use crate::cli::Mode;
+use crate::scenario::dom0_cannot_read;
+use crate::scenario::guest::{self, Guest, Label, Workload};
+use crate::scenario::testbed::{A, B};
+use tests_qemu::report::Report;
+
+/// The demo's migration, with dom0 trying to read the guest before and after.
+pub fn demo(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    for place in [A, B] {
+        if place == B {
+            let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+            assert_held(&report)?;
+            let pages = report.pages.context("the agents counted no pages")?;
+            ensure!(pages.total >= 256 * 256 / 2, "the guest has more than {} pages", pages.total);
+            ensure!(pages.zero > 0, "a guest that has just booted has zero pages");
+            ensure!(pages.most_sends <= 2, "a page was sent {} times", pages.most_sends);
+        }
+        let (what, held) = dom0_cannot_read(fixture.hosts()?, place, &crate::scenario::story::Story::new())?;
+        ensure!(held, "not so: {what}");
+    }
+    Ok(())
+}
+
+/// From A to B and back to A.
+pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    for places in [(A, B), (B, A)] {
+        let (_, report) = fixture.migrate(&guest, places, Mode::Tsmc, &|_, _| ())?;
+        assert_held(&report)?;
+    }
+    Ok(())
+}
+
+/// A guest with two virtual processors.
+pub fn two_vcpus(fixture: &mut Fixture) -> Result<()> {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.vcpus = 2;
+    cross(fixture, &guest, Mode::Tsmc).map(drop)
+}
+
+/// So much is dirty at the switch that the guest runs on B, and faults, while pages are still on A.
+pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.load = Workload { dirty_mb: 96, dirty_rate: 6000 };
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    // What the workload had written each time it was asked while stage 3 ran.
+    let writes = Mutex::new(Vec::new());
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+        let missing = source.state == Some(State::Committed) && target.state == Some(State::Running);
+        if missing && let Ok(status) = guest::load().and_then(|mut load| Ok(load.status()?)) {
+            writes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(status.writes);
+        }
+    })?;
+    assert_held(&report)?;
+    let pages = report.pages.as_ref().context("the agents counted no pages")?;
+    let faults = report.faults.as_ref().context("the agents counted no faults")?;
+    ensure!(pages.dirty_at_switch >= 2000, "only {} pages were dirty at the switch", pages.dirty_at_switch);
+    ensure!(faults.count > 0, "no fault was served");
+    ensure!(pages.pushed > 0, "no page was pushed");
+    let writes = writes.into_inner().unwrap_or_default();
+    println!("the workload's writes, each time it was asked during stage 3: {writes:?}");
+    ensure!(!writes.is_empty(), "the guest did not answer while pages were on A");
+    Ok(())
+}
+
+/// Iterate, then stop and copy: what a hypervisor without paging gets.
+pub fn precopy(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    let report = cross(fixture, &guest, Mode::Precopy)?;
+    let faults = report.faults.map_or(0, |faults| faults.count);
+    ensure!(faults == 0, "{faults} faults in a pre-copy");
+    Ok(())
+}
+
+/// Xen's own helper, on an ordinary guest: the baseline, and the proof that our helper is not in its way.
+pub fn stock(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+    cross(fixture, &guest, Mode::Xl).map(drop)
+}
+
+fn cross(fixture: &mut Fixture, guest: &Guest, mode: Mode) -> Result<Report> {
+    if mode != Mode::Xl {
+        fixture.agents()?;
+    }
+    fixture.start_guest(A, guest)?;
+    let (_, report) = fixture.migrate(guest, (A, B), mode, &|_, _| ())?;
+    assert_held(&report)?;
+    Ok(report)
+}
+
+fn assert_held(report: &Report) -> Result<()> {
+    let broken: Vec<&str> = report.claims.iter().filter(|claim| !claim.held).map(|claim| claim.what.as_str()).collect();
+    ensure!(broken.is_empty(), "did not hold: {}", broken.join("; "));
+    ensure!(!report.claims.is_empty(), "nothing was claimed");
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! What the tests share: two hosts with agents, booted when first needed and again after a failure.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifacts::Artifacts;
+use crate::cli::Mode;
+use crate::network::{PLACES, Place};
+use crate::paths::Paths;
+use crate::qemu::{HostSize, Lifetime};
+use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::guest::{self, Guest};
+use crate::scenario::measure;
+use crate::scenario::migration::{Agents, Crossing, OnLook};
+use crate::scenario::start_guest;
+use crate::scenario::story::Story;
+use crate::scenario::testbed::{A, B, Testbed};
+use tests_qemu::report::Report;
+
+/// The hosts of the tests.
+pub struct Fixture {
+    paths: Paths,
+    artifacts: Artifacts,
+    name: Option<String>,
+    size: HostSize,
+    testbed: Option<Testbed>,
+    agents: Option<Agents>,
+    spoiled: bool,
+    /// Tells what happens.
+    pub story: Story,
+}
+
+impl Fixture {
+    pub fn new(paths: &Paths, artifacts: Artifacts, name: Option<&str>, size: HostSize) -> Self {
+        Self {
+            paths: paths.clone(),
+            artifacts,
+            name: name.map(str::to_owned),
+            size,
+            testbed: None,
+            agents: None,
+            spoiled: false,
+            story: Story::new(),
+        }
+    }
+
+    /// Where things are kept.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// What the hosts are made of.
+    pub fn artifacts(&self) -> &Artifacts {
+        &self.artifacts
+    }
+
+    /// Two hosts, in whose network this thread is.
+    pub fn hosts(&mut self) -> Result<&mut Testbed> {
+        if self.testbed.is_none() {
+            let artifacts = self.artifacts.clone();
+            let name = self.name.as_deref();
+            let testbed = Testbed::boot(&self.paths, artifacts, name, PLACES.len(), self.size, Lifetime::Runner)?;
+            self.testbed = Some(testbed);
+        } else if self.spoiled {
+            self.agents = None;
+            let testbed = self.testbed.as_mut().context("no hosts")?;
+            testbed.link_mbit = None;
+            testbed.run.reboot(&self.paths, &self.artifacts, self.size)?;
+        }
+        self.spoiled = false;
+        self.testbed.as_mut().context("no hosts")
+    }
+
+    /// The hosts with an agent each, A's first.
+    pub fn agents(&mut self) -> Result<(&Testbed, &Agents)> {
+        self.hosts()?;
+        let testbed = self.testbed.as_ref().context("no hosts")?;
+        if self.agents.is_none() {
+            self.agents = Some(testbed.start_agents(&self.story)?);
+        }
+        Ok((testbed, self.agents.as_ref().context("no agents")?))
+    }
+
+    /// Ends both agents; the next who needs them starts new ones.
+    pub fn drop_agents(&mut self) -> Result<()> {
+        self.agents = None;
+        let testbed = self.hosts()?;
+        for place in &PLACES {
+            testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
+        }
+        Ok(())
+    }
+
+    /// Creates a guest on `place` and waits for its workload.
+    pub fn start_guest(&mut self, place: &Place, guest: &Guest) -> Result<()> {
+        self.hosts()?;
+        let testbed = self.testbed.as_ref().context("no hosts")?;
+        start_guest(testbed, place, guest, &self.story)
+    }
+
+    /// Migrates the guest that runs on the first of the two places.
+    pub fn migrate(
+        &mut self,
+        guest: &Guest,
+        places: (&Place, &Place),
+        mode: Mode,
+        on_look: OnLook<'_>,
+    ) -> Result<(Crossing, Report)> {
+        if mode != Mode::Xl {
+            self.agents()?;
+        }
+        let testbed = self.testbed.as_ref().context("no hosts")?;
+        // Sessions are looked at from the source to the target, which is not always from A to B.
+        let agents = self.agents.as_ref().filter(|_| mode != Mode::Xl);
+        let agents = agents.map(|(a, b)| if places.0 == A { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) });
+        let (crossing, report) = measure::migrate(testbed, guest, places, mode, agents.as_ref(), on_look, &self.story)?;
+        println!("{report}");
+        Ok((crossing, report))
+    }
+
+    /// Destroys the guest wherever it is, and asserts that nothing of it is left.
+    pub fn end_guest(&mut self) -> Result<()> {
+        let testbed = self.hosts()?;
+        for place in [A, B] {
+            // It is on one of them only.
+            let _ = testbed.dom0(place).run(&["xl", "destroy", guest::NAME])?;
+        }
+        Ok(())
+    }
+
+    /// Fails when a host has a domain that no test owns any more.
+    pub fn assert_clean(&mut self) -> Result<()> {
+        if self.testbed.is_none() {
+            return Ok(());
+        }
+        self.end_guest()?;
+        let testbed = self.hosts()?;
+        for place in [A, B] {
+            let list = testbed.dom0(place).run(&["xl", "list"])?.text();
+            let strange: Vec<&str> = list
+                .lines()
+                .skip(1)
+                .filter(|line| !line.starts_with("Domain-0 ") && !line.starts_with(AGENT_NAME))
+                .collect();
+            ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));
+        }
+        Ok(())
+    }
+
+    /// The hosts are not to be trusted any more.
+    pub fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// What both hosts say about a failure, also written to a file.
+    pub fn evidence(&self, test: &str) -> String {
+        let Some(testbed) = &self.testbed else { return String::new() };
+        let commands = "xl list -Z; echo; tail -n 25 /var/log/xen/console/guest-*.log; echo; xl dmesg | tail -n 25; echo; \
+                        tail -n 5 /var/log/xen/xl-*.log; D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
+        let mut text = String::new();
+        for place in testbed.run.places() {
+            let limit = std::time::Duration::from_secs(20);
+            let output = testbed.dom0(place).run_within(&["sh", "-c", commands], limit);
+            let said = match output {
+                Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
+                Err(error) => error.to_string(),
+            };
+            let _ = writeln!(text, "==== host {}\n{said}", place.letter);
+        }
+        let file = testbed.run.logs(&self.paths).join(format!("{test}.log"));
+        let _ = fs::write(file, &text);
+        text
+    }
+}

@@ -1,0 +1,82 @@
+//! The tests on real Xen: `tests-qemu test`. They share two hosts, which are booted afresh after a test that failed.
+
+mod crossings;
+mod fixture;
+mod image;
+mod refusals;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::artifacts::Artifacts;
+use crate::artifacts::programs::Build;
+use crate::paths::Paths;
+use crate::qemu::HostSize;
+use fixture::Fixture;
+
+/// A test: its name states the fact it holds.
+struct Test {
+    name: &'static str,
+    run: fn(&mut Fixture) -> Result<()>,
+}
+
+/// All tests, in the order in which they disturb each other least.
+const TESTS: &[Test] = &[
+    Test { name: "image_passes_its_self_test", run: image::passes_its_self_test },
+    Test { name: "image_serves_within_two_seconds", run: image::serves_within_two_seconds },
+    Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
+    Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
+    Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },
+    Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
+    Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
+    Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
+    Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
+    Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
+    Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
+    Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
+];
+
+/// Runs the tests whose name contains one of `filters`, all if there is none; returns the exit status.
+pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, filters: &[String]) -> Result<u8> {
+    let artifacts = Artifacts::prepare(paths, build)?;
+    artifacts.build_image(paths, build)?;
+    let chosen = |test: &&Test| filters.is_empty() || filters.iter().any(|filter| test.name.contains(filter.as_str()));
+    let tests: Vec<&Test> = TESTS.iter().filter(chosen).collect();
+    let mut fixture = Fixture::new(paths, artifacts, name, size);
+    let mut failed = Vec::new();
+    println!("running {} tests on real Xen", tests.len());
+    let begun = Instant::now();
+    for test in &tests {
+        println!("\n---- {}", test.name);
+        let started = Instant::now();
+        let result = (test.run)(&mut fixture).and_then(|()| fixture.assert_clean());
+        let seconds = started.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => println!("test {} ... ok ({seconds:.1} s)", test.name),
+            Err(error) => {
+                println!("{}", fixture.evidence(test.name));
+                println!("test {} ... FAILED ({seconds:.1} s)\n    {error:#}", test.name);
+                failed.push(test.name);
+                fixture.spoil();
+            }
+        }
+    }
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
+        tests.len() - failed.len(),
+        failed.len(),
+        TESTS.len() - tests.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// The names of all tests.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TESTS.iter().map(|test| test.name)
+}

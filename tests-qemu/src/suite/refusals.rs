@@ -1,0 +1,137 @@
+//! Migrations that are refused: a clear line at the user's `xl`, the guest unharmed where it was, nothing left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use tests_qemu::exec::Dom0;
+
+use super::fixture::Fixture;
+use crate::cli::Mode;
+use crate::command::{command, run};
+use crate::paths::Paths;
+use crate::scenario::agents::{AGENT_NAME, domain_id};
+use crate::scenario::guest::{self, Guest, Label};
+use crate::scenario::testbed::{A, B};
+
+/// The guest that takes the target's memory away.
+const FILLER: &str = "filler";
+
+/// The target's host has no agent.
+pub fn no_agent(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    fixture.hosts()?.dom0(B).run(&["xl", "destroy", AGENT_NAME])?;
+    let result = assert_refused(fixture, &guest, &["agent"]);
+    fixture.end_guest()?;
+    fixture.drop_agents()?;
+    result
+}
+
+/// The policy of the source lacks a permission that the agent needs.
+pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    let lame = policy_without(fixture.paths(), "logdirty")?;
+    let full = fixture.artifacts().boot.policy.clone().context("the hosts were booted without a policy of ours")?;
+    let dom0 = fixture.hosts()?.dom0(A);
+    load_policy(&dom0, &lame)?;
+    let result = assert_refused(fixture, &guest, &["logdirty"]);
+    load_policy(&dom0, &full)?;
+    result
+}
+
+fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
+    dom0.put_file(policy, "/root/xenpolicy")?;
+    let output = dom0.run(&["flask-loadpolicy", "/root/xenpolicy"])?;
+    ensure!(output.success(), "flask-loadpolicy: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// The target's host has less memory left than the guest has.
+pub fn no_memory(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    let dom0 = fixture.hosts()?.dom0(B);
+    let free = dom0.run(&["xl", "info", "free_memory"])?.text();
+    let free: u32 = free.parse().context("xl info prints a number")?;
+    let mut filler = Guest::demo(fixture.artifacts(), Label::Ordinary);
+    filler.memory_mib = free - guest.memory_mib / 2;
+    filler.create_paused(&dom0, FILLER)?;
+    let result = assert_refused(fixture, &guest, &["memory"]);
+    dom0.run(&["xl", "destroy", FILLER])?;
+    result
+}
+
+/// Tries to migrate: it must fail, `xl` must print one line with all of `words`, and the guest must go on on A.
+fn assert_refused(fixture: &mut Fixture, guest: &Guest, words: &[&str]) -> Result<()> {
+    let (crossing, report) = fixture.migrate(guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    ensure!(crossing.status != 0, "xl migrate exits with 0");
+    let Some(reason) = crossing.printed.lines().find(|line| words.iter().all(|word| line.contains(word))) else {
+        bail!("xl says nowhere why (looked for {}):\n{}", words.join(", "), crossing.printed);
+    };
+    println!("the reason that xl shows: {reason}");
+    let before = report.guest_before.context("the guest was not asked before")?;
+    let mut load = guest::load().context("the guest has stopped")?;
+    let writes = load.status()?.writes;
+    std::thread::sleep(Duration::from_secs(1));
+    let after = load.status()?;
+    ensure!(after.writes > writes && writes > before.writes, "the guest stands still on A");
+    let check = load.check()?;
+    ensure!(check.errors == 0, "{} pages of the guest are wrong", check.errors);
+    let testbed = fixture.hosts()?;
+    ensure!(domain_id(&testbed.dom0(A), guest::NAME)?.is_some(), "the guest is not on A");
+    let list = testbed.dom0(B).run(&["xl", "list"])?.text();
+    ensure!(!list.contains("guest") && !list.contains("(null)"), "half a domain is left on B:\n{list}");
+    // A second attempt must find nothing of the first in its way, above all no dirty log.
+    let status = testbed.dom0(A).run(&["tsmc", "status"])?.text();
+    ensure!(!status.contains("copying") && !status.contains("listening"), "a session is left on A:\n{status}");
+    Ok(())
+}
+
+/// Our policy built from a copy of its module in which `permission` is nowhere granted.
+fn policy_without(paths: &Paths, permission: &str) -> Result<PathBuf> {
+    let folder = paths.testbed.join("lame-policy");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(paths.workspace.join("toolstack/flask"))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path)?;
+        let is_module = path.extension().is_some_and(|extension| extension == "te" || extension == "if");
+        let text = if is_module { without_word(&text, permission) } else { text };
+        fs::write(folder.join(path.file_name().unwrap_or_default()), text)?;
+    }
+    let output = folder.join("xenpolicy");
+    run(command("sh", [folder.join("build.sh")]).arg(paths.xen_source()).arg(&output))?;
+    Ok(output)
+}
+
+/// `text` without `word`, where it stands alone.
+fn without_word(text: &str, word: &str) -> String {
+    let boundary = |character: Option<char>| !character.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+    let mut result = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, after) = (&rest[..at], &rest[at + word.len()..]);
+        result.push_str(before);
+        if !(boundary(before.chars().next_back()) && boundary(after.chars().next())) {
+            result.push_str(word);
+        }
+        rest = after;
+    }
+    result + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_word;
+
+    #[test]
+    fn only_whole_words_are_taken_out() {
+        assert_eq!(without_word("{ logdirty xlogdirty logdirty_x }", "logdirty"), "{  xlogdirty logdirty_x }");
+    }
+}
