@@ -8,11 +8,14 @@ mod bytes;
 mod entry;
 mod guest_trial;
 mod heap;
+mod hermit;
 mod net_device;
 mod panic;
 mod platform;
 mod selftest;
+mod serve;
 mod start;
+mod store;
 
 use xen_pv::abi::start_info::StartInfo;
 use xen_pv::sched::{self, Reason};
@@ -39,24 +42,22 @@ extern "C" fn start(info: *const StartInfo) -> ! {
 }
 
 fn run(mut machine: Machine) -> ! {
-    let (_, free) = heap::usage();
-    say!(
-        "version {} on Xen {}, {} MiB, {} KiB of heap",
-        env!("CARGO_PKG_VERSION"),
-        start::XenVersion,
-        machine.memory.total_pages() / 256,
-        free / 1024
-    );
     if machine.command_line.split_ascii_whitespace().any(|word| word == "selftest") {
+        say!("version {} on Xen {}: self-test", env!("CARGO_PKG_VERSION"), start::XenVersion);
         match selftest::run(&mut machine) {
             Ok(()) => say!("SELFTEST PASS"),
             Err(failure) => say!("SELFTEST FAIL {failure}"),
         }
+        sched::shutdown(Reason::Poweroff)
     }
     match guest_trial::run(&mut machine) {
         Some(Ok(())) => say!("PROBE PASS"),
         Some(Err(failure)) => say!("PROBE FAIL {failure}"),
-        None => {}
+        None => {
+            let Err(reason) = serve::run(machine);
+            say!("cannot serve: {reason}");
+            sched::shutdown(Reason::Crash)
+        }
     }
     sched::shutdown(Reason::Poweroff)
 }

@@ -3,26 +3,28 @@
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 
-use xen_pv::hypercall;
+use xen_pv::sched::{self, Reason};
+use xen_pv::{console, hypercall};
 
-/// Xen's own console: works before anything else does and after everything else failed.
-pub struct XenConsole;
+/// The domain's console and Xen's own: one of them is read.
+struct BothConsoles;
 
-impl Write for XenConsole {
+impl Write for BothConsoles {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        hypercall::console_write(text.as_bytes()).map(drop).map_err(|_| fmt::Error)
+        console::write(text.as_bytes());
+        // Xen shows it to its own log's readers, if it listens to this domain at all.
+        let _ = hypercall::console_write(text.as_bytes());
+        Ok(())
     }
 }
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let _ = match info.location() {
-        Some(place) => {
-            writeln!(XenConsole, "tsmc-agent: panic at {}:{}: {}", place.file(), place.line(), info.message())
-        }
-        None => writeln!(XenConsole, "tsmc-agent: panic: {}", info.message()),
+        Some(at) => writeln!(BothConsoles, "tsmc-agent: panic at {}:{}: {}", at.file(), at.line(), info.message()),
+        None => writeln!(BothConsoles, "tsmc-agent: panic: {}", info.message()),
     };
-    xen_pv::sched::shutdown(xen_pv::sched::Reason::Crash)
+    sched::shutdown(Reason::Crash)
 }
 
 /// The precompiled `alloc` names it; with `panic = "abort"` nothing calls it.
@@ -32,5 +34,5 @@ extern "C" fn rust_eh_personality() {}
 /// As [`rust_eh_personality`].
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
-    xen_pv::sched::shutdown(xen_pv::sched::Reason::Crash)
+    sched::shutdown(Reason::Crash)
 }

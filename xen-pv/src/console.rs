@@ -49,7 +49,9 @@ pub fn init(info: &StartInfo) {
 
 /// Writes text; what a full ring does not take in 20 ms is lost.
 pub fn write(text: &[u8]) {
-    match CONSOLE.lock().as_ref() {
+    // Not free only if writing itself panicked.
+    let console = CONSOLE.try_lock();
+    match console.as_ref().and_then(|console| console.as_ref()) {
         Some(console) => console.write(text),
         None => drop(hypercall::console_write(text)),
     }

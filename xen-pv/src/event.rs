@@ -62,8 +62,7 @@ impl Channel {
 
     /// Whether the other side told us to look since the last call. Look *after* this.
     pub fn take_pending(&self) -> bool {
-        let Some((word, bit)) = pending_bit(self.port) else { return false };
-        word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        take_pending(self.port)
     }
 }
 
@@ -75,6 +74,12 @@ impl Drop for Channel {
             self.take_pending();
         }
     }
+}
+
+/// Whether a port was notified since the last call. Look at what it stands for *after* this.
+pub fn take_pending(port: Port) -> bool {
+    let Some((word, bit)) = pending_bit(port) else { return false };
+    word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
 }
 
 /// Sleeps until one of the ports is pending or system time reaches `deadline_ns`; without a deadline for ever.

@@ -1,0 +1,137 @@
+//! The agent's life: everything set up, then poll and sleep for ever.
+
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
+
+use agent::platform::{Features, Platform as _};
+use agent::{Address, Agent, Config, Wake};
+use log::LevelFilter;
+use xen_pv::abi::Port;
+use xen_pv::entropy::{Entropy, Origin};
+use xen_pv::event;
+use xen_pv::netfront::{self, Event, Netfront};
+use xen_pv::xenstore::Xenstore;
+
+use crate::net_device::{Link, NetDevice};
+use crate::platform::{FaultPorts, Platform};
+use crate::start::{Machine, XenVersion};
+use crate::store::Store;
+use crate::{heap, hermit, say};
+
+/// What wakes the main loop.
+struct Waker {
+    store: Rc<RefCell<Xenstore>>,
+    netfront: Netfront,
+    link: Rc<Link>,
+    faults: FaultPorts,
+    ports: Vec<Port>,
+}
+
+/// Runs the agent; comes back only with the reason why it cannot.
+pub fn run(machine: Machine) -> Result<core::convert::Infallible, String> {
+    let Machine { mut memory, mut pool, store, entropy, command_line } = machine;
+    let origin = entropy.origin();
+    hermit::init(Entropy::new(command_line.as_bytes()));
+    agent::os::log_to_console(log_level(command_line));
+
+    let store = Rc::new(RefCell::new(store.ok_or("there is no xenstore")?));
+    let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
+    let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
+    let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
+    let total = memory.total_pages() / 256;
+    let platform = Platform::new(&mut memory, entropy).map_err(|errno| format!("windows: {errno}"))?;
+    let faults = platform.fault_ports();
+    let (_, free) = heap::usage();
+    let config = Config::from_command_line(command_line, mac, free).map_err(|error| error.to_string())?;
+    let device = NetDevice::new(queue);
+    let link = device.link();
+    banner(total, &platform.features(), origin, &config);
+
+    let requests = Store::new(store.clone()).map_err(|error| error.to_string())?;
+    let mut agent = Agent::new(platform, device, requests, config);
+    let mut waker = Waker { store, netfront, link, faults, ports: Vec::new() };
+    loop {
+        waker.clear();
+        let wake = agent.poll();
+        waker.follow_backend();
+        waker.sleep(wake);
+    }
+}
+
+impl Waker {
+    /// Forgets notifications; what they were about is looked at next.
+    fn clear(&mut self) {
+        self.gather_ports();
+        for &port in &self.ports {
+            event::take_pending(port);
+        }
+    }
+
+    fn gather_ports(&mut self) {
+        self.ports.clear();
+        self.ports.push(self.store.borrow().port());
+        self.ports.extend(self.netfront.port());
+        self.faults.for_each(|port| self.ports.push(port));
+    }
+
+    fn follow_backend(&mut self) {
+        match self.netfront.poll(&mut self.store.borrow_mut()) {
+            Ok(Event::None) => {}
+            Ok(Event::Closed) => say!("network: the backend is gone"),
+            Ok(Event::Reopened(queue)) => {
+                say!("network: the backend is back");
+                self.link.replace(queue);
+            }
+            Err(error) => say!("{error}"),
+        }
+    }
+
+    /// Sleeps until a port is notified or the agent wants to be polled.
+    fn sleep(&mut self, wake: Wake) {
+        // A session that began or ended meanwhile changed the ports.
+        self.gather_ports();
+        match wake {
+            Wake::Now => {}
+            Wake::At(deadline) => event::wait(&self.ports, Some(deadline)),
+            Wake::OnEvent => event::wait(&self.ports, None),
+        }
+    }
+}
+
+fn log_level(command_line: &str) -> LevelFilter {
+    let level = command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix("loglevel="));
+    level.and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info)
+}
+
+fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config) {
+    let found: Vec<&str> =
+        [(features.dirty_log, "dirty log"), (features.paging, "paging"), (features.foreign_map, "foreign map")]
+            .into_iter()
+            .filter_map(|(found, name)| found.then_some(name))
+            .collect();
+    say!(
+        "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}",
+        env!("CARGO_PKG_VERSION"),
+        if found.is_empty() { String::from("no features") } else { found.join(", ") },
+        ShownAddress(&config.address),
+        config.port,
+    );
+    if origin == Origin::Jitter {
+        say!("warning: this processor has no RDRAND; random numbers come from timing and are not fit for keys");
+    }
+}
+
+struct ShownAddress<'a>(&'a Address);
+
+impl fmt::Display for ShownAddress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Address::Dhcp => f.write_str("from DHCP"),
+            Address::Static { address, prefix, .. } => write!(f, "{address}/{prefix}"),
+        }
+    }
+}
