@@ -4,6 +4,8 @@
 //! filled again when it asks. With `suspend` it is asked to suspend, its state is taken, and it goes on as if the suspend had
 //! been cancelled. (Making a *running* guest's pages absent needs more permissions than a migration: FLASK permissive.)
 
+mod local_move;
+
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -11,7 +13,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use xen_pv::abi::{DomId, Gfn, PAGE_SIZE};
+use xen_pv::abi::{DomId, Errno, Gfn, PAGE_SIZE};
 use xen_pv::event;
 use xen_pv::guest::pager::Pager;
 use xen_pv::guest::reach::{Content, Page, Reach};
@@ -28,19 +30,24 @@ type Outcome<T = ()> = Result<T, String>;
 const ABSENT: usize = 1500;
 const BATCH: usize = 64;
 
-/// Runs the trial if the command line asks for it.
+/// Runs a trial if the command line asks for one.
 pub fn run(machine: &mut Machine) -> Option<Outcome> {
-    let word = |name: &str| machine.command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name));
-    let domain = DomId(word("probe=")?.parse().ok()?);
-    let suspend = word("suspend").is_some();
-    Some(trial(machine, domain, suspend))
+    let command_line = machine.command_line;
+    let word = |name: &str| command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name));
+    let (probe, moved) = (word("probe="), word("move="));
+    let domain = DomId(probe.or(moved)?.parse().ok()?);
+    Some(match (windows(machine), probe) {
+        (Ok(reach), Some(_)) => trial(machine, &reach, domain, word("suspend").is_some()),
+        (Ok(reach), None) => local_move::run(machine, &reach, domain),
+        (Err(errno), _) => Err(format!("windows: {errno}")),
+    })
 }
 
-fn trial(machine: &mut Machine, domain: DomId, suspend: bool) -> Outcome {
-    let fail = |errno| format!("windows: {errno}");
-    let batch = machine.memory.window().map_err(fail)?;
-    let ring = machine.memory.window().map_err(fail)?;
-    let reach = Reach::new(batch, vec![ring]);
+fn windows(machine: &mut Machine) -> Result<Reach, Errno> {
+    Ok(Reach::new(machine.memory.window()?, vec![machine.memory.window()?]))
+}
+
+fn trial(machine: &mut Machine, reach: &Reach, domain: DomId, suspend: bool) -> Outcome {
     let mut source = step("open", Source::open(reach.clone(), domain))?;
     let ram = look(&mut source)?;
     read_all(&mut source, &ram)?;
@@ -51,7 +58,7 @@ fn trial(machine: &mut Machine, domain: DomId, suspend: bool) -> Outcome {
         look(&mut source)?;
     }
     drop(source);
-    page(&reach, domain, &ram)
+    page(reach, domain, &ram)
 }
 
 fn look(source: &mut Source) -> Outcome<Vec<Gfn>> {
