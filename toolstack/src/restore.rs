@@ -38,7 +38,7 @@ pub fn take_invitation(stream: &mut impl Read, body: usize, rest: usize) -> Resu
     Ok(Invitation::decode(&bytes[HEAD..], body)?)
 }
 
-/// Lets this host's agent fill the domain; returns when its frame stands.
+/// Lets this host's agent fill the domain; returns when its frame stands. libxl has then been told where the rings are.
 pub fn restore(
     libxl: &mut Libxl,
     store: &mut Xenstore,
@@ -46,6 +46,20 @@ pub fn restore(
     arguments: &RestoreArguments,
     invitation: &Invitation,
 ) -> Result<(), Refusal> {
+    let built = build(libxl, store, waiter, arguments, invitation);
+    // libxl complains about a helper that names no rings, whatever else happened.
+    let (store_gfn, console_gfn) = built.as_ref().map_or((0, 0), |rings| *rings);
+    libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?;
+    built.map(drop)
+}
+
+fn build(
+    libxl: &mut Libxl,
+    store: &mut Xenstore,
+    waiter: &mut Waiter,
+    arguments: &RestoreArguments,
+    invitation: &Invitation,
+) -> Result<(u64, u64), Refusal> {
     let agent = Agent::find(store)?;
     if libxl.allows(&Message::StaticDataDone) && libxl.ask(&Message::StaticDataDone)? != 0 {
         return Err(Refusal::Libxl("the domain's static data"));
@@ -60,14 +74,10 @@ pub fn restore(
     let request = Request::In { domain: DomId(arguments.domain), peer, session, backends };
     let session = Session::ask(store, agent, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
-    match follow(libxl, store, waiter, &session) {
-        Ok((store_gfn, console_gfn)) => Ok(libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?),
-        Err(refusal) => {
-            // The domain is about to be destroyed: the agent must let go of it.
-            let _ = session.cancel(store);
-            Err(refusal)
-        }
-    }
+    follow(libxl, store, waiter, &session).inspect_err(|_| {
+        // The domain is about to be destroyed: the agent must let go of it.
+        let _ = session.cancel(store);
+    })
 }
 
 /// Waits until the agent has built the domain's frame; returns where xenstore's and the console's rings are.
@@ -158,11 +168,12 @@ mod tests {
     #[test]
     fn the_agent_s_refusal_reaches_the_operator_and_the_agent_lets_go() {
         let (agent, store) = FakeStore::with_agent();
-        let (helper, _libxl, _stream) = start(store);
+        let (helper, libxl, _stream) = start(store);
         let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
         agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=the host has too little free memory");
         assert_eq!(helper.join().expect("the helper"), Err("the host has too little free memory".into()));
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+        assert_eq!(libxl.messages().last().expect("a last message"), "restore_results 0x0 0x0");
     }
 
     #[test]
