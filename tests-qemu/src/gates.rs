@@ -79,12 +79,16 @@ fn no_red_zone(image: &Path) -> Result<String> {
     Ok(String::new())
 }
 
-/// Whether an instruction reads or writes below the stack pointer; computing such an address is no access.
+/// Whether an instruction reads or writes below the stack pointer. Computing such an address is no access. Neither is a
+/// byte or two before an index, `-0x1(%rsp,%rcx,1)`: that is an array in the frame, filled from behind; what the compiler
+/// keeps in the red zone starts at a multiple of eight.
 fn touches_red_zone(line: &str) -> bool {
-    let below = line.match_indices("(%rsp").any(|(at, _)| {
-        let before = &line[..at];
-        let displacement = before.rsplit([' ', ',', '\t', ':']).next().unwrap_or_default();
-        displacement.starts_with("-0x")
+    let below = line.match_indices("(%rsp").any(|(at, found)| {
+        let displacement = line[..at].rsplit([' ', ',', '\t', ':']).next().unwrap_or_default();
+        let indexed = line[at + found.len()..].starts_with(',');
+        let distance =
+            displacement.strip_prefix("-0x").map(|digits| u64::from_str_radix(digits, 16).unwrap_or(u64::MAX));
+        distance.is_some_and(|distance| !indexed || distance >= 8)
     });
     below && !line.split_whitespace().any(|word| word == "lea")
 }
@@ -113,6 +117,7 @@ mod tests {
     fn only_accesses_below_the_stack_pointer_count() {
         assert!(touches_red_zone("  1000:\tmov    %rax,-0x8(%rsp)"));
         assert!(touches_red_zone("  1000:\tmovups -0x18(%rsp,%rcx,8),%xmm0"));
+        assert!(!touches_red_zone("  1000:\tmov    %dl,-0x1(%rsp,%rcx,1)"));
         assert!(!touches_red_zone("  1000:\tmov    0x8(%rsp),%rax"));
         assert!(!touches_red_zone("  1000:\tlea    -0x80(%rsp),%rsp"));
         assert!(!touches_red_zone("  1000:\tmov    -0x8(%rbp),%rax"));
