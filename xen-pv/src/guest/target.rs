@@ -38,7 +38,7 @@ pub struct Rings {
 /// A domain that the toolstack made for an arriving guest.
 ///
 /// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
-/// destroys the domain.
+/// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
 pub struct Target {
     reach: Reach,
     domain: DomId,
@@ -244,11 +244,15 @@ impl Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        // Nobody is left to tell about an error here; the toolstack destroys the domain.
+        // Nobody is left to tell about an error here.
         let _ = self.unclaim();
-        self.pager = None;
         if self.held {
+            // It never ran; the toolstack destroys it.
+            self.pager = None;
             let _ = domctl::unpause(self.domain);
+        } else if self.absent() != 0 {
+            // It runs and misses pages. With the ring it waits for them; without, the next touch would crash it.
+            core::mem::forget(self.pager.take());
         }
     }
 }
