@@ -170,7 +170,8 @@ impl Netfront {
                 self.write_state(store, state::CLOSED)?;
                 Ok(Event::Closed)
             }
-            (state::CLOSED, false) => {
+            // Unless the toolstack takes the interface away, the backend waits for us to begin anew.
+            (state::CLOSED, false) if number(store, &self.backend_node("online"))? != 0 => {
                 self.write_state(store, state::INITIALISING)?;
                 Ok(Event::None)
             }
@@ -249,11 +250,12 @@ fn node(name: &str) -> String {
     format!("{DIRECTORY}/{name}")
 }
 
-/// A node's number; 0 if the node does not exist or is none.
+/// A node's number; 0 if the node does not exist, or is none. A node that was removed together with the directory that was
+/// ours to read is one we may not read.
 fn number(store: &mut Xenstore, path: &str) -> Result<u32, Error> {
     match store.read_text(path) {
         Ok(text) => Ok(text.trim().parse().unwrap_or(0)),
-        Err(xenstore::Error::NotFound) => Ok(0),
+        Err(xenstore::Error::NotFound | xenstore::Error::Forbidden) => Ok(0),
         Err(error) => Err(error.into()),
     }
 }
