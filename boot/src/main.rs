@@ -42,7 +42,13 @@ extern "C" fn start(info: *const StartInfo) -> ! {
 }
 
 fn run(mut machine: Machine) -> ! {
-    if machine.command_line.split_ascii_whitespace().any(|word| word == "selftest") {
+    let mut words = machine.command_line.split_ascii_whitespace();
+    if words.clone().any(|word| word == "meter") {
+        let Err(reason) = selftest::meter::serve(&mut machine);
+        say!("{reason}");
+        sched::shutdown(Reason::Crash)
+    }
+    if words.any(|word| word == "selftest") {
         say!("version {} on Xen {}: self-test", env!("CARGO_PKG_VERSION"), start::XenVersion);
         match selftest::run(&mut machine) {
             Ok(()) => say!("SELFTEST PASS"),

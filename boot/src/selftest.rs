@@ -10,6 +10,7 @@ use xen_pv::time;
 use xen_pv::window::Access;
 use xen_pv::xenstore::Transaction;
 
+pub mod meter;
 mod network;
 
 use crate::say;

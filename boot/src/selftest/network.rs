@@ -1,7 +1,5 @@
-//! The network's part of the self-test: TCP to and from dom0, with a checksum over every byte.
-//!
-//! dom0 runs the testbed's `dom0d`: on port 7001 it takes a stream and answers with its length and checksum, on 7002 it
-//! is told a length and answers with so much of a pattern and then the same trailer (`tests_qemu::meter`).
+//! The network's part of the self-test: TCP to and from dom0's `dom0d`, or another agent's meter at `peer=ADDRESS`, with a
+//! checksum over every byte.
 
 use alloc::format;
 use alloc::string::String;
@@ -17,13 +15,12 @@ use xen_pv::event;
 use xen_pv::netfront::{self, Netfront};
 use xen_pv::time;
 
+use super::meter::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 use super::{Outcome, check};
 use crate::net_device::NetDevice;
 use crate::say;
 use crate::start::Machine;
 
-const SINK_PORT: u16 = 7001;
-const SERVE_PORT: u16 = 7002;
 /// Bytes each way.
 const BYTES: u64 = 128 << 20;
 const BUFFER: usize = 1 << 20;
@@ -42,7 +39,7 @@ pub fn run(machine: &mut Machine) -> Outcome {
 }
 
 /// smoltcp with one connection.
-struct Network {
+pub struct Network {
     netfront: Netfront,
     device: NetDevice,
     interface: Interface,
@@ -52,7 +49,8 @@ struct Network {
 }
 
 impl Network {
-    fn start(machine: &mut Machine) -> Result<Self, String> {
+    /// Connects the network and takes the address of the command line.
+    pub fn start(machine: &mut Machine) -> Result<Self, String> {
         let Some(store) = machine.store.as_mut() else { return Err(String::from("network: no xenstore")) };
         let pages = machine.pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
         let (netfront, queue) = Netfront::connect(store, pages).map_err(|error| format!("{error}"))?;
@@ -68,15 +66,34 @@ impl Network {
             let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(address, prefix)));
         });
         let mut sockets = SocketSet::new(vec![]);
-        let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        let socket = sockets.add(socket);
+        let socket = sockets.add(new_socket());
         Ok(Self { netfront, device, interface, sockets, socket, next_port: 50000 })
     }
 
-    /// dom0 checks what we send.
+    /// Another socket.
+    pub fn add_socket(&mut self) -> SocketHandle {
+        self.sockets.add(new_socket())
+    }
+
+    /// A socket that was added.
+    pub fn socket(&mut self, socket: SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(socket)
+    }
+
+    /// Moves packets; whether that changed anything.
+    pub fn poll(&mut self) -> bool {
+        self.interface.poll(now(), &mut self.device, &mut self.sockets) != PollResult::None
+    }
+
+    /// Sleeps until a packet comes, smoltcp has something to do, or the deadline.
+    pub fn sleep(&mut self, deadline: u64) {
+        let delay = self.interface.poll_delay(now(), &self.sockets);
+        let wake = delay.map_or(deadline, |delay| time::now_ns() + delay.total_micros() * 1000);
+        event::wait(self.netfront.port().as_slice(), Some(wake.min(deadline)));
+        self.netfront.take_pending();
+    }
+
+    /// The peer checks what we send.
     fn send(&mut self, peer: Ipv4Addr) -> Outcome {
         self.connect(peer, SINK_PORT)?;
         let (mut pattern, mut sum, mut sent) = (Pattern::default(), Checksum::default(), 0);
@@ -101,12 +118,12 @@ impl Network {
             true
         })?;
         let trailer = self.read_trailer()?;
-        report("sent to dom0", time::now_ns() - before);
-        check(trailer == (BYTES, sum.value()), || format!("network: dom0 got {trailer:?}, not what was sent"))?;
+        report("sent to the peer", time::now_ns() - before);
+        check(trailer == (BYTES, sum.value()), || format!("network: the peer got {trailer:?}, not what was sent"))?;
         self.disconnect()
     }
 
-    /// We check what dom0 sends.
+    /// We check what the peer sends.
     fn receive(&mut self, peer: Ipv4Addr) -> Outcome {
         self.connect(peer, SERVE_PORT)?;
         let before = time::now_ns();
@@ -123,9 +140,9 @@ impl Network {
             }
             got >= BYTES
         })?;
-        report("received from dom0", time::now_ns() - before);
+        report("received from the peer", time::now_ns() - before);
         let trailer = self.read_trailer()?;
-        check(trailer == (BYTES, sum.value()), || format!("network: dom0 sent {trailer:?}, not what arrived"))?;
+        check(trailer == (BYTES, sum.value()), || format!("network: the peer sent {trailer:?}, not what arrived"))?;
         self.disconnect()
     }
 
@@ -158,20 +175,25 @@ impl Network {
     fn until(&mut self, what: &str, mut done: impl FnMut(&mut tcp::Socket<'_>) -> bool) -> Outcome {
         let deadline = time::now_ns() + PATIENCE_NS;
         loop {
-            let changed = self.interface.poll(now(), &mut self.device, &mut self.sockets);
+            let changed = self.poll();
             if done(self.sockets.get_mut(self.socket)) {
-                self.interface.poll(now(), &mut self.device, &mut self.sockets);
+                self.poll();
                 return Ok(());
             }
             check(time::now_ns() < deadline, || format!("network: {what} takes too long"))?;
-            if changed == PollResult::None {
-                let delay = self.interface.poll_delay(now(), &self.sockets);
-                let wake = delay.map_or(deadline, |delay| time::now_ns() + delay.total_micros() * 1000);
-                self.netfront.take_pending();
-                event::wait(self.netfront.port().as_slice(), Some(wake.min(deadline)));
+            if !changed {
+                self.sleep(deadline);
             }
         }
     }
+}
+
+fn new_socket() -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket
 }
 
 fn report(what: &str, took_ns: u64) {
@@ -181,61 +203,4 @@ fn report(what: &str, took_ns: u64) {
 
 fn now() -> Instant {
     Instant::from_micros((time::now_ns() / 1000) as i64)
-}
-
-/// The stream that both ends know: word `i` is `(i + 1)` times a constant.
-#[derive(Default)]
-struct Pattern {
-    words: u64,
-}
-
-impl Pattern {
-    fn fill(&mut self, block: &mut [u8]) {
-        for word in block.as_chunks_mut::<8>().0 {
-            self.words += 1;
-            *word = self.words.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
-        }
-    }
-}
-
-/// Two running sums over little-endian words.
-#[derive(Default)]
-struct Checksum {
-    a: u64,
-    b: u64,
-    partial: u64,
-    partial_bytes: u32,
-}
-
-impl Checksum {
-    fn add(&mut self, mut bytes: &[u8]) {
-        while self.partial_bytes > 0
-            && let Some((first, rest)) = bytes.split_first()
-        {
-            self.byte(*first);
-            bytes = rest;
-        }
-        let (words, tail) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.word(u64::from_le_bytes(*word)));
-        tail.iter().for_each(|byte| self.byte(*byte));
-    }
-
-    fn byte(&mut self, byte: u8) {
-        self.partial |= u64::from(byte) << (8 * self.partial_bytes);
-        self.partial_bytes += 1;
-        if self.partial_bytes == 8 {
-            self.word(self.partial);
-            (self.partial, self.partial_bytes) = (0, 0);
-        }
-    }
-
-    fn word(&mut self, word: u64) {
-        self.a = self.a.wrapping_add(word);
-        self.b = self.b.wrapping_add(self.a);
-    }
-
-    /// Of a stream that is whole words long.
-    fn value(&self) -> u64 {
-        self.a ^ self.b.rotate_left(32)
-    }
 }

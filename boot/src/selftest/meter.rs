@@ -1,0 +1,213 @@
+//! Streams that are measured, as the testbed's `tests_qemu::meter` defines them.
+//!
+//! On port 7001 a stream is taken and answered with its length and checksum; on 7002 a length is taken and answered with
+//! so much of a pattern, and then the same trailer. `meter` on the command line serves both for ever, so that the
+//! self-test of another agent can measure TCP between agents.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+use xen_pv::time;
+
+use super::network::Network;
+use crate::say;
+use crate::start::Machine;
+
+/// Where streams are taken.
+pub const SINK_PORT: u16 = 7001;
+/// Where streams are given.
+pub const SERVE_PORT: u16 = 7002;
+
+const BLOCK: usize = 64 * 1024;
+
+/// Serves both ports; comes back only with the reason why it cannot.
+pub fn serve(machine: &mut Machine) -> Result<core::convert::Infallible, String> {
+    let mut network = Network::start(machine)?;
+    let mut sink = Service::new(&mut network, SINK_PORT);
+    let mut source = Service::new(&mut network, SERVE_PORT);
+    say!("meter: serving on ports {SINK_PORT} and {SERVE_PORT}");
+    loop {
+        let mut moved = network.poll();
+        moved |= sink.turn(&mut network);
+        moved |= source.turn(&mut network);
+        if !moved {
+            network.sleep(time::now_ns() + 1_000_000_000);
+        }
+    }
+}
+
+/// One port, one connection at a time.
+struct Service {
+    socket: SocketHandle,
+    port: u16,
+    exchange: Exchange,
+}
+
+/// A connection's state.
+#[derive(Default)]
+struct Exchange {
+    begun_ns: u64,
+    sum: Checksum,
+    pattern: Pattern,
+    /// Bytes of the pattern still to be made.
+    wanted: u64,
+    asked: bool,
+    /// Bytes on their way into the socket.
+    pending: Vec<u8>,
+    at: usize,
+}
+
+impl Service {
+    fn new(network: &mut Network, port: u16) -> Self {
+        Self { socket: network.add_socket(), port, exchange: Exchange::default() }
+    }
+
+    /// Does what can be done without waiting; whether anything was.
+    fn turn(&mut self, network: &mut Network) -> bool {
+        let socket = network.socket(self.socket);
+        if !socket.is_open() {
+            self.exchange = Exchange::default();
+            return socket.listen(self.port).is_ok();
+        }
+        if !socket.is_active() {
+            return false;
+        }
+        if self.exchange.begun_ns == 0 {
+            self.exchange.begun_ns = time::now_ns();
+        }
+        match self.port {
+            SINK_PORT => self.exchange.take(socket),
+            _ => self.exchange.give(socket),
+        }
+    }
+}
+
+impl Exchange {
+    fn take(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
+        let mut moved = false;
+        while socket.can_recv() {
+            moved |= socket.recv(|bytes| (bytes.len(), self.sum.add(bytes))).is_ok();
+        }
+        // The peer sent all it had: answer once.
+        if !socket.may_recv() && socket.may_send() && !self.asked {
+            self.asked = true;
+            self.report("taken");
+            self.pending = self.sum.trailer().to_vec();
+        }
+        moved | self.flush(socket)
+    }
+
+    fn give(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
+        let mut length = [0; 8];
+        if !self.asked && socket.recv_queue() >= length.len() && socket.recv_slice(&mut length).is_ok() {
+            self.asked = true;
+            // A length of whole words keeps the pattern simple.
+            self.wanted = u64::from_le_bytes(length) / 8 * 8;
+        }
+        if self.asked && self.at == self.pending.len() && self.sum.bytes < self.wanted {
+            let count = (self.wanted - self.sum.bytes).min(BLOCK as u64);
+            self.pending.resize(count as usize, 0);
+            self.at = 0;
+            self.pattern.fill(&mut self.pending);
+            self.sum.add(&self.pending);
+            if self.sum.bytes == self.wanted {
+                self.pending.extend(self.sum.trailer());
+                self.report("given");
+            }
+        }
+        self.flush(socket)
+    }
+
+    /// Moves what is pending into the socket, and closes it after the trailer.
+    fn flush(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
+        let count = self.pending.get(self.at..).map_or(0, |rest| socket.send_slice(rest).unwrap_or(0));
+        self.at += count;
+        let whole = self.asked && self.at == self.pending.len() && self.sum.bytes >= self.wanted;
+        if whole && socket.may_send() {
+            socket.close();
+        }
+        count > 0
+    }
+
+    fn report(&self, what: &str) {
+        let took = time::now_ns() - self.begun_ns;
+        say!("meter: {} MiB {what}, {} MB/s", self.sum.bytes >> 20, self.sum.bytes * 1000 / took.max(1));
+    }
+}
+
+/// The stream that both ends know: word `i` is `(i + 1)` times a constant.
+#[derive(Default)]
+pub struct Pattern {
+    words: u64,
+}
+
+impl Pattern {
+    /// Fills a block of whole words with the pattern's next bytes.
+    pub fn fill(&mut self, block: &mut [u8]) {
+        for word in block.as_chunks_mut::<8>().0 {
+            self.words += 1;
+            *word = self.words.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        }
+    }
+}
+
+/// Two running sums over little-endian words.
+#[derive(Default)]
+pub struct Checksum {
+    /// Bytes added.
+    pub bytes: u64,
+    a: u64,
+    b: u64,
+    partial: u64,
+    partial_bytes: u32,
+}
+
+impl Checksum {
+    /// Adds the stream's next bytes.
+    pub fn add(&mut self, mut bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        while self.partial_bytes > 0
+            && let Some((first, rest)) = bytes.split_first()
+        {
+            self.byte(*first);
+            bytes = rest;
+        }
+        let (words, tail) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.word(u64::from_le_bytes(*word)));
+        tail.iter().for_each(|byte| self.byte(*byte));
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.partial |= u64::from(byte) << (8 * self.partial_bytes);
+        self.partial_bytes += 1;
+        if self.partial_bytes == 8 {
+            self.word(self.partial);
+            (self.partial, self.partial_bytes) = (0, 0);
+        }
+    }
+
+    fn word(&mut self, word: u64) {
+        self.a = self.a.wrapping_add(word);
+        self.b = self.b.wrapping_add(self.a);
+    }
+
+    /// The checksum so far; the last word is padded with zeros.
+    pub fn value(&self) -> u64 {
+        let (mut a, mut b) = (self.a, self.b);
+        if self.partial_bytes > 0 {
+            a = a.wrapping_add(self.partial);
+            b = b.wrapping_add(a);
+        }
+        a ^ b.rotate_left(32)
+    }
+
+    /// Length and checksum, as they travel.
+    fn trailer(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.bytes.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.value().to_le_bytes());
+        bytes
+    }
+}
