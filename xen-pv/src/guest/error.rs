@@ -125,7 +125,7 @@ impl Operation {
             Self::GetTsc => ("reading the TSC mode", "domain2 { gettsc }"),
             Self::SetTsc => ("setting the TSC mode", "domain2 { settsc }"),
             Self::Populate => ("allocating guest memory", "mmu { adjust }"),
-            Self::Claim => ("claiming memory", "domain2 { setclaim }"),
+            Self::Claim => ("reserving the guest's memory", "domain2 { setclaim }"),
             Self::GrantTable => ("reaching the grant table", "domain2 { resource_map }"),
             Self::PagerRing => ("demand paging", "domain2 { vm_event }"),
             Self::PagerChannel => ("the pager's event channel", "event { create } and { bind } on both channel types"),

@@ -137,7 +137,13 @@ impl Pager {
     pub fn next_fault(&mut self) -> Result<Option<Fault>> {
         self.channel.take_pending();
         self.drain(&[])?;
-        Ok(self.faults.pop_front())
+        while let Some(fault) = self.faults.pop_front() {
+            // It may have been filled since it was noted.
+            if fault.dropped || self.absent.contains(fault.gfn) {
+                return Ok(Some(fault));
+            }
+        }
+        Ok(None)
     }
 
     /// Fills up to 64 absent pages, makes them present and wakes whoever waits. A page that the guest replaced or gave back
@@ -328,7 +334,6 @@ impl Pager {
         for some in filled.chunks(BATCH) {
             self.make_present(some, u64::MAX, u64::MAX)?;
         }
-        self.faults.retain(|fault| !filled.contains(&fault.gfn) || fault.dropped);
         let present: Vec<Gfn> = filled.into_iter().filter(|gfn| !self.absent.contains(*gfn)).collect();
         self.answer(&present)
     }

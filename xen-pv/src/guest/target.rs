@@ -91,9 +91,9 @@ impl Target {
         memory::claim(self.domain, (frame.pages + 2).min(info.max_pages))?;
         self.claimed = true;
         machine::set_cpu_policy(self.domain, &frame.policy)?;
+        self.build_rings(rings)?;
         self.build_pager(&frame, rings)?;
         self.build_params(&frame)?;
-        self.build_rings(rings)?;
         self.rings = Some(rings);
         Ok(rings)
     }
@@ -125,7 +125,8 @@ impl Target {
     fn build_rings(&self, rings: Rings) -> Result {
         let gfns = [rings.store, rings.console];
         for gfn in gfns {
-            memory::populate(self.domain, gfn, 0)?;
+            // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
+            memory::populate(self.domain, gfn, 0).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
         }
         if self.reach.write(self.domain, &gfns, &[Content::Zero; 2])? != 0b11 {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
