@@ -11,6 +11,7 @@
 //! | `request/<id>/suspended` | dom0 | `yes` or `no`: the answer to [`State::Suspend`] |
 //! | `request/<id>/cancel` | dom0 | anything: give up, if the commit has not happened |
 //! | `session/<id>/state` | agent | [`State`] |
+//! | `session/<id>/built` | agent | [`State::Built`], to stay |
 //! | `session/<id>/progress` | agent | [`Progress`] |
 //! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
 
@@ -65,6 +66,11 @@ impl RequestId {
     /// The node of the [`State`].
     pub fn state(&self) -> String {
         format!("{SESSIONS}/{}/state", self.0)
+    }
+    /// The node that keeps [`State::Built`] when later states have replaced it: a toolstack that looks late still
+    /// needs the rings.
+    pub fn built(&self) -> String {
+        format!("{SESSIONS}/{}/built", self.0)
     }
     /// The node of the [`Progress`].
     pub fn progress(&self) -> String {

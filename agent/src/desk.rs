@@ -46,6 +46,9 @@ impl Desk {
     pub(crate) fn state(&self, state: State) {
         log::info!("{}: {state}", self.id);
         self.ended.set(state.is_end());
+        if matches!(state, State::Built { .. }) {
+            self.post(self.id.built(), state.to_string());
+        }
         self.post(self.id.state(), state.to_string());
     }
 
