@@ -76,6 +76,15 @@ impl Session {
         Ok(store.read(&self.node(&self.id.state()))?.and_then(|text| text.parse().ok()))
     }
 
+    /// Where the rings of the domain that is being filled are, once its frame stands.
+    pub fn rings(&self, store: &mut Xenstore) -> Result<Option<(u64, u64)>, XenstoreError> {
+        let built = store.read(&self.node(&self.id.built()))?.and_then(|text| text.parse().ok());
+        Ok(built.and_then(|state| match state {
+            State::Built { store, console } => Some((store.0, console.0)),
+            _ => None,
+        }))
+    }
+
     /// How far the current stage is.
     pub fn progress(&self, store: &mut Xenstore) -> Result<Option<Progress>, XenstoreError> {
         Ok(store.read(&self.node(&self.id.progress()))?.and_then(|text| text.parse().ok()))

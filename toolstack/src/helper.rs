@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use crate::arguments::{Arguments, RestoreArguments, SaveArguments};
-use crate::callbacks::{Level, Libxl};
+use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Signals, Waiter};
 use crate::peek::Look;
 use crate::refusal::Refusal;
@@ -33,23 +33,27 @@ pub fn serve(call: Arguments, words: &[String]) -> io::Result<()> {
         Arguments::Restore(restore) => restore.callbacks,
     };
     let mut libxl = Libxl::new(output, input, callbacks);
-    let (domain, outcome) = match call {
-        Arguments::Save(arguments) => (arguments.domain, save_domain(&mut libxl, &arguments)),
-        Arguments::Restore(arguments) => (arguments.domain, restore_domain(&mut libxl, &arguments)),
+    let outcome = match &call {
+        Arguments::Save(arguments) => save_domain(&mut libxl, arguments),
+        Arguments::Restore(arguments) => restore_domain(&mut libxl, arguments),
     };
-    let outcome = match outcome {
-        Ok(Whose::Ours) => Ok(()),
+    let refusal = match outcome {
+        Ok(Whose::Ours) => return libxl.complete(0),
         // Only a failure returns.
-        Ok(Whose::Stock) => Err(Refusal::System(stock::become_helper(words))),
-        Err(refusal) => Err(refusal),
+        Ok(Whose::Stock) => Refusal::System(stock::become_helper(words)),
+        Err(refusal) => refusal,
     };
-    match outcome {
-        Ok(()) => libxl.complete(0),
-        Err(refusal) => {
-            libxl.log(Level::Error, &format!("domain {domain} cannot migrate: {refusal}"));
-            libxl.complete(Errno::CANCELED.raw_os_error())
-        }
+    let (domain, way) = match &call {
+        Arguments::Save(arguments) => (arguments.domain, "leave"),
+        Arguments::Restore(arguments) => (arguments.domain, "arrive on"),
+    };
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    libxl.log(Level::Error, &format!("domain {domain} cannot {way} host '{}': {refusal}", host.trim()));
+    if matches!(call, Arguments::Restore(_)) {
+        // libxl complains about a helper that names no rings, whatever else happened.
+        libxl.send(&Message::RestoreResults { store_gfn: 0, console_gfn: 0 })?;
     }
+    libxl.complete(Errno::CANCELED.raw_os_error())
 }
 
 /// Who is to serve a call.

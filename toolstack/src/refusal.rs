@@ -21,6 +21,8 @@ pub enum Refusal {
     AgentSilent,
     /// The agent's domain went away in the middle.
     AgentLost,
+    /// The agent says that it is done, but not where the rings are.
+    NoRings,
     /// The agent says no.
     Agent(String),
     /// libxl wants no more of it.
@@ -52,6 +54,7 @@ impl fmt::Display for Refusal {
             }
             Self::AgentSilent => write!(f, "the migration agent of this host does not answer"),
             Self::AgentLost => write!(f, "the migration agent of this host died during the migration"),
+            Self::NoRings => write!(f, "the migration agent of this host did not say where the guest's rings are"),
             Self::Agent(reason) => f.write_str(reason),
             Self::Cancelled => write!(f, "cancelled"),
             Self::ParentGone => write!(f, "the toolstack process that asked for the migration died"),

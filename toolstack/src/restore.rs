@@ -5,12 +5,16 @@
 //!     | headers, our record, end -> |                           |
 //!     | <-------- static_data_done  |                           |
 //!     |                             | ------- in ------------>  | connects to the sending agent
-//!     | <-------- restore_results   | <---- built ------------  | the frame stands, memory follows
+//!     |                             | <---- built ------------  | the frame stands, memory follows
+//!     |                             | <---- running ----------  | the guest belongs to this side
+//!     | <-------- restore_results   |                           |
 //!     | <-------------- complete(0) |                           |
+//!     | libxl's end, devices, GO    |                           |
 //! ```
 //!
-//! The helper leaves before the memory is there. libxl then waits for its own end of the stream, which the sending side
-//! withholds until the guest belongs to this one; nothing of ours is left in the way of the switch.
+//! The helper stays until the commit, although nothing is left for it to do once the frame stands. libxl takes a stream
+//! that breaks off between two records for one that has ended: without a helper to say otherwise it would start the
+//! devices of a guest that never came.
 
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -26,7 +30,7 @@ use crate::refusal::Refusal;
 use crate::stream::{HEAD, Invitation};
 use crate::xenstore::Xenstore;
 
-/// How long the agents may take to find each other and to build the domain's frame.
+/// How long the agents may take to find each other and to build the domain's frame, and to give up when told to.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look whether the agent is alive while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -38,7 +42,7 @@ pub fn take_invitation(stream: &mut impl Read, body: usize, rest: usize) -> Resu
     Ok(Invitation::decode(&bytes[HEAD..], body)?)
 }
 
-/// Lets this host's agent fill the domain; returns when its frame stands. libxl has then been told where the rings are.
+/// Lets this host's agent fill the domain; returns when the guest belongs to this side.
 pub fn restore(
     libxl: &mut Libxl,
     store: &mut Xenstore,
@@ -46,20 +50,6 @@ pub fn restore(
     arguments: &RestoreArguments,
     invitation: &Invitation,
 ) -> Result<(), Refusal> {
-    let built = build(libxl, store, waiter, arguments, invitation);
-    // libxl complains about a helper that names no rings, whatever else happened.
-    let (store_gfn, console_gfn) = built.as_ref().map_or((0, 0), |rings| *rings);
-    libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?;
-    built.map(drop)
-}
-
-fn build(
-    libxl: &mut Libxl,
-    store: &mut Xenstore,
-    waiter: &mut Waiter,
-    arguments: &RestoreArguments,
-    invitation: &Invitation,
-) -> Result<(u64, u64), Refusal> {
     let agent = Agent::find(store)?;
     if libxl.allows(&Message::StaticDataDone) && libxl.ask(&Message::StaticDataDone)? != 0 {
         return Err(Refusal::Libxl("the domain's static data"));
@@ -77,30 +67,45 @@ fn build(
     follow(libxl, store, waiter, &session).inspect_err(|_| {
         // The domain is about to be destroyed: the agent must let go of it.
         let _ = session.cancel(store);
-    })
+    })?;
+    let (store_gfn, console_gfn) = session.rings(store)?.ok_or(Refusal::NoRings)?;
+    Ok(libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?)
 }
 
-/// Waits until the agent has built the domain's frame; returns where xenstore's and the console's rings are.
-fn follow(libxl: &Libxl, store: &mut Xenstore, waiter: &mut Waiter, session: &Session) -> Result<(u64, u64), Refusal> {
-    let asked = Instant::now();
+/// Waits until the guest belongs to this side.
+fn follow(libxl: &Libxl, store: &mut Xenstore, waiter: &mut Waiter, session: &Session) -> Result<(), Refusal> {
+    let mut waits_since = Instant::now();
+    let mut cancelled: Option<Refusal> = None;
     loop {
         while store.take_change().is_some() {}
         match session.state(store)? {
-            Some(State::Built { store, console }) => return Ok((store.0, console.0)),
-            Some(State::Failed { reason } | State::Interrupted { reason }) => return Err(Refusal::Agent(reason)),
-            _ if asked.elapsed() > PATIENCE => return Err(Refusal::AgentSilent),
+            Some(State::Running | State::Complete | State::Interrupted { .. }) => return Ok(()),
+            Some(State::Failed { reason }) => {
+                return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason)));
+            }
+            Some(_) if cancelled.is_none() => waits_since = Instant::now(),
+            _ if waits_since.elapsed() > PATIENCE => return Err(cancelled.unwrap_or(Refusal::AgentSilent)),
             _ => {}
         }
         if store.has_change() {
             continue;
         }
-        match waiter.wait(libxl, store, TICK)? {
-            Event::Store => store.receive_change()?,
-            Event::Terminated => return Err(Refusal::Cancelled),
-            Event::ParentGone => return Err(Refusal::ParentGone),
-            Event::StreamGone => return Err(Refusal::PeerGone),
+        let why = match waiter.wait(libxl, store, TICK)? {
+            Event::Store => {
+                store.receive_change()?;
+                continue;
+            }
+            Event::Terminated => Refusal::Cancelled,
+            Event::ParentGone => Refusal::ParentGone,
+            Event::StreamGone => Refusal::PeerGone,
             Event::Quiet if !session.agent.is_alive(store)? => return Err(Refusal::AgentLost),
-            Event::Quiet | Event::Answer => {}
+            Event::Quiet | Event::Answer => continue,
+        };
+        if cancelled.is_none() {
+            // The agent decides: the guest may be on this side by now.
+            session.cancel(store)?;
+            cancelled = Some(why);
+            waits_since = Instant::now();
         }
     }
 }
@@ -149,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_built_and_the_helper_leaves() {
+    fn the_helper_leaves_when_the_guest_belongs_to_this_side() {
         let (agent, store) = FakeStore::with_agent();
         let (helper, libxl, _stream) = start(store);
         let (name, request) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
@@ -158,7 +163,12 @@ mod tests {
             "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 store_port=1 store_domain=0 \
              console_port=2 console_domain=0"
         );
-        agent.set(&format!("{HOME}/session/{name}/state"), "built store_gfn=1044476 console_gfn=1044479");
+        agent.set(&format!("{HOME}/session/{name}/built"), "built store_gfn=1044476 console_gfn=1044479");
+        for state in ["built store_gfn=1044476 console_gfn=1044479", "ready", "running"] {
+            assert!(!helper.is_finished(), "before {state}");
+            agent.set(&format!("{HOME}/session/{name}/state"), state);
+            thread::sleep(Duration::from_millis(50));
+        }
         assert_eq!(helper.join().expect("the helper"), Ok(()));
         let messages = libxl.messages();
         assert_eq!(messages[0], "static_data_done");
@@ -168,12 +178,11 @@ mod tests {
     #[test]
     fn the_agent_s_refusal_reaches_the_operator_and_the_agent_lets_go() {
         let (agent, store) = FakeStore::with_agent();
-        let (helper, libxl, _stream) = start(store);
+        let (helper, _libxl, _stream) = start(store);
         let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
         agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=the host has too little free memory");
         assert_eq!(helper.join().expect("the helper"), Err("the host has too little free memory".into()));
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
-        assert_eq!(libxl.messages().last().expect("a last message"), "restore_results 0x0 0x0");
     }
 
     #[test]
@@ -181,9 +190,24 @@ mod tests {
         let (agent, store) = FakeStore::with_agent();
         let (helper, _libxl, stream) = start(store);
         let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        agent.set(&format!("{HOME}/session/{name}/state"), "built store_gfn=1044476 console_gfn=1044479");
         drop(stream);
-        assert!(helper.join().expect("the helper").is_err());
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+        agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=cancelled by the toolstack");
+        let refusal = "the other host's toolstack gave up; its own messages say why";
+        assert_eq!(helper.join().expect("the helper"), Err(refusal.into()));
+    }
+
+    #[test]
+    fn a_guest_that_is_already_here_is_kept() {
+        let (agent, store) = FakeStore::with_agent();
+        let (helper, _libxl, stream) = start(store);
+        let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        agent.set(&format!("{HOME}/session/{name}/built"), "built store_gfn=1044476 console_gfn=1044479");
+        drop(stream);
+        agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+        agent.set(&format!("{HOME}/session/{name}/state"), "running");
+        assert_eq!(helper.join().expect("the helper"), Ok(()));
     }
 
     #[test]

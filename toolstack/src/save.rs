@@ -252,7 +252,7 @@ impl<'a> Save<'a> {
         };
         let _ = self.libxl.send(&Message::Progress { doing: &doing, done, total });
         let reached = Reported { stage, round, quarter: (done * 4).checked_div(total).unwrap_or(0) };
-        if reached != self.reported {
+        if reached != self.reported && reached.quarter > 0 {
             self.reported = reached;
             let percent = (done * 100).checked_div(total).unwrap_or(0);
             let rate = rate_kib as f64 / 1024.0;
