@@ -2,8 +2,8 @@
 //!
 //! libxl's stream carries libxc's inside it (Xen's `docs/specs/libxc-migration-stream.pandoc`). Ours is valid as far as
 //! the format goes, and its one record is *mandatory*: a stock helper that meets it refuses, rather than start a guest
-//! without memory. The end is written together with the record, so that the receiving helper can leave as soon as its
-//! agent has taken over; libxl there then waits for libxl's own end, which the sending side withholds until the commit.
+//! without memory. The end is written together with the record: at the commit nothing is left to send but libxl's own end,
+//! which it writes when the helper has left.
 
 use std::fmt;
 use std::net::SocketAddrV4;
