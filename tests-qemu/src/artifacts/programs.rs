@@ -21,8 +21,8 @@ pub enum Build {
 /// The programs' files.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// Runs commands in dom0.
-    pub dom0d: PathBuf,
+    /// What runs commands in dom0, and what follows agents.
+    pub dom0: [(&'static str, PathBuf); 2],
     /// The guest's workload.
     pub guest_load: PathBuf,
     /// Our save helper and the operator's command, when they have been built.
@@ -42,8 +42,10 @@ impl Programs {
             .map(|(path, name)| (path, file(name)))
             .filter(|(_, file)| file.exists())
             .collect();
-        let programs = Self { dom0d: file("dom0d"), guest_load: file("guest-load"), toolstack };
-        for program in [&programs.dom0d] {
+        let dom0 = [("usr/bin/dom0d", "dom0d"), ("usr/bin/session-watch", "session-watch")]
+            .map(|(path, name)| (path, file(name)));
+        let programs = Self { dom0, guest_load: file("guest-load"), toolstack };
+        for (_, program) in &programs.dom0 {
             if !program.exists() {
                 bail!("{} has not been built: run without --no-build", program.display());
             }
@@ -53,9 +55,7 @@ impl Programs {
 
     /// Their places in dom0's file tree.
     pub fn in_dom0(&self) -> Vec<(&'static str, PathBuf)> {
-        let mut list = vec![("usr/bin/dom0d", self.dom0d.clone())];
-        list.extend(self.toolstack.iter().cloned());
-        list
+        self.dom0.iter().chain(&self.toolstack).cloned().collect()
     }
 }
 

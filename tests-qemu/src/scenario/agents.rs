@@ -1,11 +1,10 @@
 //! The agents' domains, and what they report over xenstore.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent::control::{AGENT, AgentStatus, Progress, ROOT, SESSIONS, State, Summary};
+use agent::control::{AGENT, AgentStatus, ROOT};
 use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 
@@ -80,58 +79,6 @@ impl Agent {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
-
-    /// Its sessions, by name.
-    pub fn sessions(&self) -> Result<BTreeMap<String, Session>> {
-        let root = format!("/local/domain/{}/{ROOT}/{SESSIONS}", self.domain);
-        let text = self.dom0.run(&["xenstore-ls", "-f", &root])?.text();
-        Ok(parse_sessions(&root, &text))
-    }
-}
-
-/// What an agent has said about a session.
-#[derive(Clone, Debug, Default)]
-pub struct Session {
-    /// Where it stands.
-    pub state: Option<State>,
-    /// How far the current stage is.
-    pub progress: Option<Progress>,
-    /// The figures at the end.
-    pub summary: Option<Summary>,
-}
-
-impl Session {
-    /// Whether it ended well.
-    pub fn is_complete(&self) -> bool {
-        self.state == Some(State::Complete)
-    }
-
-    /// Whether nothing more will happen.
-    pub fn is_over(&self) -> bool {
-        self.state.as_ref().is_some_and(State::is_end)
-    }
-}
-
-/// Reads the lines of `xenstore-ls -f`: `PATH = "VALUE"`.
-fn parse_sessions(root: &str, text: &str) -> BTreeMap<String, Session> {
-    let mut sessions: BTreeMap<String, Session> = BTreeMap::new();
-    for line in text.lines() {
-        let Some((path, value)) = line.split_once(" = ") else { continue };
-        let Some((name, node)) =
-            path.strip_prefix(root).and_then(|rest| rest.strip_prefix('/')).and_then(|rest| rest.split_once('/'))
-        else {
-            continue;
-        };
-        let value = value.trim().trim_matches('"');
-        let session = sessions.entry(name.to_owned()).or_default();
-        match node {
-            "state" => session.state = value.parse().ok(),
-            "progress" => session.progress = value.parse().ok(),
-            "summary" => session.summary = value.parse().ok(),
-            _ => {}
-        }
-    }
-    sessions
 }
 
 /// The number of the domain with this name, if there is one.
@@ -146,19 +93,4 @@ pub fn domain_id(dom0: &Dom0, name: &str) -> Result<Option<u32>> {
 /// The end of a domain's console, as xenconsoled wrote it down.
 pub fn console(dom0: &Dom0, name: &str) -> Result<String> {
     Ok(dom0.run(&["tail", "-n", "30", &format!("/var/log/xen/console/guest-{name}.log")])?.text())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_are_read_from_a_listing_of_xenstore() {
-        let text = "/r/s1 = \"\"\n/r/s1/state = \"copying\"\n/r/s1/progress = \"stage=1 done=3 total=9 bytes=5 rate_kib=2\"\n\
-                    /r/s2/state = \"failed reason=no memory\"\n";
-        let sessions = parse_sessions("/r", text);
-        assert_eq!(sessions["s1"].state, Some(State::Copying));
-        assert_eq!(sessions["s1"].progress.map(|progress| progress.done), Some(3));
-        assert!(sessions["s2"].is_over() && !sessions["s2"].is_complete());
-    }
 }

@@ -6,9 +6,10 @@ use anyhow::{Context, Result};
 use tests_qemu::probe::Prober;
 use tests_qemu::report::{self, CpuSeconds, Figures, Report};
 
-use super::agents::{AGENT_NAME, Session};
+use super::agents::AGENT_NAME;
 use super::guest::{self, Guest};
 use super::migration::{self, Agents, Crossing, OnLook};
+use super::sessions::Session;
 use super::story::Story;
 use super::testbed::Testbed;
 use crate::cli::Mode;

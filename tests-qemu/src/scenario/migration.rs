@@ -1,14 +1,15 @@
 //! One migration: stock `xl migrate`, watched through the agents' sessions.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use agent::control::{Progress, State};
 use anyhow::{Result, bail};
 use tests_qemu::exec::{Event, Request};
 
-use super::agents::{Agent, Session};
+use super::agents::Agent;
 use super::guest;
+use super::sessions::{Follower, Session};
 use super::story::Story;
 use super::testbed::Testbed;
 use crate::cli::Mode;
@@ -23,8 +24,14 @@ const COMPLETION_LIMIT: Duration = Duration::from_secs(180);
 /// How long `xl migrate` may take.
 const XL_LIMIT: Duration = Duration::from_secs(600);
 
-/// How often the agents' sessions are looked at. Each look costs dom0 a fork and an exec.
-const LOOK: Duration = Duration::from_millis(700);
+/// How long to wait for the last reports of sessions that have ended, or never began.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// How often what the agents have reported is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// How a migration went.
 #[derive(Clone, Debug)]
@@ -64,26 +71,16 @@ pub fn migrate(
     on_look: OnLook<'_>,
     story: &Story,
 ) -> Result<Crossing> {
-    let known = match agents {
-        Some((source, target)) => Some((source.sessions()?, target.sessions()?)),
+    let followers = match agents {
+        Some((source, target)) => Some((Follower::start(source)?, Follower::start(target)?)),
         None => None,
     };
-    let ours = |sessions: std::collections::BTreeMap<String, Session>, side: usize| {
-        let old = known.as_ref().map(|(source, target)| if side == 0 { source } else { target });
-        sessions.into_iter().find(|(name, _)| old.is_none_or(|old| !old.contains_key(name))).map(|(_, session)| session)
-    };
-    let look = |agents: &Agents| -> Result<(Session, Session)> {
-        let source = ours(agents.0.sessions()?, 0).unwrap_or_default();
-        let target = ours(agents.1.sessions()?, 1).unwrap_or_default();
-        Ok((source, target))
-    };
-
     let request = request(to, mode);
     story.say(&format!("{} in dom0 of {}", command_line(&request), from.letter));
     let begun = Instant::now();
-    let over = AtomicBool::new(false);
+    let ended = OnceLock::new();
     std::thread::scope(|scope| {
-        let watcher = agents.map(|agents| scope.spawn(|| watch(|| look(agents), &over, on_look, story)));
+        let watcher = followers.as_ref().map(|followers| scope.spawn(|| watch(followers, &ended, on_look, story)));
         let running = testbed.dom0(from).start(&request);
         let (mut printed, mut pending) = (String::new(), String::new());
         let output = running.and_then(|running| {
@@ -97,13 +94,9 @@ pub fn migrate(
             })
         });
         let xl_time = begun.elapsed();
-        // A refused migration has no session to wait for.
-        let failed = output.as_ref().map_or(true, |output| !output.success());
-        if failed {
-            over.store(true, Ordering::Relaxed);
-        }
+        let _ = ended.set(output.as_ref().is_ok_and(|output| output.success()));
         let sessions = match watcher.map(std::thread::ScopedJoinHandle::join) {
-            Some(Ok(sessions)) => Some(sessions?),
+            Some(Ok(sessions)) => Some(sessions),
             Some(Err(_)) => bail!("the watcher of the sessions died"),
             None => None,
         };
@@ -139,40 +132,44 @@ fn command_line(request: &Request) -> String {
 
 /// Follows a migration until both agents are done, telling each step once and progress as it comes.
 fn watch(
-    look: impl Fn() -> Result<(Session, Session)>,
-    over: &AtomicBool,
+    followers: &(Follower, Follower),
+    ended: &OnceLock<bool>,
     on_look: OnLook<'_>,
     story: &Story,
-) -> Result<(Session, Session)> {
+) -> (Session, Session) {
     let mut told = (None, None);
-    let mut deadline = None;
+    let mut told_progress = Instant::now();
+    let mut deadline: Option<Instant> = None;
     loop {
-        let stop = over.load(Ordering::Relaxed);
-        let (source, target) = look()?;
+        let (source, target) = (followers.0.session(), followers.1.session());
         on_look(&source, &target);
-        tell_progress(&source, &target, story);
-        tell_state("source", &source, &mut told.0, story);
-        tell_state("target", &target, &mut told.1, story);
-        if stop || (source.is_over() && target.is_over()) {
-            return Ok((source, target));
+        let news =
+            tell_state("source", &source, &mut told.0, story) | tell_state("target", &target, &mut told.1, story);
+        if news || told_progress.elapsed() > PROGRESS {
+            tell_progress(&source, &target, story);
+            told_progress = Instant::now();
         }
-        if source.state == Some(State::Committed) || target.is_over() {
-            let limit = *deadline.get_or_insert_with(|| Instant::now() + COMPLETION_LIMIT);
-            if Instant::now() > limit {
-                return Ok((source, target));
-            }
+        let (over, xl) = (source.is_over() && target.is_over(), ended.get());
+        let complete = over && source.summary.is_some() && target.summary.is_some();
+        // When xl has failed, or passed the agents by, nothing but last words follows.
+        let limit = if over || xl == Some(&false) || source.state.is_none() { LAST_WORDS } else { COMPLETION_LIMIT };
+        if (over || xl.is_some()) && deadline.get_or_insert_with(Instant::now).elapsed() > limit || complete {
+            return (source, target);
         }
         std::thread::sleep(LOOK);
     }
 }
 
-fn tell_state(side: &str, session: &Session, told: &mut Option<State>, story: &Story) {
-    if session.state != *told {
-        *told = session.state.clone();
-        if let Some(state) = told {
-            story.detail(&format!("agent at the {side}: {state}"));
-        }
+/// Tells a state that is new; whether it was.
+fn tell_state(side: &str, session: &Session, told: &mut Option<State>, story: &Story) -> bool {
+    if session.state == *told {
+        return false;
     }
+    told.clone_from(&session.state);
+    if let Some(state) = told {
+        story.detail(&format!("agent at the {side}: {state}"));
+    }
+    true
 }
 
 fn tell_progress(source: &Session, target: &Session, story: &Story) {

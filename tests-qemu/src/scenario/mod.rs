@@ -5,6 +5,7 @@ pub mod guest;
 pub mod measure;
 pub mod migration;
 pub mod privacy;
+pub mod sessions;
 pub mod story;
 pub mod testbed;
 
