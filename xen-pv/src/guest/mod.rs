@@ -20,6 +20,7 @@ pub mod machine;
 pub mod memory;
 mod page_set;
 pub mod pager;
+mod paging_ring;
 pub mod pinned;
 pub mod reach;
 pub mod source;

@@ -14,22 +14,20 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use core::sync::atomic::{Ordering, fence};
 
 use super::abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
 use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, HYPERCALL_DM_OP, MEM_RAM_RW, PARAM_PAGING_RING_PFN};
 use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
-use super::abi::vm_event::{
-    FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, RingHeader, SLOTS, VmEvent,
-};
+use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, SLOTS, VmEvent};
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
+use super::paging_ring::PagingRing;
 use super::reach::{Content, Reach, put};
 use super::{domctl, machine, memory};
-use crate::abi::{DomId, Errno, Gfn, PAGE_SIZE, Port};
+use crate::abi::{DomId, Errno, Gfn, Port};
 use crate::event::Channel;
 use crate::hypercall::{self, DmOpBuffer, MulticallEntry};
-use crate::window::{Access, BATCH, Held, copy};
+use crate::window::{Access, BATCH, Held};
 
 /// Why somebody waits for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +44,9 @@ pub struct Fault {
 pub struct Pager {
     reach: Reach,
     domain: DomId,
-    ring: Option<Held>,
+    page: Option<Held>,
+    ring: PagingRing,
     channel: Channel,
-    requests: u32,
-    responses: u32,
     /// Requests of virtual CPUs that wait, unanswered.
     waiting: Vec<VmEvent>,
     faults: VecDeque<Fault>,
@@ -65,14 +62,13 @@ impl Pager {
     pub fn enable(reach: Reach, domain: DomId, gfn: Gfn) -> Result<Option<Self>> {
         machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
         memory::populate(domain, gfn, 0)?;
-        let ring = reach.write(domain, &[gfn], &[Content::Zero]).and_then(|_| reach.hold(domain, gfn))?;
-        // An empty ring: both sides wait for the first entry. (All counters start at 0.)
-        header_field(&ring, core::mem::offset_of!(RingHeader, req_event)).store(1);
-        header_field(&ring, core::mem::offset_of!(RingHeader, rsp_event)).store(1);
+        let page = reach.write(domain, &[gfn], &[Content::Zero]).and_then(|_| reach.hold(domain, gfn))?;
+        // SAFETY: the page stays mapped until the pager is dropped, and the ring with it.
+        let ring = unsafe { PagingRing::new(page.address()) };
         let port = match vm_event(domain, VM_EVENT_ENABLE) {
             Ok(port) => port,
             Err(errno) => {
-                reach.let_go(ring);
+                reach.let_go(page);
                 memory::free(domain, gfn)?;
                 return match errno {
                     Errno::EPERM | Errno::EACCES | Errno::ENOMEM => Err(Operation::PagerRing.error(errno)),
@@ -85,17 +81,16 @@ impl Pager {
             Ok(channel) => channel,
             Err(errno) => {
                 let _ = vm_event(domain, VM_EVENT_DISABLE);
-                reach.let_go(ring);
+                reach.let_go(page);
                 return Err(Operation::PagerChannel.error(errno));
             }
         };
         let pager = Self {
             reach,
             domain,
-            ring: Some(ring),
+            page: Some(page),
+            ring,
             channel,
-            requests: 0,
-            responses: 0,
             waiting: Vec::new(),
             faults: VecDeque::new(),
             absent: PageSet::default(),
@@ -176,7 +171,7 @@ impl Pager {
             Ok(done)
         })??;
         let filled: Vec<Gfn> = ones(done).map(|index| gfns[index]).collect();
-        self.answer(&filled)?;
+        self.answer(&filled);
         Ok(done)
     }
 
@@ -193,7 +188,7 @@ impl Pager {
             let absent = self.ask_for(some)?;
             self.make_present(some, absent, u64::MAX)?;
         }
-        self.answer(&left)?;
+        self.answer(&left);
         if self.absent.len() != 0 {
             return Err(Error::Refused("paging cannot end while pages are absent"));
         }
@@ -276,13 +271,13 @@ impl Pager {
     }
 
     /// Lets the virtual CPUs go on that wait for one of these pages.
-    fn answer(&mut self, gfns: &[Gfn]) -> Result {
+    fn answer(&mut self, gfns: &[Gfn]) {
         let mut answered = false;
         let mut index = 0;
         while index < self.waiting.len() {
             if gfns.contains(&Gfn(self.waiting[index].mem_paging.gfn)) {
                 let request = self.waiting.swap_remove(index);
-                self.respond(&request)?;
+                self.ring.respond(&request);
                 answered = true;
             } else {
                 index += 1;
@@ -291,13 +286,12 @@ impl Pager {
         if answered {
             self.channel.notify();
         }
-        Ok(())
     }
 
     /// Takes requests off the ring. Foreign requests for pages in `ours` are our own.
     fn drain(&mut self, ours: &[Gfn]) -> Result {
         let mut answered = false;
-        while let Some(request) = self.next_request()? {
+        while let Some(request) = self.ring.next()? {
             let gfn = Gfn(request.mem_paging.gfn);
             let dropped = request.mem_paging.flags & MEM_PAGING_DROP_PAGE != 0;
             let vcpu_waits = request.flags & FLAG_VCPU_PAUSED != 0;
@@ -312,7 +306,7 @@ impl Pager {
                 }
             } else {
                 // A virtual CPU that met a page in the moment it came back, or somebody who does not stand still anyway.
-                self.respond(&request)?;
+                self.ring.respond(&request);
                 answered = true;
                 if dropped || (!vcpu_waits && !ours.contains(&gfn) && self.absent.contains(gfn)) {
                     self.faults.push_back(Fault { gfn, vcpu_waits, dropped });
@@ -335,47 +329,7 @@ impl Pager {
             self.make_present(some, u64::MAX, u64::MAX)?;
         }
         let present: Vec<Gfn> = filled.into_iter().filter(|gfn| !self.absent.contains(*gfn)).collect();
-        self.answer(&present)
-    }
-
-    fn next_request(&mut self) -> Result<Option<VmEvent>> {
-        let Some(ring) = &self.ring else { return Ok(None) };
-        let produced = header_field(ring, core::mem::offset_of!(RingHeader, req_prod)).load();
-        fence(Ordering::Acquire);
-        if produced == self.requests {
-            return Ok(None);
-        }
-        if produced.wrapping_sub(self.requests) > SLOTS {
-            return Err(Error::Malformed("request counter of the pager's ring"));
-        }
-        let mut bytes = [0; size_of::<VmEvent>()];
-        // SAFETY: a slot of the page that `ring` holds; `bytes` is a slot long.
-        unsafe { copy(slot(ring, self.requests), bytes.as_mut_ptr(), bytes.len()) };
-        self.requests = self.requests.wrapping_add(1);
-        header_field(ring, core::mem::offset_of!(RingHeader, req_event)).store(self.requests.wrapping_add(1));
-        // SAFETY: `VmEvent` is integers only.
-        Ok(Some(unsafe { bytes.as_ptr().cast::<VmEvent>().read_unaligned() }))
-    }
-
-    /// Puts the response to a request on the ring; the caller notifies.
-    fn respond(&mut self, request: &VmEvent) -> Result {
-        let Some(ring) = &self.ring else { return Ok(()) };
-        let mut response = VmEvent {
-            version: INTERFACE_VERSION,
-            reason: REASON_MEM_PAGING,
-            data: [0; 43],
-            rest_of_u: [0; 2],
-            ..*request
-        };
-        if request.flags & FLAG_VCPU_PAUSED == 0 {
-            response.mem_paging.flags |= MEM_PAGING_DROP_PAGE;
-        }
-        // SAFETY: a slot of the page that `ring` holds, and a value a slot long. The slot is free: its request was copied
-        // out, and there are never more responses than requests.
-        unsafe { copy((&raw const response).cast(), slot(ring, self.responses), size_of::<VmEvent>()) };
-        self.responses = self.responses.wrapping_add(1);
-        fence(Ordering::Release);
-        header_field(ring, core::mem::offset_of!(RingHeader, rsp_prod)).store(self.responses);
+        self.answer(&present);
         Ok(())
     }
 
@@ -391,8 +345,8 @@ impl Drop for Pager {
     fn drop(&mut self) {
         // With pages still absent the guest cannot live on; its toolstack destroys it. Nobody is left to hear an error.
         let _ = self.disable();
-        if let Some(ring) = self.ring.take() {
-            self.reach.let_go(ring);
+        if let Some(page) = self.page.take() {
+            self.reach.let_go(page);
         }
     }
 }
@@ -417,31 +371,4 @@ fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
     let body = VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
     // SAFETY: the operation takes no pointer.
     unsafe { domctl::call(domain, VM_EVENT_OP, body) }.map(|answer| Port(answer.port))
-}
-
-fn slot(ring: &Held, index: u32) -> *mut u8 {
-    let at = size_of::<RingHeader>() + (index % SLOTS) as usize * size_of::<VmEvent>();
-    debug_assert!(at + size_of::<VmEvent>() <= PAGE_SIZE);
-    // SAFETY: inside the page, see above.
-    unsafe { ring.address().as_ptr().add(at) }
-}
-
-/// One counter of the ring's header, shared with the hypervisor.
-struct Counter(*mut u32);
-
-impl Counter {
-    fn load(&self) -> u32 {
-        // SAFETY: inside the ring page, which outlives the counter; aligned.
-        unsafe { self.0.read_volatile() }
-    }
-
-    fn store(&self, value: u32) {
-        // SAFETY: as above.
-        unsafe { self.0.write_volatile(value) }
-    }
-}
-
-fn header_field(ring: &Held, offset: usize) -> Counter {
-    // SAFETY: the header is at the start of the page.
-    Counter(unsafe { ring.address().as_ptr().add(offset) }.cast())
 }
