@@ -23,7 +23,9 @@ use crate::start::Machine;
 
 /// Bytes each way.
 const BYTES: u64 = 128 << 20;
-const BUFFER: usize = 1 << 20;
+/// A backend queues 512 KiB for a frontend and drops what comes on top: the window must stay below.
+const RECEIVE_BUFFER: usize = 384 << 10;
+const SEND_BUFFER: usize = 1 << 20;
 /// How long each part may take.
 const PATIENCE_NS: u64 = 60_000_000_000;
 
@@ -189,8 +191,8 @@ impl Network {
 }
 
 fn new_socket() -> tcp::Socket<'static> {
-    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
-    let mut socket = tcp::Socket::new(buffer(), buffer());
+    let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+    let mut socket = tcp::Socket::new(buffer(RECEIVE_BUFFER), buffer(SEND_BUFFER));
     socket.set_nagle_enabled(false);
     socket.set_ack_delay(None);
     socket
