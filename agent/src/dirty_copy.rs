@@ -17,7 +17,7 @@ use crate::session::{Committed, PeerFault, Refusal, SessionError};
 use crate::wire::{Cause, Message};
 
 /// How long a demanded page may have to wait behind what was pushed.
-const PUSH_AHEAD_MS: u64 = 4;
+const PUSH_AHEAD_MS: u64 = 2;
 /// Bytes that may be on their way in the background, at least and at most.
 const BACKLOG: (u64, u64) = (64 << 10, 512 << 10);
 /// Pages pushed in one go, and most neighbours sent along with a demanded page.

@@ -17,7 +17,7 @@ use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
 /// How often the dirty log is looked at.
-const PEEK_EVERY: u64 = 100 * MS;
+const PEEK_EVERY: u64 = 50 * MS;
 /// A pre-copy stops after this many passes over memory..
 const ROUNDS: u64 = 5;
 /// ..or when fewer pages than this are dirty.

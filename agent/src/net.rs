@@ -282,6 +282,11 @@ impl Connection {
         .await
     }
 
+    /// Whether it still can be written to.
+    pub(crate) fn check(&self) -> Result<(), LinkError> {
+        if self.socket(|socket| socket.may_send()) { Ok(()) } else { Err(LinkError::Lost) }
+    }
+
     /// Bytes written that the peer has not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.socket(|socket| socket.send_queue())

@@ -23,6 +23,8 @@ use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 const FIRST_TOUCHED: usize = 64;
 /// How long sending recently dirtied pages ahead may take.
 const AHEAD_MS: u64 = 10;
+/// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
+const DRAINED: usize = 64 << 10;
 /// How often the log is looked at while the guest suspends.
 const LOOK_EVERY: u64 = 20 * MS;
 
@@ -34,6 +36,7 @@ pub(crate) struct Prepared(());
 /// Suspends the guest and hands the target all that it needs to run it.
 pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copied) -> Result<Prepared, SessionError> {
     departure.rate = departure.ledger.rate(departure.bytes());
+    drain(departure).await?;
     departure.ledger.begin(Stage::Switchover, departure.bytes());
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
@@ -60,6 +63,18 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
     departure.ledger.summary.load_ms = departure.ledger.ms_since(sent);
     Ok(Prepared(()))
+}
+
+/// Lets stage 1 arrive before the guest is asked to stop: what is still on its way then would have to be waited for.
+async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let timer = departure.timer.clone();
+    while departure.bulk.connection().backlog() > DRAINED {
+        full_copy::peek(departure).await?;
+        let bulk = departure.bulk.connection();
+        timer.within(LOOK_EVERY, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
+        bulk.check()?;
+    }
+    Ok(())
 }
 
 /// Waits for the toolstack's answer; hints go on meanwhile.

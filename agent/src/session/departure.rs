@@ -102,21 +102,20 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
             host.timer.wait_for(|| (!inbox.committed.get()).then_some(())).await;
         });
         match select(migration, select(listening.as_mut(), cancelled)).await {
+            // A broken connection may have been closed for a reason that is still on its way.
+            Either::First(Err(error @ SessionError::Link(_))) => {
+                let told = host.timer.within(SECOND, listening).await;
+                Err(told.filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
+            }
             Either::First(outcome) => outcome,
             Either::Second(Either::First(error)) => Err(error),
             Either::Second(Either::Second(())) => Err(SessionError::Cancelled),
         }
     };
-    let Err(mut error) = outcome else {
+    let Err(error) = outcome else {
         departure.close(State::Complete);
         return Ok(());
     };
-    // A broken connection may have been closed for a reason that is still on its way.
-    if matches!(error, SessionError::Link(_))
-        && let Some(told @ SessionError::Told(_)) = host.timer.within(SECOND, listening).await
-    {
-        error = told;
-    }
     if inbox.committed.get() {
         departure.close(State::Interrupted { reason: error.to_string() });
     } else {

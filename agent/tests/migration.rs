@@ -1,0 +1,258 @@
+//! Both ends of the agent against each other: real agents, real TCP, virtual time.
+
+mod sim;
+
+use agent::control::{Mode, State, Summary};
+use proptest::prelude::*;
+use sim::guest::Here;
+use sim::link::Quality;
+use sim::machine::BEFORE_COMMIT;
+use sim::{Scenario, World};
+
+/// Runs a migration to its end and checks what every successful one must show.
+fn completes(scenario: Scenario) -> (World, Summary, Summary) {
+    let mut world = World::new(scenario);
+    world.start();
+    assert!(world.run(600_000), "the migration does not end: {:?}", world.states);
+    assert_eq!(world.state(0), Some(&State::Complete), "{:?}", world.states);
+    assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+    let (source, target) = (world.summary(0), world.summary(1));
+    if scenario.mode == Mode::Tsmc && scenario.can_page {
+        assert!(source.most_sends <= 2, "{source}");
+    }
+    assert_eq!(source.stage1_pages, target.stage1_pages, "{source}\n{target}");
+    assert_eq!(source.stage3_pages, target.stage3_pages, "{source}\n{target}");
+    (world, source, target)
+}
+
+/// Runs a migration that must fail and checks that the guest runs on as if nothing had been.
+fn fails(mut world: World) -> String {
+    assert!(world.run(300_000), "the migration does not end: {:?}", world.states);
+    stays(&mut world);
+    let reasons = world.states.iter().map(|states| match states.last() {
+        Some(State::Failed { reason }) => reason.clone(),
+        other => panic!("{other:?} is not a failure: {:?}", world.states),
+    });
+    reasons.collect::<Vec<_>>().join(" / ")
+}
+
+/// The guest runs at the source, unlogged, and never ran elsewhere.
+fn stays(world: &mut World) {
+    world.run_until(2_000, |_| false);
+    let writes = world.guest.borrow().writes;
+    world.run_until(100, |_| false);
+    let guest = world.guest.borrow();
+    assert!(guest.runs_here() && guest.writes > writes, "the guest does not run: {:?}", world.states);
+    assert!(!guest.logging && !guest.released);
+}
+
+#[test]
+fn a_guest_crosses_in_three_stages() {
+    let slow = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let (world, source, target) = completes(Scenario { quality: slow, ..Scenario::default() });
+    println!("{source}\n{target}");
+    assert!(source.stage1_pages > 0 && source.stage3_pages > 0 && source.zero_pages > 0);
+    assert!(source.hints > 0 && source.deferred > 0);
+    assert!(target.faults > 0 && target.armed_early > 0);
+    assert!(world.guest.borrow().met_faults >= target.faults);
+    assert!(world.stages.contains_key(&1) && world.stages.contains_key(&3));
+}
+
+#[test]
+fn without_paging_everything_arrives_before_the_guest_runs() {
+    let (world, source, _) = completes(Scenario { can_page: false, ..Scenario::default() });
+    assert_eq!((source.stage3_pages, world.guest.borrow().met_faults), (0, 0));
+    assert!(source.stage2_pages > 0);
+}
+
+#[test]
+fn a_precopy_iterates_until_little_is_dirty() {
+    let idle = Scenario { mode: Mode::Precopy, step_ns: 200_000, working_set: 40, ..Scenario::default() };
+    let (_, source, _) = completes(idle);
+    assert!((2..=5).contains(&source.rounds) && source.stage3_pages == 0, "{source}");
+    let (_, busy, _) = completes(Scenario { mode: Mode::Precopy, step_ns: 5_000, ..Scenario::default() });
+    assert!(busy.rounds == 5 && busy.stage2_pages > source.stage2_pages, "{busy}");
+}
+
+#[test]
+fn pages_that_cannot_be_armed_arrive_before_the_guest_runs() {
+    let (_, source, _) = completes(Scenario { stubborn: true, ..Scenario::default() });
+    assert!(source.stage3_pages > 0);
+}
+
+#[test]
+fn an_idle_guest_crosses_without_a_fault() {
+    let (world, source, _) = completes(Scenario { step_ns: 1 << 40, ..Scenario::default() });
+    assert_eq!((source.dirty_pages, world.guest.borrow().met_faults, source.most_sends), (0, 0, 1));
+}
+
+#[test]
+fn whatever_fails_before_the_commit_leaves_the_guest_at_the_source() {
+    for op in BEFORE_COMMIT {
+        for after in [0, 1, 7] {
+            let mut world = World::new(Scenario::default());
+            world.start();
+            world.fail(op, after);
+            let ended = world.run(300_000);
+            let untouched = world.trouble.borrow().is_some();
+            if untouched {
+                assert!(ended && world.state(0) == Some(&State::Complete), "{op:?} {after}: {:?}", world.states);
+                continue;
+            }
+            match (world.state(0), world.state(1)) {
+                (Some(State::Failed { reason }), _) => assert!(!reason.is_empty()),
+                states => panic!("{op:?} {after}: {states:?}"),
+            }
+            stays(&mut world);
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_dies_before_the_commit_leaves_the_guest_at_the_source() {
+    for ms in [0, 1, 5, 20, 60, 100] {
+        let mut world = World::new(Scenario::default());
+        world.start();
+        world.run_until(ms, |_| false);
+        if world.guest.borrow().here != Here::Running {
+            continue;
+        }
+        world.kill(1);
+        assert!(world.run_until(200_000, |world| world.state(0).is_some_and(State::is_end)), "{:?}", world.states);
+        assert!(matches!(world.state(0), Some(State::Failed { .. })), "{:?}", world.states);
+        stays(&mut world);
+    }
+}
+
+#[test]
+fn a_cut_link_before_the_commit_fails_both_ends() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    world.run_until(40, |_| false);
+    world.cable.cut(true);
+    let reasons = fails(world);
+    assert!(reasons.contains("lost"), "{reasons}");
+}
+
+#[test]
+fn an_absent_agent_is_named() {
+    let mut world = World::new(Scenario::default());
+    world.kill(1);
+    world.start();
+    assert!(world.run_until(60_000, |world| world.state(0).is_some_and(State::is_end)));
+    let expected = State::Failed { reason: "the other host's agent did not connect in time".to_string() };
+    assert_eq!(world.state(0), Some(&expected));
+    stays(&mut world);
+}
+
+#[test]
+fn a_guest_that_does_not_suspend_runs_on() {
+    let mut world = World::new(Scenario::default());
+    world.suspends = false;
+    world.start();
+    let reasons = fails(world);
+    assert!(reasons.contains("did not suspend"), "{reasons}");
+}
+
+#[test]
+fn both_toolstacks_can_cancel_before_the_commit() {
+    for side in [0, 1] {
+        for ms in [5, 30, 80, 95] {
+            let mut world = World::new(Scenario { suspend_ns: 50_000_000, ..Scenario::default() });
+            world.start();
+            world.run_until(ms, |_| false);
+            if world.state(1) == Some(&State::Ready) || world.guest.borrow().released {
+                continue;
+            }
+            println!("{side} {ms} {:?} {:?}", world.states, world.guest.borrow().here);
+            world.cancel(side);
+            let reasons = fails(world);
+            assert!(reasons.contains("cancelled by the toolstack"), "{side} {ms}: {reasons}");
+        }
+    }
+}
+
+#[test]
+fn a_failed_attempt_does_not_spoil_the_next() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    world.fail(sim::machine::Op::LoadState, 0);
+    assert!(world.run(100_000));
+    stays(&mut world);
+    world.restart();
+    assert!(world.run(100_000), "{:?}", world.states);
+    assert_eq!(world.state(0), Some(&State::Complete), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
+#[test]
+fn a_guest_destroyed_in_stage_3_frees_the_source() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().released));
+    world.guest.borrow_mut().created = false;
+    assert!(world.run(100_000), "{:?}", world.states);
+    assert_eq!(world.guest.borrow().here, Here::Destroyed);
+}
+
+#[test]
+fn a_link_that_comes_back_in_stage_3_loses_nothing() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().released));
+    world.cable.cut(true);
+    world.run_until(60_000, |_| false);
+    world.cable.cut(false);
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
+#[test]
+fn the_source_never_destroys_pages_that_the_target_misses() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().released));
+    world.kill(1);
+    world.run_until(120_000, |_| false);
+    assert_eq!(world.guest.borrow().here, Here::Retained);
+}
+
+fn scenarios() -> impl Strategy<Value = Scenario> {
+    let quality = (1_000_000..200_000_000u64, 10_000..5_000_000u64, 0..20u64).prop_map(
+        |(bytes_per_second, delay_ns, lost_per_mille)| Quality { bytes_per_second, delay_ns, lost_per_mille },
+    );
+    let guest = (10..3000u64, 1..5usize, 1..2000u64, 1_000..200_000u64);
+    let manner = (prop_oneof![3 => Just(Mode::Tsmc), 1 => Just(Mode::Precopy)], any::<[bool; 2]>(), 0..200_000_000u64);
+    (any::<u32>(), guest, quality, manner).prop_map(|(seed, guest, quality, (mode, [pages, stubborn], suspend_ns))| {
+        let (frames, vcpus, working_set, step_ns) = guest;
+        let can_page = pages || seed % 4 != 0;
+        let seed = u64::from(seed);
+        Scenario { seed, frames, vcpus, working_set, step_ns, quality, mode, can_page, stubborn, suspend_ns }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_guest_over_any_link_arrives_whole(scenario in scenarios()) {
+        completes(scenario);
+    }
+
+    #[test]
+    fn any_failure_before_the_commit_leaves_one_guest(
+        scenario in scenarios(), op in prop::sample::select(BEFORE_COMMIT.to_vec()), after in 0..40u32,
+    ) {
+        let mut world = World::new(scenario);
+        world.start();
+        world.fail(op, after);
+        world.run(600_000);
+        match world.state(0) {
+            Some(State::Complete) => world.guest.borrow().check_complete(),
+            Some(State::Failed { .. }) => stays(&mut world),
+            state => panic!("{state:?}: {:?}", world.states),
+        }
+    }
+}

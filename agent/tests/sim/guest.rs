@@ -1,0 +1,221 @@
+//! A guest, its memory on both hosts, and the truth that it must see.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use agent::bitmap::PageSet;
+use agent::platform::{Gfn, PAGE_SIZE, Page};
+
+use super::random::Random;
+
+/// The guest, shared by both hosts' machines, the toolstack and the test.
+pub type Shared = Rc<RefCell<Guest>>;
+
+/// What a page holds; 0 is a page of zeros.
+pub type Value = u64;
+
+/// A page with a value at both ends.
+pub fn page_of(value: Value) -> Page {
+    let mut page = [0; PAGE_SIZE];
+    if value != 0 {
+        page[..8].copy_from_slice(&value.to_le_bytes());
+        page[PAGE_SIZE - 8..].copy_from_slice(&(!value).to_le_bytes());
+    }
+    page
+}
+
+/// What a page holds, which must be whole.
+pub fn value_of(page: &Page) -> Value {
+    let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().expect("8 bytes"));
+    let value = word(0);
+    assert_eq!(word(PAGE_SIZE - 8), if value == 0 { 0 } else { !value }, "a torn page");
+    value
+}
+
+/// Values above this mark pages that must never be armed.
+pub const PINNED: Value = 1 << 63;
+
+/// Where the guest stands at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Here {
+    Running,
+    Suspended,
+    /// After the commit.
+    Retained,
+    Destroyed,
+}
+
+/// A frame at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    pub value: Value,
+    pub armed: bool,
+}
+
+pub struct Guest {
+    random: Random,
+    /// What the guest believes; `None` is a hole.
+    pub truth: Vec<Option<Value>>,
+    // At the source.
+    pub here: Here,
+    pub logging: bool,
+    pub log: PageSet,
+    pub paused_here: bool,
+    // At the target.
+    pub there: Vec<Option<Frame>>,
+    pub created: bool,
+    pub released: bool,
+    pub can_page: bool,
+    pub state_loaded: bool,
+    pub faults: Vec<Gfn>,
+    /// What each virtual CPU waits for.
+    pub vcpus: Vec<Option<Gfn>>,
+    pub finished: bool,
+    /// The balloon stands still: the guest has begun to suspend.
+    pub frozen: bool,
+    /// Frames the guest writes to while it runs: the first so many frames.
+    pub working_set: u64,
+    pub writes: u64,
+    pub touches: u64,
+    pub met_faults: u64,
+}
+
+impl Guest {
+    /// `frames` guest frames, some of them holes, some zero.
+    pub fn new(frames: u64, vcpus: usize, working_set: u64, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let hole = random.below(frames / 2);
+        let truth: Vec<_> = (0..frames)
+            .map(|gfn| match random.below(10) {
+                _ if (hole..hole + frames / 10).contains(&gfn) => None,
+                0..3 => Some(0),
+                _ => Some(random.next() >> 1),
+            })
+            .collect();
+        let mut guest = Self {
+            random,
+            truth,
+            here: Here::Running,
+            logging: false,
+            log: PageSet::new(frames),
+            paused_here: false,
+            there: vec![None; frames as usize],
+            created: true,
+            released: false,
+            can_page: true,
+            state_loaded: false,
+            faults: Vec::new(),
+            vcpus: vec![None; vcpus],
+            finished: false,
+            frozen: false,
+            working_set: working_set.clamp(1, frames),
+            writes: 0,
+            touches: 0,
+            met_faults: 0,
+        };
+        // One page for each virtual CPU that must be there when the guest resumes.
+        for _ in 0..vcpus {
+            let gfn = guest.random.below(guest.working_set) as usize;
+            guest.truth[gfn] = guest.truth[gfn].map(|value| value | PINNED | 1);
+        }
+        guest
+    }
+
+    pub fn frames(&self) -> u64 {
+        self.truth.len() as u64
+    }
+
+    pub fn runs_here(&self) -> bool {
+        self.here == Here::Running && !self.paused_here
+    }
+
+    pub fn runs_there(&self) -> bool {
+        self.released && self.created
+    }
+
+    /// One step of the guest's program: it touches a page, wherever it runs.
+    pub fn step(&mut self) {
+        if self.runs_here() {
+            self.write_here();
+        } else if self.runs_there() {
+            for vcpu in 0..self.vcpus.len() {
+                self.touch_there(vcpu);
+            }
+        }
+    }
+
+    fn pick(&mut self) -> Gfn {
+        // Mostly the working set, now and then anywhere.
+        let bound = if self.random.below(8) == 0 { self.frames() } else { self.working_set };
+        Gfn(self.random.below(bound))
+    }
+
+    fn fresh(&mut self, old: Value) -> Value {
+        match self.random.below(16) {
+            0 if old & PINNED == 0 => 0,
+            _ => (self.random.next() >> 1) | (old & PINNED),
+        }
+    }
+
+    fn write_here(&mut self) {
+        // Now and then the guest gives a page back or takes one: it balloons.
+        let gfn = self.pick();
+        let at = gfn.0 as usize;
+        let new = match self.truth[at] {
+            Some(old) if old & PINNED == 0 && !self.frozen && self.random.below(400) == 0 => None,
+            None if !self.frozen && self.random.below(8) == 0 => Some(self.fresh(0)),
+            None => return,
+            Some(old) => Some(self.fresh(old)),
+        };
+        // A page that has just come is not logged: the hypervisor marks only writes to pages it had protected.
+        let logged = self.logging && self.truth[at].is_some() && new.is_some();
+        self.truth[at] = new;
+        self.writes += 1;
+        if logged {
+            self.log.insert(gfn);
+        }
+    }
+
+    fn touch_there(&mut self, vcpu: usize) {
+        if let Some(gfn) = self.vcpus[vcpu] {
+            let frame = self.there[gfn.0 as usize].expect("a frame does not vanish while somebody waits for it");
+            if frame.armed {
+                return;
+            }
+            self.vcpus[vcpu] = None;
+        }
+        let gfn = self.pick();
+        let at = gfn.0 as usize;
+        let Some(truth) = self.truth[at] else { return };
+        self.touches += 1;
+        let frame = self.there[at].unwrap_or_else(|| panic!("{gfn:?} has no frame at the target"));
+        if frame.armed {
+            assert!(truth & PINNED == 0, "{gfn:?} is one that the hypervisor needs at once, and it is absent");
+            self.vcpus[vcpu] = Some(gfn);
+            self.faults.push(gfn);
+            self.met_faults += 1;
+            return;
+        }
+        assert_eq!(frame.value, truth, "{gfn:?} is wrong at the target");
+        let value = self.fresh(truth);
+        self.truth[at] = Some(value);
+        self.there[at] = Some(Frame { value, armed: false });
+    }
+
+    /// The guest as it must look once all is complete.
+    pub fn check_complete(&self) {
+        for (gfn, truth) in self.truth.iter().enumerate() {
+            if let Some(value) = truth {
+                assert_eq!(self.there[gfn], Some(Frame { value: *value, armed: false }), "frame {gfn}");
+            }
+        }
+        assert!(self.there.iter().flatten().all(|frame| !frame.armed), "pages stay absent for ever");
+        assert!(self.finished && self.here == Here::Destroyed);
+    }
+
+    /// Never two running copies.
+    pub fn check_one_copy(&self) {
+        assert!(!(self.runs_here() && self.runs_there()), "the guest runs twice");
+        assert!(!(self.runs_there() && self.here != Here::Retained && self.here != Here::Destroyed));
+    }
+}

@@ -1,0 +1,135 @@
+//! A network cable with a rate, a delay and losses, on a virtual clock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+
+use super::random::Random;
+
+/// How the cable behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Quality {
+    pub bytes_per_second: u64,
+    pub delay_ns: u64,
+    /// Frames lost in a thousand.
+    pub lost_per_mille: u64,
+}
+
+/// Frames that a direction of the cable holds before the sender has to wait.
+const QUEUE: usize = 64;
+
+/// One direction.
+pub struct Direction {
+    clock: Rc<Cell<u64>>,
+    quality: Quality,
+    random: Random,
+    frames: VecDeque<(u64, Vec<u8>)>,
+    free_at: u64,
+    pub cut: bool,
+}
+
+impl Direction {
+    fn full(&self) -> bool {
+        self.frames.iter().filter(|(at, _)| *at > self.clock.get() + self.quality.delay_ns).count() >= QUEUE
+    }
+
+    fn send(&mut self, frame: Vec<u8>) {
+        let now = self.clock.get();
+        let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
+        self.free_at = self.free_at.max(now) + takes;
+        let lost = self.random.below(1000) < self.quality.lost_per_mille;
+        if !lost && !self.cut {
+            self.frames.push_back((self.free_at + self.quality.delay_ns, frame));
+        }
+    }
+
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let due = self.frames.front().is_some_and(|(at, _)| *at <= self.clock.get());
+        let frame = if due { self.frames.pop_front() } else { None };
+        frame.filter(|_| !self.cut).map(|(_, frame)| frame)
+    }
+}
+
+/// Both directions.
+#[derive(Clone)]
+pub struct Cable([Rc<RefCell<Direction>>; 2]);
+
+impl Cable {
+    pub fn new(clock: &Rc<Cell<u64>>, quality: Quality, seed: u64) -> Self {
+        Self(std::array::from_fn(|side| {
+            let random = Random::new(seed ^ side as u64);
+            let frames = VecDeque::new();
+            Rc::new(RefCell::new(Direction { clock: clock.clone(), quality, random, frames, free_at: 0, cut: false }))
+        }))
+    }
+
+    /// The two ends.
+    pub fn ends(&self) -> [End; 2] {
+        let [there, back] = &self.0;
+        [End { out: there.clone(), into: back.clone() }, End { out: back.clone(), into: there.clone() }]
+    }
+
+    /// Cuts or mends it.
+    pub fn cut(&self, cut: bool) {
+        self.0.iter().for_each(|direction| direction.borrow_mut().cut = cut);
+    }
+
+    /// When the next frame arrives somewhere.
+    pub fn next_event(&self) -> Option<u64> {
+        let next = |direction: &Rc<RefCell<Direction>>| {
+            let direction = direction.borrow();
+            let now = direction.clock.get();
+            direction.frames.iter().map(|(at, _)| *at).find(|at| *at > now)
+        };
+        self.0.iter().filter_map(next).min()
+    }
+}
+
+/// One end: a network device.
+pub struct End {
+    out: Rc<RefCell<Direction>>,
+    into: Rc<RefCell<Direction>>,
+}
+
+pub struct Received(Vec<u8>);
+pub struct Sending(Rc<RefCell<Direction>>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
+        take(&self.0)
+    }
+}
+
+impl TxToken for Sending {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let mut frame = vec![0; length];
+        let result = fill(&mut frame);
+        self.0.borrow_mut().send(frame);
+        result
+    }
+}
+
+impl Device for End {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received, Sending)> {
+        let frame = self.into.borrow_mut().receive()?;
+        Some((Received(frame), Sending(self.out.clone())))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending> {
+        (!self.out.borrow().full()).then(|| Sending(self.out.clone()))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = 9014;
+        capabilities.checksum = ChecksumCapabilities::ignored();
+        capabilities
+    }
+}

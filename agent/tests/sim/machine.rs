@@ -1,0 +1,325 @@
+//! The machine under an agent: [`agent::platform`] over a [`Guest`](super::guest::Guest).
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use agent::platform::{
+    BATCH, Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Page, PageMask, Platform, PlatformError, Result,
+    Rings, Source, Target,
+};
+
+use super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
+use super::random::Random;
+
+/// An operation that a test can make fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    OpenSource,
+    Frame,
+    LogOn,
+    FindRam,
+    Read,
+    Peek,
+    Clean,
+    MachineState,
+    Retain,
+    OpenTarget,
+    Build,
+    Populate,
+    Write,
+    Arm,
+    LoadState,
+}
+
+/// Everything that may fail before the commit.
+pub const BEFORE_COMMIT: [Op; 15] = [
+    Op::OpenSource,
+    Op::Frame,
+    Op::LogOn,
+    Op::FindRam,
+    Op::Read,
+    Op::Peek,
+    Op::Clean,
+    Op::MachineState,
+    Op::Retain,
+    Op::OpenTarget,
+    Op::Build,
+    Op::Populate,
+    Op::Write,
+    Op::Arm,
+    Op::LoadState,
+];
+
+/// Which call of which operation fails.
+pub type Trouble = Rc<RefCell<Option<(Op, u32)>>>;
+
+/// What one call costs.
+const CALL_NS: u64 = 2_000;
+const PAGE_NS: u64 = 500;
+
+#[derive(Clone)]
+pub struct Machine {
+    pub clock: Rc<Cell<u64>>,
+    pub guest: Shared,
+    pub trouble: Trouble,
+    pub random: Rc<RefCell<Random>>,
+    /// Some pages refuse to be armed.
+    pub stubborn: bool,
+}
+
+impl Machine {
+    fn call(&self, op: Op, pages: usize) -> Result<()> {
+        self.clock.set(self.clock.get() + CALL_NS + PAGE_NS * pages as u64);
+        let mut trouble = self.trouble.borrow_mut();
+        match trouble.as_mut() {
+            Some((bad, after)) if *bad == op => {
+                if *after == 0 {
+                    *trouble = None;
+                    return Err(PlatformError::Failed { operation: "an operation of the test", errno: 5 });
+                }
+                *after -= 1;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Platform for Machine {
+    type Source = Leaving;
+    type Target = Coming;
+
+    fn now_ns(&self) -> u64 {
+        self.clock.get()
+    }
+    fn random(&mut self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.random.borrow_mut().next() as u8);
+    }
+    fn features(&self) -> Features {
+        Features { dirty_log: true, paging: self.guest.borrow().can_page, foreign_map: true }
+    }
+    fn open_source(&mut self, _: DomId) -> Result<Leaving> {
+        self.call(Op::OpenSource, 0)?;
+        Ok(Leaving(self.clone()))
+    }
+    fn open_target(&mut self, _: DomId, _: Backends) -> Result<Coming> {
+        self.call(Op::OpenTarget, 0)?;
+        Ok(Coming(self.clone()))
+    }
+}
+
+fn or(into: &mut [u64], from: &[u64]) {
+    into.iter_mut().zip(from).for_each(|(into, from)| *into |= from);
+}
+
+/// Set bits within the mask of `count` pages.
+fn mask(count: usize, is_set: impl Fn(usize) -> bool) -> PageMask {
+    assert!(count <= BATCH);
+    (0..count).filter(|index| is_set(*index)).fold(0, |mask, index| mask | 1 << index)
+}
+
+/// The source's end.
+pub struct Leaving(Machine);
+
+impl Source for Leaving {
+    fn info(&mut self) -> Result<GuestInfo> {
+        let guest = self.0.guest.borrow();
+        let pages = guest.truth.iter().flatten().count() as u64;
+        Ok(GuestInfo {
+            pages,
+            max_pages: pages,
+            max_gfn: guest.frames() - 1,
+            vcpus: guest.vcpus.len() as u32,
+            paged_pages: 0,
+            suspended: guest.here == Here::Suspended,
+            hap: true,
+        })
+    }
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        self.0.call(Op::Frame, 0)?;
+        Ok(b"a frame".to_vec())
+    }
+    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
+        self.0.call(Op::FindRam, count as usize / 64)?;
+        let guest = self.0.guest.borrow();
+        for gfn in first.0..first.0 + count {
+            let bit = 1 << (gfn % 64);
+            let word = &mut ram[gfn as usize / 64];
+            *word = if guest.truth[gfn as usize].is_some() { *word | bit } else { *word & !bit };
+        }
+        Ok(())
+    }
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
+        self.0.call(Op::Read, gfns.len())?;
+        assert_eq!(gfns.len(), into.len());
+        let guest = self.0.guest.borrow();
+        let values: Vec<_> = gfns.iter().map(|gfn| guest.truth[gfn.0 as usize]).collect();
+        for (value, page) in values.iter().zip(into) {
+            *page = value.map_or([0xaa; 4096], page_of);
+        }
+        Ok(mask(gfns.len(), |index| values[index].is_some()))
+    }
+    fn log_on(&mut self) -> Result<()> {
+        self.0.call(Op::LogOn, 0)?;
+        self.0.guest.borrow_mut().logging = true;
+        Ok(())
+    }
+    fn log_off(&mut self) -> Result<()> {
+        let mut guest = self.0.guest.borrow_mut();
+        guest.logging = false;
+        guest.log.clear();
+        Ok(())
+    }
+    fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
+        self.0.call(Op::Peek, 10)?;
+        or(dirty, self.0.guest.borrow().log.words());
+        Ok(())
+    }
+    fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
+        self.0.call(Op::Clean, 1000)?;
+        let mut guest = self.0.guest.borrow_mut();
+        or(dirty, guest.log.words());
+        guest.log.clear();
+        Ok(())
+    }
+    fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
+        self.0.call(Op::MachineState, 100)?;
+        let mut guest = self.0.guest.borrow_mut();
+        assert_eq!(guest.here, Here::Suspended);
+        guest.paused_here = true;
+        or(dirty, guest.log.words());
+        guest.log.clear();
+        Ok(b"a machine state".to_vec())
+    }
+    fn is_pinned(&self, page: &Page) -> bool {
+        value_of(page) & PINNED != 0
+    }
+    fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
+        let guest = self.0.guest.borrow();
+        let pinned = |gfn: &u64| guest.truth[*gfn as usize].is_some_and(|value| value & PINNED != 0);
+        Ok((0..guest.frames()).filter(pinned).take(limit).map(Gfn).collect())
+    }
+    fn retain(&mut self) -> Result<()> {
+        self.0.call(Op::Retain, 0)?;
+        let mut guest = self.0.guest.borrow_mut();
+        assert_eq!(guest.here, Here::Suspended);
+        guest.here = Here::Retained;
+        Ok(())
+    }
+    fn release(&mut self) -> Result<()> {
+        self.log_off()?;
+        let mut guest = self.0.guest.borrow_mut();
+        assert!(matches!(guest.here, Here::Running | Here::Suspended), "the commit is undone");
+        guest.paused_here = false;
+        guest.here = Here::Running;
+        Ok(())
+    }
+    fn destroy(&mut self) -> Result<()> {
+        let mut guest = self.0.guest.borrow_mut();
+        assert_eq!(guest.here, Here::Retained);
+        guest.here = Here::Destroyed;
+        Ok(())
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut guest = self.0.guest.borrow_mut();
+        guest.logging = false;
+        guest.log.clear();
+        guest.paused_here = false;
+    }
+}
+
+/// The target's end.
+pub struct Coming(Machine);
+
+impl Coming {
+    fn put(&mut self, gfn: Gfn, content: Content<'_>) {
+        let value = match content {
+            Content::Bytes(page) => value_of(page),
+            Content::Zero => 0,
+        };
+        self.0.guest.borrow_mut().there[gfn.0 as usize] = Some(Frame { value, armed: false });
+    }
+    fn frame(&self, gfn: Gfn) -> Option<Frame> {
+        self.0.guest.borrow().there[gfn.0 as usize]
+    }
+}
+
+impl Target for Coming {
+    fn info(&mut self) -> Result<GuestInfo> {
+        if self.0.guest.borrow().created { Ok(GuestInfo::default()) } else { Err(PlatformError::Gone) }
+    }
+    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+        self.0.call(Op::Build, 0)?;
+        assert_eq!(frame, b"a frame");
+        Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
+    }
+    fn can_page(&self) -> bool {
+        self.0.guest.borrow().can_page
+    }
+    fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
+        self.0.call(Op::Populate, 0)?;
+        let garbage = self.0.random.borrow_mut().next() | 1;
+        for gfn in first.0..first.0 + (1 << order) {
+            let frame = &mut self.0.guest.borrow_mut().there[gfn as usize];
+            assert_eq!(*frame, None, "a frame is allocated twice");
+            *frame = Some(Frame { value: garbage & !PINNED, armed: false });
+        }
+        Ok(())
+    }
+    fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        self.0.call(Op::Write, pages.len())?;
+        assert!(!self.0.guest.borrow().released, "a running guest's memory is written to");
+        pages.iter().for_each(|(gfn, content)| {
+            assert!(!self.frame(*gfn).expect("a frame").armed);
+            self.put(*gfn, *content);
+        });
+        Ok(mask(pages.len(), |_| true))
+    }
+    fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
+        self.0.call(Op::Arm, gfns.len())?;
+        assert!(!self.0.guest.borrow().released && self.can_page());
+        let refuses = |gfn: Gfn| self.0.stubborn && gfn.0.is_multiple_of(7);
+        for gfn in gfns.iter().filter(|gfn| !refuses(**gfn)) {
+            let frame = &mut self.0.guest.borrow_mut().there[gfn.0 as usize];
+            frame.as_mut().expect("only frames that exist are armed").armed = true;
+        }
+        Ok(mask(gfns.len(), |index| !refuses(gfns[index])))
+    }
+    fn next_fault(&mut self) -> Result<Option<Fault>> {
+        let guest = &mut *self.0.guest.borrow_mut();
+        guest.faults.retain(|gfn| guest.there[gfn.0 as usize].is_some_and(|frame| frame.armed));
+        let next = if guest.faults.is_empty() { None } else { Some(guest.faults.remove(0)) };
+        Ok(next.map(|gfn| Fault { gfn, vcpu_waits: true, dropped: false }))
+    }
+    fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        self.0.clock.set(self.0.clock.get() + CALL_NS + PAGE_NS * pages.len() as u64);
+        pages.iter().for_each(|(gfn, content)| {
+            assert!(self.frame(*gfn).expect("a frame").armed, "a page that may be in use is overwritten");
+            self.put(*gfn, *content);
+        });
+        Ok(mask(pages.len(), |_| true))
+    }
+    fn load_state(&mut self, state: &[u8]) -> Result<()> {
+        self.0.call(Op::LoadState, 0)?;
+        assert_eq!(state, b"a machine state");
+        self.0.guest.borrow_mut().state_loaded = true;
+        Ok(())
+    }
+    fn release(&mut self) -> Result<()> {
+        let mut guest = self.0.guest.borrow_mut();
+        assert!(guest.state_loaded && !guest.released);
+        assert_eq!(guest.here, Here::Retained, "the target runs the guest before the commit");
+        guest.released = true;
+        Ok(())
+    }
+    fn has_run(&mut self) -> Result<bool> {
+        Ok(self.0.guest.borrow().touches > 0)
+    }
+    fn finish(&mut self) -> Result<()> {
+        self.0.guest.borrow_mut().finished = true;
+        Ok(())
+    }
+}
