@@ -6,7 +6,6 @@ extern crate alloc;
 
 mod bytes;
 mod entry;
-mod guest_trial;
 mod heap;
 mod hermit;
 mod net_device;
@@ -56,14 +55,7 @@ fn run(mut machine: Machine) -> ! {
         }
         sched::shutdown(Reason::Poweroff)
     }
-    match guest_trial::run(&mut machine) {
-        Some(Ok(())) => say!("PROBE PASS"),
-        Some(Err(failure)) => say!("PROBE FAIL {failure}"),
-        None => {
-            let Err(reason) = serve::run(machine);
-            say!("cannot serve: {reason}");
-            sched::shutdown(Reason::Crash)
-        }
-    }
-    sched::shutdown(Reason::Poweroff)
+    let Err(reason) = serve::run(machine);
+    say!("cannot serve: {reason}");
+    sched::shutdown(Reason::Crash)
 }

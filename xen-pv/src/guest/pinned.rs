@@ -8,15 +8,16 @@ use crate::abi::PAGE_SIZE;
 
 const WORD: usize = 8;
 /// Words looked at in one go.
-const LOOK: usize = 8;
+const LOOK: usize = 16;
 
 /// Whether a clock record stands in the page. Says yes to a page too much rather than too little.
 pub fn holds_clock(page: &[u8; PAGE_SIZE]) -> bool {
     let (words, _) = page.as_chunks::<WORD>();
-    // Most pages have nothing that looks like a record's last word, and eight words are looked at in one go.
-    words.chunks(LOOK).enumerate().any(|(chunk, some)| {
+    // Most pages have nothing that looks like a record's last word, and sixteen words are looked at in one go.
+    let (blocks, _) = words.as_chunks::<LOOK>();
+    blocks.iter().enumerate().any(|(block, some)| {
         let likely = some.iter().fold(false, |likely, word| likely | may_be_scale(u64::from_le_bytes(*word)));
-        likely && (chunk * LOOK..chunk * LOOK + some.len()).any(|last| is_record(words, last))
+        likely && (block * LOOK..(block + 1) * LOOK).any(|last| is_record(words, last))
     })
 }
 
