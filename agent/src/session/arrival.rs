@@ -259,14 +259,14 @@ async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> SessionErr
 
 /// Notices that the toolstack gives up or that the domain is destroyed under the agent.
 async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
+    let gives_up = || (arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
     loop {
-        if arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling {
-            return SessionError::Cancelled;
-        }
         if let Err(error) = arrival.target.borrow_mut().info() {
             return error.into();
         }
-        arrival.timer.sleep(SECOND).await;
+        if arrival.timer.within(SECOND, arrival.timer.wait_for(gives_up)).await.is_some() {
+            return SessionError::Cancelled;
+        }
     }
 }
 

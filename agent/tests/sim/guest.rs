@@ -167,8 +167,9 @@ impl Guest {
             None => return,
             Some(old) => Some(self.fresh(old)),
         };
-        // A page that has just come is not logged: the hypervisor marks only writes to pages it had protected.
-        let logged = self.logging && self.truth[at].is_some() && new.is_some();
+        // A page that has just come is not logged: the hypervisor marks only writes to pages it had protected. One
+        // that goes is, since Linux scrubs it first.
+        let logged = self.logging && self.truth[at].is_some();
         self.truth[at] = new;
         self.writes += 1;
         if logged {
