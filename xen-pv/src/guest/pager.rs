@@ -53,13 +53,16 @@ pub struct Pager {
     absent: PageSet,
     /// Filled, but the hypervisor had no slot to let us make them present: a fault on one needs no content.
     filled: Vec<Gfn>,
+    /// Pages asked for at once: the ring's slots, less one for each virtual CPU. A virtual CPU that finds the ring full is put
+    /// to sleep inside the hypervisor, on a path that may crash its domain (`common/wait.c`).
+    in_flight: usize,
     enabled: bool,
 }
 
 impl Pager {
     /// Opens the ring at `gfn`, a page number that holds nothing; it holds nothing again when this returns. With `None` the
     /// hypervisor does not page for this guest.
-    pub fn enable(reach: Reach, domain: DomId, gfn: Gfn) -> Result<Option<Self>> {
+    pub fn enable(reach: Reach, domain: DomId, gfn: Gfn, vcpus: u32) -> Result<Option<Self>> {
         machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
         memory::populate(domain, gfn, 0)?;
         let page = reach.write(domain, &[gfn], &[Content::Zero]).and_then(|_| reach.hold(domain, gfn))?;
@@ -95,6 +98,7 @@ impl Pager {
             faults: VecDeque::new(),
             absent: PageSet::default(),
             filled: Vec::new(),
+            in_flight: SLOTS.saturating_sub(vcpus).max(1) as usize,
             enabled: true,
         };
         // Out of the guest's reach: it must not be able to write requests.
@@ -121,7 +125,8 @@ impl Pager {
                     self.absent.insert(gfns[index]);
                     mask |= 1 << index;
                 }
-                Err(Errno::EBUSY) => {}
+                // Absent already, or not to be had.
+                Err(Errno::EBUSY) => mask |= u64::from(self.absent.contains(gfns[index])) << index,
                 Err(errno) => return Err(Operation::Paging.error(errno)),
             }
         }
@@ -156,8 +161,8 @@ impl Pager {
         let reach = self.reach.clone();
         let done = reach.mapped(self.domain, gfns, Access::Write, |mapping| {
             let mut done = 0;
-            for first in (0..gfns.len()).step_by(IN_FLIGHT) {
-                let some = &gfns[first..gfns.len().min(first + IN_FLIGHT)];
+            for first in (0..gfns.len()).step_by(self.in_flight) {
+                let some = &gfns[first..gfns.len().min(first + self.in_flight)];
                 let mapped = mapping.mask() >> first;
                 let absent = self.ask_for(some)?;
                 for index in ones(absent & mapped & self.mine(some)) {
@@ -184,7 +189,7 @@ impl Pager {
     pub fn finish(mut self) -> Result {
         self.drain(&[])?;
         let left = core::mem::take(&mut self.filled);
-        for some in left.chunks(IN_FLIGHT) {
+        for some in left.chunks(self.in_flight) {
             let absent = self.ask_for(some)?;
             self.make_present(some, absent, u64::MAX)?;
         }
@@ -198,9 +203,9 @@ impl Pager {
     /// Asks for pages as a device model would: an absent page that nobody waited for enters the way back. Says which are
     /// absent; the others are the guest's own business by now.
     fn ask_for(&mut self, gfns: &[Gfn]) -> Result<u64> {
-        let mut ops = [SET_RAM; IN_FLIGHT];
-        let mut buffers = [DmOpBuffer { data: core::ptr::null_mut(), size: 0 }; IN_FLIGHT];
-        let mut calls = [MulticallEntry::default(); IN_FLIGHT];
+        let mut ops = [SET_RAM; SLOTS as usize];
+        let mut buffers = [DmOpBuffer { data: core::ptr::null_mut(), size: 0 }; SLOTS as usize];
+        let mut calls = [MulticallEntry::default(); SLOTS as usize];
         for (index, gfn) in gfns.iter().enumerate() {
             ops[index].first_pfn = gfn.0;
             buffers[index] =
@@ -296,7 +301,9 @@ impl Pager {
             let dropped = request.mem_paging.flags & MEM_PAGING_DROP_PAGE != 0;
             let vcpu_waits = request.flags & FLAG_VCPU_PAUSED != 0;
             if dropped {
+                // Whoever waits for it finds the hole that the guest made.
                 self.absent.remove(gfn);
+                self.answer(&[gfn]);
             }
             if vcpu_waits && self.absent.contains(gfn) {
                 let known = self.waiting.iter().any(|other| other.mem_paging.gfn == gfn.0);
@@ -350,9 +357,6 @@ impl Drop for Pager {
         }
     }
 }
-
-/// Pages asked for at once: the ring's slots, less some for the guest's own faults.
-const IN_FLIGHT: usize = SLOTS as usize - 2;
 
 const SET_RAM: DmOpSetMemType =
     DmOpSetMemType { op: DMOP_SET_MEM_TYPE, pad: 0, nr: 1, mem_type: MEM_RAM_RW, pad2: 0, first_pfn: 0, rest: 0 };

@@ -107,7 +107,7 @@ impl Target {
         if [rings.store, rings.console].contains(&gfn) {
             return Err(Error::Malformed("guest frame: rings share a page"));
         }
-        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn)?;
+        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, frame.vcpus)?;
         Ok(())
     }
 
