@@ -72,18 +72,22 @@ impl Machine {
     }
 }
 
-/// Code and constants are read-only from here on, and a stack that grows too long ends the domain.
+/// From here on code and constants are read-only, nothing else can be executed, and a stack that grows too long ends the
+/// domain.
 fn protect_image(memory: &Memory) -> Result<(), Errno> {
     unsafe extern "C" {
         static image_start: u8;
         static image_writable: u8;
+        static image_end: u8;
         static stack_end: u8;
     }
     let (start, writable) = (&raw const image_start as u64, &raw const image_writable as u64);
+    let end = &raw const image_end as u64;
     let guard = &raw const stack_end as u64 - STACK as u64;
-    // SAFETY: the linker put only code and constants there; the lowest page of the stack is not in use yet.
+    // SAFETY: the linker put code and constants up to `image_writable` and data behind; the lowest page of the stack is not
+    // in use yet.
     unsafe {
-        memory.write_protect(start, writable)?;
+        memory.protect(start, writable, end)?;
         memory.unmap(guard)
     }
 }

@@ -7,22 +7,42 @@
 //!
 //! Page tables of a PV domain are read-only to it: Xen checks each write, `mmu_update` carries them in batches.
 
+use core::arch::x86_64::__cpuid;
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Once;
 
 use crate::abi::mmu::{
-    MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ACCESSED, PTE_ADDRESS, PTE_DIRTY, PTE_PRESENT, PTE_USER, PTE_WRITABLE, PTES,
-    UVMF_INVLPG,
+    MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ACCESSED, PTE_ADDRESS, PTE_DIRTY, PTE_NO_EXECUTE, PTE_PRESENT, PTE_USER,
+    PTE_WRITABLE, PTES, UVMF_INVLPG,
 };
 use crate::abi::start_info::StartInfo;
 use crate::abi::{DomId, Errno, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
 use crate::hypercall;
 use crate::window::Window;
 
-/// Flags of an entry for ordinary memory. Accessed and dirty are set by hand: the processor need not.
-pub(crate) const PTE_READ_WRITE: u64 = PTE_READ_ONLY | PTE_WRITABLE;
-pub(crate) const PTE_READ_ONLY: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+/// Flags of an entry for code and constants. Accessed and dirty are set by hand: the processor need not.
+const PTE_CODE: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
+
+/// Flags of an entry that keeps a page from being executed; none where the processor cannot.
+static NO_EXECUTE: AtomicU64 = AtomicU64::new(0);
+
+/// Flags of an entry for memory that is only read.
+pub(crate) fn read_only() -> u64 {
+    PTE_CODE | NO_EXECUTE.load(Ordering::Relaxed)
+}
+
+/// Flags of an entry for memory that is read and written.
+pub(crate) fn read_write() -> u64 {
+    read_only() | PTE_WRITABLE
+}
+
+fn no_execute() -> u64 {
+    const EXTENDED_FEATURES: u32 = 0x8000_0001;
+    let has = __cpuid(0x8000_0000).eax >= EXTENDED_FEATURES && __cpuid(EXTENDED_FEATURES).edx >> 20 & 1 != 0;
+    if has { PTE_NO_EXECUTE } else { 0 }
+}
 
 /// Bytes that one level-1 table maps.
 const TABLE_SPAN: u64 = (PTES * PAGE_SIZE) as u64;
@@ -113,6 +133,7 @@ impl Memory {
         // SAFETY: the builder made this list of `nr_pages` frames and mapped it; nobody writes to it.
         let mfns = unsafe { core::slice::from_raw_parts(info.mfn_list as *const Mfn, total as usize) };
         FRAMES.call_once(|| Frames { base, mfns });
+        NO_EXECUTE.store(no_execute(), Ordering::Relaxed);
 
         // SAFETY: `pt_base` is the top-level table; the tables follow it, mapped read-only.
         let tables = unsafe { BootTables::new(info, base) };
@@ -164,15 +185,17 @@ impl Memory {
         Ok(Window::new(address, mfn))
     }
 
-    /// Takes the right to write away from a range of our own pages, whole pages from `start` to `end`.
+    /// Makes the image's code and constants, whole pages from `start` to `writable`, read-only, and its data, from there to
+    /// `end`, not executable.
     ///
     /// # Safety
-    /// Nothing may write there from now on.
-    pub unsafe fn write_protect(&self, start: u64, end: u64) -> Result<(), Errno> {
+    /// That must be what is there.
+    pub unsafe fn protect(&self, start: u64, writable: u64, end: u64) -> Result<(), Errno> {
         for address in (start..end).step_by(PAGE_SIZE) {
             let mfn = machine_frame(address as *const u8).ok_or(Errno::EFAULT)?;
-            // SAFETY: the same frame at the same place; the caller promises that nobody writes.
-            unsafe { hypercall::update_va_mapping(address, mfn.0 << PAGE_SHIFT | PTE_READ_ONLY, UVMF_INVLPG)? };
+            let flags = if address < writable { PTE_CODE } else { read_write() };
+            // SAFETY: the same frame at the same place; the caller promises that nobody needs what is taken away.
+            unsafe { hypercall::update_va_mapping(address, mfn.0 << PAGE_SHIFT | flags, UVMF_INVLPG)? };
         }
         Ok(())
     }
@@ -197,13 +220,11 @@ impl Memory {
             let slot = (self.address(Pfn(pfn)) >> 21) as usize % PTES;
             let in_table = (self.address(Pfn(pfn)) >> PAGE_SHIFT) as usize % PTES;
             match tables.below(self.level2, slot) {
-                // The builder's last table may be full or not.
+                // One of the builder's tables: the page may be mapped already, for execution too.
                 Some(level1) => {
-                    if level1[in_table] & PTE_PRESENT == 0 {
-                        let entry = self.entry(Pfn(pfn))?;
-                        let mfn = machine_frame(level1.as_ptr().cast()).ok_or(Errno::EINVAL)?;
-                        write_entry(mfn, in_table, entry)?;
-                    }
+                    let entry = self.entry(Pfn(pfn))?;
+                    let mfn = machine_frame(level1.as_ptr().cast()).ok_or(Errno::EINVAL)?;
+                    write_entry(mfn, in_table, entry)?;
                     pfn += 1;
                 }
                 None => {
@@ -224,7 +245,7 @@ impl Memory {
 
     fn entry(&self, pfn: Pfn) -> Result<u64, Errno> {
         let mfn = machine_frame(self.address(pfn) as *const u8).ok_or(Errno::EINVAL)?;
-        Ok(mfn.0 << PAGE_SHIFT | PTE_READ_WRITE)
+        Ok(mfn.0 << PAGE_SHIFT | read_write())
     }
 
     /// Makes a page the level-1 table for the 2 MiB around `address`.
@@ -232,16 +253,16 @@ impl Memory {
         let mfn = table.mfn(0);
         let own = table.start.as_ptr() as u64;
         // SAFETY: the page is ours and unused; Xen takes it as a page table only when it cannot be written any more.
-        unsafe { hypercall::update_va_mapping(own, mfn.0 << PAGE_SHIFT | PTE_READ_ONLY, UVMF_INVLPG)? };
+        unsafe { hypercall::update_va_mapping(own, mfn.0 << PAGE_SHIFT | read_only(), UVMF_INVLPG)? };
         let slot = (address >> 21) as usize % PTES;
-        write_entry(self.level2_mfn, slot, mfn.0 << PAGE_SHIFT | PTE_READ_WRITE)
+        write_entry(self.level2_mfn, slot, mfn.0 << PAGE_SHIFT | PTE_CODE | PTE_WRITABLE)
     }
 }
 
 /// Writes one entry of a page table of ours.
 fn write_entry(table: Mfn, index: usize, entry: u64) -> Result<(), Errno> {
     let ptr = (table.0 << PAGE_SHIFT) + (index * size_of::<u64>()) as u64;
-    // SAFETY: only entries that were empty are written this way; nothing points into what they map.
+    // SAFETY: entries that are empty, or map the same frame at the same place: no reference changes its meaning.
     unsafe { hypercall::mmu_update(&[MmuUpdate { ptr: ptr | MMU_NORMAL_PT_UPDATE, val: entry }], DomId::SELF).1 }
 }
 

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTES};
 use crate::abi::{DomId, Errno, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::hypercall;
-use crate::memory::{PTE_READ_ONLY, PTE_READ_WRITE};
+use crate::memory::{read_only, read_write};
 
 /// Most pages that one call maps: one bit each in a mask.
 pub const BATCH: usize = 64;
@@ -38,8 +38,8 @@ impl Window {
     pub fn map(&mut self, owner: DomId, frames: &[u64], access: Access) -> Mapping<'_> {
         let mut updates = [MmuUpdate::default(); BATCH];
         let flags = match access {
-            Access::Read => PTE_READ_ONLY,
-            Access::Write => PTE_READ_WRITE,
+            Access::Read => read_only(),
+            Access::Write => read_write(),
         };
         let count = frames.len().min(BATCH);
         for (index, (update, frame)) in updates.iter_mut().zip(frames).enumerate() {

@@ -63,5 +63,7 @@ pub const PTE_ACCESSED: u64 = 1 << 5;
 pub const PTE_DIRTY: u64 = 1 << 6;
 /// Page-table entry: the bits that hold the machine frame's address.
 pub const PTE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Page-table entry: not for execution.
+pub const PTE_NO_EXECUTE: u64 = 1 << 63;
 /// Entries in a page table.
 pub const PTES: usize = 512;

@@ -9,7 +9,7 @@ use crate::abi::grant_table::GrantEntryV1;
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
 use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::hypercall;
-use crate::memory::PTE_READ_WRITE;
+use crate::memory::read_write;
 use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
 
 /// The bytes of one page.
@@ -88,7 +88,7 @@ impl Reach {
         let windows = self.0.borrow_mut();
         let (entry, page) = (windows.batch.entry(0), windows.batch.page(0));
         let error = |errno| Operation::MapWrite.error(errno);
-        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | PTE_READ_WRITE };
+        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | read_write() };
         let unmap = MmuUpdate { ptr: entry, val: 0 };
         let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
         // SAFETY: the window is ours alone while it is borrowed, and empty. The entries are copied from our memory to the

@@ -18,6 +18,7 @@ use crate::time;
 use crate::xenstore::{self, Transaction, Xenstore};
 
 pub mod checksum;
+mod packet;
 mod ring;
 mod rx;
 mod tx;
@@ -47,7 +48,9 @@ mod state {
 pub enum Error {
     /// xenstore did not do what was asked.
     Store(xenstore::Error),
-    /// Xen did not.
+    /// The toolstack gave the domain no network interface.
+    NoInterface,
+    /// Xen did not do it.
     Xen(Errno),
     /// The toolstack wrote something we cannot read; the node's name.
     Node(&'static str),
@@ -61,6 +64,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Store(error) => write!(f, "network: {error}"),
+            Self::NoInterface => f.write_str("network: the domain has no interface (vif= in its configuration)"),
             Self::Xen(errno) => write!(f, "network: {errno}"),
             Self::Node(name) => write!(f, "network: xenstore's {DIRECTORY}/{name} makes no sense"),
             Self::NoCopy => f.write_str("network: the backend has no feature-rx-copy"),
@@ -132,7 +136,10 @@ impl Netfront {
     /// Connects to the backend; waits for it.
     pub fn connect(store: &mut Xenstore, pages: Pages) -> Result<(Self, Queue), Error> {
         assert!(pages.count() >= PAGES);
-        let backend = store.read_text(&node("backend"))?;
+        let backend = match store.read_text(&node("backend")) {
+            Err(xenstore::Error::NotFound) => return Err(Error::NoInterface),
+            backend => backend?,
+        };
         let backend_domain =
             DomId(number(store, &node("backend-id"))?.try_into().map_err(|_| Error::Node("backend-id"))?);
         let mut netfront = Self { backend, backend_domain, pages, channel: None, open: false, _grants: None };

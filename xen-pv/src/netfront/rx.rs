@@ -8,11 +8,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use super::checksum;
+use super::packet::{Packet, Piece};
 use super::ring::{BrokenRing, Ring};
-use crate::abi::netif::{
-    EXTRA_FLAG_MORE, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, RxRequest,
-    RxResponse, SLOTS_MIN,
-};
+use crate::abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 use crate::abi::{DomId, Errno, PAGE_SIZE};
 use crate::event::Channel;
 use crate::grant::Grant;
@@ -96,58 +94,29 @@ impl Rx {
         if self.broken || waiting == 0 {
             return Ok(None);
         }
+        let packet = Packet::next(waiting, |ahead| self.ring.response(ahead))?;
         self.packet.clear();
-        let first = self.ring.response(0);
-        let mut good = self.copy_piece(0, first);
-        let mut used = 1;
-        if first.flags & NETRXF_EXTRA_INFO != 0 {
-            loop {
-                if used == waiting {
-                    return Err(BrokenRing);
-                }
-                // An extra info lies where a response would: its kind and flags are the low bytes of `id`.
-                let [_, flags] = self.ring.response(used).id.to_le_bytes();
-                used += 1;
-                if flags & EXTRA_FLAG_MORE == 0 {
-                    break;
-                }
-            }
+        for piece in packet.pieces() {
+            self.copy(piece);
         }
-        let mut more = first.flags & NETRXF_MORE_DATA != 0;
-        while more {
-            if used == waiting {
-                return Err(BrokenRing);
-            }
-            let response = self.ring.response(used);
-            good &= self.copy_piece(used, response);
-            more = response.flags & NETRXF_MORE_DATA != 0;
-            used += 1;
-        }
-        self.ring.consume(used);
-        self.offer(used);
+        self.ring.consume(packet.slots);
+        self.offer(packet.slots);
         if self.unpublished >= BATCH {
             self.publish();
         }
-        let vouched = first.flags & (NETRXF_CSUM_BLANK | NETRXF_DATA_VALIDATED) != 0;
-        Ok(Some(good && (vouched || checksum::is_right(&self.packet))))
+        Ok(Some(packet.good && (packet.vouched || checksum::is_right(&self.packet))))
     }
 
-    /// Appends the piece in a response's page to the packet; false if the backend reports an error or makes no sense.
-    fn copy_piece(&mut self, ahead: u32, response: RxResponse) -> bool {
-        let (Ok(length), offset) = (usize::try_from(response.status), usize::from(response.offset)) else {
-            return false;
-        };
+    /// Appends a piece to the packet.
+    fn copy(&mut self, piece: &Piece) {
+        let page = self.pages.page(self.ring.response_slot(piece.ahead) as usize);
         let at = self.packet.len();
-        if length == 0 || offset + length > PAGE_SIZE || at + length > self.packet.capacity() {
-            return false;
-        }
-        let page = self.pages.page(self.ring.response_slot(ahead) as usize);
+        assert!(at + piece.length <= self.packet.capacity() && piece.offset + piece.length <= PAGE_SIZE);
         // SAFETY: inside the page, and inside the packet's capacity, which is ours alone.
         unsafe {
-            window::copy(page.as_ptr().add(offset), self.packet.as_mut_ptr().add(at), length);
-            self.packet.set_len(at + length);
+            window::copy(page.as_ptr().add(piece.offset), self.packet.as_mut_ptr().add(at), piece.length);
+            self.packet.set_len(at + piece.length);
         }
-        true
     }
 
     /// Offers the pages of the next slots.
