@@ -30,8 +30,10 @@ use crate::refusal::Refusal;
 use crate::stream::Invitation;
 use crate::xenstore::Xenstore;
 
-/// How long the agent may take to answer at all, and to put a guest back.
+/// How long the agent may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take to put a guest back: it waits for a suspend that is under way, to which libxl gives 60 seconds.
+const PUT_BACK: Duration = Duration::from_secs(90);
 /// How often to look whether the agent is alive while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -216,7 +218,7 @@ impl<'a> Save<'a> {
 
     /// Gives up on an agent that does not answer a request, or does not confirm that it gave up.
     fn lose_patience(&mut self, answered: bool, asked: Instant) -> Result<(), Refusal> {
-        if let Some(cancelled) = self.cancelled.take_if(|cancelled| cancelled.since.elapsed() > PATIENCE) {
+        if let Some(cancelled) = self.cancelled.take_if(|cancelled| cancelled.since.elapsed() > PUT_BACK) {
             return Err(cancelled.why);
         }
         if !answered && asked.elapsed() > PATIENCE {
