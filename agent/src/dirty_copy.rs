@@ -14,12 +14,15 @@ use crate::platform::{BATCH, Fault, Gfn, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::{Batch, Departure};
 use crate::session::{Committed, PeerFault, Refusal, SessionError};
+use crate::tasks::MS;
 use crate::wire::{Cause, Message};
 
 /// How long a demanded page may have to wait behind what was pushed.
 const PUSH_AHEAD_MS: u64 = 2;
 /// Bytes that may be on their way in the background, at least and at most.
 const BACKLOG: (u64, u64) = (64 << 10, 512 << 10);
+/// How long to wait before reading again what could not be read.
+const TRY_AGAIN: u64 = 50 * MS;
 /// Pages pushed in one go, and most neighbours sent along with a demanded page.
 const PUSH: usize = 16;
 const NEIGHBOURS: u64 = 32;
@@ -75,8 +78,11 @@ pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) ->
         }
         return Ok(false);
     }
-    send(departure, Cause::Demand, Batch::from_slice(&[gfn]).unwrap_or_default()).await?;
-    Ok(true)
+    let sent = send(departure, Cause::Demand, Batch::from_slice(&[gfn]).unwrap_or_default()).await?;
+    if !sent {
+        departure.inbox.demands.borrow_mut().push_back(gfn);
+    }
+    Ok(sent)
 }
 
 /// Sends the missing pages among the `window` that follow `gfn`; the run of frames that this covers.
@@ -88,11 +94,8 @@ async fn send_neighbours<S: Source>(
     let first = Gfn(gfn.0 + 1);
     let batch: Batch = departure.left.range(first, window).take(BATCH).collect();
     batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
-    let sent = batch.len() as u64;
-    if sent != 0 {
-        send(departure, Cause::Prepull, batch).await?;
-    }
-    Ok((first, if sent == 0 { 0 } else { window }))
+    let any = !batch.is_empty() && send(departure, Cause::Prepull, batch).await?;
+    Ok((first, if any { window } else { 0 }))
 }
 
 /// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
@@ -107,9 +110,28 @@ async fn push<S: Source>(departure: &mut Departure<S>, from: Gfn) -> Result<Gfn,
     Ok(next)
 }
 
-async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<(), SessionError> {
-    let unreadable = departure.send(cause, &mut batch).await?;
-    if unreadable.is_empty() { Ok(()) } else { Err(SessionError::Refused(Refusal::Unreadable)) }
+/// Sends pages that have been taken out of what is left. After the commit nobody is helped by giving up: pages that
+/// cannot be read now go back, and are tried again a little later. Whether all were sent.
+async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<bool, SessionError> {
+    let committed = departure.inbox.committed.get();
+    let wanted = batch.clone();
+    let unreadable = match departure.send(cause, &mut batch).await {
+        Ok(unreadable) => unreadable,
+        Err(SessionError::Here(error)) if committed => {
+            log::error!("{}: {error}; trying again", departure.desk.id);
+            wanted
+        }
+        Err(error) => return Err(error),
+    };
+    if unreadable.is_empty() {
+        return Ok(true);
+    }
+    if !committed {
+        return Err(SessionError::Refused(Refusal::Unreadable));
+    }
+    departure.left.extend(unreadable);
+    departure.timer.sleep(TRY_AGAIN).await;
+    Ok(false)
 }
 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {

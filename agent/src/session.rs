@@ -31,6 +31,7 @@
 
 pub(crate) mod arrival;
 pub(crate) mod departure;
+pub(crate) mod pages;
 
 use alloc::rc::Rc;
 use alloc::string::String;
@@ -142,7 +143,7 @@ pub enum Refusal {
     TooLarge,
     /// The toolstack said that it could not suspend it.
     NotSuspended,
-    /// It has been destroyed meanwhile.
+    /// It does not exist, or no more.
     Gone,
     /// Pages of it cannot be read.
     Unreadable,
@@ -182,7 +183,7 @@ impl fmt::Display for Refusal {
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
             Self::TooLarge => "the guest is too large for the agent's memory",
             Self::NotSuspended => "the guest did not suspend",
-            Self::Gone => "the guest was destroyed during the migration",
+            Self::Gone => "the guest is gone",
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",
             Self::ThirdSend => "internal error: a page was about to be sent a third time",

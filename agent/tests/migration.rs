@@ -30,7 +30,7 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
 fn fails(mut world: World) -> String {
     assert!(world.run(300_000), "the migration does not end: {:?}", world.states);
     stays(&mut world);
-    let reasons = world.states.iter().map(|states| match states.last() {
+    let reasons = world.states[0].iter().map(|states| match states.last() {
         Some(State::Failed { reason }) => reason.clone(),
         other => panic!("{other:?} is not a failure: {:?}", world.states),
     });
@@ -136,6 +136,59 @@ fn a_cut_link_before_the_commit_fails_both_ends() {
 }
 
 #[test]
+fn guests_cross_in_both_directions_at_once() {
+    let mut world = World::new(Scenario { frames: 1000, ..Scenario::default() });
+    (0..3).for_each(|_| world.add_guest());
+    world.start();
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert!(world.states.iter().flatten().all(|states| states.last() == Some(&State::Complete)), "{:?}", world.states);
+    world.guests.borrow().iter().for_each(|guest| guest.borrow().check_complete());
+}
+
+#[test]
+fn one_of_two_that_fails_leaves_the_other_alone() {
+    let mut world = World::new(Scenario { frames: 1000, ..Scenario::default() });
+    world.add_guest();
+    world.start();
+    world.run_until(10, |_| false);
+    world.cancel(0);
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert!(matches!(world.state(0), Some(State::Failed { .. })), "{:?}", world.states);
+    world.guests.borrow()[1].borrow().check_complete();
+    stays(&mut world);
+}
+
+#[test]
+fn only_the_last_eight_reports_are_kept() {
+    let mut world = World::new(Scenario { frames: 100, ..Scenario::default() });
+    world.suspends = false;
+    world.start();
+    assert!(world.run(100_000));
+    for _ in 0..10 {
+        world.restart();
+        assert!(world.run(100_000), "{:?}", world.states);
+    }
+    world.run_until(10, |_| false);
+    for host in [0, 1] {
+        let nodes = world.nodes(host);
+        assert_eq!(nodes.iter().filter(|node| node.ends_with("/state")).count(), 8, "{nodes:?}");
+        assert!(!nodes.iter().any(|node| node.starts_with("request/")), "{nodes:?}");
+    }
+}
+
+#[test]
+fn a_request_that_makes_no_sense_is_answered() {
+    let mut world = World::new(Scenario::default());
+    world.ask("out-0-1", "out domain=99 mode=tsmc");
+    assert!(world.run_until(1000, |world| world.state(0).is_some()));
+    assert_eq!(world.state(0), Some(&State::Failed { reason: "the guest is gone".into() }));
+    world.ask("out-0-2", "out of order");
+    assert!(world.run_until(1000, |world| world.states[0][0].len() == 2));
+    let reason = "the toolstack's request is malformed: domain is missing".to_string();
+    assert_eq!(world.state(0), Some(&State::Failed { reason }));
+}
+
+#[test]
 fn an_absent_agent_is_named() {
     let mut world = World::new(Scenario::default());
     world.kill(1);
@@ -165,7 +218,6 @@ fn both_toolstacks_can_cancel_before_the_commit() {
             if world.state(1) == Some(&State::Ready) || world.guest.borrow().released {
                 continue;
             }
-            println!("{side} {ms} {:?} {:?}", world.states, world.guest.borrow().here);
             world.cancel(side);
             let reasons = fails(world);
             assert!(reasons.contains("cancelled by the toolstack"), "{side} {ms}: {reasons}");

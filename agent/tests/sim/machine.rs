@@ -60,7 +60,8 @@ const PAGE_NS: u64 = 500;
 #[derive(Clone)]
 pub struct Machine {
     pub clock: Rc<Cell<u64>>,
-    pub guest: Shared,
+    /// The guests of this host by domain number; a guest has the same on both.
+    pub guests: Rc<RefCell<Vec<Shared>>>,
     pub trouble: Trouble,
     pub random: Rc<RefCell<Random>>,
     /// Some pages refuse to be armed.
@@ -68,6 +69,10 @@ pub struct Machine {
 }
 
 impl Machine {
+    fn guest(&self, domain: DomId) -> Result<Shared> {
+        self.guests.borrow().get(usize::from(domain.0)).cloned().ok_or(PlatformError::Gone)
+    }
+
     fn call(&self, op: Op, pages: usize) -> Result<()> {
         self.clock.set(self.clock.get() + CALL_NS + PAGE_NS * pages as u64);
         let mut trouble = self.trouble.borrow_mut();
@@ -96,15 +101,15 @@ impl Platform for Machine {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);
     }
     fn features(&self) -> Features {
-        Features { dirty_log: true, paging: self.guest.borrow().can_page, foreign_map: true }
+        Features { dirty_log: true, paging: true, foreign_map: true }
     }
-    fn open_source(&mut self, _: DomId) -> Result<Leaving> {
+    fn open_source(&mut self, domain: DomId) -> Result<Leaving> {
         self.call(Op::OpenSource, 0)?;
-        Ok(Leaving(self.clone()))
+        Ok(Leaving(self.clone(), self.guest(domain)?))
     }
-    fn open_target(&mut self, _: DomId, _: Backends) -> Result<Coming> {
+    fn open_target(&mut self, domain: DomId, _: Backends) -> Result<Coming> {
         self.call(Op::OpenTarget, 0)?;
-        Ok(Coming(self.clone()))
+        Ok(Coming(self.clone(), self.guest(domain)?))
     }
 }
 
@@ -119,11 +124,11 @@ fn mask(count: usize, is_set: impl Fn(usize) -> bool) -> PageMask {
 }
 
 /// The source's end.
-pub struct Leaving(Machine);
+pub struct Leaving(Machine, Shared);
 
 impl Source for Leaving {
     fn info(&mut self) -> Result<GuestInfo> {
-        let guest = self.0.guest.borrow();
+        let guest = self.1.borrow();
         let pages = guest.truth.iter().flatten().count() as u64;
         Ok(GuestInfo {
             pages,
@@ -141,7 +146,7 @@ impl Source for Leaving {
     }
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
         self.0.call(Op::FindRam, count as usize / 64)?;
-        let guest = self.0.guest.borrow();
+        let guest = self.1.borrow();
         for gfn in first.0..first.0 + count {
             let bit = 1 << (gfn % 64);
             let word = &mut ram[gfn as usize / 64];
@@ -152,7 +157,7 @@ impl Source for Leaving {
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.0.call(Op::Read, gfns.len())?;
         assert_eq!(gfns.len(), into.len());
-        let guest = self.0.guest.borrow();
+        let guest = self.1.borrow();
         let values: Vec<_> = gfns.iter().map(|gfn| guest.truth[gfn.0 as usize]).collect();
         for (value, page) in values.iter().zip(into) {
             *page = value.map_or([0xaa; 4096], page_of);
@@ -161,30 +166,30 @@ impl Source for Leaving {
     }
     fn log_on(&mut self) -> Result<()> {
         self.0.call(Op::LogOn, 0)?;
-        self.0.guest.borrow_mut().logging = true;
+        self.1.borrow_mut().logging = true;
         Ok(())
     }
     fn log_off(&mut self) -> Result<()> {
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();
         Ok(())
     }
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.0.call(Op::Peek, 10)?;
-        or(dirty, self.0.guest.borrow().log.words());
+        or(dirty, self.1.borrow().log.words());
         Ok(())
     }
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.0.call(Op::Clean, 1000)?;
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         or(dirty, guest.log.words());
         guest.log.clear();
         Ok(())
     }
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         self.0.call(Op::MachineState, 100)?;
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Suspended);
         guest.paused_here = true;
         or(dirty, guest.log.words());
@@ -195,27 +200,27 @@ impl Source for Leaving {
         value_of(page) & PINNED != 0
     }
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
-        let guest = self.0.guest.borrow();
+        let guest = self.1.borrow();
         let pinned = |gfn: &u64| guest.truth[*gfn as usize].is_some_and(|value| value & PINNED != 0);
         Ok((0..guest.frames()).filter(pinned).take(limit).map(Gfn).collect())
     }
     fn retain(&mut self) -> Result<()> {
         self.0.call(Op::Retain, 0)?;
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Suspended);
         guest.here = Here::Retained;
         Ok(())
     }
     fn release(&mut self) -> Result<()> {
         self.log_off()?;
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         assert!(matches!(guest.here, Here::Running | Here::Suspended), "the commit is undone");
         guest.paused_here = false;
         guest.here = Here::Running;
         Ok(())
     }
     fn destroy(&mut self) -> Result<()> {
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Retained);
         guest.here = Here::Destroyed;
         Ok(())
@@ -224,7 +229,7 @@ impl Source for Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();
         guest.paused_here = false;
@@ -232,7 +237,7 @@ impl Drop for Leaving {
 }
 
 /// The target's end.
-pub struct Coming(Machine);
+pub struct Coming(Machine, Shared);
 
 impl Coming {
     fn put(&mut self, gfn: Gfn, content: Content<'_>) {
@@ -240,16 +245,16 @@ impl Coming {
             Content::Bytes(page) => value_of(page),
             Content::Zero => 0,
         };
-        self.0.guest.borrow_mut().there[gfn.0 as usize] = Some(Frame { value, armed: false });
+        self.1.borrow_mut().there[gfn.0 as usize] = Some(Frame { value, armed: false });
     }
     fn frame(&self, gfn: Gfn) -> Option<Frame> {
-        self.0.guest.borrow().there[gfn.0 as usize]
+        self.1.borrow().there[gfn.0 as usize]
     }
 }
 
 impl Target for Coming {
     fn info(&mut self) -> Result<GuestInfo> {
-        if self.0.guest.borrow().created { Ok(GuestInfo::default()) } else { Err(PlatformError::Gone) }
+        if self.1.borrow().created { Ok(GuestInfo::default()) } else { Err(PlatformError::Gone) }
     }
     fn build(&mut self, frame: &[u8]) -> Result<Rings> {
         self.0.call(Op::Build, 0)?;
@@ -257,13 +262,13 @@ impl Target for Coming {
         Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
     }
     fn can_page(&self) -> bool {
-        self.0.guest.borrow().can_page
+        self.1.borrow().can_page
     }
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
         self.0.call(Op::Populate, 0)?;
         let garbage = self.0.random.borrow_mut().next() | 1;
         for gfn in first.0..first.0 + (1 << order) {
-            let frame = &mut self.0.guest.borrow_mut().there[gfn as usize];
+            let frame = &mut self.1.borrow_mut().there[gfn as usize];
             assert_eq!(*frame, None, "a frame is allocated twice");
             *frame = Some(Frame { value: garbage & !PINNED, armed: false });
         }
@@ -271,7 +276,7 @@ impl Target for Coming {
     }
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.0.call(Op::Write, pages.len())?;
-        assert!(!self.0.guest.borrow().released, "a running guest's memory is written to");
+        assert!(!self.1.borrow().released, "a running guest's memory is written to");
         pages.iter().for_each(|(gfn, content)| {
             assert!(!self.frame(*gfn).expect("a frame").armed);
             self.put(*gfn, *content);
@@ -280,16 +285,16 @@ impl Target for Coming {
     }
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         self.0.call(Op::Arm, gfns.len())?;
-        assert!(!self.0.guest.borrow().released && self.can_page());
+        assert!(!self.1.borrow().released && self.can_page());
         let refuses = |gfn: Gfn| self.0.stubborn && gfn.0.is_multiple_of(7);
         for gfn in gfns.iter().filter(|gfn| !refuses(**gfn)) {
-            let frame = &mut self.0.guest.borrow_mut().there[gfn.0 as usize];
+            let frame = &mut self.1.borrow_mut().there[gfn.0 as usize];
             frame.as_mut().expect("only frames that exist are armed").armed = true;
         }
         Ok(mask(gfns.len(), |index| !refuses(gfns[index])))
     }
     fn next_fault(&mut self) -> Result<Option<Fault>> {
-        let guest = &mut *self.0.guest.borrow_mut();
+        let guest = &mut *self.1.borrow_mut();
         guest.faults.retain(|gfn| guest.there[gfn.0 as usize].is_some_and(|frame| frame.armed));
         let next = if guest.faults.is_empty() { None } else { Some(guest.faults.remove(0)) };
         Ok(next.map(|gfn| Fault { gfn, vcpu_waits: true, dropped: false }))
@@ -305,21 +310,21 @@ impl Target for Coming {
     fn load_state(&mut self, state: &[u8]) -> Result<()> {
         self.0.call(Op::LoadState, 0)?;
         assert_eq!(state, b"a machine state");
-        self.0.guest.borrow_mut().state_loaded = true;
+        self.1.borrow_mut().state_loaded = true;
         Ok(())
     }
     fn release(&mut self) -> Result<()> {
-        let mut guest = self.0.guest.borrow_mut();
+        let mut guest = self.1.borrow_mut();
         assert!(guest.state_loaded && !guest.released);
         assert_eq!(guest.here, Here::Retained, "the target runs the guest before the commit");
         guest.released = true;
         Ok(())
     }
     fn has_run(&mut self) -> Result<bool> {
-        Ok(self.0.guest.borrow().touches > 0)
+        Ok(self.1.borrow().touches > 0)
     }
     fn finish(&mut self) -> Result<()> {
-        self.0.guest.borrow_mut().finished = true;
+        self.1.borrow_mut().finished = true;
         Ok(())
     }
 }

@@ -57,10 +57,12 @@ impl Default for Scenario {
     }
 }
 
-/// The source's and the target's host, in this order, wherever there are two of something.
+/// Two hosts and the guests between them. The first guest leaves host 0, the second host 1, and so on.
 pub struct World {
     pub clock: Rc<Cell<u64>>,
+    /// The first guest.
     pub guest: Shared,
+    pub guests: Rc<RefCell<Vec<Shared>>>,
     pub cable: Cable,
     pub trouble: Trouble,
     pub scenario: Scenario,
@@ -68,13 +70,13 @@ pub struct World {
     stores: [Nodes; 2],
     attempt: u32,
     next_step: u64,
-    suspend_at: Option<u64>,
-    /// Whether the toolstack says that the guest suspended.
+    suspend_at: Vec<Option<u64>>,
+    /// Whether the toolstack says that guests suspended.
     pub suspends: bool,
-    /// The furthest stage that progress was reported for.
+    /// The last progress of each stage.
     pub stages: BTreeMap<u8, Progress>,
-    /// Every state the two ends went through.
-    pub states: [Vec<State>; 2],
+    /// For each guest, every state that its source and its target went through.
+    pub states: Vec<[Vec<State>; 2]>,
 }
 
 const PORT: u16 = 7077;
@@ -83,32 +85,32 @@ const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10
 impl World {
     pub fn new(scenario: Scenario) -> Self {
         let clock = Rc::new(Cell::new(1_000_000_000));
-        let mut guest = Guest::new(scenario.frames, scenario.vcpus, scenario.working_set, scenario.seed);
-        guest.can_page = scenario.can_page;
-        let guest = Rc::new(RefCell::new(guest));
+        let guest = new_guest(&scenario, scenario.seed);
+        let guests = Rc::new(RefCell::new(vec![guest.clone()]));
         let cable = Cable::new(&clock, scenario.quality, scenario.seed);
         let trouble = Trouble::default();
         let stores = [Nodes::default(), Nodes::default()];
         let mut ends = cable.ends().into_iter();
-        let agents = std::array::from_fn(|side| {
+        let agents = std::array::from_fn(|host| {
             let config = Config {
-                address: Address::Static { address: ADDRESSES[side], prefix: 24, gateway: None },
+                address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
                 port: PORT,
-                mac: [2, 0, 0, 0, 0, side as u8],
+                mac: [2, 0, 0, 0, 0, host as u8],
                 memory: 16 << 20,
             };
             let machine = Machine {
                 clock: clock.clone(),
-                guest: guest.clone(),
+                guests: guests.clone(),
                 trouble: trouble.clone(),
-                random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + side as u64))),
+                random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
                 stubborn: scenario.stubborn,
             };
-            ends.next().map(|end| Agent::new(machine, end, stores[side].clone(), config))
+            ends.next().map(|end| Agent::new(machine, end, stores[host].clone(), config))
         });
         Self {
             clock,
             guest,
+            guests,
             cable,
             trouble,
             scenario,
@@ -116,11 +118,19 @@ impl World {
             stores,
             attempt: 1,
             next_step: 0,
-            suspend_at: None,
+            suspend_at: vec![None],
             suspends: true,
             stages: BTreeMap::new(),
-            states: [Vec::new(), Vec::new()],
+            states: vec![Default::default()],
         }
+    }
+
+    /// One more guest, on the other host than the last.
+    pub fn add_guest(&mut self) {
+        let seed = self.scenario.seed + self.states.len() as u64;
+        self.guests.borrow_mut().push(new_guest(&self.scenario, seed));
+        self.suspend_at.push(None);
+        self.states.push(Default::default());
     }
 
     /// Makes the `after`-th further call of `op` fail.
@@ -128,55 +138,64 @@ impl World {
         *self.trouble.borrow_mut() = Some((op, after));
     }
 
-    /// Asks the source's agent to send the guest away.
+    /// Asks the agents to send all guests away.
     pub fn start(&mut self) {
         self.turn();
-        let request = Request::Out { domain: DomId(5), mode: self.scenario.mode };
-        self.stores[0].put(&format!("request/{}", self.id(0)), &request.to_string());
+        for guest in 0..self.states.len() {
+            let request = Request::Out { domain: DomId(guest as u16), mode: self.scenario.mode };
+            self.request(guest, 0, "", &request.to_string());
+        }
+    }
+
+    /// Puts any request to host 0.
+    pub fn ask(&mut self, id: &str, line: &str) {
+        self.turn();
+        self.stores[0].put(&format!("request/{id}"), line);
     }
 
     /// Tries once more after a failure, with a new domain at the target.
     pub fn restart(&mut self) {
         self.attempt += 1;
-        self.states = [Vec::new(), Vec::new()];
-        let mut guest = self.guest.borrow_mut();
-        guest.there.fill(None);
-        guest.state_loaded = false;
-        guest.frozen = false;
-        drop(guest);
+        self.states.fill(Default::default());
+        for guest in self.guests.borrow().iter() {
+            let guest = &mut *guest.borrow_mut();
+            guest.there.fill(None);
+            guest.state_loaded = false;
+            guest.frozen = false;
+        }
         self.start();
     }
 
-    /// The name of a side's request.
-    fn id(&self, side: usize) -> String {
-        format!("{}-{}", ["out", "in"][side], self.attempt)
+    /// Kills the agent of a host: it says nothing more.
+    pub fn kill(&mut self, host: usize) {
+        self.agents[host] = None;
     }
 
-    /// Kills an agent: it says nothing more.
-    pub fn kill(&mut self, side: usize) {
-        self.agents[side] = None;
+    /// Gives up the first guest's migration, as the toolstack of its source (0) or target (1).
+    pub fn cancel(&mut self, end: usize) {
+        self.request(0, end, "/cancel", "1");
     }
 
-    /// Gives up, as the toolstack of a host.
-    pub fn cancel(&mut self, side: usize) {
-        let id = self.id(side);
-        self.stores[side].put(&format!("request/{id}/cancel"), "1");
+    /// The last state of one end of the first guest's migration.
+    pub fn state(&self, end: usize) -> Option<&State> {
+        self.states[0][end].last()
     }
 
-    /// The last state of one end.
-    pub fn state(&self, side: usize) -> Option<&State> {
-        self.states[side].last()
-    }
-
-    /// The figures that one end left.
-    pub fn summary(&self, side: usize) -> Summary {
-        let line = self.stores[side].get(&format!("session/{}/summary", self.id(side)));
+    /// The figures that one end of the first guest's migration left.
+    pub fn summary(&self, end: usize) -> Summary {
+        let line = self.stores[end].get(&format!("session/{}/summary", self.id(0, end)));
         line.expect("a summary").parse().expect("figures")
     }
 
-    /// Runs until both sessions have ended or `limit_ms` of virtual time have passed; whether they ended.
+    /// All nodes of a host's store.
+    pub fn nodes(&self, host: usize) -> Vec<String> {
+        self.stores[host].paths()
+    }
+
+    /// Runs until all sessions have ended or `limit_ms` of virtual time have passed; whether they ended.
     pub fn run(&mut self, limit_ms: u64) -> bool {
-        self.run_until(limit_ms, |world| (0..2).all(|side| world.state(side).is_some_and(State::is_end)))
+        let ended = |states: &Vec<State>| states.last().is_some_and(State::is_end);
+        self.run_until(limit_ms, |world| world.states.iter().flatten().all(ended))
     }
 
     /// Runs until `done`.
@@ -208,60 +227,80 @@ impl World {
         self.next_step = self.next_step.max(now.saturating_sub(64 * step));
         while self.next_step <= now {
             self.next_step += step;
-            self.guest.borrow_mut().step();
+            self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().step());
         }
-        self.guest.borrow().check_one_copy();
-        let others = [self.cable.next_event(), self.suspend_at, Some(now + 50_000_000)];
-        let next = others.into_iter().flatten().fold(next, u64::min);
+        self.guests.borrow().iter().for_each(|guest| guest.borrow().check_one_copy());
+        let others = [self.cable.next_event(), Some(now + 50_000_000)];
+        let suspends = self.suspend_at.iter().copied();
+        let next = others.into_iter().chain(suspends).flatten().fold(next, u64::min);
         self.clock.set(next.clamp(now + 5_000, now + step.saturating_mul(64).max(5_000)));
     }
 
     /// What `xl`, libxl and the helpers do.
     fn toolstack(&mut self) {
-        for side in 0..2 {
-            for (path, value) in self.stores[side].take_written() {
+        for host in 0..2 {
+            for (path, value) in self.stores[host].take_written() {
+                let mut parts = path.split(['/', '-']);
+                let (Some("session"), Some(end), Some(guest)) = (parts.next(), parts.next(), parts.next()) else {
+                    continue;
+                };
+                let (end, guest): (usize, usize) = (usize::from(end == "in"), guest.parse().expect("a guest"));
                 if path.ends_with("/state") {
                     let state: State = value.parse().expect("a state");
-                    self.react(&state);
-                    self.states[side].push(state);
+                    self.react(guest, &state);
+                    self.states[guest][end].push(state);
                 } else if path.ends_with("/progress") {
                     let progress: Progress = value.parse().expect("progress");
                     self.stages.insert(progress.stage, progress);
                 }
             }
         }
-        if self.suspend_at.is_some_and(|at| at <= self.clock.get()) {
-            self.suspend_at = None;
-            let mut guest = self.guest.borrow_mut();
-            if guest.here == Here::Running && self.suspends {
-                guest.here = Here::Suspended;
+        for guest in 0..self.suspend_at.len() {
+            if self.suspend_at[guest].is_some_and(|at| at <= self.clock.get()) {
+                self.suspend_at[guest] = None;
+                let shared = self.guests.borrow()[guest].clone();
+                if shared.borrow().here == Here::Running && self.suspends {
+                    shared.borrow_mut().here = Here::Suspended;
+                }
+                self.request(guest, 0, "/suspended", if self.suspends { "yes" } else { "no" });
             }
-            let answer = if self.suspends { "yes" } else { "no" };
-            self.stores[0].put(&format!("request/{}/suspended", self.id(0)), answer);
         }
     }
 
-    fn react(&mut self, state: &State) {
+    fn react(&mut self, guest: usize, state: &State) {
         match state {
             State::Listening { session, address, port } => {
+                let dom0 = DomId(0);
                 let request = Request::In {
-                    domain: DomId(7),
+                    domain: DomId(guest as u16),
                     peer: std::net::SocketAddrV4::new(*address, *port),
                     session: *session,
-                    backends: Backends {
-                        store_port: 1,
-                        store_domain: DomId(0),
-                        console_port: 2,
-                        console_domain: DomId(0),
-                    },
+                    backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
                 };
-                self.stores[1].put(&format!("request/{}", self.id(1)), &request.to_string());
+                self.request(guest, 1, "", &request.to_string());
             }
             State::Suspend => {
-                self.guest.borrow_mut().frozen = true;
-                self.suspend_at = Some(self.clock.get() + self.scenario.suspend_ns);
+                self.guests.borrow()[guest].borrow_mut().frozen = true;
+                self.suspend_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns);
             }
             _ => {}
         }
     }
+
+    /// The name of the request at the source (0) or target (1) of a guest's migration.
+    fn id(&self, guest: usize, end: usize) -> String {
+        format!("{}-{guest}-{}", ["out", "in"][end], self.attempt)
+    }
+
+    /// Writes a node of a request.
+    fn request(&self, guest: usize, end: usize, leaf: &str, value: &str) {
+        let path = format!("request/{}{leaf}", self.id(guest, end));
+        self.stores[(guest + end) % 2].put(&path, value);
+    }
+}
+
+fn new_guest(scenario: &Scenario, seed: u64) -> Shared {
+    let mut guest = Guest::new(scenario.frames, scenario.vcpus, scenario.working_set, seed);
+    guest.can_page = scenario.can_page;
+    Rc::new(RefCell::new(guest))
 }

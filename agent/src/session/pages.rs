@@ -1,0 +1,139 @@
+//! The target's pages: what is known of each, and how one comes to where it belongs.
+
+use super::arrival::Arrival;
+use super::{PeerFault, Refusal, SessionError};
+use crate::bitmap::PageSet;
+use crate::platform::{BATCH, Content, Gfn, PageMask, Target};
+use crate::session;
+use crate::wire::{Arriving, Cause};
+
+/// Page sets that an arrival keeps, for the memory budget.
+pub(super) const SETS: u64 = 6;
+
+/// What is known of every page. A page that is RAM and in no other set has not been heard of.
+pub(crate) struct Sets {
+    pub(crate) ram: PageSet,
+    /// Here, with the content that the guest will see.
+    pub(crate) present: PageSet,
+    /// A touch becomes a fault.
+    pub(crate) armed: PageSet,
+    /// Stale since the switch, and how many those are.
+    pub(crate) absent: PageSet,
+    pub(crate) missing: u64,
+    /// Demanded and not here yet.
+    pub(crate) requested: PageSet,
+    /// For sets that live for a moment.
+    pub(crate) scratch: PageSet,
+}
+
+impl Sets {
+    pub(super) fn new(frames: u64) -> Self {
+        let set = || PageSet::new(frames);
+        Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set(), scratch: set() }
+    }
+}
+
+impl<T: Target> Arrival<T> {
+    /// Lets the sets reach the frames below `frames`, if that is within the budget.
+    pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        if frames > sets.ram.frames() {
+            session::check_budget(&self.budget, frames, SETS)?;
+            let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
+            all.into_iter().for_each(|set| set.grow(frames));
+            sets.scratch.grow(frames);
+        }
+        Ok(())
+    }
+
+    /// Puts pages where they belong: armed ones by a fill, the others by a write, which only happens while the guest
+    /// cannot run. A page that is not armed while it runs was given back or replaced; nobody wants it.
+    pub(crate) fn place(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        let running = self.is_running();
+        let (mut fills, mut writes) = (Contents::new(), Contents::new());
+        for (gfn, content) in pages.contents() {
+            if !sets.ram.contains(gfn) {
+                return Err(SessionError::Peer(PeerFault::NoSuchPage));
+            }
+            if sets.armed.contains(gfn) {
+                let _ = fills.push((gfn, content));
+            } else if !running {
+                let _ = writes.push((gfn, content));
+            }
+        }
+        let target = &mut *self.target.borrow_mut();
+        let all = |done: PageMask, contents: &Contents<'_>| done.count_ones() as usize >= contents.len();
+        let written = writes.is_empty() || all(target.write(&writes)?, &writes);
+        let filled = fills.is_empty() || all(target.fill(&fills)?, &fills);
+        if !written || !filled {
+            return Err(SessionError::Refused(Refusal::Unwritable));
+        }
+        let now = self.timer.now();
+        for (gfn, _) in fills.iter().chain(&writes) {
+            self.settle(sets, *gfn, now);
+        }
+        self.count(pages);
+        self.timer.nudge();
+        Ok(())
+    }
+
+    /// A page that the guest gave back needs no content.
+    pub(crate) fn forget(&self, gfn: Gfn) {
+        self.settle(&mut self.sets.borrow_mut(), gfn, self.timer.now());
+        self.timer.nudge();
+    }
+
+    fn settle(&self, sets: &mut Sets, gfn: Gfn, now: u64) {
+        sets.armed.remove(gfn);
+        sets.present.insert(gfn);
+        sets.requested.remove(gfn);
+        if sets.absent.remove(gfn) {
+            sets.missing -= 1;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(place) = waiting.iter().position(|(waits, _)| *waits == gfn) {
+            let (_, since) = waiting.swap_remove(place);
+            self.ledger.borrow_mut().waits.add((now - since) / 1000);
+        }
+    }
+
+    fn count(&self, pages: &Arriving<'_>) {
+        let count = pages.gfns().count() as u64;
+        let summary = &mut self.ledger.borrow_mut().summary;
+        summary.zero_pages += pages.zeros();
+        match pages.cause() {
+            Cause::Copy => summary.stage1_pages += count,
+            Cause::Urgent => summary.stage2_pages += count,
+            Cause::Push | Cause::Demand | Cause::Prepull => summary.stage3_pages += count,
+        }
+        match pages.cause() {
+            Cause::Push => summary.pushed += count,
+            Cause::Prepull => summary.prepull_sent += count,
+            Cause::Copy | Cause::Urgent | Cause::Demand => {}
+        }
+    }
+
+    /// Notes that somebody waits for `gfn`; whether it must be demanded.
+    pub(crate) fn note_fault(&self, gfn: Gfn) -> bool {
+        let sets = &mut *self.sets.borrow_mut();
+        let fresh = sets.absent.contains(gfn) && sets.requested.insert(gfn);
+        if fresh {
+            self.waiting.borrow_mut().push((gfn, self.timer.now()));
+        }
+        fresh
+    }
+
+    /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.
+    pub(crate) fn check_nothing_left_out(&self) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        let known = &mut sets.scratch;
+        known.copy_from(&sets.present);
+        known.union_with(&sets.absent);
+        let mut stray = sets.armed.clone();
+        stray.subtract(&sets.absent);
+        if *known == sets.ram && stray.is_empty() { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
+    }
+}
+
+type Contents<'a> = heapless::Vec<(Gfn, Content<'a>), BATCH>;
