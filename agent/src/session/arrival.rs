@@ -23,10 +23,10 @@ use crate::wire::{Cause, Channel, Hello, Message, VERSIONS};
 use crate::{dirty_copy, full_copy, session, switchover};
 
 /// The target is told much and sends little.
-const CONTROL: Buffers = Buffers { receive: 192 << 10, send: 32 << 10 };
-// Both windows together stay below the 512 KiB that Linux's netback queues for one interface: what comes on top of that
+const CONTROL: Buffers = Buffers { receive: 128 << 10, send: 32 << 10 };
+// Both windows together stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that
 // in one burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout).
-const BULK: Buffers = Buffers { receive: 256 << 10, send: 4 << 10 };
+const BULK: Buffers = Buffers { receive: 384 << 10, send: 4 << 10 };
 /// How long to wait before calling again.
 const CALL_AGAIN: u64 = 250 * MS;
 
