@@ -137,11 +137,10 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {
     departure.desk.progress(Progress {
         stage: 3,
-        round: None,
         done: departure.ledger.summary.stage3_pages.min(total),
         total,
         bytes: departure.ledger.stage_bytes(departure.bytes()),
-        rate_kib: 0,
+        ..Progress::default()
     });
 }
 
@@ -191,7 +190,8 @@ impl Prepull {
 pub(crate) async fn fetch<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), SessionError> {
     arrival.begin(Stage::DirtyCopy);
     arrival.desk.state(State::Running);
-    let complete = arrival.timer.wait_for(|| (arrival.sets.borrow().missing == 0).then_some(()));
+    // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
+    let complete = arrival.timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
     match select3(complete, watch_faults(arrival), take_pushed(arrival, bulk)).await {
         Either3::First(()) => Ok(()),
         Either3::Second(error) | Either3::Third(error) => Err(error),

@@ -121,7 +121,7 @@ fn report<S: Source>(departure: &Departure<S>) {
         done: looked_at.min(summary.pages),
         total: summary.pages,
         bytes: departure.ledger.stage_bytes(departure.bytes()),
-        rate_kib: 0,
+        ..Progress::default()
     });
 }
 

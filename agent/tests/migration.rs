@@ -243,9 +243,20 @@ fn a_guest_destroyed_in_stage_3_frees_the_source() {
     let mut world = World::new(Scenario::default());
     world.start();
     assert!(world.run_until(10_000, |world| world.guest.borrow().released));
+    world.run_until(70, |_| false);
     world.guest.borrow_mut().created = false;
     assert!(world.run(100_000), "{:?}", world.states);
     assert_eq!(world.guest.borrow().here, Here::Destroyed);
+}
+
+#[test]
+fn a_guest_destroyed_before_it_ran_is_kept_at_the_source() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().here == Here::Retained));
+    world.guest.borrow_mut().created = false;
+    assert!(world.run(100_000), "{:?}", world.states);
+    assert_eq!(world.guest.borrow().here, Here::Retained, "{:?}", world.states);
 }
 
 #[test]

@@ -20,6 +20,8 @@ pub struct Progress {
     pub bytes: u64,
     /// KiB per second, since the last report.
     pub rate_kib: u64,
+    /// Stage 3, at the target: faults met so far.
+    pub faults: u64,
 }
 
 impl fmt::Display for Progress {
@@ -28,7 +30,8 @@ impl fmt::Display for Progress {
         if let Some(round) = self.round {
             write!(f, " round={round}")?;
         }
-        write!(f, " done={} total={} bytes={} rate_kib={}", self.done, self.total, self.bytes, self.rate_kib)
+        let Self { done, total, bytes, rate_kib, faults, .. } = self;
+        write!(f, " done={done} total={total} bytes={bytes} rate_kib={rate_kib} faults={faults}")
     }
 }
 
@@ -43,6 +46,7 @@ impl FromStr for Progress {
             total: line.field("total")?,
             bytes: line.field("bytes")?,
             rate_kib: line.field("rate_kib")?,
+            faults: line.optional("faults")?.unwrap_or(0),
         })
     }
 }

@@ -31,7 +31,7 @@ fn every_line_survives_the_trip_through_text() {
     ] {
         survives(state);
     }
-    survives(Progress { stage: 1, round: None, done: 5, total: 9, bytes: 77, rate_kib: 3 });
+    survives(Progress { stage: 1, round: None, done: 5, total: 9, bytes: 77, rate_kib: 3, faults: 2 });
     survives(Progress { stage: 1, round: Some(4), ..Progress::default() });
     survives(Summary { pages: 3, fault_p99_us: 44, load_ms: 9, ..Summary::default() });
     survives(AgentStatus {

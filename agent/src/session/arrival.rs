@@ -27,6 +27,8 @@ const CONTROL: Buffers = Buffers { receive: 128 << 10, send: 32 << 10 };
 // Both windows together stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that
 // in one burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout).
 const BULK: Buffers = Buffers { receive: 384 << 10, send: 4 << 10 };
+/// How often to look after the guest until it runs.
+const WATCH_BEGIN: u64 = 20 * MS;
 /// How long to wait before calling again.
 const CALL_AGAIN: u64 = 250 * MS;
 
@@ -44,6 +46,8 @@ pub(crate) struct Arrival<T> {
     /// The machine state, until it is loaded.
     pub(crate) state: RefCell<Option<Vec<u8>>>,
     phase: Cell<Phase>,
+    /// The guest has been seen to run here.
+    pub(crate) ran: Cell<bool>,
     connections: [Rc<Connection>; 2],
     /// Pages that somebody waits for, and since when.
     pub(super) waiting: RefCell<Vec<(Gfn, u64)>>,
@@ -111,8 +115,9 @@ async fn arrive<P: Platform>(
     };
     match (error, arrival.phase.get()) {
         (None, _) | (Some(_), Phase::Complete) => arrival.close(State::Complete),
-        // The guest was destroyed after it had run here: nobody needs the rest.
-        (Some(SessionError::Refused(Refusal::Gone)), Phase::Committed) => {
+        // The guest was destroyed after it had run here: nobody needs the rest. Had it not run, what the source has
+        // would be the only copy, and is kept.
+        (Some(SessionError::Refused(Refusal::Gone)), Phase::Committed) if arrival.ran.get() => {
             let _ = host.timer.within(SECOND, arrival.say_complete()).await;
             arrival.close(State::Complete);
         }
@@ -239,14 +244,23 @@ async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> SessionErr
     }
 }
 
-/// Notices that the toolstack gives up or that the domain is destroyed under the agent.
+/// Notices that the toolstack gives up, that the guest begins to run, or that the domain is destroyed.
 async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
-    let gives_up = || (arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
+    let gives_up = || {
+        let cancelled = arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling;
+        cancelled.then_some(())
+    };
     loop {
         if let Err(error) = arrival.target.borrow_mut().info() {
             return error.into();
         }
-        if arrival.timer.within(SECOND, arrival.timer.wait_for(gives_up)).await.is_some() {
+        let begins = arrival.is_running() && !arrival.ran.get();
+        if begins {
+            arrival.ran.set(arrival.target.borrow_mut().has_run().unwrap_or(false));
+            arrival.timer.nudge();
+        }
+        let pause = if arrival.ran.get() { SECOND } else { WATCH_BEGIN };
+        if arrival.timer.within(pause, arrival.timer.wait_for(gives_up)).await.is_some() {
             return SessionError::Cancelled;
         }
     }
@@ -274,6 +288,7 @@ impl<T: Target> Arrival<T> {
             stubborn: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
+            ran: Cell::new(false),
             connections,
             waiting: RefCell::default(),
             budget: host.config,
@@ -323,7 +338,8 @@ impl<T: Target> Arrival<T> {
             _ => (summary.stage3_pages, summary.stage3_pages + sets.missing),
         };
         let bytes = ledger.stage_bytes(self.bytes());
-        self.desk.progress(Progress { stage, round: None, done, total, bytes, rate_kib: 0 });
+        let faults = ledger.waits.count() + self.waiting.borrow().len() as u64;
+        self.desk.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
     }
 
     async fn say_complete(&self) -> Result<(), SessionError> {

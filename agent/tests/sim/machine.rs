@@ -321,7 +321,7 @@ impl Target for Coming {
         Ok(())
     }
     fn has_run(&mut self) -> Result<bool> {
-        Ok(self.1.borrow().touches > 0)
+        Ok(self.1.borrow().runs_there())
     }
     fn finish(&mut self) -> Result<()> {
         self.1.borrow_mut().finished = true;
