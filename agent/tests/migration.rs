@@ -296,8 +296,14 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     })
 }
 
+/// Enough cases for every day; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48);
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_guest_over_any_link_arrives_whole(scenario in scenarios()) {
