@@ -68,6 +68,13 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
         let progress = session.progress(store)?;
         let summary = session.summary(store)?;
         let ended = state.as_ref().is_some_and(State::is_end);
+        // Only the end that the guest runs on meets faults.
+        let faults = match (&summary, progress) {
+            _ if !session.id.as_str().starts_with("in-") => None,
+            (Some(summary), _) => Some(summary.faults),
+            (None, Some(progress)) if progress.stage == 3 => Some(progress.faults),
+            _ => None,
+        };
         let (stage, left) = match progress {
             _ if ended => ("-".into(), "-".into()),
             Some(progress) => {
@@ -82,7 +89,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
             state: state.as_ref().map_or("asked", name).into(),
             stage,
             left,
-            faults: summary.map_or_else(|| "-".into(), |summary| summary.faults.to_string()),
+            faults: faults.map_or_else(|| "-".into(), |faults| faults.to_string()),
             note: match state {
                 Some(State::Failed { reason } | State::Interrupted { reason }) => reason,
                 _ => String::new(),
@@ -167,6 +174,8 @@ mod tests {
         fake.set(&format!("{home}/request/out-5-a"), "out domain=5 mode=tsmc");
         fake.set(&format!("{home}/session/out-5-a/state"), "copying");
         fake.set(&format!("{home}/session/out-5-a/progress"), "stage=1 done=250 total=1000 bytes=1 rate_kib=2");
+        fake.set(&format!("{home}/session/in-8-c/state"), "running");
+        fake.set(&format!("{home}/session/in-8-c/progress"), "stage=3 done=9 total=10 bytes=1 rate_kib=2 faults=31");
         fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\" room");
         fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
         let table = table(&mut store).expect("a table");
@@ -175,7 +184,8 @@ mod tests {
             rows[0],
             "in-7-b           domain 7 in                failed       -                   -      12  \"no\" room"
         );
-        assert_eq!(rows[1], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
+        assert_eq!(rows[1], "in-8-c           domain 8 in                running      3 (90 %)            1      31");
+        assert_eq!(rows[2], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
         assert!(json.contains("\"state\":\"failed reason=\\\"no\\\" room\""), "{json}");
     }
