@@ -46,16 +46,13 @@ pub fn log_to_console(level: LevelFilter) {
 struct ConsoleLog;
 
 impl Log for ConsoleLog {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // smoltcp tells a story about every packet.
-        !metadata.target().starts_with("smoltcp") || metadata.level() <= log::Level::Warn
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) {
-            let line = alloc::format!("{:5} {}\n", record.level(), record.args());
-            print(line.as_bytes());
-        }
+        let line = alloc::format!("{:5} {}\n", record.level(), record.args());
+        print(line.as_bytes());
     }
 
     fn flush(&self) {}
