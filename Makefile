@@ -3,33 +3,42 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: help demo test check image tools clean
+.PHONY: help demo test check compare image tools clean prerequisites
 
 help:
-	@echo "make demo    two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
-	@echo "make test    everything that must pass: make check, then migrations on real Xen"
-	@echo "make check   format, clippy, host tests, gates of the image"
-	@echo "make image   the agents' unikernel image: target/image/tsmc-agent.elf"
-	@echo "make tools   the programs that run in dom0 and in the guest: target/static"
-	@echo "make clean   remove all that was built, and what was downloaded"
+	@echo "make demo      two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
+	@echo "make test      everything that must pass: make check, then migrations on real Xen"
+	@echo "make check     format, clippy, host tests, gates of the image"
+	@echo "make compare   the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
+	@echo "make image     the agents' unikernel image: target/image/tsmc-agent.elf"
+	@echo "make tools     the programs that run in dom0 and in the guest: target/static"
+	@echo "make clean     remove all that was built, and what was downloaded"
 
-demo:
+demo: prerequisites
 	$(RUNNER) migrate --memory 256 --dirty-mb 32 --dirty-rate 2000 --report target/demo/report.json
+
+# Rust itself comes from rustup, by rust-toolchain.toml; it needs a linker. The runner installs all else.
+prerequisites:
+	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 
 test: check
 	$(RUNNER) test
 
-check:
+compare: prerequisites
+	$(RUNNER) compare --report target/compare/report.json
+
+check: prerequisites
+	$(RUNNER) prepare --source-only
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --quiet --workspace --all-targets -- -D warnings
 	$(CARGO) test --quiet --workspace --exclude boot
 	$(MAKE) --no-print-directory image
 	$(RUNNER) image-gates
 
-image:
+image: prerequisites
 	sh boot/build-image.sh
 
-tools:
+tools: prerequisites
 	$(RUNNER) prepare
 
 clean:

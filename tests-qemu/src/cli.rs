@@ -27,7 +27,11 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Prepare everything that the hosts are made of, and boot nothing.
-    Prepare,
+    Prepare {
+        /// Fetch Xen's source and no more: the check of our structures against its headers needs no other part.
+        #[arg(long)]
+        source_only: bool,
+    },
     /// Boot one or two hosts and leave them up.
     Up {
         /// How many hosts.
@@ -70,6 +74,8 @@ pub enum Command {
     },
     /// Boot two hosts, start a guest on A, migrate it to B by `xl migrate`, and report.
     Migrate(Migrate),
+    /// The same guest in every mode on the same hosts, one after another, and TCP between dom0s and between agents.
+    Compare(Scenario),
     /// Run the tests on real Xen, or those whose name contains one of the words.
     Test {
         /// Parts of names.
@@ -104,11 +110,21 @@ pub struct Migrate {
     /// Who moves the memory.
     #[arg(long, value_enum, default_value_t = Mode::Tsmc)]
     pub mode: Mode,
+    #[command(flatten)]
+    pub scenario: Scenario,
+    /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// The hosts, the guest, and what it is busy with.
+#[derive(Args, Clone, Debug)]
+pub struct Scenario {
     /// The guest's memory, MiB.
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "MB")]
     pub memory: u32,
     /// The guest's virtual processors.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     pub vcpus: u32,
     /// The guest's kernel: an ELF file or a bzImage. The default is Debian's own, unmodified.
     #[arg(long, value_name = "FILE")]
@@ -120,7 +136,7 @@ pub struct Migrate {
     #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
     pub guest_args: String,
     /// How much memory the guest's workload writes to again and again, MiB.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, value_name = "MB")]
     pub dirty_mb: u32,
     /// How many pages it writes to each second.
     #[arg(long, default_value_t = 2000, value_name = "PAGES/S")]
@@ -128,12 +144,9 @@ pub struct Migrate {
     /// Limit the link between the hosts to this many Mbit/s.
     #[arg(long, value_name = "N")]
     pub link_mbit: Option<u32>,
-    /// Write the report to this file too.
+    /// Write the report to this file too, as JSON.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
-    /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
-    #[arg(long)]
-    pub keep: bool,
     #[command(flatten)]
     pub size: Size,
 }

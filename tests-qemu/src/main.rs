@@ -43,7 +43,8 @@ fn execute(cli: &Cli) -> Result<u8> {
     let build = if cli.no_build { Build::AsIs } else { Build::UpToDate };
     let name = cli.name.as_deref();
     match &cli.command {
-        Command::Prepare => {
+        Command::Prepare { source_only: true } => artifacts::fetch_source(&paths)?,
+        Command::Prepare { source_only: false } => {
             Artifacts::prepare(&paths, build)?;
         }
         Command::Up { hosts, size } => {
@@ -69,6 +70,7 @@ fn execute(cli: &Cli) -> Result<u8> {
             std::fs::write(local, run.dom0(run.place(*host)?).get(path)?)?;
         }
         Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
+        Command::Compare(scenario) => return scenario::compare::run(&paths, build, name, scenario),
         Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
         Command::Test { filters, size, .. } => return suite::run(&paths, build, name, (*size).into(), filters),
         Command::ImageGates => return gates::check(&paths.image()),

@@ -71,6 +71,16 @@ impl Artifacts {
     }
 }
 
+/// Fetches Xen's source, if it is not there.
+pub fn fetch_source(paths: &Paths) -> Result<()> {
+    if paths.xen_source().exists() {
+        return Ok(());
+    }
+    let _lock = paths.lock()?;
+    debian::install_missing()?;
+    hypervisor::source(paths, &Archive::open(paths)?).map(drop)
+}
+
 /// The FLASK policy: Xen's own with the module of `toolstack/flask`, built anew when that changes.
 fn policy(paths: &Paths, source: &Path) -> Result<Option<PathBuf>> {
     let folder = paths.workspace.join("toolstack/flask");

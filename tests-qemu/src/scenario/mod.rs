@@ -1,6 +1,7 @@
 //! Scenarios: hosts, agents and guests put together, a migration, and what came of it.
 
 pub mod agents;
+pub mod compare;
 pub mod guest;
 pub mod measure;
 pub mod migration;
@@ -8,17 +9,20 @@ pub mod privacy;
 pub mod sessions;
 pub mod story;
 pub mod testbed;
+pub mod throughput;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use tests_qemu::report::Report;
 
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::cleanup;
-use crate::cli::{Migrate, Mode};
+use crate::cli::{Migrate, Mode, Scenario};
 use crate::network::Place;
 use crate::paths::Paths;
 use crate::qemu::Lifetime;
@@ -31,45 +35,51 @@ const GUEST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
+    let Migrate { mode, scenario, keep } = options;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
-    if options.mode != Mode::Xl {
+    if *mode != Mode::Xl {
         artifacts.build_image(paths, build)?;
     }
-    let lifetime = if options.keep { Lifetime::Kept } else { Lifetime::Runner };
-    let mut testbed = Testbed::boot(paths, artifacts, name, 2, options.size.into(), lifetime)?;
+    let lifetime = if *keep { Lifetime::Kept } else { Lifetime::Runner };
+    let mut testbed = Testbed::boot(paths, artifacts, name, 2, scenario.size.into(), lifetime)?;
     story.say(&format!("two Xen hosts are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
-    let outcome = cross(&mut testbed, options, &story);
-    if options.keep {
+    let outcome = cross(&mut testbed, *mode, scenario, &story);
+    if *keep {
         cleanup::keep_all();
         story.say(&format!("run {} stays up: host-exec A|B -- COMMAND, then down", testbed.run.name));
     }
     let report = outcome?;
     println!("\n{report}");
-    if let Some(file) = &options.report {
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::write(file, report.to_json()?).with_context(|| format!("cannot write {}", file.display()))?;
+    if let Some(file) = &scenario.report {
+        write_json(file, &report)?;
+        println!("the whole report: {}", file.display());
     }
     Ok(if report.all_held() { 0 } else { 1 })
 }
 
+fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let json = serde_json::to_string_pretty(value)? + "\n";
+    fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))
+}
+
 /// Starts agents and guest, migrates, and reports.
-fn cross(testbed: &mut Testbed, options: &Migrate, story: &Story) -> Result<Report> {
-    let agents = if options.mode == Mode::Xl { None } else { Some(testbed.start_agents(story)?) };
-    let guest = guest_of(testbed, options);
+fn cross(testbed: &mut Testbed, mode: Mode, scenario: &Scenario, story: &Story) -> Result<Report> {
+    let agents = if mode == Mode::Xl { None } else { Some(testbed.start_agents(story)?) };
+    let guest = guest_of(testbed, mode, scenario);
     start_guest(testbed, A, &guest, story)?;
     let mut claims = Vec::new();
     let private = guest.label == Label::Private;
     if private {
         claims.push(dom0_cannot_read(testbed, A, story)?);
     }
-    if let Some(mbit) = options.link_mbit {
+    if let Some(mbit) = scenario.link_mbit {
         testbed.limit_link(mbit)?;
     }
-    let (crossing, mut report) =
-        measure::migrate(testbed, &guest, (A, B), options.mode, agents.as_ref(), &|_, _| (), story)?;
+    let (crossing, mut report) = measure::migrate(testbed, &guest, (A, B), mode, agents.as_ref(), &|_, _| (), story)?;
     if private && crossing.is_success() {
         claims.push(dom0_cannot_read(testbed, B, story)?);
     }
@@ -93,17 +103,17 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
     Ok(())
 }
 
-fn guest_of(testbed: &Testbed, options: &Migrate) -> Guest {
-    let label = if options.mode == Mode::Xl { Label::Ordinary } else { Label::Private };
+fn guest_of(testbed: &Testbed, mode: Mode, scenario: &Scenario) -> Guest {
+    let label = if mode == Mode::Xl { Label::Ordinary } else { Label::Private };
     let mut guest = Guest::demo(&testbed.artifacts, label);
-    guest.memory_mib = options.memory;
-    guest.vcpus = options.vcpus;
-    guest.arguments.clone_from(&options.guest_args);
-    guest.load = Workload { dirty_mb: options.dirty_mb, dirty_rate: options.dirty_rate };
-    if let Some(kernel) = &options.guest_kernel {
+    guest.memory_mib = scenario.memory;
+    guest.vcpus = scenario.vcpus;
+    guest.arguments.clone_from(&scenario.guest_args);
+    guest.load = Workload { dirty_mb: scenario.dirty_mb, dirty_rate: scenario.dirty_rate };
+    if let Some(kernel) = &scenario.guest_kernel {
         guest.kernel.clone_from(kernel);
     }
-    if let Some(initramfs) = &options.guest_initrd {
+    if let Some(initramfs) = &scenario.guest_initrd {
         guest.initramfs.clone_from(initramfs);
         guest.has_workload = false;
     }
