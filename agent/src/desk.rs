@@ -93,22 +93,17 @@ pub(crate) struct Registry<S> {
     timer: Timer,
     open: Vec<Rc<Desk>>,
     ended: VecDeque<RequestId>,
-    status: String,
     swept: bool,
 }
 
 impl<S: Store> Registry<S> {
     pub(crate) fn new(store: S, timer: Timer) -> Self {
-        Self { store, timer, open: Vec::new(), ended: VecDeque::new(), status: String::new(), swept: false }
+        Self { store, timer, open: Vec::new(), ended: VecDeque::new(), swept: false }
     }
 
     /// Says that the agent can serve.
     pub(crate) fn announce(&mut self, status: &AgentStatus) {
-        let line = status.to_string();
-        if line != self.status {
-            self.store.write(control::AGENT, &line);
-            self.status = line;
-        }
+        self.store.write(control::AGENT, &status.to_string());
     }
 
     /// What the toolstack asked for since the last turn.

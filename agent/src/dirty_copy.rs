@@ -17,10 +17,9 @@ use crate::session::{Committed, PeerFault, Refusal, SessionError};
 use crate::tasks::MS;
 use crate::wire::{Cause, Message};
 
-/// How long a demanded page may have to wait behind what was pushed.
-const PUSH_AHEAD_MS: u64 = 2;
-/// Bytes that may be on their way in the background, at least and at most.
-const BACKLOG: (u64, u64) = (64 << 10, 512 << 10);
+/// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
+/// the most.
+const BACKLOG: (usize, usize) = (64 << 10, 512 << 10);
 /// How long to wait before reading again what could not be read.
 const TRY_AGAIN: u64 = 50 * MS;
 /// Pages pushed in one go, and most neighbours sent along with a demanded page.
@@ -35,14 +34,17 @@ const REMEMBERED: usize = 8;
 pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> Result<(), SessionError> {
     departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
     let total = departure.left.count();
-    let ahead = (departure.rate * PUSH_AHEAD_MS / 1000).clamp(BACKLOG.0, BACKLOG.1) as usize;
+    let mut pace = Pace::default();
     let mut prepull = Prepull::default();
     let mut next = Gfn(0);
     let inbox = departure.inbox.clone();
     let timer = departure.timer.clone();
     while !inbox.complete.get() {
         let demanded = inbox.demands.borrow_mut().pop_front();
+        let bulk = departure.bulk.connection();
+        let ahead = pace.allowed(bulk.delivered(), timer.now());
         if let Some(gfn) = demanded {
+            pace.contended = true;
             next = gfn;
             let urgent = answer(departure, gfn).await?;
             let window = prepull.judge(gfn);
@@ -51,11 +53,11 @@ pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed
                 prepull.remember(run);
             }
             departure.ledger.summary.prepull_hits = prepull.hits;
-        } else if !departure.left.is_empty() && departure.bulk.connection().backlog() < ahead {
+        } else if !departure.left.is_empty() && bulk.backlog() < ahead {
             next = push(departure, next).await?;
+            pace.pushed(departure.bulk.connection().sent(), timer.now());
             timer.yield_now().await;
         } else {
-            let bulk = departure.bulk.connection();
             let unsent = !departure.left.is_empty();
             timer
                 .wait_for(|| {
@@ -142,6 +144,44 @@ fn report<S: Source>(departure: &Departure<S>, total: u64) {
         bytes: departure.ledger.stage_bytes(departure.bytes()),
         ..Progress::default()
     });
+}
+
+/// How much may be on its way in the background: as much as does not queue. While what was pushed arrives about as soon
+/// as it ever did, a little more may follow; when it takes longer, it waits somewhere, and demanded pages behind it.
+struct Pace {
+    allowed: usize,
+    least_ns: u64,
+    /// The end of something pushed, in bytes since the connection began, and when.
+    mark: Option<(u64, u64)>,
+    /// Somebody has waited for a page: the guest runs.
+    contended: bool,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { allowed: BACKLOG.0, least_ns: u64::MAX, mark: None, contended: false }
+    }
+}
+
+impl Pace {
+    fn pushed(&mut self, sent: u64, now: u64) {
+        self.mark.get_or_insert((sent, now));
+    }
+
+    /// Bytes that may be on their way, now that `delivered` have arrived.
+    fn allowed(&mut self, delivered: u64, now: u64) -> usize {
+        if let Some((end, then)) = self.mark
+            && delivered >= end
+        {
+            self.mark = None;
+            let took = now - then;
+            self.least_ns = self.least_ns.min(took);
+            let queues = took > self.least_ns * 2 + MS;
+            let next = if queues { self.allowed / 4 * 3 } else { self.allowed + PUSH * PAGE_SIZE / 2 };
+            self.allowed = next.clamp(BACKLOG.0, BACKLOG.1);
+        }
+        if self.contended { self.allowed } else { BACKLOG.1 }
+    }
 }
 
 /// How many neighbours pay: twice as many after a hit, half as many after a miss.
@@ -245,11 +285,28 @@ async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Sessi
     }
 }
 
-const _: () = assert!(BACKLOG.0 as usize >= PUSH * PAGE_SIZE && PUSH <= BATCH && NEIGHBOURS <= BATCH as u64);
+const _: () = assert!(BACKLOG.0 >= PUSH * PAGE_SIZE && PUSH <= BATCH && NEIGHBOURS <= BATCH as u64);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_push_fills_the_link_and_yields_when_it_queues() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.allowed(0, 0), BACKLOG.1);
+        pace.contended = true;
+        let mut now = 0;
+        let mut round = |pace: &mut Pace, takes: u64| {
+            pace.pushed(now + 1, now);
+            now += takes;
+            pace.allowed(now + 1, now)
+        };
+        let grown = (0..8).map(|_| round(&mut pace, 2 * MS)).last();
+        assert!(grown > Some(2 * BACKLOG.0));
+        let shrunk = (0..8).map(|_| round(&mut pace, 20 * MS)).last();
+        assert_eq!(shrunk, Some(BACKLOG.0));
+    }
 
     #[test]
     fn prepull_grows_while_neighbours_are_wanted_and_shrinks_when_not() {

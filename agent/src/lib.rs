@@ -37,6 +37,7 @@ use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::net::Ipv4Addr;
 
 use smoltcp::phy::Device;
 
@@ -73,6 +74,7 @@ pub struct Agent<P: Platform, D: Device, S: Store> {
     registry: Registry<S>,
     door: Door,
     tasks: Vec<Task>,
+    announced: Option<Ipv4Addr>,
 }
 
 impl<P, D, S> Agent<P, D, S>
@@ -96,7 +98,7 @@ where
         let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.port);
         let registry = Registry::new(store, timer.clone());
         let host = Rc::new(Host { platform, net, lobby, timer, config });
-        Self { host, device, registry, door, tasks: Vec::new() }
+        Self { host, device, registry, door, tasks: Vec::new(), announced: None }
     }
 
     /// Does all that can be done without waiting.
@@ -110,7 +112,7 @@ where
     }
 
     /// This agent's address, once it has one.
-    pub fn address(&self) -> Option<core::net::Ipv4Addr> {
+    pub fn address(&self) -> Option<Ipv4Addr> {
         self.host.net.borrow().address()
     }
 
@@ -144,7 +146,8 @@ where
     }
 
     fn announce(&mut self) {
-        let Some(address) = self.address() else { return };
+        let Some(address) = self.address().filter(|address| self.announced != Some(*address)) else { return };
+        self.announced = Some(address);
         let Host { platform, config, .. } = &*self.host;
         self.registry.announce(&AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_string(),

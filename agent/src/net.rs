@@ -297,6 +297,11 @@ impl Connection {
         self.sent.get()
     }
 
+    /// Those of them that the peer has acknowledged.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.sent() - self.backlog() as u64
+    }
+
     /// Bytes handed out by [`Connection::read_exact`] so far.
     pub(crate) fn received(&self) -> u64 {
         self.received.get()

@@ -53,7 +53,7 @@ pub(crate) struct Departure<S> {
     pub(crate) scratch: PageSet,
     /// How often each page was sent.
     pub(crate) sends: Sends,
-    /// Pages that looked, when they were read, like ones that must never be armed.
+    /// Pages that looked, when they were read, like ones that must never be armed; ascending.
     pub(crate) pinned: Vec<Gfn>,
     pub(crate) next_peek: u64,
     /// Bytes per second that stage 1 moved.
@@ -303,12 +303,8 @@ impl<S: Source> Departure<S> {
     /// Reads up to [`BATCH`] pages and sends them, in bulk or, when demanded, on the control connection. Gives the
     /// pages that could not be read.
     pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
-        let unreadable = self.read(gfns)?;
-        let mut zero: PageMask = 0;
-        for (index, (gfn, page)) in gfns.iter().zip(&self.batch).enumerate() {
-            if is_zero(page) {
-                zero |= 1 << index;
-            }
+        let (zero, unreadable) = self.read(gfns)?;
+        for gfn in gfns.iter() {
             if self.sends.count(*gfn) > 2 && self.policy == Mode::Tsmc {
                 return Err(SessionError::Refused(Refusal::ThirdSend));
             }
@@ -348,11 +344,12 @@ impl<S: Source> Departure<S> {
         self.read(gfns).map(|_| ())
     }
 
-    /// Reads pages into the batch buffer. `gfns` keeps those that could be read; the others are returned.
-    fn read(&mut self, gfns: &mut Batch) -> Result<Batch, SessionError> {
-        let mut unreadable = Batch::new();
+    /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
+    /// others.
+    fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
+        let (mut zero, mut unreadable) = (0, Batch::new());
         if gfns.is_empty() {
-            return Ok(unreadable);
+            return Ok((zero, unreadable));
         }
         let mask = self.source.read(gfns, &mut self.batch[..gfns.len()])?;
         let mut kept = 0;
@@ -367,13 +364,17 @@ impl<S: Source> Departure<S> {
                 let (to, from) = self.batch.split_at_mut(index);
                 to[kept] = from[0];
             }
-            if self.source.is_pinned(&self.batch[kept]) && !self.pinned.contains(&gfn) {
-                self.pinned.push(gfn);
+            if is_zero(&self.batch[kept]) {
+                zero |= 1 << kept;
+            } else if self.source.is_pinned(&self.batch[kept])
+                && let Err(place) = self.pinned.binary_search(&gfn)
+            {
+                self.pinned.insert(place, gfn);
             }
             kept += 1;
         }
         gfns.truncate(kept);
-        Ok(unreadable)
+        Ok((zero, unreadable))
     }
 
     fn close(&mut self, state: State) {
