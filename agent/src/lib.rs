@@ -16,6 +16,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod bitmap;
+mod budget;
 mod channel;
 pub mod config;
 pub mod control;
@@ -43,6 +44,7 @@ use smoltcp::phy::Device;
 
 pub use config::{Address, Config};
 
+use budget::Budget;
 use control::AgentStatus;
 use desk::Registry;
 use lobby::{Door, Lobby};
@@ -97,7 +99,8 @@ where
         let lobby = Rc::new(Lobby::default());
         let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.port);
         let registry = Registry::new(store, timer.clone());
-        let host = Rc::new(Host { platform, net, lobby, timer, config });
+        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY));
+        let host = Rc::new(Host { platform, net, lobby, timer, config, budget });
         Self { host, device, registry, door, tasks: Vec::new(), announced: None }
     }
 

@@ -19,7 +19,9 @@ const INTRODUCTION: u64 = 5 * SECOND;
 /// Callers that are listened to at once.
 const CALLERS: usize = 3;
 /// The source sends much and is told little.
-const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: 1 << 20 };
+pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: 1 << 20 };
+/// What listening may take.
+pub(crate) const MEMORY: usize = CALLERS * BUFFERS.size();
 
 /// Who is expected.
 #[derive(Default)]

@@ -165,6 +165,13 @@ pub(crate) struct Buffers {
     pub(crate) send: usize,
 }
 
+impl Buffers {
+    /// Both.
+    pub(crate) const fn size(self) -> usize {
+        self.receive + self.send
+    }
+}
+
 /// One TCP connection. Dropping it closes it after what was written has been delivered.
 pub(crate) struct Connection {
     net: Rc<RefCell<Net>>,

@@ -32,12 +32,14 @@
 pub(crate) mod arrival;
 pub(crate) mod departure;
 pub(crate) mod pages;
+pub(crate) mod sending;
 
 use alloc::rc::Rc;
 use alloc::string::String;
 use core::cell::RefCell;
 use core::fmt;
 
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::control::{Request, State};
 use crate::desk::Desk;
@@ -63,6 +65,7 @@ pub(crate) struct Host<P> {
     pub(crate) lobby: Rc<Lobby>,
     pub(crate) timer: Timer,
     pub(crate) config: Config,
+    pub(crate) budget: Budget,
 }
 
 /// Serves one request from beginning to end.
@@ -73,12 +76,6 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             arrival::serve(&host, &desk, domain, peer, session, backends).await;
         }
     }
-}
-
-/// Refuses a guest whose page sets, `sets` of them, would take more than this agent can spare.
-pub(crate) fn check_budget(config: &Config, frames: u64, sets: u64) -> Result<(), SessionError> {
-    let needed = frames.div_ceil(8).saturating_mul(sets);
-    if needed > config.memory as u64 / 3 { Err(SessionError::Refused(Refusal::TooLarge)) } else { Ok(()) }
 }
 
 /// Why a session ended early, and who is to blame.
@@ -139,8 +136,8 @@ pub enum Refusal {
     NoForeignMap,
     /// Pages of it are still elsewhere.
     PagedOut,
-    /// It is too large for this agent's memory.
-    TooLarge,
+    /// This agent's memory does not hold what it would have to know of it.
+    NoMemory,
     /// The toolstack said that it could not suspend it.
     NotSuspended,
     /// It does not exist, or no more.
@@ -181,7 +178,7 @@ impl fmt::Display for Refusal {
             Self::NoDirtyLog => "this hypervisor cannot log which pages a guest dirties",
             Self::NoForeignMap => "this agent cannot map the guest's memory",
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
-            Self::TooLarge => "the guest is too large for the agent's memory",
+            Self::NoMemory => "the agent has too little memory left for a guest of this size",
             Self::NotSuspended => "the guest did not suspend",
             Self::Gone => "the guest is gone",
             Self::Unreadable => "pages of the guest cannot be read",

@@ -14,7 +14,8 @@ use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
 use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
-use crate::session::departure::{Batch, Departure};
+use crate::session::departure::Departure;
+use crate::session::sending::Batch;
 use crate::session::{PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
@@ -98,7 +99,7 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
 /// looked at last; if it has another number now, they are looked at once more.
 async fn capture<S: Source>(departure: &mut Departure<S>, seen: u64) -> Result<Vec<u8>, SessionError> {
     let info = departure.source.info()?;
-    departure.grow(info.max_gfn + 1);
+    departure.grow(info.max_gfn + 1)?;
     let state = departure.recent.update(|words| departure.source.machine_state(words))?;
     if info.pages != seen {
         find_holes(departure).await?;
@@ -110,7 +111,7 @@ async fn capture<S: Source>(departure: &mut Departure<S>, seen: u64) -> Result<V
 /// sent as zeros, so that the target is not left with frames that nobody ever fills.
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let max_gfn = departure.source.info()?.max_gfn;
-    departure.grow(max_gfn + 1);
+    departure.grow(max_gfn + 1)?;
     let mut first = 0;
     while first < departure.frames {
         let count = CHUNK.min(departure.frames - first);

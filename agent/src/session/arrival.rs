@@ -12,6 +12,7 @@ use embassy_futures::select::{Either, Either3, select, select3};
 use super::departure::cancelled;
 use super::pages::{SETS, Sets};
 use super::{Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
+use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
@@ -19,14 +20,16 @@ use crate::ledger::{Ledger, Stage};
 use crate::net::{Buffers, Connection, LinkError};
 use crate::platform::{BATCH, Backends, DomId, Gfn, Platform, Target};
 use crate::tasks::{MS, SECOND, Timer};
-use crate::wire::{Cause, Channel, Hello, Message, VERSIONS};
-use crate::{dirty_copy, full_copy, session, switchover};
+use crate::wire::{Cause, Channel, Hello, Kind, Message, VERSIONS};
+use crate::{dirty_copy, full_copy, switchover};
 
 /// The target is told much and sends little.
 const CONTROL: Buffers = Buffers { receive: 128 << 10, send: 32 << 10 };
 // Both windows together stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that
 // in one burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout).
 const BULK: Buffers = Buffers { receive: 384 << 10, send: 4 << 10 };
+/// What an arrival takes besides its page sets: connections, a message of each, the machine state.
+const MEMORY: usize = CONTROL.size() + BULK.size() + 2 * Kind::Pages.limit() + Kind::State.limit();
 /// How often to look after the guest until it runs.
 const WATCH_BEGIN: u64 = 20 * MS;
 /// How long to wait before calling again.
@@ -51,7 +54,7 @@ pub(crate) struct Arrival<T> {
     connections: [Rc<Connection>; 2],
     /// Pages that somebody waits for, and since when.
     pub(super) waiting: RefCell<Vec<(Gfn, u64)>>,
-    pub(super) budget: crate::config::Config,
+    pub(super) memory: RefCell<Reservation>,
 }
 
 /// How far the session is, as far as a failure must know.
@@ -90,12 +93,13 @@ async fn arrive<P: Platform>(
     session: SessionToken,
     backends: Backends,
 ) -> Result<(), SessionError> {
+    let mut memory = host.budget.reserve(MEMORY)?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(call(host, peer, session), cancelled(&host.timer, desk)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
     let [control, bulk] = called?;
     let mut inlet = Inlet::new(control.clone());
-    let built = select(build(host, &mut inlet, target), cancelled(&host.timer, desk)).await;
+    let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
     let (target, frames, pages) = match built {
         Either::First(Ok(built)) => built,
         Either::First(Err(error)) => return Err(abort(&host.timer, &control, error).await),
@@ -104,7 +108,7 @@ async fn arrive<P: Platform>(
     let (target, rings) = target;
     desk.state(State::Built { store: rings.store, console: rings.console });
 
-    let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages);
+    let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages, memory);
     let error = {
         let migration = pin!(migrate(&arrival, Inlet::new(bulk)));
         let listening = pin!(listen(&arrival, inlet));
@@ -169,6 +173,7 @@ async fn build<P: Platform>(
     host: &Host<P>,
     inlet: &mut Inlet,
     mut target: P::Target,
+    memory: &mut Reservation,
 ) -> Result<Built<P::Target>, SessionError> {
     let welcome = host.timer.within(PEER_WAIT, inlet.next()).await.ok_or(SessionError::TimedOut(Wait::Build))??;
     let welcome = match welcome {
@@ -179,7 +184,7 @@ async fn build<P: Platform>(
     if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) {
         return Err(SessionError::Peer(PeerFault::Version));
     }
-    session::check_budget(&host.config, welcome.frames, SETS)?;
+    memory.add_sets(welcome.frames, SETS)?;
     let rings = target.build(welcome.frame)?;
     Ok(((target, rings), welcome.frames, welcome.pages))
 }
@@ -274,6 +279,7 @@ impl<T: Target> Arrival<T> {
         connections: [Rc<Connection>; 2],
         frames: u64,
         pages: u64,
+        memory: Reservation,
     ) -> Self {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = pages;
@@ -291,7 +297,7 @@ impl<T: Target> Arrival<T> {
             ran: Cell::new(false),
             connections,
             waiting: RefCell::default(),
-            budget: host.config,
+            memory: RefCell::new(memory),
         }
     }
 

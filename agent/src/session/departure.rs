@@ -12,18 +12,21 @@ use embassy_futures::select::{Either, select};
 
 use super::{Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::bitmap::PageSet;
+use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::control::{Mode, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::Called;
-use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, PageMask, Platform, Source};
+use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{Cause, Message, VERSIONS, Welcome};
-use crate::{dirty_copy, full_copy, session, switchover};
+use crate::wire::{Kind, Message, VERSIONS, Welcome};
+use crate::{dirty_copy, full_copy, lobby, session, switchover};
 
-/// Page sets that a departure keeps, for the memory budget.
-const SETS: u64 = 9;
+/// Page sets that a departure keeps, and one for a moment in the switch.
+const SETS: usize = 10;
+/// What it takes besides: connections, a batch, the machine state and what is made of it.
+const MEMORY: usize = 2 * lobby::BUFFERS.size() + BATCH * PAGE_SIZE + 2 * Kind::State.limit();
 /// Demands that may wait; a target has at most a few per virtual CPU and backend.
 const DEMANDS: usize = 4096;
 
@@ -60,7 +63,8 @@ pub(crate) struct Departure<S> {
     pub(crate) rate: u64,
     /// The toolstack has been asked to suspend the guest.
     pub(crate) asked: bool,
-    batch: Vec<Page>,
+    pub(super) batch: Vec<Page>,
+    memory: Reservation,
 }
 
 /// What the target has said.
@@ -83,7 +87,7 @@ pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: 
 
 /// An error here means that nothing was begun: the guest was only looked at.
 async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode) -> Result<(), SessionError> {
-    let (mut source, info) = open(host, domain)?;
+    let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
     let invited = select(invite(host, desk), cancelled(&host.timer, desk)).await;
     let called = match invited {
@@ -91,9 +95,9 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
         Either::Second(()) => return Err(SessionError::Cancelled),
     };
 
-    let inbox = Rc::new(Inbox::default());
+    let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
+    let inbox = departure.inbox.clone();
     let mut listening = pin!(listen(Inlet::new(called.control.clone()), &inbox, &host.timer));
-    let mut departure = Departure::new(host, desk, source, &info, mode, &called, inbox.clone());
     let features = host.platform.borrow().features();
     let outcome = {
         let migration = pin!(migrate(&mut departure, &called, &info, features, &frame));
@@ -125,7 +129,7 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
 }
 
 /// Opens the guest and refuses what is going to be impossible.
-fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo), SessionError> {
+fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo, Reservation), SessionError> {
     let features = host.platform.borrow().features();
     if !features.foreign_map {
         return Err(SessionError::Refused(Refusal::NoForeignMap));
@@ -138,8 +142,9 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
     if info.paged_pages != 0 {
         return Err(SessionError::Refused(Refusal::PagedOut));
     }
-    session::check_budget(&host.config, info.max_gfn + 1, SETS)?;
-    Ok((source, info))
+    let mut memory = host.budget.reserve(MEMORY)?;
+    memory.add_sets(info.max_gfn + 1, SETS)?;
+    Ok((source, info, memory))
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
@@ -253,7 +258,7 @@ impl<S: Source> Departure<S> {
         info: &GuestInfo,
         policy: Mode,
         called: &Called,
-        inbox: Rc<Inbox>,
+        memory: Reservation,
     ) -> Self {
         let frames = info.max_gfn + 1;
         called.control.set_patience(Some(PEER_WAIT));
@@ -267,7 +272,7 @@ impl<S: Source> Departure<S> {
             timer: host.timer.clone(),
             control: Outlet::new(called.control.clone()),
             bulk: Outlet::new(called.bulk.clone()),
-            inbox,
+            inbox: Rc::default(),
             ledger,
             policy,
             frames,
@@ -283,6 +288,7 @@ impl<S: Source> Departure<S> {
             rate: 0,
             asked: false,
             batch: vec![[0; PAGE_SIZE]; BATCH],
+            memory,
         }
     }
 
@@ -292,89 +298,17 @@ impl<S: Source> Departure<S> {
     }
 
     /// Lets every set reach as far as the guest does now.
-    pub(crate) fn grow(&mut self, frames: u64) {
-        self.frames = self.frames.max(frames);
+    pub(crate) fn grow(&mut self, frames: u64) -> Result<(), SessionError> {
+        if frames <= self.frames {
+            return Ok(());
+        }
+        self.memory.add_sets(frames - self.frames, SETS)?;
+        self.frames = frames;
         self.sends.grow(frames);
         [&mut self.ram, &mut self.log, &mut self.recent, &mut self.hinted, &mut self.left, &mut self.scratch]
             .into_iter()
             .for_each(|set| set.grow(frames));
-    }
-
-    /// Reads up to [`BATCH`] pages and sends them, in bulk or, when demanded, on the control connection. Gives the
-    /// pages that could not be read.
-    pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
-        let (zero, unreadable) = self.read(gfns)?;
-        for gfn in gfns.iter() {
-            if self.sends.count(*gfn) > 2 && self.policy == Mode::Tsmc {
-                return Err(SessionError::Refused(Refusal::ThirdSend));
-            }
-        }
-        if gfns.is_empty() {
-            return Ok(unreadable);
-        }
-        let (sent, summary) = (gfns.len() as u64, &mut self.ledger.summary);
-        summary.zero_pages += u64::from(zero.count_ones());
-        summary.most_sends = self.sends.most();
-        match cause {
-            Cause::Copy => summary.stage1_pages += sent,
-            Cause::Urgent => summary.stage2_pages += sent,
-            Cause::Push | Cause::Demand | Cause::Prepull => summary.stage3_pages += sent,
-        }
-        match cause {
-            Cause::Push => summary.pushed += sent,
-            Cause::Prepull => summary.prepull_sent += sent,
-            Cause::Copy | Cause::Urgent | Cause::Demand => {}
-        }
-        let channel = match cause {
-            Cause::Demand | Cause::Prepull => &mut self.control,
-            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
-        };
-        channel.send_pages(cause, gfns, &self.batch, zero).await?;
-        Ok(unreadable)
-    }
-
-    /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
-    pub(crate) async fn send_as_zeros(&mut self, gfns: &Batch) -> Result<(), SessionError> {
-        let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
-        self.bulk.send_pages(Cause::Urgent, gfns, &self.batch, zero).await
-    }
-
-    /// Looks at pages that are not sent now, for those that must never be armed.
-    pub(crate) fn look_at(&mut self, gfns: &mut Batch) -> Result<(), SessionError> {
-        self.read(gfns).map(|_| ())
-    }
-
-    /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
-    /// others.
-    fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
-        let (mut zero, mut unreadable) = (0, Batch::new());
-        if gfns.is_empty() {
-            return Ok((zero, unreadable));
-        }
-        let mask = self.source.read(gfns, &mut self.batch[..gfns.len()])?;
-        let mut kept = 0;
-        for index in 0..gfns.len() {
-            let gfn = gfns[index];
-            if mask >> index & 1 == 0 {
-                let _ = unreadable.push(gfn);
-                continue;
-            }
-            if kept != index {
-                gfns[kept] = gfn;
-                let (to, from) = self.batch.split_at_mut(index);
-                to[kept] = from[0];
-            }
-            if is_zero(&self.batch[kept]) {
-                zero |= 1 << kept;
-            } else if self.source.is_pinned(&self.batch[kept])
-                && let Err(place) = self.pinned.binary_search(&gfn)
-            {
-                self.pinned.insert(place, gfn);
-            }
-            kept += 1;
-        }
-        gfns.truncate(kept);
-        Ok((zero, unreadable))
+        Ok(())
     }
 
     fn close(&mut self, state: State) {
@@ -382,15 +316,4 @@ impl<S: Source> Departure<S> {
         self.desk.summary(&self.ledger.close(bytes));
         self.desk.state(state);
     }
-}
-
-/// Pages that are handled in one go.
-pub(crate) type Batch = heapless::Vec<Gfn, BATCH>;
-
-fn is_zero(page: &Page) -> bool {
-    let blocks = page.as_chunks::<64>().0;
-    blocks.iter().all(|block| {
-        let words = block.as_chunks::<8>().0;
-        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
-    })
 }

@@ -4,11 +4,10 @@ use super::arrival::Arrival;
 use super::{PeerFault, Refusal, SessionError};
 use crate::bitmap::PageSet;
 use crate::platform::{BATCH, Content, Gfn, PageMask, Target};
-use crate::session;
 use crate::wire::{Arriving, Cause};
 
-/// Page sets that an arrival keeps, for the memory budget.
-pub(super) const SETS: u64 = 6;
+/// Page sets that an arrival keeps, and one for a moment in the switch.
+pub(super) const SETS: usize = 7;
 
 /// What is known of every page. A page that is RAM and in no other set has not been heard of.
 pub(crate) struct Sets {
@@ -38,7 +37,7 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
         if frames > sets.ram.frames() {
-            session::check_budget(&self.budget, frames, SETS)?;
+            self.memory.borrow_mut().add_sets(frames - sets.ram.frames(), SETS)?;
             let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
             all.into_iter().for_each(|set| set.grow(frames));
             sets.scratch.grow(frames);

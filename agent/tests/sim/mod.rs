@@ -80,6 +80,8 @@ pub struct World {
 }
 
 const PORT: u16 = 7077;
+/// The heap of an agent of 32 MiB.
+const MEMORY: usize = 28 << 20;
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
 
 impl World {
@@ -96,7 +98,7 @@ impl World {
                 address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
                 port: PORT,
                 mac: [2, 0, 0, 0, 0, host as u8],
-                memory: 16 << 20,
+                memory: MEMORY,
             };
             let machine = Machine {
                 clock: clock.clone(),

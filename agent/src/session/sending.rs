@@ -1,0 +1,97 @@
+//! The source's pages: read, told apart, sent, counted.
+
+use super::departure::Departure;
+use super::{Refusal, SessionError};
+use crate::control::Mode;
+use crate::platform::{BATCH, Gfn, Page, PageMask, Source};
+use crate::wire::Cause;
+
+/// Pages that are handled in one go.
+pub(crate) type Batch = heapless::Vec<Gfn, BATCH>;
+
+impl<S: Source> Departure<S> {
+    /// Reads up to [`BATCH`] pages and sends them, in bulk or, when demanded, on the control connection. Gives the
+    /// pages that could not be read.
+    pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
+        let (zero, unreadable) = self.read(gfns)?;
+        for gfn in gfns.iter() {
+            if self.sends.count(*gfn) > 2 && self.policy == Mode::Tsmc {
+                return Err(SessionError::Refused(Refusal::ThirdSend));
+            }
+        }
+        if gfns.is_empty() {
+            return Ok(unreadable);
+        }
+        let (sent, summary) = (gfns.len() as u64, &mut self.ledger.summary);
+        summary.zero_pages += u64::from(zero.count_ones());
+        summary.most_sends = self.sends.most();
+        match cause {
+            Cause::Copy => summary.stage1_pages += sent,
+            Cause::Urgent => summary.stage2_pages += sent,
+            Cause::Push | Cause::Demand | Cause::Prepull => summary.stage3_pages += sent,
+        }
+        match cause {
+            Cause::Push => summary.pushed += sent,
+            Cause::Prepull => summary.prepull_sent += sent,
+            Cause::Copy | Cause::Urgent | Cause::Demand => {}
+        }
+        let channel = match cause {
+            Cause::Demand | Cause::Prepull => &mut self.control,
+            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
+        };
+        channel.send_pages(cause, gfns, &self.batch, zero).await?;
+        Ok(unreadable)
+    }
+
+    /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
+    pub(crate) async fn send_as_zeros(&mut self, gfns: &Batch) -> Result<(), SessionError> {
+        let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
+        self.bulk.send_pages(Cause::Urgent, gfns, &self.batch, zero).await
+    }
+
+    /// Looks at pages that are not sent now, for those that must never be armed.
+    pub(crate) fn look_at(&mut self, gfns: &mut Batch) -> Result<(), SessionError> {
+        self.read(gfns).map(|_| ())
+    }
+
+    /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
+    /// others.
+    fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
+        let (mut zero, mut unreadable) = (0, Batch::new());
+        if gfns.is_empty() {
+            return Ok((zero, unreadable));
+        }
+        let mask = self.source.read(gfns, &mut self.batch[..gfns.len()])?;
+        let mut kept = 0;
+        for index in 0..gfns.len() {
+            let gfn = gfns[index];
+            if mask >> index & 1 == 0 {
+                let _ = unreadable.push(gfn);
+                continue;
+            }
+            if kept != index {
+                gfns[kept] = gfn;
+                let (to, from) = self.batch.split_at_mut(index);
+                to[kept] = from[0];
+            }
+            if is_zero(&self.batch[kept]) {
+                zero |= 1 << kept;
+            } else if self.source.is_pinned(&self.batch[kept])
+                && let Err(place) = self.pinned.binary_search(&gfn)
+            {
+                self.pinned.insert(place, gfn);
+            }
+            kept += 1;
+        }
+        gfns.truncate(kept);
+        Ok((zero, unreadable))
+    }
+}
+
+fn is_zero(page: &Page) -> bool {
+    let blocks = page.as_chunks::<64>().0;
+    blocks.iter().all(|block| {
+        let words = block.as_chunks::<8>().0;
+        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
+    })
+}
