@@ -5,10 +5,11 @@
 //! the image, which polls again. A future that waits for a time leaves that time here, and one that has changed what
 //! another waits for asks for one more turn.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::future::{Future, poll_fn};
-use core::pin::{Pin, pin};
+use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
 /// One second, in the unit of all times here.
@@ -18,7 +19,6 @@ pub(crate) const MS: u64 = 1_000_000;
 
 /// Something that runs beside others until it is done.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
-use alloc::boxed::Box;
 
 /// The time, and who waits for it.
 #[derive(Clone)]
@@ -104,5 +104,5 @@ impl Timer {
 
 /// Polls once; nobody needs to be woken.
 pub(crate) fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
-    pin!(&mut future).poll(&mut Context::from_waker(Waker::noop()))
+    Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop()))
 }

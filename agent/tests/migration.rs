@@ -324,4 +324,73 @@ proptest! {
             state => panic!("{state:?}: {:?}", world.states),
         }
     }
+
+    #[test]
+    fn any_interruption_leaves_one_guest(
+        scenario in scenarios(), what in prop::sample::select(Interruption::ALL.to_vec()), per_mille in 0..1000u64,
+    ) {
+        // How long it would take undisturbed says when there is something to disturb.
+        let mut undisturbed = World::new(scenario);
+        undisturbed.start();
+        let began = undisturbed.clock.get();
+        undisturbed.run(600_000);
+        let took_us = (undisturbed.clock.get() - began) / 1000;
+        let mut world = World::new(scenario);
+        world.start();
+        let until = world.clock.get() + took_us * per_mille;
+        world.run_until(1_000_000, |world| world.clock.get() >= until);
+        what.happens(&mut world);
+        world.run_until(200_000, |_| false);
+        let here = world.guest.borrow().here;
+        match (world.state(0), here) {
+            (Some(State::Complete), _) => world.guest.borrow().check_complete(),
+            (Some(State::Failed { .. }), _) => stays(&mut world),
+            // The source's agent is dead, or waits for a target that may come back: it has every page.
+            (_, Here::Retained) => {}
+            // Without its agent the guest runs on, or waits for somebody to resume it; it is whole.
+            (_, Here::Running | Here::Suspended) if what == Interruption::KillSource => {}
+            state => panic!("{state:?}: {:?}", world.states),
+        }
+        prop_assert!(here != Here::Destroyed || world.guest.borrow().finished);
+    }
+}
+
+/// What can come between two agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Interruption {
+    KillSource,
+    KillTarget,
+    Cut,
+    CutForASecond,
+    CancelSource,
+    CancelTarget,
+    DestroyTarget,
+}
+
+impl Interruption {
+    const ALL: [Self; 7] = [
+        Self::KillSource,
+        Self::KillTarget,
+        Self::Cut,
+        Self::CutForASecond,
+        Self::CancelSource,
+        Self::CancelTarget,
+        Self::DestroyTarget,
+    ];
+
+    fn happens(self, world: &mut World) {
+        match self {
+            Self::KillSource => world.kill(0),
+            Self::KillTarget => world.kill(1),
+            Self::Cut => world.cable.cut(true),
+            Self::CutForASecond => {
+                world.cable.cut(true);
+                world.run_until(1000, |_| false);
+                world.cable.cut(false);
+            }
+            Self::CancelSource => world.cancel(0),
+            Self::CancelTarget => world.cancel(1),
+            Self::DestroyTarget => world.guest.borrow_mut().created = false,
+        }
+    }
 }
