@@ -10,7 +10,7 @@ use core::cell::RefCell;
 
 use crate::channel::Inlet;
 use crate::control::SessionToken;
-use crate::net::{Buffers, Connection, Net};
+use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::tasks::{SECOND, Task, Timer, poll_once};
 use crate::wire::{Channel, Hello, Message};
 
@@ -19,7 +19,7 @@ const INTRODUCTION: u64 = 5 * SECOND;
 /// Callers that are listened to at once.
 const CALLERS: usize = 3;
 /// The source sends much and is told little.
-pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: 1 << 20 };
+pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT_BULK };
 /// What listening may take.
 pub(crate) const MEMORY: usize = CALLERS * BUFFERS.size();
 

@@ -158,6 +158,18 @@ impl fmt::Display for LinkError {
 
 impl core::error::Error for LinkError {}
 
+/// Bytes that a source has on their way at once, at most, on each of its connections.
+///
+/// Together they stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that in one
+/// burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout). And each
+/// stays below what the target can hold: a receiver that says "no room" while a packet of it is lost makes smoltcp 0.14
+/// forget to send that packet again, for ever (it takes the window probe's timer for the retransmission's).
+pub(crate) const IN_FLIGHT_BULK: usize = 320 << 10;
+/// See [`IN_FLIGHT_BULK`].
+pub(crate) const IN_FLIGHT_CONTROL: usize = 128 << 10;
+/// What a target can hold beyond that.
+pub(crate) const SPARE: usize = 64 << 10;
+
 /// Bytes that a connection may hold for the application, per direction.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Buffers {
@@ -179,6 +191,7 @@ pub(crate) struct Connection {
     handle: SocketHandle,
     received: Cell<u64>,
     sent: Cell<u64>,
+    in_flight: Cell<usize>,
 }
 
 impl Connection {
@@ -188,7 +201,8 @@ impl Connection {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         let handle = net.borrow_mut().sockets.add(socket);
-        Self { net: net.clone(), timer: timer.clone(), handle, received: Cell::new(0), sent: Cell::new(0) }
+        let in_flight = Cell::new(buffers.send);
+        Self { net: net.clone(), timer: timer.clone(), handle, received: Cell::new(0), sent: Cell::new(0), in_flight }
     }
 
     /// A connection that waits for a peer; see [`Connection::accepted`].
@@ -248,6 +262,11 @@ impl Connection {
         });
     }
 
+    /// Lets at most `bytes` be on their way at once.
+    pub(crate) fn set_in_flight(&self, bytes: usize) {
+        self.in_flight.set(bytes);
+    }
+
     /// Fills `into`.
     pub(crate) async fn read_exact(&self, into: &mut [u8]) -> Result<(), LinkError> {
         let mut done = 0;
@@ -274,7 +293,9 @@ impl Connection {
         let mut done = 0;
         poll_fn(|_| {
             while done < bytes.len() {
-                match self.socket(|socket| socket.send_slice(&bytes[done..])) {
+                let room = self.in_flight.get().saturating_sub(self.backlog());
+                let end = bytes.len().min(done + room);
+                match self.socket(|socket| socket.send_slice(&bytes[done..end])) {
                     Ok(0) => return Poll::Pending,
                     Ok(count) => {
                         done += count;

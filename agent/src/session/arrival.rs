@@ -17,17 +17,15 @@ use crate::channel::{Inlet, Outlet};
 use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
-use crate::net::{Buffers, Connection, LinkError};
+use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, LinkError, SPARE};
 use crate::platform::{BATCH, Backends, DomId, Gfn, Platform, Target};
 use crate::tasks::{MS, SECOND, Timer};
 use crate::wire::{Cause, Channel, Hello, Kind, Message, VERSIONS};
 use crate::{dirty_copy, full_copy, switchover};
 
 /// The target is told much and sends little.
-const CONTROL: Buffers = Buffers { receive: 128 << 10, send: 32 << 10 };
-// Both windows together stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that
-// in one burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout).
-const BULK: Buffers = Buffers { receive: 384 << 10, send: 4 << 10 };
+const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
+const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize = CONTROL.size() + BULK.size() + 2 * Kind::Pages.limit() + Kind::State.limit();
 /// How often to look after the guest until it runs.

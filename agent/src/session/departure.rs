@@ -18,6 +18,7 @@ use crate::control::{Mode, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::Called;
+use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Kind, Message, VERSIONS, Welcome};
@@ -261,6 +262,7 @@ impl<S: Source> Departure<S> {
         memory: Reservation,
     ) -> Self {
         let frames = info.max_gfn + 1;
+        called.control.set_in_flight(IN_FLIGHT_CONTROL);
         called.control.set_patience(Some(PEER_WAIT));
         called.bulk.set_patience(Some(PEER_WAIT));
         let mut ledger = Ledger::new(host.timer.clone());
