@@ -92,6 +92,11 @@ pub fn shape(namespace: &str, places: &[Place], mbit: u32) -> Result<()> {
     Ok(())
 }
 
+/// Whether a process lives in the namespace: a run that another checkout of this project keeps up, say.
+pub fn is_inhabited(namespace: &str) -> bool {
+    run_line(&format!("ip netns pids {namespace}")).is_ok_and(|pids| !pids.trim().is_empty())
+}
+
 /// Moves the calling thread, and the threads it will start, into the namespace.
 pub fn enter(namespace: &str) -> Result<()> {
     let path = Path::new("/run/netns").join(namespace);

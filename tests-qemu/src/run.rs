@@ -170,7 +170,8 @@ fn sweep(paths: &Paths) -> Result<()> {
     for entry in namespaces {
         let name = entry?.file_name().to_string_lossy().into_owned();
         let Some(number) = name.strip_prefix(PREFIX).and_then(|number| number.parse::<u32>().ok()) else { continue };
-        if Process::of(number).is_none() && !alive.iter().any(|run| run.namespace == name) {
+        let known = alive.iter().any(|run| run.namespace == name);
+        if !known && Process::of(number).is_none() && !network::is_inhabited(&name) {
             cleanup::undo_one(Undo::Namespace(name));
         }
     }
