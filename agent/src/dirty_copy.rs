@@ -10,6 +10,7 @@ use embassy_futures::select::{Either3, select3};
 use crate::channel::Inlet;
 use crate::control::{Progress, State};
 use crate::ledger::Stage;
+use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{BATCH, Fault, Gfn, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
@@ -20,7 +21,7 @@ use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
 /// the most.
-const BACKLOG: (usize, usize) = (64 << 10, 512 << 10);
+const BACKLOG: (usize, usize) = (64 << 10, IN_FLIGHT_BULK);
 /// How long to wait before reading again what could not be read.
 const TRY_AGAIN: u64 = 50 * MS;
 /// Pages pushed in one go, and most neighbours sent along with a demanded page.
