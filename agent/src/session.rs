@@ -53,6 +53,9 @@ use departure::Departure;
 
 /// How long the other agent may take to call, to answer, or to build.
 pub(crate) const PEER_WAIT: u64 = 30 * SECOND;
+/// How long nothing may arrive on the bulk connection. The peer's death shows on the control connection much sooner; here
+/// packets lost again and again may make smoltcp wait for up to 60 s before it sends one once more.
+pub(crate) const BULK_WAIT: u64 = 120 * SECOND;
 /// How long the toolstack may take to suspend the guest.
 pub(crate) const SUSPEND_WAIT: u64 = 60 * SECOND;
 /// How long the target may take to be ready.

@@ -188,12 +188,16 @@ fn a_request_that_makes_no_sense_is_answered() {
     assert_eq!(world.state(0), Some(&State::Failed { reason }));
 }
 
-/// smoltcp forgets a lost packet for ever when its receiver runs out of room; see `net::IN_FLIGHT_BULK`.
+/// smoltcp forgets a lost packet for ever when its receiver runs out of room (see `net::IN_FLIGHT_BULK`), and waits up to
+/// a minute when packets are lost again and again (see `session::BULK_WAIT`).
 #[test]
 fn a_lossy_link_stalls_nobody() {
     let quality = Quality { bytes_per_second: 5_395_073, delay_ns: 3_362_116, lost_per_mille: 18 };
     completes(Scenario { seed: 598_897_862, frames: 1315, vcpus: 3, working_set: 788, quality, ..Scenario::default() });
-    for seed in 0..20 {
+    let quality = Quality { bytes_per_second: 7_258_286, delay_ns: 2_700_871, lost_per_mille: 19 };
+    let guest = Scenario { seed: 3_953_788_256, frames: 1236, vcpus: 3, working_set: 233, ..Scenario::default() };
+    completes(Scenario { step_ns: 141_402, quality, suspend_ns: 0, can_page: false, ..guest });
+    for seed in 0..8 {
         completes(Scenario { seed, quality, ..Scenario::default() });
     }
 }

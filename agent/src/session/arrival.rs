@@ -11,7 +11,7 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::cancelled;
 use super::pages::{SETS, Sets};
-use super::{Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
+use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::control::{Progress, SessionToken, State};
@@ -143,7 +143,7 @@ async fn call<P: Platform>(
 ) -> Result<[Rc<Connection>; 2], SessionError> {
     let mut called = Vec::new();
     let deadline = host.timer.now() + PEER_WAIT;
-    for (channel, buffers) in [(Channel::Control, CONTROL), (Channel::Bulk, BULK)] {
+    for (channel, buffers, patience) in [(Channel::Control, CONTROL, PEER_WAIT), (Channel::Bulk, BULK, BULK_WAIT)] {
         let connection = loop {
             let left = deadline.saturating_sub(host.timer.now());
             let attempt = Connection::connect(&host.net, &host.timer, peer, buffers);
@@ -154,7 +154,7 @@ async fn call<P: Platform>(
                 None => return Err(LinkError::NoAnswer(peer).into()),
             }
         };
-        connection.set_patience(Some(PEER_WAIT));
+        connection.set_patience(Some(patience));
         let connection = Rc::new(connection);
         let features = host.platform.borrow().features();
         let hello = Hello { versions: VERSIONS, channel, features, session };

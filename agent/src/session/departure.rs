@@ -10,7 +10,7 @@ use core::pin::pin;
 
 use embassy_futures::select::{Either, select};
 
-use super::{Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
+use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
@@ -264,7 +264,7 @@ impl<S: Source> Departure<S> {
         let frames = info.max_gfn + 1;
         called.control.set_in_flight(IN_FLIGHT_CONTROL);
         called.control.set_patience(Some(PEER_WAIT));
-        called.bulk.set_patience(Some(PEER_WAIT));
+        called.bulk.set_patience(Some(BULK_WAIT));
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         let set = || PageSet::new(frames);
