@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 use tests_qemu::load::{self, Load};
+use tests_qemu::probe::Prober;
 
 use crate::artifacts::Artifacts;
 use crate::network::{GUEST, GUEST_MAC};
@@ -119,6 +120,21 @@ pub fn load() -> Result<Load> {
 pub fn status_now() -> Option<load::Status> {
     let limit = Duration::from_secs(2);
     Load::connect(SocketAddr::from((GUEST, load::PORT)), limit).and_then(|mut load| load.status()).ok()
+}
+
+/// Whether the guest's network answers, now or within `limit`.
+pub fn answers_within(limit: Duration) -> Result<bool> {
+    let begun = Instant::now();
+    loop {
+        let prober = Prober::start(GUEST).context("cannot probe the guest")?;
+        std::thread::sleep(Duration::from_millis(500));
+        if prober.stop().answered > 0 {
+            return Ok(true);
+        }
+        if begun.elapsed() > limit {
+            return Ok(false);
+        }
+    }
 }
 
 /// Waits until the workload answers and has written its memory once.

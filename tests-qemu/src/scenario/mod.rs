@@ -23,7 +23,7 @@ use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::cleanup;
 use crate::cli::{Migrate, Mode, Scenario};
-use crate::network::Place;
+use crate::network::{GUEST, Place};
 use crate::paths::Paths;
 use crate::qemu::Lifetime;
 use guest::{Guest, Label, Workload};
@@ -95,10 +95,12 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
     story.say(&format!("guest created on {}: {} MiB, {} vCPU", place.letter, guest.memory_mib, guest.vcpus));
     if guest.has_workload {
         let status = guest::wait_ready(GUEST_LIMIT)?;
-        story.say(&format!(
-            "guest runs: writes {} pages/s over {} pages, checks them all",
-            status.rate, status.dirty_pages
-        ));
+        let (rate, pages) = (status.rate, status.dirty_pages);
+        story.say(&format!("guest runs: writes {rate} pages/s over {pages} pages, checks them all"));
+    } else if guest::answers_within(GUEST_LIMIT)? {
+        story.say(&format!("guest answers at {GUEST}"));
+    } else {
+        story.say(&format!("guest does not answer at {GUEST}: its downtime will not be known"));
     }
     Ok(())
 }

@@ -104,7 +104,8 @@ fn cross(fixture: &mut Fixture, guest: &Guest, mode: Mode) -> Result<Report> {
     Ok(report)
 }
 
-fn assert_held(report: &Report) -> Result<()> {
+/// Fails with every claim of the report that did not hold.
+pub fn assert_held(report: &Report) -> Result<()> {
     let broken: Vec<&str> = report.claims.iter().filter(|claim| !claim.held).map(|claim| claim.what.as_str()).collect();
     ensure!(broken.is_empty(), "did not hold: {}", broken.join("; "));
     ensure!(!report.claims.is_empty(), "nothing was claimed");
