@@ -26,8 +26,9 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, scenario: &Scenario)
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_image(paths, build)?;
+    story.say("booting two Xen hosts in QEMU");
     let mut testbed = Testbed::boot(paths, artifacts, name, 2, scenario.size.into(), Lifetime::Runner)?;
-    story.say("two Xen hosts are up");
+    story.say("both are up");
     if let Some(mbit) = scenario.link_mbit {
         testbed.limit_link(mbit)?;
     }

@@ -31,12 +31,7 @@ pub fn migrate(
         mode: mode.to_string(),
         link_mbit: testbed.link_mbit,
         versions: versions(testbed, from, guest, agents)?,
-        guest: report::Guest {
-            memory_mb: guest.memory_mib.into(),
-            vcpus: guest.vcpus,
-            dirty_mb: guest.load.dirty_mb.into(),
-            dirty_rate: guest.load.dirty_rate.into(),
-        },
+        guest: described(guest),
         ..Report::default()
     };
     if guest.has_workload {
@@ -80,6 +75,17 @@ pub fn migrate(
     }
     report.claim_the_usual();
     Ok((crossing, report))
+}
+
+fn described(guest: &Guest) -> report::Guest {
+    // Nobody knows what a guest of the user's own writes.
+    let load = Some(guest.load).filter(|_| guest.has_workload);
+    report::Guest {
+        memory_mb: guest.memory_mib.into(),
+        vcpus: guest.vcpus,
+        dirty_mb: load.map_or(0, |load| load.dirty_mb.into()),
+        dirty_rate: load.map_or(0, |load| load.dirty_rate.into()),
+    }
 }
 
 fn figures(session: &Session) -> Figures {

@@ -42,8 +42,9 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
         artifacts.build_image(paths, build)?;
     }
     let lifetime = if *keep { Lifetime::Kept } else { Lifetime::Runner };
+    story.say("booting two Xen hosts in QEMU");
     let mut testbed = Testbed::boot(paths, artifacts, name, 2, scenario.size.into(), lifetime)?;
-    story.say(&format!("two Xen hosts are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
+    story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {
         cleanup::keep_all();
