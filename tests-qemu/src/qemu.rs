@@ -22,8 +22,8 @@ pub struct BootFiles {
     pub kernel: PathBuf,
     /// dom0's file tree.
     pub initramfs: PathBuf,
-    /// The FLASK policy; without one the policy built into the hypervisor is in force.
-    pub policy: Option<PathBuf>,
+    /// The FLASK policy.
+    pub policy: PathBuf,
 }
 
 /// How large a host is.
@@ -91,15 +91,12 @@ fn xen_command_line(size: HostSize) -> String {
 
 /// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
 fn modules(place: &Place, files: &BootFiles) -> String {
-    let mut list = format!(
-        "{} console=hvc0 loglevel=5 panic=-1 tsmc_host={} tsmc_address={}/24,{}",
+    format!(
+        "{} console=hvc0 loglevel=5 panic=-1 tsmc_host={} tsmc_address={}/24,{},{}",
         files.kernel.display(),
         place.letter,
         place.dom0,
-        files.initramfs.display()
-    );
-    if let Some(policy) = &files.policy {
-        list.push_str(&format!(",{}", policy.display()));
-    }
-    list
+        files.initramfs.display(),
+        files.policy.display()
+    )
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tests_qemu::exec::Dom0;
 
@@ -42,6 +42,7 @@ impl Run {
         size: HostSize,
         lifetime: Lifetime,
     ) -> Result<Self> {
+        ensure!(rustix::process::geteuid().is_root(), "hosts and their network need root");
         sweep(paths)?;
         let number = std::process::id();
         let name = name.map_or_else(|| format!("run{number}"), str::to_owned);

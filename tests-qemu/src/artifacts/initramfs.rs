@@ -111,13 +111,11 @@ pub fn overlay(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
 }
 
 /// The guest's archive: busybox, its network driver, and the workload program.
-pub fn guest(root: &Path, release: &str, workload: Option<&Path>) -> Result<Vec<u8>> {
+pub fn guest(root: &Path, release: &str, workload: &Path) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new();
     skeleton(&mut cpio, root)?;
     modules(&mut cpio, root, release, GUEST_MODULES)?;
-    if let Some(workload) = workload {
-        cpio.copy("bin/guest-load", workload)?;
-    }
+    cpio.copy("bin/guest-load", workload)?;
     cpio.file("init", 0o755, GUEST_INIT.as_bytes());
     Ok(cpio.finish())
 }

@@ -51,12 +51,11 @@ impl Artifacts {
 
         let programs = Programs::build(paths, build)?;
         let base = initramfs::dom0_base(&root, &release)?;
-        let own = initramfs::overlay(&programs.in_dom0())?;
+        let own = initramfs::overlay(&programs.in_dom0)?;
         let initramfs = paths.testbed.join("dom0.cpio");
         write_if_changed(&initramfs, &[base, own].concat())?;
         let guest_initramfs = paths.testbed.join("guest.cpio");
-        let workload = Some(programs.guest_load.as_path()).filter(|file| file.exists());
-        write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, workload)?)?;
+        write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &programs.guest_load)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
         Ok(Self { boot, guest_kernel, guest_initramfs, image: paths.image() })
     }
@@ -82,12 +81,8 @@ pub fn fetch_source(paths: &Paths) -> Result<()> {
 }
 
 /// The FLASK policy: Xen's own with the module of `toolstack/flask`, built anew when that changes.
-fn policy(paths: &Paths, source: &Path) -> Result<Option<PathBuf>> {
+fn policy(paths: &Paths, source: &Path) -> Result<PathBuf> {
     let folder = paths.workspace.join("toolstack/flask");
-    let script = folder.join("build.sh");
-    if !script.exists() {
-        return Ok(None);
-    }
     let output = paths.testbed.join("xenpolicy");
     let built = fs::metadata(&output).and_then(|data| data.modified()).ok();
     let mut newest = None;
@@ -95,9 +90,9 @@ fn policy(paths: &Paths, source: &Path) -> Result<Option<PathBuf>> {
         newest = newest.max(Some(entry?.metadata()?.modified()?));
     }
     if built.is_none() || built < newest {
-        run(command("sh", [&script]).arg(source).arg(&output))?;
+        run(command("sh", [folder.join("build.sh")]).arg(source).arg(&output))?;
     }
-    Ok(Some(output))
+    Ok(output)
 }
 
 /// Replaces a file as a whole; a QEMU that is reading the old one keeps it.

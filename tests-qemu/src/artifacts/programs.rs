@@ -1,8 +1,8 @@
 //! The workspace's own programs that run in dom0 and in the guest, linked statically: there is no libc of ours in there.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
 use crate::command::{command, run};
 use crate::paths::Paths;
@@ -18,15 +18,24 @@ pub enum Build {
     AsIs,
 }
 
+/// The programs in dom0: where each stands there, and its name here. The first two are the testbed's.
+const IN_DOM0: [(&str, &str); 4] = [
+    ("usr/bin/dom0d", "dom0d"),
+    ("usr/bin/session-watch", "session-watch"),
+    ("usr/lib/tsmc/tsmc-save-helper", "tsmc-save-helper"),
+    ("usr/bin/tsmc", "tsmc"),
+];
+
+/// The guest's workload.
+const IN_GUEST: &str = "guest-load";
+
 /// The programs' files.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    /// What runs commands in dom0, and what follows agents.
-    pub dom0: [(&'static str, PathBuf); 2],
+    /// What stands in dom0's file tree: the path there, and the file here.
+    pub in_dom0: Vec<(&'static str, PathBuf)>,
     /// The guest's workload.
     pub guest_load: PathBuf,
-    /// Our save helper and the operator's command, when they have been built.
-    pub toolstack: Vec<(&'static str, PathBuf)>,
 }
 
 impl Programs {
@@ -36,35 +45,23 @@ impl Programs {
         if build == Build::UpToDate {
             compile(paths, &folder)?;
         }
-        let file = |name: &str| folder.join(TARGET).join("release").join(name);
-        let toolstack = [("usr/lib/tsmc/tsmc-save-helper", "tsmc-save-helper"), ("usr/bin/tsmc", "tsmc")]
-            .into_iter()
-            .map(|(path, name)| (path, file(name)))
-            .filter(|(_, file)| file.exists())
-            .collect();
-        let dom0 = [("usr/bin/dom0d", "dom0d"), ("usr/bin/session-watch", "session-watch")]
-            .map(|(path, name)| (path, file(name)));
-        let programs = Self { dom0, guest_load: file("guest-load"), toolstack };
-        for (_, program) in &programs.dom0 {
-            if !program.exists() {
-                bail!("{} has not been built: run without --no-build", program.display());
-            }
-        }
-        Ok(programs)
-    }
-
-    /// Their places in dom0's file tree.
-    pub fn in_dom0(&self) -> Vec<(&'static str, PathBuf)> {
-        self.dom0.iter().chain(&self.toolstack).cloned().collect()
+        let file = |name: &str| {
+            let file = folder.join(TARGET).join("release").join(name);
+            ensure!(file.exists(), "{} has not been built: run without --no-build", file.display());
+            Ok(file)
+        };
+        let in_dom0 = IN_DOM0.into_iter().map(|(path, name)| Ok((path, file(name)?))).collect::<Result<_>>()?;
+        Ok(Self { in_dom0, guest_load: file(IN_GUEST)? })
     }
 }
 
-fn compile(paths: &Paths, folder: &std::path::Path) -> Result<()> {
+fn compile(paths: &Paths, folder: &Path) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     // Its output is shown only when it fails: warnings are the business of `make check`.
     let mut build = command(&cargo, ["build", "--quiet", "--release", "--target", TARGET]);
     build
-        .args(["-p", "tests-qemu", "-p", "toolstack", "--bins"])
+        .args(["-p", "tests-qemu", "-p", "toolstack", "--bin", IN_GUEST])
+        .args(IN_DOM0.iter().flat_map(|(_, name)| ["--bin", *name]))
         // These are small programs: link-time optimization would cost a minute and gain nothing.
         .args(["--config", "profile.release.lto=false", "--config", "profile.release.codegen-units=16"])
         .current_dir(&paths.workspace)

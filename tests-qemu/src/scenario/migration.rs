@@ -15,7 +15,7 @@ use super::testbed::Testbed;
 use crate::cli::Mode;
 use crate::network::Place;
 
-/// Our save helper in dom0. dom0's init puts it into `LIBXL_SAVE_HELPER` for everything there.
+/// Xen's own save helper. Ours is in the environment of everything in dom0, by dom0's init.
 const STOCK_HELPER: &str = "/usr/lib/xen-4.17/bin/libxl-save-helper";
 
 /// How long after `xl`'s end the agents may take to complete.
