@@ -36,8 +36,8 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
     let hardware = address.octets()[3];
     let text = format!(
-        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\ntsc_mode=\"native\"\n\
-         extra=\"ip={address}/24 gw={BRIDGE} {arguments}\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
+        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+         tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"ip={address}/24 gw={BRIDGE} {arguments}\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
     );
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
