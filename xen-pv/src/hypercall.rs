@@ -34,17 +34,19 @@ pub type Result<T = u64> = core::result::Result<T, Errno>;
 #[inline]
 pub unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Result {
     let result: i64;
-    // SAFETY: `syscall` of a PV kernel enters Xen, which keeps all registers but rax, rcx and r11 and returns here on
-    // the same stack. That the call itself is sound is the caller's promise. Memory is clobbered (no `nomem`).
+    // SAFETY: `syscall` of a PV kernel enters Xen and returns here on the same stack; rcx and r11 are gone, and so are the
+    // arguments: a preempted call comes back to this instruction with what is left to do in their registers
+    // (`hypercall_create_continuation`), and a debugging hypervisor overwrites them (`xen-x86_64.h`). That the call itself
+    // is sound is the caller's promise. Memory is clobbered (no `nomem`).
     unsafe {
         asm!(
             "syscall",
             inlateout("rax") number as i64 => result,
-            in("rdi") arguments[0],
-            in("rsi") arguments[1],
-            in("rdx") arguments[2],
-            in("r10") arguments[3],
-            in("r8") arguments[4],
+            inlateout("rdi") arguments[0] => _,
+            inlateout("rsi") arguments[1] => _,
+            inlateout("rdx") arguments[2] => _,
+            inlateout("r10") arguments[3] => _,
+            inlateout("r8") arguments[4] => _,
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
