@@ -3,7 +3,6 @@
 //! Paths are relative to the domain's own directory unless they begin with `/`. Each answer carries the number of its
 //! request, so that answers nobody waits for fall out by themselves.
 
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -14,9 +13,11 @@ use crate::abi::start_info::StartInfo;
 use crate::event::{self, Channel};
 use crate::{memory, time};
 
+mod inbox;
 mod ring;
 pub mod wire;
 
+use inbox::Inbox;
 use ring::Ring;
 use wire::{Decoder, Kind, Malformed, Message, Part};
 
@@ -24,8 +25,6 @@ use wire::{Decoder, Kind, Malformed, Message, Part};
 const PATIENCE_NS: u64 = 30_000_000_000;
 /// Most bytes that wait for room in the ring before a write waits too.
 const BACKLOG: usize = 32 * 1024;
-/// Most changes remembered; the oldest fall out.
-const CHANGES: usize = 256;
 
 /// Why a request has no good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +86,7 @@ pub struct Xenstore {
     channel: Channel,
     decoder: Decoder,
     backlog: Vec<u8>,
-    changes: VecDeque<Change>,
-    awaited: u32,
-    answer: Option<Message>,
+    inbox: Inbox,
     last_request: u32,
     broken: bool,
 }
@@ -105,9 +102,7 @@ impl Xenstore {
             channel: Channel::from_builder(info.store_evtchn),
             decoder: Decoder::default(),
             backlog: Vec::new(),
-            changes: VecDeque::new(),
-            awaited: 0,
-            answer: None,
+            inbox: Inbox::default(),
             last_request: 0,
             broken: false,
         })
@@ -189,8 +184,13 @@ impl Xenstore {
     /// The next change that satisfies `wanted`, if there is one. Never waits.
     pub fn next_change(&mut self, wanted: impl Fn(&Change) -> bool) -> Option<Change> {
         self.poll();
-        let index = self.changes.iter().position(wanted)?;
-        self.changes.remove(index)
+        self.inbox.take_change(wanted)
+    }
+
+    /// Whether changes have arrived that nobody has taken: the port does not tell of them again, so that who sleeps on it
+    /// asks here first.
+    pub fn has_changes(&self) -> bool {
+        self.inbox.has_changes()
     }
 
     /// Sleeps until something arrives or system time reaches `deadline_ns`.
@@ -209,14 +209,22 @@ impl Xenstore {
     }
 
     fn ask(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<Message, Error> {
-        self.awaited = self.enqueue(kind, transaction, parts)?;
+        let request = self.enqueue(kind, transaction, parts)?;
+        self.inbox.expect(request);
+        let answer = self.wait_for_answer();
+        self.inbox.forget();
+        checked(kind, answer?)
+    }
+
+    fn wait_for_answer(&mut self) -> Result<Message, Error> {
         self.pump()?;
         let deadline = time::now_ns() + PATIENCE_NS;
-        while self.answer.is_none() {
+        loop {
+            if let Some(answer) = self.inbox.take_answer() {
+                return Ok(answer);
+            }
             self.sleep(deadline)?;
         }
-        self.awaited = 0;
-        self.answer.take().ok_or(Error::Broken).and_then(|answer| checked(kind, answer))
     }
 
     fn enqueue(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<u32, Error> {
@@ -230,10 +238,12 @@ impl Xenstore {
     }
 
     fn sleep(&mut self, deadline: u64) -> Result<(), Error> {
+        if time::now_ns() >= deadline {
+            return Err(Error::TimedOut);
+        }
         event::wait(&[self.port()], Some(deadline));
         self.channel.take_pending();
-        self.pump()?;
-        if time::now_ns() >= deadline && self.answer.is_none() { Err(Error::TimedOut) } else { Ok(()) }
+        self.pump()
     }
 
     /// Moves bytes in both directions as far as the rings allow.
@@ -264,27 +274,11 @@ impl Xenstore {
             }
             moved = true;
             if let Some(message) = self.decoder.push(&buffer[..count])? {
-                self.dispatch(message)?;
+                self.inbox.put(message)?;
             }
         }
         if moved {
             self.channel.notify();
-        }
-        Ok(())
-    }
-
-    fn dispatch(&mut self, message: Message) -> Result<(), Malformed> {
-        if message.kind == Kind::WatchEvent {
-            let (path, token) = message.watch_event()?;
-            let change = Change { path: path.into(), token: token.into() };
-            if !self.changes.contains(&change) {
-                if self.changes.len() >= CHANGES {
-                    self.changes.pop_front();
-                }
-                self.changes.push_back(change);
-            }
-        } else if message.request == self.awaited {
-            self.answer = Some(message);
         }
         Ok(())
     }

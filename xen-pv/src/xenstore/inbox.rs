@@ -1,0 +1,118 @@
+//! What xenstore's messages are for: the answer that is waited for, changes that wait to be asked for, and the rest.
+
+use alloc::collections::VecDeque;
+
+use super::Change;
+use super::wire::{Kind, Malformed, Message};
+
+/// Most changes remembered; the oldest fall out.
+const CHANGES: usize = 256;
+
+/// Messages that arrived and were not looked at yet.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    changes: VecDeque<Change>,
+    /// The request whose answer is waited for, if any; and the answer.
+    awaited: Option<u32>,
+    answer: Option<Message>,
+}
+
+impl Inbox {
+    /// From now on the answer to this request, and to no other, is waited for.
+    pub(super) fn expect(&mut self, request: u32) {
+        self.awaited = Some(request);
+        self.answer = None;
+    }
+
+    /// The answer is not waited for any more: if it comes, it falls out.
+    pub(super) fn forget(&mut self) {
+        self.awaited = None;
+    }
+
+    /// The answer, if it has come.
+    pub(super) fn take_answer(&mut self) -> Option<Message> {
+        self.answer.take()
+    }
+
+    /// Takes a message in.
+    pub(super) fn put(&mut self, message: Message) -> Result<(), Malformed> {
+        if message.kind == Kind::WatchEvent {
+            let (path, token) = message.watch_event()?;
+            let change = Change { path: path.into(), token: token.into() };
+            if !self.changes.contains(&change) {
+                if self.changes.len() >= CHANGES {
+                    self.changes.pop_front();
+                }
+                self.changes.push_back(change);
+            }
+        } else if self.awaited == Some(message.request) {
+            self.awaited = None;
+            self.answer = Some(message);
+        }
+        Ok(())
+    }
+
+    /// The oldest change that satisfies `wanted`.
+    pub(super) fn take_change(&mut self, wanted: impl Fn(&Change) -> bool) -> Option<Change> {
+        let index = self.changes.iter().position(wanted)?;
+        self.changes.remove(index)
+    }
+
+    /// Whether there are changes that nobody has asked for yet.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+    use alloc::vec::Vec;
+
+    fn answer(request: u32) -> Message {
+        Message { kind: Kind::Read, request, transaction: 0, payload: Vec::new() }
+    }
+
+    fn event(path: &str) -> Message {
+        let payload = format!("{path}\0token\0").into_bytes();
+        Message { kind: Kind::WatchEvent, request: 0, transaction: 0, payload }
+    }
+
+    #[test]
+    fn an_answer_that_comes_too_late_is_not_taken_for_the_next_one() {
+        let mut inbox = Inbox::default();
+        inbox.expect(5);
+        inbox.forget();
+        inbox.put(answer(5)).unwrap();
+        inbox.expect(6);
+        assert_eq!(inbox.take_answer(), None);
+        inbox.put(answer(5)).unwrap();
+        assert_eq!(inbox.take_answer(), None);
+        inbox.put(answer(6)).unwrap();
+        assert_eq!(inbox.take_answer(), Some(answer(6)));
+    }
+
+    #[test]
+    fn an_answer_to_no_request_falls_out() {
+        let mut inbox = Inbox::default();
+        inbox.put(answer(0)).unwrap();
+        assert_eq!(inbox.take_answer(), None);
+        inbox.expect(1);
+        assert_eq!(inbox.take_answer(), None);
+    }
+
+    #[test]
+    fn changes_wait_once_each_and_the_oldest_fall_out() {
+        let mut inbox = Inbox::default();
+        for number in 0..=CHANGES {
+            inbox.put(event(&format!("{number}"))).unwrap();
+            inbox.put(event(&format!("{number}"))).unwrap();
+        }
+        for number in 1..=CHANGES {
+            assert!(inbox.has_changes());
+            assert_eq!(inbox.take_change(|_| true).unwrap().path, format!("{number}"));
+        }
+        assert!(!inbox.has_changes());
+    }
+}
