@@ -20,8 +20,11 @@ use crate::session::{PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError,
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
-/// Pages that the resuming kernel touches first, at most.
-const FIRST_TOUCHED: usize = 64;
+/// Pages that the resuming kernel touches first, at most: some for the guest, and the area of each virtual CPU, which the
+/// hypervisor touches as well.
+const fn first_touched(vcpus: u32) -> usize {
+    32 + 64 * vcpus as usize
+}
 /// How long sending recently dirtied pages ahead may take.
 const AHEAD_MS: u64 = 10;
 /// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
@@ -158,7 +161,8 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, Ses
         departure.left.grow(departure.frames);
         return Ok(urgent);
     }
-    let touched = departure.source.first_touched(FIRST_TOUCHED)?;
+    let vcpus = departure.source.info()?.vcpus;
+    let touched = departure.source.first_touched(first_touched(vcpus))?;
     let ahead = (departure.rate * AHEAD_MS / 1000 / PAGE_SIZE as u64) as usize;
     let must = departure.pinned.iter().copied().chain(touched);
     urgent.extend(must.filter(|gfn| departure.left.contains(*gfn)));
