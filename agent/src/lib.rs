@@ -18,6 +18,7 @@ extern crate std;
 pub mod bitmap;
 mod budget;
 mod channel;
+mod claim;
 pub mod config;
 pub mod control;
 mod desk;
@@ -45,6 +46,7 @@ use smoltcp::phy::Device;
 pub use config::{Address, Config};
 
 use budget::Budget;
+use claim::Domains;
 use control::AgentStatus;
 use desk::Registry;
 use lobby::{Door, Lobby};
@@ -100,7 +102,7 @@ where
         let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.port);
         let registry = Registry::new(store, timer.clone());
         let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY));
-        let host = Rc::new(Host { platform, net, lobby, timer, config, budget });
+        let host = Rc::new(Host { platform, net, lobby, timer, config, budget, domains: Domains::default() });
         Self { host, device, registry, door, tasks: Vec::new(), announced: None }
     }
 

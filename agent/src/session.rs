@@ -40,6 +40,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use crate::budget::Budget;
+use crate::claim::Domains;
 use crate::config::Config;
 use crate::control::{Request, State};
 use crate::desk::Desk;
@@ -69,6 +70,7 @@ pub(crate) struct Host<P> {
     pub(crate) timer: Timer,
     pub(crate) config: Config,
     pub(crate) budget: Budget,
+    pub(crate) domains: Domains,
 }
 
 /// Serves one request from beginning to end.
@@ -139,6 +141,8 @@ pub enum Refusal {
     NoForeignMap,
     /// Pages of it are still elsewhere.
     PagedOut,
+    /// Another session has it in hand.
+    InHand,
     /// This agent's memory does not hold what it would have to know of it.
     NoMemory,
     /// The toolstack said that it could not suspend it.
@@ -181,6 +185,7 @@ impl fmt::Display for Refusal {
             Self::NoDirtyLog => "this hypervisor cannot log which pages a guest dirties",
             Self::NoForeignMap => "this agent cannot map the guest's memory",
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
+            Self::InHand => "an earlier migration of the guest has not ended here; see 'tsmc status'",
             Self::NoMemory => "the agent has too little memory left for a guest of this size",
             Self::NotSuspended => "the guest did not suspend",
             Self::Gone => "the guest is gone",

@@ -6,7 +6,7 @@ use agent::control::{Mode, State, Summary};
 use proptest::prelude::*;
 use sim::guest::Here;
 use sim::link::Quality;
-use sim::machine::BEFORE_COMMIT;
+use sim::machine::{BEFORE_COMMIT, Op};
 use sim::{Scenario, World};
 
 /// Runs a migration to its end and checks what every successful one must show.
@@ -179,13 +179,47 @@ fn only_the_last_eight_reports_are_kept() {
 #[test]
 fn a_request_that_makes_no_sense_is_answered() {
     let mut world = World::new(Scenario::default());
-    world.ask("out-0-1", "out domain=99 mode=tsmc");
+    world.ask(0, "out-0-1", "out domain=99 mode=tsmc");
     assert!(world.run_until(1000, |world| world.state(0).is_some()));
     assert_eq!(world.state(0), Some(&State::Failed { reason: "the guest is gone".into() }));
-    world.ask("out-0-2", "out of order");
+    world.ask(0, "out-0-2", "out of order");
     assert!(world.run_until(1000, |world| world.states[0][0].len() == 2));
     let reason = "the toolstack's request is malformed: domain is missing".to_string();
     assert_eq!(world.state(0), Some(&State::Failed { reason }));
+}
+
+/// Absent pages do not show in what the hypervisor tells of a guest; the agent itself must know that it is not whole.
+#[test]
+fn a_guest_in_hand_is_in_no_second_hand() {
+    let slow = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let mut world = World::new(Scenario { quality: slow, ..Scenario::default() });
+    world.start();
+    world.run_until(20, |_| false);
+    world.ask(0, "twice-0", "out domain=0 mode=tsmc");
+    assert!(world.run_until(60_000, |world| world.guest.borrow().released));
+    world.ask(0, "twice-1", "out domain=0 mode=tsmc");
+    world.ask(1, "twice-2", "out domain=0 mode=tsmc");
+    world.run_until(20, |_| false);
+    let reason = "an earlier migration of the guest has not ended here; see 'tsmc status'".to_string();
+    for (host, id) in [(0, "twice-0"), (0, "twice-1"), (1, "twice-2")] {
+        assert_eq!(world.answer(host, id), Some(State::Failed { reason: reason.clone() }), "{id}");
+    }
+    assert!(world.run(600_000), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+    world.ask(1, "again", "out domain=0 mode=tsmc");
+    world.run_until(20, |_| false);
+    assert!(matches!(world.answer(1, "again"), Some(State::Listening { .. })));
+}
+
+#[test]
+fn a_guest_that_has_left_and_may_be_wanted_is_not_sent_again() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    world.fail(Op::Destroy, 0);
+    assert!(world.run_until(200_000, |world| matches!(world.state(0), Some(State::Interrupted { .. }))));
+    world.ask(0, "again", "out domain=0 mode=tsmc");
+    world.run_until(20, |_| false);
+    assert!(matches!(world.answer(0, "again"), Some(State::Failed { .. })), "{:?}", world.states);
 }
 
 /// smoltcp forgets a lost packet for ever when its receiver runs out of room (see `net::IN_FLIGHT_BULK`), and waits up to
@@ -243,7 +277,7 @@ fn both_toolstacks_can_cancel_before_the_commit() {
 fn a_failed_attempt_does_not_spoil_the_next() {
     let mut world = World::new(Scenario::default());
     world.start();
-    world.fail(sim::machine::Op::LoadState, 0);
+    world.fail(Op::LoadState, 0);
     assert!(world.run(100_000));
     stays(&mut world);
     world.restart();

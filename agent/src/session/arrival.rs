@@ -91,6 +91,7 @@ async fn arrive<P: Platform>(
     session: SessionToken,
     backends: Backends,
 ) -> Result<(), SessionError> {
+    let _claim = host.domains.claim(domain)?;
     let mut memory = host.budget.reserve(MEMORY)?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(call(host, peer, session), cancelled(&host.timer, desk)).await;

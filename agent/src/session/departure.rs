@@ -88,6 +88,7 @@ pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: 
 
 /// An error here means that nothing was begun: the guest was only looked at.
 async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode) -> Result<(), SessionError> {
+    let claim = host.domains.claim(domain)?;
     let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
     let invited = select(invite(host, desk), cancelled(&host.timer, desk)).await;
@@ -123,6 +124,7 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
     };
     if inbox.committed.get() {
         departure.close(State::Interrupted { reason: error.to_string() });
+        claim.keep();
     } else {
         give_back(&mut departure, &error).await;
     }

@@ -23,6 +23,8 @@ pub enum Op {
     Clean,
     MachineState,
     Retain,
+    Release,
+    Destroy,
     OpenTarget,
     Build,
     Populate,
@@ -201,6 +203,7 @@ impl Source for Leaving {
     }
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
         let guest = self.1.borrow();
+        assert!(limit >= 64 * guest.vcpus.len(), "the areas of some virtual CPUs are left out");
         let pinned = |gfn: &u64| guest.truth[*gfn as usize].is_some_and(|value| value & PINNED != 0);
         Ok((0..guest.frames()).filter(pinned).take(limit).map(Gfn).collect())
     }
@@ -212,6 +215,7 @@ impl Source for Leaving {
         Ok(())
     }
     fn release(&mut self) -> Result<()> {
+        self.0.call(Op::Release, 0)?;
         self.log_off()?;
         let mut guest = self.1.borrow_mut();
         assert!(matches!(guest.here, Here::Running | Here::Suspended), "the commit is undone");
@@ -220,6 +224,7 @@ impl Source for Leaving {
         Ok(())
     }
     fn destroy(&mut self) -> Result<()> {
+        self.0.call(Op::Destroy, 0)?;
         let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Retained);
         guest.here = Here::Destroyed;

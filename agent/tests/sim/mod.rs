@@ -149,10 +149,15 @@ impl World {
         }
     }
 
-    /// Puts any request to host 0.
-    pub fn ask(&mut self, id: &str, line: &str) {
+    /// Puts any request to a host.
+    pub fn ask(&mut self, host: usize, id: &str, line: &str) {
         self.turn();
-        self.stores[0].put(&format!("request/{id}"), line);
+        self.stores[host].put(&format!("request/{id}"), line);
+    }
+
+    /// What a host last said to a request.
+    pub fn answer(&self, host: usize, id: &str) -> Option<State> {
+        self.stores[host].get(&format!("session/{id}/state")).map(|state| state.parse().expect("a state"))
     }
 
     /// Tries once more after a failure, with a new domain at the target.
@@ -246,7 +251,8 @@ impl World {
                 let (Some("session"), Some(end), Some(guest)) = (parts.next(), parts.next(), parts.next()) else {
                     continue;
                 };
-                let (end, guest): (usize, usize) = (usize::from(end == "in"), guest.parse().expect("a guest"));
+                let Some(end) = ["out", "in"].iter().position(|name| *name == end) else { continue };
+                let guest: usize = guest.parse().expect("a guest");
                 if path.ends_with("/state") {
                     let state: State = value.parse().expect("a state");
                     self.react(guest, &state);
