@@ -40,7 +40,7 @@ pub struct Fault {
     pub dropped: bool,
 }
 
-/// The pager of one guest, from the enabling of its ring to [`Pager::finish`] or drop.
+/// The pager of one guest, from the enabling of its ring to drop; [`Pager::finish`] comes before, if all went well.
 pub struct Pager {
     reach: Reach,
     domain: DomId,
@@ -185,15 +185,20 @@ impl Pager {
         gfns.iter().enumerate().fold(0, |mask, (index, gfn)| mask | u64::from(self.absent.contains(*gfn)) << index)
     }
 
-    /// Ends paging; every page must be present.
-    pub fn finish(mut self) -> Result {
-        self.drain(&[])?;
-        let left = core::mem::take(&mut self.filled);
-        for some in left.chunks(self.in_flight) {
-            let absent = self.ask_for(some)?;
-            self.make_present(some, absent, u64::MAX)?;
+    /// Ends paging; every page must have been filled. After an error the pager goes on to serve.
+    pub fn finish(&mut self) -> Result {
+        for _ in 0..FINISH_ROUNDS {
+            self.drain(&[])?;
+            let left = core::mem::take(&mut self.filled);
+            for some in left.chunks(self.in_flight) {
+                let absent = self.ask_for(some)?;
+                self.make_present(some, absent, u64::MAX)?;
+            }
+            self.answer(&left);
+            if self.filled.is_empty() {
+                break;
+            }
         }
-        self.answer(&left);
         if self.absent.len() != 0 {
             return Err(Error::Refused("paging cannot end while pages are absent"));
         }
@@ -357,6 +362,9 @@ impl Drop for Pager {
         }
     }
 }
+
+/// Tries to get slots for pages that were filled while the ring was full. Each begins with an empty ring.
+const FINISH_ROUNDS: u32 = 16;
 
 const SET_RAM: DmOpSetMemType =
     DmOpSetMemType { op: DMOP_SET_MEM_TYPE, pad: 0, nr: 1, mem_type: MEM_RAM_RW, pad2: 0, first_pfn: 0, rest: 0 };

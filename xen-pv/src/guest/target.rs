@@ -38,7 +38,8 @@ pub struct Rings {
 /// A domain that the toolstack made for an arriving guest.
 ///
 /// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
-/// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
+/// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting; unless
+/// the guest has been destroyed.
 pub struct Target {
     reach: Reach,
     domain: DomId,
@@ -219,14 +220,12 @@ impl Target {
         Ok(domctl::info(self.domain)?.cpu_time != 0)
     }
 
-    /// Ends paging; every page must be present.
+    /// Ends paging; every page must have been filled.
     pub fn finish(&mut self) -> Result {
-        if self.absent() != 0 {
-            return Err(Error::Refused("paging cannot end while pages are absent"));
-        }
-        if let Some(pager) = self.pager.take() {
+        if let Some(pager) = &mut self.pager {
             pager.finish()?;
         }
+        self.pager = None;
         self.unclaim()
     }
 
@@ -251,8 +250,9 @@ impl Drop for Target {
             // It never ran; the toolstack destroys it.
             self.pager = None;
             let _ = domctl::unpause(self.domain);
-        } else if self.absent() != 0 {
-            // It runs and misses pages. With the ring it waits for them; without, the next touch would crash it.
+        } else if self.absent() != 0 && domctl::live_info(self.domain).is_ok() {
+            // It runs and misses pages. With the ring it waits for them; without, the next touch would crash it. Of a guest
+            // that was destroyed the ring page, while it is mapped, would keep the rest of the domain for ever.
             core::mem::forget(self.pager.take());
         }
     }
