@@ -22,8 +22,9 @@ const EMULATES_LOCAL_APIC: u32 = 1;
 
 /// A running guest, opened for leaving.
 ///
-/// Dropping it before [`Source::retain`] undoes everything: the dirty log goes off, a guest that had suspended goes on as if
-/// the suspend had been cancelled. After [`Source::retain`] dropping it changes nothing about the guest.
+/// Dropping it before [`Source::retain`] undoes what it did: the dirty log goes off, and a guest whose state was taken goes on
+/// as if its suspend had been cancelled. A guest that suspended and was not stopped here needs [`Source::release`]. After
+/// [`Source::retain`] dropping it changes nothing about the guest.
 pub struct Source {
     reach: Reach,
     domain: DomId,
@@ -207,14 +208,20 @@ impl Source {
         if self.stage != Stage::Open {
             return Err(Error::Refused("the guest is stopped already"));
         }
+        self.hold(|source| source.take_state(dirty))
+    }
+
+    /// Takes a pause count for good if `work` succeeds, which must leave "cancelled" in vCPU 0. Resuming a guest without that
+    /// would have it believe that it had moved: it must never be done in [`Stage::Held`].
+    fn hold<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         domctl::pause(self.domain)?;
-        let state = self.take_state(dirty);
-        match state {
+        let result = work(self);
+        match result {
             Ok(_) => self.stage = Stage::Held,
-            // Nothing has changed but the pause count.
-            Err(_) => domctl::unpause(self.domain)?,
+            // Nothing has changed but the pause count. The first error says more than another one here would.
+            Err(_) => drop(domctl::unpause(self.domain)),
         }
-        state
+        result
     }
 
     fn take_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -261,18 +268,17 @@ impl Source {
             label::relabel(self.domain, own)?;
             self.stage = Stage::Held;
         }
-        self.log_off()?;
+        // A log that stays on costs the guest time; a guest that stays stopped is worse.
+        let log = self.log_off();
         if self.stage == Stage::Open && self.info()?.is_suspended() {
-            domctl::pause(self.domain)?;
-            self.stage = Stage::Held;
-            domctl::mark_suspend_cancelled(self.domain)?;
+            self.hold(|source| domctl::mark_suspend_cancelled(source.domain))?;
         }
         if self.stage == Stage::Held {
             domctl::resume(self.domain)?;
             domctl::unpause(self.domain)?;
         }
         self.stage = Stage::Over;
-        Ok(())
+        log
     }
 
     /// Ends the guest and frees its memory.
