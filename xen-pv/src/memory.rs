@@ -115,7 +115,7 @@ impl Pages {
 
 /// What is not given away yet: pages and addresses.
 pub struct Memory {
-    level2: &'static [u64; PTES],
+    level2: Table,
     level2_mfn: Mfn,
     base: u64,
     total: u64,
@@ -139,7 +139,7 @@ impl Memory {
         let tables = unsafe { BootTables::new(info, base) };
         let level3 = tables.below(tables.top(), (base >> 39) as usize % PTES).ok_or(Errno::EINVAL)?;
         let level2 = tables.below(level3, (base >> 30) as usize % PTES).ok_or(Errno::EINVAL)?;
-        let level2_mfn = machine_frame(level2.as_ptr().cast()).ok_or(Errno::EINVAL)?;
+        let level2_mfn = level2.frame()?;
 
         // After the tables the builder put its boot stack, one page; then free pages.
         let next = ((info.pt_base - base) >> PAGE_SHIFT) + info.nr_pt_frames + 1;
@@ -223,8 +223,7 @@ impl Memory {
                 // One of the builder's tables: the page may be mapped already, for execution too.
                 Some(level1) => {
                     let entry = self.entry(Pfn(pfn))?;
-                    let mfn = machine_frame(level1.as_ptr().cast()).ok_or(Errno::EINVAL)?;
-                    write_entry(mfn, in_table, entry)?;
+                    write_entry(level1.frame()?, in_table, entry)?;
                     pfn += 1;
                 }
                 None => {
@@ -280,22 +279,37 @@ impl BootTables {
         Self { start: info.pt_base, first_pfn: (info.pt_base - base) >> PAGE_SHIFT, count: info.nr_pt_frames }
     }
 
-    fn top(&self) -> &'static [u64; PTES] {
-        // SAFETY: the top-level table is mapped at its start for as long as the domain lives. Xen and the processor may
-        // change accessed and dirty bits of entries; none of those is looked at.
-        unsafe { &*(self.start as *const [u64; PTES]) }
+    /// The top-level table, which comes first.
+    fn top(&self) -> Table {
+        Table(self.start)
     }
 
     /// The table that entry `index` of `table` points to.
-    fn below(&self, table: &[u64; PTES], index: usize) -> Option<&'static [u64; PTES]> {
-        let entry = table[index];
+    fn below(&self, table: Table, index: usize) -> Option<Table> {
+        let entry = table.entry(index);
         if entry & PTE_PRESENT == 0 {
             return None;
         }
         let mfn = Mfn((entry & PTE_ADDRESS) >> PAGE_SHIFT);
         let frames = FRAMES.get()?;
         let nth = (0..self.count).find(|n| frames.mfns.get((self.first_pfn + n) as usize) == Some(&mfn))?;
-        // SAFETY: as in `top`.
-        Some(unsafe { &*((self.start + (nth << PAGE_SHIFT)) as *const [u64; PTES]) })
+        Some(Table(self.start + (nth << PAGE_SHIFT)))
+    }
+}
+
+/// The address of a table that the builder made, mapped read-only for the domain's life. Never a reference: our own updates
+/// change entries through Xen, and the processor sets bits in them.
+#[derive(Clone, Copy)]
+struct Table(u64);
+
+impl Table {
+    fn entry(self, index: usize) -> u64 {
+        assert!(index < PTES);
+        // SAFETY: inside a mapped table: only `BootTables` makes them.
+        unsafe { (self.0 as *const u64).add(index).read_volatile() }
+    }
+
+    fn frame(self) -> Result<Mfn, Errno> {
+        machine_frame(self.0 as *const u8).ok_or(Errno::EINVAL)
     }
 }

@@ -1,5 +1,6 @@
 //! The page that Xen shares with the domain: pending events and the clock.
 
+use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -13,7 +14,7 @@ use crate::window::Access;
 /// The parts of `struct shared_info` in use, as Xen changes them: under our feet.
 #[repr(C)]
 pub(crate) struct Shared {
-    pub(crate) vcpu_info: [VcpuInfo; 32],
+    vcpu_info: UnsafeCell<[VcpuInfo; 32]>,
     pub(crate) evtchn_pending: [AtomicU64; 64],
     evtchn_mask: [AtomicU64; 64],
     pub(crate) wc_version: AtomicU32,
@@ -29,7 +30,7 @@ const _: () = {
 
 struct Page(NonNull<Shared>);
 
-// SAFETY: one thread; Xen's own writes are met with atomics and volatile reads.
+// SAFETY: one thread; Xen's own writes are met with atomics, and with volatile reads through `vcpu`.
 unsafe impl Send for Page {}
 // SAFETY: as above.
 unsafe impl Sync for Page {}
@@ -44,12 +45,11 @@ pub fn init(info: &StartInfo, memory: &mut Memory) -> Result<(), Errno> {
 }
 
 pub(crate) fn get() -> Option<&'static Shared> {
-    // SAFETY: mapped for ever, written only through atomics; `vcpu_info` is only read through `vcpu_time`.
+    // SAFETY: mapped for ever; all fields are atomics or cells.
     PAGE.get().map(|page| unsafe { page.0.as_ref() })
 }
 
 /// Address of the first virtual CPU's part.
 pub(crate) fn vcpu() -> Option<*const VcpuInfo> {
-    // SAFETY: mapped for ever; the pointer stays inside.
-    PAGE.get().map(|page| unsafe { (&raw const (*page.0.as_ptr()).vcpu_info).cast() })
+    get().map(|shared| shared.vcpu_info.get().cast_const().cast())
 }
