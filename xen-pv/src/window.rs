@@ -4,7 +4,7 @@
 
 use core::ptr::NonNull;
 
-use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTES};
+use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
 use crate::abi::{DomId, Errno, Mfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::hypercall;
 use crate::memory::{read_only, read_write};
@@ -43,7 +43,7 @@ impl Window {
         };
         let count = frames.len().min(BATCH);
         for (index, (update, frame)) in updates.iter_mut().zip(frames).enumerate() {
-            *update = MmuUpdate { ptr: self.entry(index), val: frame << PAGE_SHIFT | flags };
+            *update = MmuUpdate { ptr: self.entry(index), val: entry_value(*frame, flags) };
         }
         let mut mask = 0;
         let mut error = None;
@@ -70,19 +70,16 @@ impl Window {
     /// Maps one frame for as long as the result lives.
     pub fn hold(mut self, owner: DomId, frame: u64, access: Access) -> Result<Held, (Window, Errno)> {
         let mapping = self.map(owner, &[frame], access);
-        let error = mapping.error;
+        let (mask, error) = (mapping.mask, mapping.error);
         core::mem::forget(mapping);
-        match error {
-            None => Ok(Held { window: Some(self) }),
-            Some(errno) => Err((self, errno)),
-        }
+        if mask == 1 { Ok(Held { window: Some(self) }) } else { Err((self, error.unwrap_or(Errno::EIO))) }
     }
 
-    /// Maps frames for ever; they are contiguous by address.
+    /// Maps up to [`BATCH`] frames for ever; they are contiguous by address.
     pub fn keep(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<NonNull<u8>, Errno> {
         let mapping = self.map(owner, frames, access);
-        if let Some(errno) = mapping.error {
-            return Err(errno);
+        if frames.len() > BATCH || mapping.mask != ones(0, frames.len()) {
+            return Err(mapping.error.unwrap_or(Errno::E2BIG));
         }
         core::mem::forget(mapping);
         Ok(self.page(0))
@@ -118,6 +115,12 @@ impl Window {
             let _ = hypercall::mmuext_op(&[flush], DomId::SELF);
         }
     }
+}
+
+/// An entry for a frame. A number too large for one becomes the largest, which no domain has: shifted as it is, part of it
+/// would end up among the flags, and the rest would name another frame.
+fn entry_value(frame: u64, flags: u64) -> u64 {
+    frame.min(PTE_ADDRESS >> PAGE_SHIFT) << PAGE_SHIFT | flags
 }
 
 /// `count` ones from bit `first`.
@@ -286,6 +289,14 @@ mod tests {
         assert_eq!(ones(0, 64), u64::MAX);
         assert_eq!(ones(3, 2), 0b11000);
         assert_eq!(ones(63, 1), 1 << 63);
+    }
+
+    #[test]
+    fn a_frame_number_never_reaches_the_flags_or_wraps() {
+        assert_eq!(entry_value(5, 7), 5 << PAGE_SHIFT | 7);
+        for frame in [(1 << 40) + 5, (1 << 51) + 5, (1 << 52) + 5, u64::MAX] {
+            assert_eq!(entry_value(frame, 7), PTE_ADDRESS | 7);
+        }
     }
 
     #[test]
