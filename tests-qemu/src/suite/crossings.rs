@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::fixture::Fixture;
 use crate::cli::Mode;
-use crate::scenario::dom0_cannot_read;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::testbed::{A, B};
 use tests_qemu::report::Report;
@@ -26,8 +25,7 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
             ensure!(pages.zero > 0, "a guest that has just booted has zero pages");
             ensure!(pages.most_sends <= 2, "a page was sent {} times", pages.most_sends);
         }
-        let (what, held) = dom0_cannot_read(fixture.hosts()?, place, &crate::scenario::story::Story::new())?;
-        ensure!(held, "not so: {what}");
+        fixture.assert_private(place)?;
     }
     Ok(())
 }

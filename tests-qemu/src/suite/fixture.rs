@@ -14,9 +14,9 @@ use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::measure;
 use crate::scenario::migration::{Agents, Crossing, OnLook};
-use crate::scenario::start_guest;
 use crate::scenario::story::Story;
 use crate::scenario::testbed::{A, B, Testbed};
+use crate::scenario::{dom0_cannot_read, start_guest};
 use tests_qemu::report::Report;
 
 /// The hosts of the tests.
@@ -28,8 +28,7 @@ pub struct Fixture {
     testbed: Option<Testbed>,
     agents: Option<Agents>,
     spoiled: bool,
-    /// Tells what happens.
-    pub story: Story,
+    story: Story,
 }
 
 impl Fixture {
@@ -120,7 +119,15 @@ impl Fixture {
         Ok((crossing, report))
     }
 
-    /// Destroys the guest wherever it is, and asserts that nothing of it is left.
+    /// Fails unless dom0 of `place` is refused whatever it tries on the guest.
+    pub fn assert_private(&self, place: &Place) -> Result<()> {
+        let testbed = self.testbed.as_ref().context("no hosts")?;
+        let (what, held) = dom0_cannot_read(testbed, place, &self.story)?;
+        ensure!(held, "not so: {what}");
+        Ok(())
+    }
+
+    /// Destroys the guest wherever it is.
     pub fn end_guest(&mut self) -> Result<()> {
         let testbed = self.hosts()?;
         for place in [A, B] {
