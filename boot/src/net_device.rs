@@ -9,6 +9,8 @@ use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
 use xen_pv::netfront::{Features, Queue, Tx};
 
+use crate::say;
+
 /// An Ethernet header, and what the network carries behind it.
 const FRAME: usize = 14 + 1500;
 
@@ -19,6 +21,7 @@ const FRAME: usize = 14 + 1500;
 pub struct NetDevice {
     queue: Queue,
     link: Rc<Link>,
+    broken: bool,
 }
 
 /// Where the main loop leaves a new queue after the backend came back.
@@ -37,7 +40,7 @@ impl Link {
 impl NetDevice {
     /// A device on a connected queue.
     pub fn new(queue: Queue) -> Self {
-        Self { queue, link: Rc::default() }
+        Self { queue, link: Rc::default(), broken: false }
     }
 
     /// What the main loop needs.
@@ -53,6 +56,11 @@ impl NetDevice {
     fn queue(&mut self) -> &mut Queue {
         if let Some(queue) = self.link.reopened.take() {
             self.queue = *queue;
+            self.broken = false;
+        }
+        if !self.broken && (self.queue.rx.is_broken() || self.queue.tx.is_broken()) {
+            self.broken = true;
+            say!("network: the backend broke the protocol of the rings; nothing passes until it comes anew");
         }
         &mut self.queue
     }

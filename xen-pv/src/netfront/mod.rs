@@ -128,7 +128,8 @@ pub struct Netfront {
     pages: Pages,
     channel: Option<Rc<Channel>>,
     open: bool,
-    /// Keeps the rings granted.
+    /// Keeps the rings granted, until there are new ones: a backend unmaps the old ones only after we have closed, and a grant
+    /// that is dropped before that is lost.
     _grants: Option<(Grant, Grant)>,
 }
 
@@ -173,7 +174,6 @@ impl Netfront {
         match (self.backend_state(store)?, self.open) {
             (state::CLOSING | state::CLOSED | 0, true) => {
                 self.open = false;
-                self._grants = None;
                 self.write_state(store, state::CLOSED)?;
                 Ok(Event::Closed)
             }
