@@ -2,9 +2,12 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::future::poll_fn;
+use core::task::Poll;
 
 use crate::bitmap::PageSet;
-use crate::net::Connection;
+use crate::net::{Connection, LinkError};
 use crate::platform::{Gfn, Page, PageMask};
 use crate::session::SessionError;
 use crate::wire::{Cause, Header, Kind, Message, Pages, Set};
@@ -31,15 +34,17 @@ impl Inlet {
     }
 }
 
-/// The sending half of a channel. Only one task sends on a channel at a time.
+/// The sending half of a channel that one task sends on. When that task is dropped in the middle of a message, nothing
+/// more can be said on the channel: the peer would take it for the message's end.
 pub(crate) struct Outlet {
     connection: Rc<Connection>,
     scratch: Vec<u8>,
+    torn: bool,
 }
 
 impl Outlet {
     pub(crate) fn new(connection: Rc<Connection>) -> Self {
-        Self { connection, scratch: Vec::new() }
+        Self { connection, scratch: Vec::new(), torn: false }
     }
 
     /// The connection under it.
@@ -49,10 +54,11 @@ impl Outlet {
 
     /// Sends a message that carries neither sets nor pages.
     pub(crate) async fn send(&mut self, message: Message<'_>) -> Result<(), SessionError> {
-        self.begin();
+        self.begin()?;
         let kind = message.emit(&mut self.scratch);
         let length = self.scratch.len() - Header::LEN;
-        self.finish(kind, length).await
+        self.front(kind, length).await?;
+        self.end()
     }
 
     /// Sends the part of `set` in `first .. first + count`.
@@ -63,10 +69,11 @@ impl Outlet {
         first: Gfn,
         count: u64,
     ) -> Result<(), SessionError> {
-        self.begin();
+        self.begin()?;
         Set::emit(set, first, count, &mut self.scratch);
         let length = self.scratch.len() - Header::LEN;
-        self.finish(kind, length).await
+        self.front(kind, length).await?;
+        self.end()
     }
 
     /// Sends the pages `gfns`, whose bytes are in `pages`; those in the mask `zero` send none.
@@ -78,9 +85,9 @@ impl Outlet {
         zero: PageMask,
     ) -> Result<(), SessionError> {
         let batch = Pages { cause, gfns, zero };
-        self.begin();
+        self.begin()?;
         batch.emit(&mut self.scratch);
-        self.finish(Kind::Pages, batch.body_len()).await?;
+        self.front(Kind::Pages, batch.body_len()).await?;
         let mut index = 0;
         while index < gfns.len() {
             let is_zero = |at: usize| zero >> at & 1 == 1;
@@ -90,16 +97,145 @@ impl Outlet {
             }
             index += run.max(1);
         }
+        self.end()
+    }
+
+    fn begin(&mut self) -> Result<(), SessionError> {
+        if core::mem::replace(&mut self.torn, true) {
+            return Err(LinkError::Lost.into());
+        }
+        self.scratch.clear();
+        self.scratch.resize(Header::LEN, 0);
         Ok(())
     }
 
-    fn begin(&mut self) {
-        self.scratch.clear();
-        self.scratch.resize(Header::LEN, 0);
-    }
-
-    async fn finish(&mut self, kind: Kind, length: usize) -> Result<(), SessionError> {
+    /// Sends the header and what has been gathered.
+    async fn front(&mut self, kind: Kind, length: usize) -> Result<(), SessionError> {
         self.scratch[..Header::LEN].copy_from_slice(&Header { kind, length }.emit());
         Ok(self.connection.write_all(&self.scratch).await?)
+    }
+
+    fn end(&mut self) -> Result<(), SessionError> {
+        self.torn = false;
+        Ok(())
+    }
+}
+
+/// The sending half of a channel that several tasks share, for small messages. One that has been begun is finished before
+/// the next begins, whatever becomes of the task that sent it.
+pub(crate) struct SharedOutlet {
+    connection: Rc<Connection>,
+    /// What of the last message has not been handed over.
+    rest: RefCell<Vec<u8>>,
+}
+
+impl SharedOutlet {
+    pub(crate) fn new(connection: Rc<Connection>) -> Self {
+        Self { connection, rest: RefCell::default() }
+    }
+
+    /// Sends a message that carries neither sets nor pages.
+    pub(crate) async fn send(&self, message: Message<'_>) -> Result<(), SessionError> {
+        self.flush().await?;
+        {
+            let rest = &mut *self.rest.borrow_mut();
+            rest.resize(Header::LEN, 0);
+            let kind = message.emit(rest);
+            let length = rest.len() - Header::LEN;
+            rest[..Header::LEN].copy_from_slice(&Header { kind, length }.emit());
+        }
+        Ok(self.flush().await?)
+    }
+
+    async fn flush(&self) -> Result<(), LinkError> {
+        poll_fn(|_| {
+            let rest = &mut *self.rest.borrow_mut();
+            match self.connection.write_some(rest) {
+                Ok(count) => {
+                    rest.drain(..count);
+                    if rest.is_empty() { Poll::Ready(Ok(())) } else { Poll::Pending }
+                }
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::boxed::Box;
+
+    use embassy_futures::join::join;
+    use smoltcp::phy::{Loopback, Medium};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::net::{Buffers, Net};
+    use crate::tasks::{Timer, poll_once};
+
+    /// Two ends of one connection that holds less than a long message.
+    struct Pair {
+        net: Rc<RefCell<Net>>,
+        device: Loopback,
+        ends: [Rc<Connection>; 2],
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let buffers = Buffers { receive: 256, send: 256 };
+            let mut device = Loopback::new(Medium::Ethernet);
+            let config = Config::from_command_line("ip=10.0.0.1/24", [2, 0, 0, 0, 0, 1], 0).unwrap();
+            let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, 0)));
+            let timer = Timer::new(|| 0);
+            let there = Rc::new(Connection::listen(&net, &timer, 7, buffers).unwrap());
+            let peer = "10.0.0.1:7".parse().unwrap();
+            let mut connecting = Box::pin(Connection::connect(&net, &timer, peer, buffers));
+            let here = loop {
+                if let Poll::Ready(here) = poll_once(&mut connecting) {
+                    break Rc::new(here.unwrap());
+                }
+                net.borrow_mut().poll(&mut device, 0);
+            };
+            drop(connecting);
+            let mut pair = Self { net, device, ends: [here, there.clone()] };
+            pair.finish(there.accepted()).unwrap();
+            pair
+        }
+
+        fn finish<T>(&mut self, future: impl Future<Output = T>) -> T {
+            let mut future = Box::pin(future);
+            for _ in 0..1000 {
+                if let Poll::Ready(value) = poll_once(&mut future) {
+                    return value;
+                }
+                self.net.borrow_mut().poll(&mut self.device, 0);
+            }
+            panic!("it does not end");
+        }
+    }
+
+    #[test]
+    fn a_message_whose_sender_was_dropped_is_finished_before_the_next() {
+        let mut pair = Pair::new();
+        let outlet = SharedOutlet::new(pair.ends[0].clone());
+        let mut inlet = Inlet::new(pair.ends[1].clone());
+        let body = [7; 512];
+        assert!(poll_once(Box::pin(outlet.send(Message::Demand(&body)))).is_pending());
+        let heard = async {
+            assert_eq!(inlet.next().await, Ok(Message::Demand(&body)));
+            assert_eq!(inlet.next().await, Ok(Message::Complete));
+        };
+        let (said, ()) = pair.finish(join(outlet.send(Message::Complete), heard));
+        assert_eq!(said, Ok(()));
+    }
+
+    #[test]
+    fn nothing_is_said_after_half_a_message() {
+        let pair = Pair::new();
+        let mut outlet = Outlet::new(pair.ends[0].clone());
+        assert!(poll_once(Box::pin(outlet.send(Message::State(&[1; 600])))).is_pending());
+        let said = poll_once(Box::pin(outlet.send(Message::Abort("too late"))));
+        assert_eq!(said, Poll::Ready(Err(LinkError::Lost.into())));
     }
 }

@@ -291,23 +291,33 @@ impl Connection {
     /// Hands all of `bytes` to the connection; they may not have left yet.
     pub(crate) async fn write_all(&self, bytes: &[u8]) -> Result<(), LinkError> {
         let mut done = 0;
-        poll_fn(|_| {
-            while done < bytes.len() {
-                let room = self.in_flight.get().saturating_sub(self.backlog());
-                let end = bytes.len().min(done + room);
-                match self.socket(|socket| socket.send_slice(&bytes[done..end])) {
-                    Ok(0) => return Poll::Pending,
-                    Ok(count) => {
-                        done += count;
-                        self.sent.set(self.sent.get() + count as u64);
-                        self.timer.nudge();
-                    }
-                    Err(tcp::SendError::InvalidState) => return Poll::Ready(Err(LinkError::Lost)),
-                }
+        poll_fn(|_| match self.write_some(&bytes[done..]) {
+            Ok(count) => {
+                done += count;
+                if done == bytes.len() { Poll::Ready(Ok(())) } else { Poll::Pending }
             }
-            Poll::Ready(Ok(()))
+            Err(error) => Poll::Ready(Err(error)),
         })
         .await
+    }
+
+    /// Hands over what there is room for now; how many bytes that were.
+    pub(crate) fn write_some(&self, bytes: &[u8]) -> Result<usize, LinkError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let room = self.in_flight.get().saturating_sub(self.backlog());
+            let end = bytes.len().min(done + room);
+            match self.socket(|socket| socket.send_slice(&bytes[done..end])) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    self.sent.set(self.sent.get() + count as u64);
+                    self.timer.nudge();
+                }
+                Err(tcp::SendError::InvalidState) => return Err(LinkError::Lost),
+            }
+        }
+        Ok(done)
     }
 
     /// Whether it still can be written to.

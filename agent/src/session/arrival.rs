@@ -13,7 +13,7 @@ use super::departure::cancelled;
 use super::pages::{SETS, Sets};
 use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
 use crate::budget::Reservation;
-use crate::channel::{Inlet, Outlet};
+use crate::channel::{Inlet, SharedOutlet};
 use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
@@ -38,7 +38,7 @@ pub(crate) struct Arrival<T> {
     pub(crate) target: RefCell<T>,
     pub(crate) desk: Rc<Desk>,
     pub(crate) timer: Timer,
-    pub(crate) control: Rc<Connection>,
+    control: SharedOutlet,
     pub(crate) can_page: bool,
     pub(crate) sets: RefCell<Sets>,
     pub(crate) ledger: RefCell<Ledger>,
@@ -101,8 +101,10 @@ async fn arrive<P: Platform>(
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
     let (target, frames, pages) = match built {
         Either::First(Ok(built)) => built,
-        Either::First(Err(error)) => return Err(abort(&host.timer, &control, error).await),
-        Either::Second(()) => return Err(abort(&host.timer, &control, SessionError::Cancelled).await),
+        Either::First(Err(error)) => return Err(abort(&host.timer, &SharedOutlet::new(control), error).await),
+        Either::Second(()) => {
+            return Err(abort(&host.timer, &SharedOutlet::new(control), SessionError::Cancelled).await);
+        }
     };
     let (target, rings) = target;
     desk.state(State::Built { store: rings.store, console: rings.console });
@@ -159,7 +161,7 @@ async fn call<P: Platform>(
         let connection = Rc::new(connection);
         let features = host.platform.borrow().features();
         let hello = Hello { versions: VERSIONS, channel, features, session };
-        Outlet::new(connection.clone()).send(Message::Hello(hello)).await?;
+        SharedOutlet::new(connection.clone()).send(Message::Hello(hello)).await?;
         called.push(connection);
     }
     <[_; 2]>::try_from(called).map_err(|_| LinkError::NoAnswer(peer).into())
@@ -189,10 +191,10 @@ async fn build<P: Platform>(
 }
 
 /// Tells the source why it is over.
-async fn abort(timer: &Timer, control: &Rc<Connection>, error: SessionError) -> SessionError {
+async fn abort(timer: &Timer, control: &SharedOutlet, error: SessionError) -> SessionError {
     if !matches!(error, SessionError::Told(_)) {
         let reason = error.to_string();
-        let _ = timer.within(SECOND, Outlet::new(control.clone()).send(Message::Abort(&reason))).await;
+        let _ = timer.within(SECOND, control.send(Message::Abort(&reason))).await;
     }
     error
 }
@@ -287,7 +289,7 @@ impl<T: Target> Arrival<T> {
             target: RefCell::new(target),
             desk: desk.clone(),
             timer: host.timer.clone(),
-            control: connections[0].clone(),
+            control: SharedOutlet::new(connections[0].clone()),
             sets: RefCell::new(Sets::new(frames)),
             ledger: RefCell::new(ledger),
             stubborn: RefCell::default(),
@@ -302,7 +304,7 @@ impl<T: Target> Arrival<T> {
 
     /// Sends on the control connection.
     pub(crate) async fn say(&self, message: Message<'_>) -> Result<(), SessionError> {
-        Outlet::new(self.control.clone()).send(message).await
+        self.control.send(message).await
     }
 
     /// Asks the source for pages, now.
@@ -313,7 +315,7 @@ impl<T: Target> Arrival<T> {
 
     /// Whether the guest may run.
     pub(super) fn is_running(&self) -> bool {
-        self.phase.get() == Phase::Committed
+        matches!(self.phase.get(), Phase::Committed | Phase::Complete)
     }
 
     /// The source may commit from here on.
