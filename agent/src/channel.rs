@@ -9,18 +9,20 @@ use core::task::Poll;
 use crate::bitmap::PageSet;
 use crate::net::{Connection, LinkError};
 use crate::platform::{Gfn, Page, PageMask};
-use crate::session::SessionError;
+use crate::session::{PeerFault, SessionError};
 use crate::wire::{Cause, Header, Kind, Message, Pages, Set};
 
 /// The receiving half of a channel.
 pub(crate) struct Inlet {
     connection: Rc<Connection>,
+    kinds: &'static [Kind],
     body: Vec<u8>,
 }
 
 impl Inlet {
-    pub(crate) fn new(connection: Rc<Connection>) -> Self {
-        Self { connection, body: Vec::new() }
+    /// Takes messages of these kinds; whatever else comes is refused before memory is spent on it.
+    pub(crate) fn new(connection: Rc<Connection>, kinds: &'static [Kind]) -> Self {
+        Self { connection, kinds, body: Vec::new() }
     }
 
     /// The next message. Its header has been checked before its body was read.
@@ -28,6 +30,9 @@ impl Inlet {
         let mut header = [0; Header::LEN];
         self.connection.read_exact(&mut header).await?;
         let header = Header::parse(&header)?;
+        if !self.kinds.contains(&header.kind) {
+            return Err(SessionError::Peer(PeerFault::OutOfTurn));
+        }
         self.body.resize(header.length, 0);
         self.connection.read_exact(&mut self.body).await?;
         Ok(Message::parse(header.kind, &self.body)?)
@@ -219,7 +224,7 @@ mod tests {
     fn a_message_whose_sender_was_dropped_is_finished_before_the_next() {
         let mut pair = Pair::new();
         let outlet = SharedOutlet::new(pair.ends[0].clone());
-        let mut inlet = Inlet::new(pair.ends[1].clone());
+        let mut inlet = Inlet::new(pair.ends[1].clone(), &[Kind::Demand, Kind::Complete]);
         let body = [7; 512];
         assert!(poll_once(Box::pin(outlet.send(Message::Demand(&body)))).is_pending());
         let heard = async {
@@ -228,6 +233,16 @@ mod tests {
         };
         let (said, ()) = pair.finish(join(outlet.send(Message::Complete), heard));
         assert_eq!(said, Ok(()));
+    }
+
+    #[test]
+    fn a_message_that_has_no_place_on_a_connection_costs_no_memory() {
+        let mut pair = Pair::new();
+        let header = Header { kind: Kind::State, length: Kind::State.limit() }.emit();
+        assert_eq!(pair.ends[0].write_some(&header), Ok(Header::LEN));
+        let mut inlet = Inlet::new(pair.ends[1].clone(), &[Kind::Hello]);
+        assert_eq!(pair.finish(inlet.next()), Err(SessionError::Peer(PeerFault::OutOfTurn)));
+        assert_eq!(inlet.body.capacity(), 0);
     }
 
     #[test]

@@ -140,7 +140,7 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
     fresh.copy_from(&departure.log);
     fresh.intersect_with(&departure.ram);
     fresh.subtract(&departure.hinted);
-    departure.pinned.iter().for_each(|gfn| _ = fresh.remove(*gfn));
+    fresh.subtract(&departure.pinned);
     departure.hinted.union_with(fresh);
     let mut hints = 0;
     let mut next = Gfn(0);

@@ -12,7 +12,7 @@ use crate::channel::Inlet;
 use crate::control::SessionToken;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::tasks::{SECOND, Task, Timer, poll_once};
-use crate::wire::{Channel, Hello, Message};
+use crate::wire::{Channel, Hello, Kind, Message};
 
 /// How long a caller may take to say who it is.
 const INTRODUCTION: u64 = 5 * SECOND;
@@ -133,7 +133,7 @@ async fn hear(net: Rc<RefCell<Net>>, timer: Timer, lobby: Rc<Lobby>, port: u16) 
         return;
     }
     let connection = Rc::new(connection);
-    let mut inlet = Inlet::new(connection.clone());
+    let mut inlet = Inlet::new(connection.clone(), &[Kind::Hello]);
     match timer.within(INTRODUCTION, inlet.next()).await {
         Some(Ok(Message::Hello(hello))) => lobby.admit(hello, connection),
         Some(Ok(_)) => log::warn!("a caller did not say who it is"),

@@ -164,8 +164,7 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, Ses
     let vcpus = departure.source.info()?.vcpus;
     let touched = departure.source.first_touched(first_touched(vcpus))?;
     let ahead = (departure.rate * AHEAD_MS / 1000 / PAGE_SIZE as u64) as usize;
-    let must = departure.pinned.iter().copied().chain(touched);
-    urgent.extend(must.filter(|gfn| departure.left.contains(*gfn)));
+    urgent.extend(departure.pinned.iter().chain(touched).filter(|gfn| departure.left.contains(*gfn)));
     urgent.extend(departure.recent.iter().take(ahead));
     departure.left.subtract(&urgent);
     departure.recent.subtract(&urgent);

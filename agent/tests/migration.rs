@@ -81,6 +81,17 @@ fn pages_that_cannot_be_armed_arrive_before_the_guest_runs() {
     assert!(source.stage3_pages > 0);
 }
 
+/// What looks like a clock is the guest's to write.
+#[test]
+fn a_guest_full_of_pages_that_look_like_clocks_crosses() {
+    let mut world = World::new(Scenario::default());
+    world.guest.borrow_mut().truth.iter_mut().flatten().for_each(|value| *value |= sim::guest::PINNED | 1);
+    world.start();
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
 #[test]
 fn an_idle_guest_crosses_without_a_fault() {
     let (world, source, _) = completes(Scenario { step_ns: 1 << 40, ..Scenario::default() });

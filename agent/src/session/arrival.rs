@@ -26,8 +26,11 @@ use crate::{dirty_copy, full_copy, switchover};
 /// The target is told much and sends little.
 const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
 const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
+/// What a source may say on each.
+const CONTROLS: [Kind; 4] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort];
+const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
-const MEMORY: usize = CONTROL.size() + BULK.size() + 2 * Kind::Pages.limit() + Kind::State.limit();
+const MEMORY: usize = CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit();
 /// How often to look after the guest until it runs.
 const WATCH_BEGIN: u64 = 20 * MS;
 /// How long to wait before calling again.
@@ -97,7 +100,7 @@ async fn arrive<P: Platform>(
     let calling = select(call(host, peer, session), cancelled(&host.timer, desk)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
     let [control, bulk] = called?;
-    let mut inlet = Inlet::new(control.clone());
+    let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
     let (target, frames, pages) = match built {
         Either::First(Ok(built)) => built,
@@ -111,7 +114,7 @@ async fn arrive<P: Platform>(
 
     let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages, memory);
     let error = {
-        let migration = pin!(migrate(&arrival, Inlet::new(bulk)));
+        let migration = pin!(migrate(&arrival, Inlet::new(bulk, &BULKS)));
         let listening = pin!(listen(&arrival, inlet));
         match select3(migration, listening, watch(&arrival)).await {
             Either3::First(Ok(())) => None,

@@ -25,11 +25,13 @@ use crate::wire::{Kind, Message, VERSIONS, Welcome};
 use crate::{dirty_copy, full_copy, lobby, session, switchover};
 
 /// Page sets that a departure keeps, and one for a moment in the switch.
-const SETS: usize = 10;
+const SETS: usize = 11;
 /// What it takes besides: connections, a batch, the machine state and what is made of it.
-const MEMORY: usize = 2 * lobby::BUFFERS.size() + BATCH * PAGE_SIZE + 2 * Kind::State.limit();
-/// Demands that may wait; a target has at most a few per virtual CPU and backend.
+const MEMORY: usize = 2 * lobby::BUFFERS.size() + BATCH * PAGE_SIZE + 2 * Kind::State.limit() + 16 * DEMANDS;
+/// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
+/// What a target may say.
+const HEARD: [Kind; 5] = [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort];
 
 /// A guest that leaves.
 pub(crate) struct Departure<S> {
@@ -57,8 +59,8 @@ pub(crate) struct Departure<S> {
     pub(crate) scratch: PageSet,
     /// How often each page was sent.
     pub(crate) sends: Sends,
-    /// Pages that looked, when they were read, like ones that must never be armed; ascending.
-    pub(crate) pinned: Vec<Gfn>,
+    /// Pages that looked, when they were read, like ones that must never be armed. The guest decides what they look like.
+    pub(crate) pinned: PageSet,
     pub(crate) next_peek: u64,
     /// Bytes per second that stage 1 moved.
     pub(crate) rate: u64,
@@ -99,7 +101,7 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
 
     let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
     let inbox = departure.inbox.clone();
-    let mut listening = pin!(listen(Inlet::new(called.control.clone()), &inbox, &host.timer));
+    let mut listening = pin!(listen(Inlet::new(called.control.clone(), &HEARD), &inbox, &host.timer));
     let features = host.platform.borrow().features();
     let outcome = {
         let migration = pin!(migrate(&mut departure, &called, &info, features, &frame));
@@ -208,11 +210,9 @@ async fn listen(mut inlet: Inlet, inbox: &Inbox, timer: &Timer) -> SessionError 
             Ok(Message::Built { can_page }) => inbox.built.set(Some(can_page)),
             Ok(Message::Ready) => inbox.ready.set(true),
             Ok(Message::Demand(body)) => {
-                let mut demands = inbox.demands.borrow_mut();
-                demands.extend(Message::demanded(body));
-                if demands.len() > DEMANDS {
-                    return SessionError::Peer(PeerFault::OutOfTurn);
-                }
+                inbox.demands.borrow_mut().extend(Message::demanded(body));
+                timer.nudge();
+                timer.wait_for(|| (inbox.demands.borrow().len() < DEMANDS).then_some(())).await;
             }
             Ok(Message::Complete) if inbox.committed.get() => {
                 inbox.complete.set(true);
@@ -287,7 +287,7 @@ impl<S: Source> Departure<S> {
             left: set(),
             scratch: set(),
             sends: Sends::new(frames),
-            pinned: Vec::new(),
+            pinned: set(),
             next_peek: 0,
             rate: 0,
             asked: false,
@@ -309,9 +309,8 @@ impl<S: Source> Departure<S> {
         self.memory.add_sets(frames - self.frames, SETS)?;
         self.frames = frames;
         self.sends.grow(frames);
-        [&mut self.ram, &mut self.log, &mut self.recent, &mut self.hinted, &mut self.left, &mut self.scratch]
-            .into_iter()
-            .for_each(|set| set.grow(frames));
+        let sets = [&mut self.ram, &mut self.log, &mut self.recent, &mut self.hinted, &mut self.left];
+        sets.into_iter().chain([&mut self.scratch, &mut self.pinned]).for_each(|set| set.grow(frames));
         Ok(())
     }
 

@@ -76,10 +76,8 @@ impl<S: Source> Departure<S> {
             }
             if is_zero(&self.batch[kept]) {
                 zero |= 1 << kept;
-            } else if self.source.is_pinned(&self.batch[kept])
-                && let Err(place) = self.pinned.binary_search(&gfn)
-            {
-                self.pinned.insert(place, gfn);
+            } else if self.source.is_pinned(&self.batch[kept]) {
+                self.pinned.insert(gfn);
             }
             kept += 1;
         }
