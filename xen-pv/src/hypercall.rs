@@ -15,14 +15,14 @@ const UPDATE_VA_MAPPING: u64 = 14;
 const XEN_VERSION: u64 = 17;
 const CONSOLE_IO: u64 = 18;
 const GRANT_TABLE_OP: u64 = 20;
-const VCPU_OP: u64 = 24;
 const MMUEXT_OP: u64 = 26;
 const XSM_OP: u64 = 27;
 const SCHED_OP: u64 = 29;
 const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
 const DOMCTL: u64 = 36;
-const DM_OP: u64 = 41;
+/// The hypercall of device models' operations.
+pub const DM_OP: u64 = 41;
 
 /// What a hypercall returns: a number that is not negative, or the error.
 pub type Result<T = u64> = core::result::Result<T, Errno>;
@@ -82,9 +82,10 @@ impl MulticallEntry {
         Self { op: MEMORY_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
     }
 
-    /// An `event_channel_op`, as [`MulticallEntry::memory_op`].
-    pub fn event_channel_op<T>(cmd: u32, arg: *mut T) -> Self {
-        Self { op: EVENT_CHANNEL_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
+    /// An operation of a device model on a domain; what is true of [`MulticallEntry::memory_op`]'s argument is true of the
+    /// buffer and of what is in it.
+    pub fn dm_op(domain: DomId, buffer: *mut DmOpBuffer) -> Self {
+        Self { op: DM_OP, result: 0, args: [domain.0.into(), 1, buffer as u64, 0, 0, 0] }
     }
 
     /// What the call returned.
@@ -195,15 +196,6 @@ pub unsafe fn hvm_op<T>(cmd: u32, arg: &mut T) -> Result {
     unsafe { hypercall(HVM_OP, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
 }
 
-/// Operations on a virtual CPU of ours.
-///
-/// # Safety
-/// `arg` must be the structure that `cmd` takes; memory that it registers must stay.
-pub unsafe fn vcpu_op<T>(cmd: u32, vcpu: u32, arg: &mut T) -> Result {
-    // SAFETY: the caller's promise.
-    unsafe { hypercall(VCPU_OP, [cmd.into(), vcpu.into(), arg as *mut T as u64, 0, 0]) }
-}
-
 /// Operations of the security module (FLASK).
 ///
 /// # Safety
@@ -213,7 +205,7 @@ pub unsafe fn xsm_op<T>(arg: &mut T) -> Result {
     unsafe { hypercall(XSM_OP, [arg as *mut T as u64, 0, 0, 0, 0]) }
 }
 
-/// One buffer of a [`dm_op`] (`struct xen_dm_op_buf`).
+/// One buffer of a device model's operation (`struct xen_dm_op_buf`).
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct DmOpBuffer {
@@ -221,15 +213,6 @@ pub struct DmOpBuffer {
     pub data: *mut u8,
     /// How many bytes.
     pub size: u64,
-}
-
-/// Operations of a device model on a domain.
-///
-/// # Safety
-/// The buffers must be what the operation in the first one takes.
-pub unsafe fn dm_op(domain: DomId, buffers: &mut [DmOpBuffer]) -> Result {
-    // SAFETY: the caller's promise.
-    unsafe { hypercall(DM_OP, [domain.0.into(), buffers.len() as u64, buffers.as_mut_ptr() as u64, 0, 0]) }
 }
 
 /// Asks what the hypervisor is.

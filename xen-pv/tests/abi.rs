@@ -10,18 +10,18 @@ use std::process::Command;
 use std::{env, fs};
 
 use xen_pv::abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, Close, Send};
-use xen_pv::abi::grant_table::{self, GrantEntryV1, MapGrantRef, QuerySize, SetupTable, UnmapGrantRef};
+use xen_pv::abi::grant_table::{self, GrantEntryV1, SetupTable};
 use xen_pv::abi::mmu::{self, MmuUpdate, MmuextOp};
 use xen_pv::abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
 use xen_pv::abi::sched::{self, Poll, Shutdown};
 use xen_pv::abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
-use xen_pv::abi::version::FeatureInfo;
+use xen_pv::abi::version;
 use xen_pv::guest::abi::domctl::{self, *};
 use xen_pv::guest::abi::flask::{self, RelabelOp, SidContextOp};
-use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmParam, SaveDescriptor};
+use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmParam};
 use xen_pv::guest::abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
 use xen_pv::guest::abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
-use xen_pv::hypercall::{DmOpBuffer, MulticallEntry};
+use xen_pv::hypercall::{DM_OP, DmOpBuffer, MulticallEntry};
 
 /// A C expression and the value it must have.
 type Fact = (String, u64);
@@ -81,14 +81,6 @@ fn own_interface(facts: &mut Vec<Fact>) {
     layout!(facts, "struct evtchn_send", Send { port });
     layout!(facts, "struct grant_entry_v1", GrantEntryV1 { flags, domid, frame });
     layout!(facts, "struct gnttab_setup_table", SetupTable { dom, nr_frames, status, frame_list });
-    layout!(facts, "struct gnttab_query_size", QuerySize { dom, nr_frames, max_nr_frames, status });
-    layout!(
-        facts,
-        "struct gnttab_map_grant_ref",
-        MapGrantRef { host_addr, flags, gref: "ref", dom, status, handle, dev_bus_addr }
-    );
-    layout!(facts, "struct gnttab_unmap_grant_ref", UnmapGrantRef { host_addr, dev_bus_addr, handle, status });
-    layout!(facts, "struct xen_feature_info", FeatureInfo { submap_idx, submap });
     layout!(
         facts,
         "struct vcpu_time_info",
@@ -143,16 +135,22 @@ fn own_interface(facts: &mut Vec<Fact>) {
         "EVTCHNOP_close" = event_channel::EVTCHNOP_CLOSE,
         "EVTCHNOP_send" = event_channel::EVTCHNOP_SEND,
         "EVTCHNOP_alloc_unbound" = event_channel::EVTCHNOP_ALLOC_UNBOUND,
+        "EVTCHNOP_bind_ipi" = event_channel::EVTCHNOP_BIND_IPI,
         "GNTTABOP_setup_table" = grant_table::GNTTABOP_SETUP_TABLE,
-        "GNTTABOP_query_size" = grant_table::GNTTABOP_QUERY_SIZE,
         "GTF_permit_access" = grant_table::GTF_PERMIT_ACCESS,
         "GTF_readonly" = grant_table::GTF_READONLY,
+        "GTF_reading" = grant_table::GTF_READING,
+        "GTF_writing" = grant_table::GTF_WRITING,
+        "XENVER_version" = version::XENVER_VERSION,
+        "XENVER_extraversion" = version::XENVER_EXTRAVERSION,
         "SCHEDOP_poll" = sched::SCHEDOP_POLL,
         "SCHEDOP_shutdown" = sched::SCHEDOP_SHUTDOWN,
+        "SHUTDOWN_poweroff" = sched::SHUTDOWN_POWEROFF,
+        "SHUTDOWN_reboot" = sched::SHUTDOWN_REBOOT,
+        "SHUTDOWN_crash" = sched::SHUTDOWN_CRASH,
         "SHUTDOWN_suspend" = sched::SHUTDOWN_SUSPEND,
         "MMU_PT_UPDATE_NO_TRANSLATE" = mmu::MMU_PT_UPDATE_NO_TRANSLATE,
         "MMUEXT_TLB_FLUSH_LOCAL" = mmu::MMUEXT_TLB_FLUSH_LOCAL,
-        "MMUEXT_INVLPG_LOCAL" = mmu::MMUEXT_INVLPG_LOCAL,
         "UVMF_INVLPG" = mmu::UVMF_INVLPG,
     );
 }
@@ -304,7 +302,6 @@ fn memory_and_paging(facts: &mut Vec<Fact>) {
         "XENMEM_resource_grant_table" = memory::RESOURCE_GRANT_TABLE,
         "VM_EVENT_INTERFACE_VERSION" = vm_event::INTERFACE_VERSION,
         "VM_EVENT_FLAG_VCPU_PAUSED" = vm_event::FLAG_VCPU_PAUSED,
-        "VM_EVENT_FLAG_FOREIGN" = vm_event::FLAG_FOREIGN,
         "VM_EVENT_REASON_MEM_PAGING" = vm_event::REASON_MEM_PAGING,
         "MEM_PAGING_DROP_PAGE" = vm_event::MEM_PAGING_DROP_PAGE,
     );
@@ -323,7 +320,6 @@ fn translated_guests(facts: &mut Vec<Fact>) {
             first_pfn: "u.set_mem_type.first_pfn"
         }
     );
-    layout!(facts, "struct hvm_save_descriptor", SaveDescriptor { typecode, instance, length });
     layout!(
         facts,
         "struct xen_flask_op",
@@ -342,7 +338,7 @@ fn translated_guests(facts: &mut Vec<Fact>) {
     );
     numbers!(
         facts,
-        "__HYPERVISOR_dm_op" = hvm::HYPERCALL_DM_OP,
+        "__HYPERVISOR_dm_op" = DM_OP,
         "HVMOP_set_param" = hvm::HVMOP_SET_PARAM,
         "HVMOP_get_param" = hvm::HVMOP_GET_PARAM,
         "XEN_DMOP_set_mem_type" = hvm::DMOP_SET_MEM_TYPE,

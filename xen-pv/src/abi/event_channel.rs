@@ -8,8 +8,6 @@ pub const EVTCHNOP_BIND_INTERDOMAIN: u32 = 0;
 pub const EVTCHNOP_CLOSE: u32 = 3;
 /// Notifies the other end.
 pub const EVTCHNOP_SEND: u32 = 4;
-/// Asks what a port is bound to.
-pub const EVTCHNOP_STATUS: u32 = 5;
 /// Allocates a port that another domain may bind.
 pub const EVTCHNOP_ALLOC_UNBOUND: u32 = 6;
 /// Allocates a port that notifies a virtual CPU of the caller.

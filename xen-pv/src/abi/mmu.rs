@@ -12,8 +12,6 @@ pub struct MmuUpdate {
 
 /// A checked write to an entry; the frame number in `val` belongs to the foreign domain, a gfn if that one is translated.
 pub const MMU_NORMAL_PT_UPDATE: u64 = 0;
-/// A checked write that keeps the accessed and dirty bits.
-pub const MMU_PT_UPDATE_PRESERVE_AD: u64 = 2;
 /// A checked write whose frame number is never translated.
 pub const MMU_PT_UPDATE_NO_TRANSLATE: u64 = 3;
 
@@ -29,25 +27,9 @@ pub struct MmuextOp {
     pub arg2: u64,
 }
 
-/// Makes a frame a level-1 page table for as long as it is pinned.
-pub const MMUEXT_PIN_L1_TABLE: u32 = 0;
-/// Makes a frame a level-2 page table for as long as it is pinned.
-pub const MMUEXT_PIN_L2_TABLE: u32 = 1;
-/// Ends a pin.
-pub const MMUEXT_UNPIN_TABLE: u32 = 4;
 /// Flushes this processor's translations.
 pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
-/// Flushes one translation of this processor.
-pub const MMUEXT_INVLPG_LOCAL: u32 = 7;
-/// Flushes the translations of all processors that run this domain.
-pub const MMUEXT_TLB_FLUSH_ALL: u32 = 10;
-/// Clears a frame.
-pub const MMUEXT_CLEAR_PAGE: u32 = 16;
 
-/// `update_va_mapping`: leave the translation caches alone.
-pub const UVMF_NONE: u64 = 0;
-/// `update_va_mapping`: flush everything on this processor.
-pub const UVMF_TLB_FLUSH: u64 = 1;
 /// `update_va_mapping`: flush the one entry on this processor.
 pub const UVMF_INVLPG: u64 = 2;
 

@@ -4,7 +4,6 @@ use core::fmt;
 
 pub mod event_channel;
 pub mod grant_table;
-pub mod memory;
 pub mod mmu;
 pub mod netif;
 pub mod sched;

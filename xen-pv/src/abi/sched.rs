@@ -1,7 +1,5 @@
 //! Scheduling of the calling virtual CPU (`sched.h`).
 
-/// Gives the processor up.
-pub const SCHEDOP_YIELD: u32 = 0;
 /// Stops the domain.
 pub const SCHEDOP_SHUTDOWN: u32 = 2;
 /// Waits for an event or a time.

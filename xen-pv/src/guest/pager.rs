@@ -16,7 +16,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
-use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, HYPERCALL_DM_OP, MEM_RAM_RW, PARAM_PAGING_RING_PFN};
+use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, MEM_RAM_RW, PARAM_PAGING_RING_PFN};
 use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
 use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, SLOTS, VmEvent};
 use super::error::{Error, Operation, Result};
@@ -215,8 +215,7 @@ impl Pager {
             ops[index].first_pfn = gfn.0;
             buffers[index] =
                 DmOpBuffer { data: (&raw mut ops[index]).cast(), size: size_of::<DmOpSetMemType>() as u64 };
-            let args = [self.domain.0.into(), 1, (&raw mut buffers[index]) as u64, 0, 0, 0];
-            calls[index] = MulticallEntry { op: HYPERCALL_DM_OP, result: 0, args };
+            calls[index] = MulticallEntry::dm_op(self.domain, &raw mut buffers[index]);
         }
         // SAFETY: each call is a complete operation on another domain; operations and buffers outlive it.
         unsafe { hypercall::multicall(&mut calls[..gfns.len()]) }

@@ -78,24 +78,10 @@ pub struct DmOpSetMemType {
     pub rest: u64,
 }
 
-/// The hypercall of device models' operations, as an entry of a multicall.
-pub const HYPERCALL_DM_OP: u64 = 41;
 /// Changes how pages are treated.
 pub const DMOP_SET_MEM_TYPE: u32 = 12;
 /// Ordinary RAM.
 pub const MEM_RAM_RW: u16 = 0;
-
-/// `struct hvm_save_descriptor`: stands before every record of a machine state.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct SaveDescriptor {
-    /// Which kind of record.
-    pub typecode: u16,
-    /// Which one of its kind: the virtual CPU.
-    pub instance: u16,
-    /// Bytes that follow.
-    pub length: u32,
-}
 
 /// Record: the end.
 pub const SAVE_END: u16 = 0;
