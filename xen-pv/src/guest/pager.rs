@@ -22,7 +22,7 @@ use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, SLOTS, VmEven
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
-use super::reach::{Content, Reach, put};
+use super::reach::{Content, Reach, numbers, put};
 use super::{domctl, machine, memory};
 use crate::abi::{DomId, Errno, Gfn, Port};
 use crate::event::Channel;
@@ -65,7 +65,7 @@ impl Pager {
     pub fn enable(reach: Reach, domain: DomId, gfn: Gfn, vcpus: u32) -> Result<Option<Self>> {
         machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
         memory::populate(domain, gfn, 0)?;
-        let page = reach.write(domain, &[gfn], &[Content::Zero]).and_then(|_| reach.hold(domain, gfn))?;
+        let page = reach.write(domain, &[(gfn, Content::Zero)]).and_then(|_| reach.hold(domain, gfn))?;
         // SAFETY: the page stays mapped until the pager is dropped, and the ring with it.
         let ring = unsafe { PagingRing::new(page.address()) };
         let port = match vm_event(domain, VM_EVENT_ENABLE) {
@@ -150,11 +150,7 @@ impl Pager {
     /// is done without being touched.
     pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
         let pages = &pages[..pages.len().min(BATCH)];
-        let mut gfns = [Gfn(0); BATCH];
-        for (gfn, page) in gfns.iter_mut().zip(pages) {
-            *gfn = page.0;
-        }
-        let gfns = &gfns[..pages.len()];
+        let gfns = &numbers(pages)[..pages.len()];
         self.drain(&[])?;
         // A mapping holds the frame. If the page is *then* still absent, the frame is the one that we made absent: only we
         // make pages absent. Without this check content could go into a page that the guest has put there since.

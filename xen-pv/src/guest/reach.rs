@@ -51,11 +51,11 @@ impl Reach {
     }
 
     /// Writes up to [`BATCH`] pages; says which could be written.
-    pub fn write(&self, domain: DomId, gfns: &[Gfn], content: &[Content<'_>]) -> Result<u64> {
-        let count = gfns.len().min(content.len()).min(BATCH);
-        self.mapped(domain, &gfns[..count], Access::Write, |mapping| {
-            for (index, content) in content[..count].iter().enumerate() {
-                put(mapping, index, *content);
+    pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+        let pages = &pages[..pages.len().min(BATCH)];
+        self.mapped(domain, &numbers(pages)[..pages.len()], Access::Write, |mapping| {
+            for (index, page) in pages.iter().enumerate() {
+                put(mapping, index, page.1);
             }
             mapping.mask()
         })
@@ -119,6 +119,15 @@ impl Reach {
     fn give_back(&self, window: Window) {
         self.0.borrow_mut().spare.push(window);
     }
+}
+
+/// The frame numbers of up to [`BATCH`] pages.
+pub(super) fn numbers(pages: &[(Gfn, Content<'_>)]) -> [Gfn; BATCH] {
+    let mut gfns = [Gfn(0); BATCH];
+    for (gfn, page) in gfns.iter_mut().zip(pages) {
+        *gfn = page.0;
+    }
+    gfns
 }
 
 /// Writes one page of a mapping.

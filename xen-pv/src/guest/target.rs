@@ -1,7 +1,5 @@
 //! A guest that arrives on this host.
 
-use alloc::vec::Vec;
-
 use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
 use super::abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
@@ -129,7 +127,7 @@ impl Target {
             // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
             memory::populate(self.domain, gfn, 0).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
         }
-        if self.reach.write(self.domain, &gfns, &[Content::Zero; 2])? != 0b11 {
+        if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != 0b11 {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
         }
         let grants = grants::Reserved {
@@ -172,12 +170,10 @@ impl Target {
             return Err(Error::Refused("only absent pages of a running guest can be written"));
         }
         let rings = self.ring_gfns();
-        let gfns: Vec<Gfn> = pages.iter().map(|page| page.0).collect();
-        let content: Vec<Content<'_>> = pages.iter().map(|page| page.1).collect();
-        match gfns.iter().any(|gfn| rings.contains(gfn)) {
-            true => Err(Error::Malformed("page list: names a ring")),
-            false => self.reach.write(self.domain, &gfns, &content),
+        if pages.iter().any(|page| rings.contains(&page.0)) {
+            return Err(Error::Malformed("page list: names a ring"));
         }
+        self.reach.write(self.domain, pages)
     }
 
     /// Makes up to 64 populated pages absent; says which are.
