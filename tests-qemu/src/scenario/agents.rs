@@ -26,7 +26,8 @@ pub struct AgentConfiguration<'a> {
     pub image: &'a Path,
     /// Its address.
     pub address: Ipv4Addr,
-    /// More words for its command line.
+    /// More words for its command line. They come first, and the first word of a kind counts: `ip=dhcp` overrules the
+    /// address.
     pub arguments: &'a str,
 }
 
@@ -37,7 +38,8 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     let hardware = address.octets()[3];
     let text = format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
-         tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"ip={address}/24 gw={BRIDGE} {arguments}\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
+         tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments} ip={address}/24 gw={BRIDGE}\"\n\
+         seclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
     );
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
@@ -64,7 +66,12 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent on `place` and waits until it can serve.
     pub fn start(dom0: &Dom0, place: &Place, image: &Path) -> Result<Self> {
-        create(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })?;
+        Self::start_as(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })
+    }
+
+    /// Starts an agent as `configuration` says and waits until it can serve.
+    pub fn start_as(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<Self> {
+        create(dom0, configuration)?;
         let created = Instant::now();
         let domain = domain_id(dom0, AGENT_NAME)?.context("the agent's domain is gone")?;
         let path = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
@@ -74,7 +81,11 @@ impl Agent {
                 return Ok(Self { dom0: dom0.clone(), domain, status, ready_after: created.elapsed() });
             }
             if created.elapsed() > READY_LIMIT {
-                bail!("the agent on {} does not get ready; its console:\n{}", place.letter, console(dom0, AGENT_NAME)?);
+                bail!(
+                    "the agent {address} does not get ready; its console:\n{}",
+                    console(dom0, AGENT_NAME)?,
+                    address = configuration.address
+                );
             }
             std::thread::sleep(Duration::from_millis(100));
         }

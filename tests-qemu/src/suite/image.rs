@@ -1,17 +1,33 @@
 //! Tests of the agents' image on one host, and of what dom0 may not do.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use tests_qemu::probe::Prober;
 
 use super::fixture::Fixture;
-use crate::scenario::agents::{AGENT_NAME, AgentConfiguration, console, create};
+use crate::scenario::agents::{AGENT_NAME, Agent, AgentConfiguration, console, create};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::privacy;
 use crate::scenario::testbed::A;
 
 /// How long the self-test may take; it transfers megabytes to dom0 and back.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// The only address that the DHCP server of [`takes_its_address_from_dhcp`] has to give.
+const LEASED: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 31);
+
+/// How it is told so.
+const DHCP_SERVER: &str = "\
+interface xenbr0
+start 10.77.0.31
+end 10.77.0.31
+option subnet 255.255.255.0
+option router 10.77.0.1
+lease_file /run/udhcpd.leases
+pidfile /run/udhcpd.pid
+";
 
 /// Event channels, grants, xenstore watches and a TCP transfer, as the image itself checks them.
 pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
@@ -33,6 +49,25 @@ pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
     // It powers itself off; the name must be free for the agents of the next tests.
     dom0.run(&["xl", "destroy", AGENT_NAME])?;
     Ok(())
+}
+
+/// An agent with `ip=dhcp`: it takes the address that a server in dom0 gives, announces it, and answers there.
+pub fn takes_its_address_from_dhcp(fixture: &mut Fixture) -> Result<()> {
+    fixture.drop_agents()?;
+    let image = fixture.artifacts().image.clone();
+    let dom0 = fixture.hosts()?.dom0(A);
+    dom0.put(DHCP_SERVER.as_bytes(), "/root/udhcpd.conf", 0o644)?;
+    let served = dom0.run(&["sh", "-c", "touch /run/udhcpd.leases && udhcpd /root/udhcpd.conf"])?;
+    ensure!(served.success(), "udhcpd: {}", String::from_utf8_lossy(&served.stderr));
+    let configuration = AgentConfiguration { image: &image, address: A.agent, arguments: "ip=dhcp" };
+    let agent = Agent::start_as(&dom0, &configuration)?;
+    dom0.run(&["sh", "-c", "kill $(cat /run/udhcpd.pid)"])?;
+    println!("it says: {}", agent.status);
+    ensure!(agent.status.address == LEASED, "the server had {LEASED} to give");
+    let prober = Prober::start(LEASED).context("cannot probe the agent")?;
+    std::thread::sleep(Duration::from_millis(500));
+    ensure!(prober.stop().answered > 0, "the agent does not answer at {LEASED}");
+    fixture.drop_agents()
 }
 
 /// From the return of `xl create` to the agent's `ready` in xenstore.

@@ -3,6 +3,7 @@
 mod crossings;
 mod fixture;
 mod image;
+mod operator;
 mod refusals;
 
 use std::time::Instant;
@@ -24,6 +25,7 @@ struct Test {
 /// All tests, in the order in which they disturb each other least.
 const TESTS: &[Test] = &[
     Test { name: "image_passes_its_self_test", run: image::passes_its_self_test },
+    Test { name: "image_takes_its_address_from_dhcp", run: image::takes_its_address_from_dhcp },
     Test { name: "image_serves_within_two_seconds", run: image::serves_within_two_seconds },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
@@ -34,6 +36,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
+    Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
 ];
 

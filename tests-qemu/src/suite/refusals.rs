@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tests_qemu::exec::Dom0;
+use tests_qemu::report::Report;
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
@@ -14,6 +15,7 @@ use crate::command::{command, run};
 use crate::paths::Paths;
 use crate::scenario::agents::{AGENT_NAME, domain_id};
 use crate::scenario::guest::{self, Guest, Label};
+use crate::scenario::migration::Crossing;
 use crate::scenario::testbed::{A, B};
 
 /// The guest that takes the target's memory away.
@@ -71,15 +73,20 @@ pub fn no_memory(fixture: &mut Fixture) -> Result<()> {
     result
 }
 
-/// Tries to migrate: it must fail, `xl` must print one line with all of `words`, and the guest must go on on A.
+/// Tries to migrate, in vain.
 fn assert_refused(fixture: &mut Fixture, guest: &Guest, words: &[&str]) -> Result<()> {
-    let (crossing, report) = fixture.migrate(guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let outcome = fixture.migrate(guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    assert_stayed(fixture, &outcome, words)
+}
+
+/// After a migration that must have failed: `xl` has printed one line with all of `words`, and the guest goes on on A.
+pub fn assert_stayed(fixture: &mut Fixture, (crossing, report): &(Crossing, Report), words: &[&str]) -> Result<()> {
     ensure!(crossing.status != 0, "xl migrate exits with 0");
     let Some(reason) = crossing.printed.lines().find(|line| words.iter().all(|word| line.contains(word))) else {
         bail!("xl says nowhere why (looked for {}):\n{}", words.join(", "), crossing.printed);
     };
     println!("the reason that xl shows: {reason}");
-    let before = report.guest_before.context("the guest was not asked before")?;
+    let before = report.guest_before.as_ref().context("the guest was not asked before")?;
     let mut load = guest::load().context("the guest has stopped")?;
     let writes = load.status()?.writes;
     std::thread::sleep(Duration::from_secs(1));
