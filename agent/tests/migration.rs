@@ -92,6 +92,14 @@ fn a_guest_full_of_pages_that_look_like_clocks_crosses() {
     world.guest.borrow().check_complete();
 }
 
+/// More demands than the source keeps wait in the connection.
+#[test]
+fn any_number_of_pages_may_be_demanded() {
+    let guest = Scenario { frames: 60_000, working_set: 60_000, step_ns: 1_000, stubborn: true, ..Scenario::default() };
+    let (_, source, _) = completes(guest);
+    assert!(source.dirty_pages > 40_000, "{source}");
+}
+
 #[test]
 fn an_idle_guest_crosses_without_a_fault() {
     let (world, source, _) = completes(Scenario { step_ns: 1 << 40, ..Scenario::default() });
@@ -265,6 +273,17 @@ fn a_guest_that_does_not_suspend_runs_on() {
     world.start();
     let reasons = fails(world);
     assert!(reasons.contains("did not suspend"), "{reasons}");
+}
+
+#[test]
+fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
+    let mut world = World::new(Scenario::default());
+    world.suspends = false;
+    world.fail(Op::Release, 0);
+    world.start();
+    assert!(world.run(300_000), "{:?}", world.states);
+    let Some(State::Failed { reason }) = world.state(0) else { panic!("{:?}", world.states) };
+    assert!(reason.starts_with("the guest did not suspend; and the guest could not be given back"), "{reason}");
 }
 
 #[test]

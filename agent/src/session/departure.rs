@@ -1,6 +1,7 @@
 //! The source's end of one migration.
 
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec;
@@ -229,7 +230,7 @@ async fn listen(mut inlet: Inlet, inbox: &Inbox, timer: &Timer) -> SessionError 
 /// The one way out before the commit: the peer is told, and the guest runs on here.
 async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) {
     let (timer, desk) = (departure.timer.clone(), departure.desk.clone());
-    let reason = error.to_string();
+    let mut reason = error.to_string();
     if !matches!(error, SessionError::Told(_)) {
         let _ = timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
     }
@@ -243,7 +244,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         let _ = timer.within(SUSPEND_WAIT, suspended).await;
     }
     if let Err(error) = departure.source.release() {
-        log::error!("the guest could not be given back: {error}");
+        reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
     }
     departure.close(State::Failed { reason });
 }
