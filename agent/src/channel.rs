@@ -169,6 +169,7 @@ impl SharedOutlet {
 
 #[cfg(test)]
 mod tests {
+    use core::cell::Cell;
     use std::boxed::Box;
 
     use embassy_futures::join::join;
@@ -177,13 +178,14 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::net::{Buffers, Net};
-    use crate::tasks::{Timer, poll_once};
+    use crate::tasks::{SECOND, Timer, poll_once};
 
     /// Two ends of one connection that holds less than a long message.
     struct Pair {
         net: Rc<RefCell<Net>>,
         device: Loopback,
         ends: [Rc<Connection>; 2],
+        clock: Rc<Cell<u64>>,
     }
 
     impl Pair {
@@ -192,7 +194,9 @@ mod tests {
             let mut device = Loopback::new(Medium::Ethernet);
             let config = Config::from_command_line("ip=10.0.0.1/24", [2, 0, 0, 0, 0, 1], 0).unwrap();
             let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, 0)));
-            let timer = Timer::new(|| 0);
+            let clock = Rc::new(Cell::new(0));
+            let time = clock.clone();
+            let timer = Timer::new(move || time.get());
             let there = Rc::new(Connection::listen(&net, &timer, 7, buffers).unwrap());
             let peer = "10.0.0.1:7".parse().unwrap();
             let mut connecting = Box::pin(Connection::connect(&net, &timer, peer, buffers));
@@ -203,7 +207,7 @@ mod tests {
                 net.borrow_mut().poll(&mut device, 0);
             };
             drop(connecting);
-            let mut pair = Self { net, device, ends: [here, there.clone()] };
+            let mut pair = Self { net, device, ends: [here, there.clone()], clock };
             pair.finish(there.accepted()).unwrap();
             pair
         }
@@ -243,6 +247,18 @@ mod tests {
         let mut inlet = Inlet::new(pair.ends[1].clone(), &[Kind::Hello]);
         assert_eq!(pair.finish(inlet.next()), Err(SessionError::Peer(PeerFault::OutOfTurn)));
         assert_eq!(inlet.body.capacity(), 0);
+    }
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_given_up_in_time() {
+        let pair = Pair::new();
+        pair.ends[0].set_patience(Some(30 * SECOND));
+        let mut outlet = Outlet::new(pair.ends[0].clone());
+        let mut sending = Box::pin(outlet.send(Message::State(&[1; 5000])));
+        for (now, ends) in [(1, false), (29, false), (31, true)] {
+            pair.clock.set(now * SECOND);
+            assert_eq!(poll_once(&mut sending).is_ready(), ends, "{now}");
+        }
     }
 
     #[test]

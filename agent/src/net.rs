@@ -192,6 +192,7 @@ pub(crate) struct Connection {
     received: Cell<u64>,
     sent: Cell<u64>,
     in_flight: Cell<usize>,
+    patience: Cell<Option<u64>>,
 }
 
 impl Connection {
@@ -202,7 +203,8 @@ impl Connection {
         socket.set_ack_delay(None);
         let handle = net.borrow_mut().sockets.add(socket);
         let in_flight = Cell::new(buffers.send);
-        Self { net: net.clone(), timer: timer.clone(), handle, received: Cell::new(0), sent: Cell::new(0), in_flight }
+        let (received, sent, patience) = (Cell::new(0), Cell::new(0), Cell::new(None));
+        Self { net: net.clone(), timer: timer.clone(), handle, received, sent, in_flight, patience }
     }
 
     /// A connection that waits for a peer; see [`Connection::accepted`].
@@ -254,8 +256,10 @@ impl Connection {
             .await
     }
 
-    /// How long the peer may say nothing before the connection counts as lost; `None` waits for ever.
+    /// How long the peer may say nothing, or take nothing of what it is sent, before the connection counts as lost; `None`
+    /// waits for ever.
     pub(crate) fn set_patience(&self, patience_ns: Option<u64>) {
+        self.patience.set(patience_ns);
         self.socket(|socket| {
             socket.set_timeout(patience_ns.map(|ns| Duration::from_micros(ns / 1000)));
             socket.set_keep_alive(Some(Duration::from_secs(5)));
@@ -290,15 +294,19 @@ impl Connection {
 
     /// Hands all of `bytes` to the connection; they may not have left yet.
     pub(crate) async fn write_all(&self, bytes: &[u8]) -> Result<(), LinkError> {
-        let mut done = 0;
-        poll_fn(|_| match self.write_some(&bytes[done..]) {
-            Ok(count) => {
-                done += count;
-                if done == bytes.len() { Poll::Ready(Ok(())) } else { Poll::Pending }
-            }
-            Err(error) => Poll::Ready(Err(error)),
-        })
-        .await
+        let mut done = self.write_some(bytes)?;
+        while done < bytes.len() {
+            let more = self.timer.wait_for(|| match self.write_some(&bytes[done..]) {
+                Ok(0) => None,
+                written => Some(written),
+            });
+            done += match self.patience.get() {
+                // A peer whose TCP is alive may still never read: the guest must not wait for that.
+                Some(patience) => self.timer.within(patience, more).await.ok_or(LinkError::Lost)??,
+                None => more.await?,
+            };
+        }
+        Ok(())
     }
 
     /// Hands over what there is room for now; how many bytes that were.

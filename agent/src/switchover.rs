@@ -12,11 +12,12 @@ use crate::control::{Mode, State};
 use crate::dirty_copy;
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
+use crate::net::LinkError;
 use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
+use crate::session::{BULK_WAIT, PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
@@ -72,7 +73,11 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
 /// Lets stage 1 arrive before the guest is asked to stop: what is still on its way then would have to be waited for.
 async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let timer = departure.timer.clone();
+    let deadline = timer.now() + BULK_WAIT;
     while departure.bulk.connection().backlog() > DRAINED {
+        if timer.now() >= deadline {
+            return Err(LinkError::Lost.into());
+        }
         full_copy::peek(departure).await?;
         let bulk = departure.bulk.connection();
         timer.within(LOOK_EVERY, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
