@@ -125,8 +125,8 @@ fn put_u64(body: &mut Vec<u8>, value: u64) {
 }
 
 fn put_string(body: &mut Vec<u8>, text: &str) {
-    // A zero inside would end libxl's string early; a line break would end its line.
-    let bytes = text.bytes().map(|byte| if byte == 0 || byte == b'\n' { b' ' } else { byte }).take(MAX_TEXT);
+    // A zero inside would end libxl's string early, a line break its line; an escape would reach the operator's terminal.
+    let bytes = text.bytes().map(|byte| if byte.is_ascii_control() { b' ' } else { byte }).take(MAX_TEXT);
     let bytes: Vec<u8> = bytes.collect();
     put_u32(body, bytes.len() as u32 + 1);
     body.extend_from_slice(&bytes);
@@ -211,9 +211,9 @@ mod tests {
 
     #[test]
     fn a_long_line_is_cut_and_stays_one_line() {
-        let text = "x\n".repeat(40_000);
+        let text = "\x1bx\n".repeat(40_000);
         let message = Message::Log { level: Level::Info, text: &text }.encode();
         assert_eq!(usize::from(u16::from_ne_bytes([message[0], message[1]])), message.len() - 2);
-        assert!(!message[20..].contains(&b'\n'));
+        assert!(!message[20..].iter().any(|byte| [b'\n', 0x1b].contains(byte)));
     }
 }

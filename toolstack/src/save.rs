@@ -160,9 +160,10 @@ impl<'a> Save<'a> {
                 return Ok(ControlFlow::Break(()));
             }
             State::Failed { reason } => {
-                if self.guest == Guest::Suspending {
-                    // libxl's answer must be read before anything else is asked of it.
-                    self.take_answer()?;
+                // libxl's answer must be read before anything else is asked of it. From one that is gone none will come:
+                // the guest may have suspended or not, and to be announced as running is right for both.
+                if self.guest == Guest::Suspending && self.take_answer().is_err() {
+                    self.guest = Guest::Suspended;
                 }
                 if self.guest == Guest::Suspended {
                     self.guest = Guest::Back;
@@ -177,7 +178,10 @@ impl<'a> Save<'a> {
     fn wait(&mut self) -> Result<(), Refusal> {
         match self.waiter.wait(self.libxl, self.store, TICK)? {
             Event::Store => self.store.receive_change()?,
-            Event::Answer => self.take_answer()?,
+            Event::Answer => match self.take_answer() {
+                Err(Refusal::ParentGone) => self.cancel(Refusal::ParentGone)?,
+                taken => taken?,
+            },
             Event::Terminated => self.cancel(Refusal::Cancelled)?,
             Event::StreamGone => self.cancel(Refusal::PeerGone)?,
             Event::ParentGone => {
@@ -253,10 +257,10 @@ impl<'a> Save<'a> {
             None => format!("stage {stage}"),
         };
         let _ = self.libxl.send(&Message::Progress { doing: &doing, done, total });
-        let reached = Reported { stage, round, quarter: (done * 4).checked_div(total).unwrap_or(0) };
+        let reached = Reported { stage, round, quarter: done.saturating_mul(4).checked_div(total).unwrap_or(0) };
         if reached != self.reported && reached.quarter > 0 {
             self.reported = reached;
-            let percent = (done * 100).checked_div(total).unwrap_or(0);
+            let percent = done.saturating_mul(100).checked_div(total).unwrap_or(0);
             let rate = rate_kib as f64 / 1024.0;
             self.log(Level::Info, &format!("{doing}: {done} of {total} pages, {percent} %, {rate:.1} MB/s"));
         }

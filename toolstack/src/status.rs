@@ -78,7 +78,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
         let (stage, left) = match progress {
             _ if ended => ("-".into(), "-".into()),
             Some(progress) => {
-                let percent = (progress.done * 100).checked_div(progress.total).unwrap_or(0);
+                let percent = progress.done.saturating_mul(100).checked_div(progress.total).unwrap_or(0);
                 (format!("{} ({percent} %)", progress.stage), progress.total.saturating_sub(progress.done).to_string())
             }
             None => ("-".into(), "-".into()),
@@ -91,7 +91,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
             left,
             faults: faults.map_or_else(|| "-".into(), |faults| faults.to_string()),
             note: match state {
-                Some(State::Failed { reason } | State::Interrupted { reason }) => reason,
+                Some(State::Failed { reason } | State::Interrupted { reason }) => reason.replace(char::is_control, " "),
                 _ => String::new(),
             },
         });
@@ -176,7 +176,7 @@ mod tests {
         fake.set(&format!("{home}/session/out-5-a/progress"), "stage=1 done=250 total=1000 bytes=1 rate_kib=2");
         fake.set(&format!("{home}/session/in-8-c/state"), "running");
         fake.set(&format!("{home}/session/in-8-c/progress"), "stage=3 done=9 total=10 bytes=1 rate_kib=2 faults=31");
-        fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\" room");
+        fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\"\u{1b}room");
         fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
         let table = table(&mut store).expect("a table");
         let rows: Vec<&str> = table.lines().skip(3).collect();
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(rows[1], "in-8-c           domain 8 in                running      3 (90 %)            1      31");
         assert_eq!(rows[2], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
-        assert!(json.contains("\"state\":\"failed reason=\\\"no\\\" room\""), "{json}");
+        assert!(json.contains("\"state\":\"failed reason=\\\"no\\\"\\u001broom\""), "{json}");
     }
 
     #[test]

@@ -176,6 +176,9 @@ pub struct FakeLibxl {
 }
 
 impl FakeLibxl {
+    /// Its answer to a suspend: none, it dies.
+    pub const DIES: i32 = i32::MIN;
+
     /// Starts one. `suspend` is its answer to a suspend.
     pub fn start(suspend: i32) -> (Self, Libxl) {
         let (from_helper, to_libxl) = rustix::pipe::pipe().expect("a pipe");
@@ -198,6 +201,9 @@ fn converse(mut from: File, mut to: File, suspend: i32) -> Vec<String> {
         from.read_exact(&mut body).expect("a whole message");
         let (answer, line) = understand(&body, suspend);
         messages.push(line);
+        if answer == Some(FakeLibxl::DIES) {
+            break;
+        }
         if let Some(answer) = answer {
             to.write_all(&answer.to_ne_bytes()).expect("answered");
         }

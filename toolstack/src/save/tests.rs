@@ -111,6 +111,17 @@ fn a_failure_after_the_suspend_tells_xenstored_that_the_guest_runs_on() {
 }
 
 #[test]
+fn a_guest_whose_libxl_died_in_the_suspend_is_told_to_xenstored_all_the_same() {
+    let scene = scene(FakeLibxl::DIES);
+    scene.agent_says("suspend");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("failed reason=cancelled by the toolstack");
+    let agent = scene.agent.clone();
+    assert_eq!(scene.end().0, Err("the toolstack process that asked for the migration died".into()));
+    assert_eq!(agent.resumed(), ["5"]);
+}
+
+#[test]
 fn a_guest_that_does_not_suspend_stays() {
     let scene = scene(0);
     scene.agent_says("suspend");
