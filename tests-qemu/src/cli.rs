@@ -100,7 +100,7 @@ pub struct Size {
     #[arg(long, default_value_t = 512)]
     pub dom0_memory: u32,
     /// Processors of each host.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub host_cpus: u32,
 }
 
@@ -124,7 +124,7 @@ pub struct Scenario {
     #[arg(long, default_value_t = 256, value_name = "MB")]
     pub memory: u32,
     /// The guest's virtual processors.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub vcpus: u32,
     /// The guest's kernel: an ELF file or a bzImage. The default is Debian's own, unmodified.
     #[arg(long, value_name = "FILE")]
@@ -142,7 +142,7 @@ pub struct Scenario {
     #[arg(long, default_value_t = 2000, value_name = "PAGES/S")]
     pub dirty_rate: u32,
     /// Limit the link between the hosts to this many Mbit/s.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub link_mbit: Option<u32>,
     /// Write the report to this file too, as JSON.
     #[arg(long, value_name = "FILE")]

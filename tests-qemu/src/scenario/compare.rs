@@ -7,7 +7,7 @@ use tests_qemu::report::{Report, SideBySide};
 use super::story::Story;
 use super::testbed::{A, B, Testbed};
 use super::throughput::{self, Throughput};
-use super::{guest, guest_of, measure, start_guest, write_json};
+use super::{guest, guest_of, measure, options, start_guest, write_json};
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::cli::{Mode, Scenario};
@@ -23,6 +23,7 @@ struct Comparison {
 
 /// Runs the comparison and returns the exit status.
 pub fn run(paths: &Paths, build: Build, name: Option<&str>, scenario: &Scenario) -> Result<u8> {
+    options::check(scenario)?;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_image(paths, build)?;

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod guest;
 pub mod measure;
 pub mod migration;
+mod options;
 pub mod privacy;
 pub mod sessions;
 pub mod story;
@@ -36,6 +37,7 @@ const GUEST_LIMIT: Duration = Duration::from_secs(90);
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
     let Migrate { mode, scenario, keep } = options;
+    options::check(scenario)?;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
     if *mode != Mode::Xl {
