@@ -1,6 +1,8 @@
 //! What xenstore's messages are for: the answer that is waited for, changes that wait to be asked for, and the rest.
 
 use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
 
 use super::Change;
 use super::wire::{Kind, Malformed, Message};
@@ -11,6 +13,8 @@ const CHANGES: usize = 256;
 /// Messages that arrived and were not looked at yet.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
+    /// Tokens of watches: a change with another one is nobody's.
+    tokens: Vec<String>,
     changes: VecDeque<Change>,
     /// The request whose answer is waited for, if any; and the answer.
     awaited: Option<u32>,
@@ -34,12 +38,19 @@ impl Inbox {
         self.answer.take()
     }
 
+    /// From now on changes with this token are kept. There is no end to it: they may come after their watch has ended.
+    pub(super) fn watch(&mut self, token: &str) {
+        if !self.tokens.iter().any(|known| known == token) {
+            self.tokens.push(token.into());
+        }
+    }
+
     /// Takes a message in.
     pub(super) fn put(&mut self, message: Message) -> Result<(), Malformed> {
         if message.kind == Kind::WatchEvent {
             let (path, token) = message.watch_event()?;
             let change = Change { path: path.into(), token: token.into() };
-            if !self.changes.contains(&change) {
+            if self.tokens.contains(&change.token) && !self.changes.contains(&change) {
                 if self.changes.len() >= CHANGES {
                     self.changes.pop_front();
                 }
@@ -68,7 +79,6 @@ impl Inbox {
 mod tests {
     use super::*;
     use alloc::format;
-    use alloc::vec::Vec;
 
     fn answer(request: u32) -> Message {
         Message { kind: Kind::Read, request, transaction: 0, payload: Vec::new() }
@@ -105,6 +115,7 @@ mod tests {
     #[test]
     fn changes_wait_once_each_and_the_oldest_fall_out() {
         let mut inbox = Inbox::default();
+        inbox.watch("token");
         for number in 0..=CHANGES {
             inbox.put(event(&format!("{number}"))).unwrap();
             inbox.put(event(&format!("{number}"))).unwrap();
@@ -113,6 +124,13 @@ mod tests {
             assert!(inbox.has_changes());
             assert_eq!(inbox.take_change(|_| true).unwrap().path, format!("{number}"));
         }
+        assert!(!inbox.has_changes());
+    }
+
+    #[test]
+    fn a_change_that_nobody_watches_for_does_not_keep_anybody_awake() {
+        let mut inbox = Inbox::default();
+        inbox.put(event("path")).unwrap();
         assert!(!inbox.has_changes());
     }
 }

@@ -155,6 +155,7 @@ impl Xenstore {
 
     /// Reports changes at and below a path from now on, and one at once.
     pub fn watch(&mut self, path: &str, token: &str) -> Result<(), Error> {
+        self.inbox.watch(token);
         self.ask(Kind::Watch, Transaction::NONE, &[Part::Text(path), Part::Text(token)]).map(drop)
     }
 
