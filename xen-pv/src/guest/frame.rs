@@ -87,7 +87,7 @@ impl Frame {
 
     /// From bytes of the other agent.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut bytes = Reader(bytes);
+        let mut bytes = Reader { rest: bytes, what: MALFORMED };
         if bytes.u32()? != FRAME_MAGIC {
             return Err(MALFORMED);
         }
@@ -149,7 +149,7 @@ impl State {
 
     /// From bytes of the other agent.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut bytes = Reader(bytes);
+        let mut bytes = Reader { rest: bytes, what: MALFORMED_STATE };
         if bytes.u32()? != STATE_MAGIC {
             return Err(MALFORMED_STATE);
         }
@@ -196,30 +196,34 @@ fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    rest: &'a [u8],
+    /// What to say if it makes no sense.
+    what: Error,
+}
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(MALFORMED)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(self.what)?;
+        self.rest = rest;
         Ok(taken)
     }
 
     fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| MALFORMED)?))
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| self.what)?))
     }
 
     fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| MALFORMED)?))
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| self.what)?))
     }
 
     fn count(&mut self, limit: usize) -> Result<usize> {
         let count = self.u32()? as usize;
-        if count > limit { Err(MALFORMED) } else { Ok(count) }
+        if count > limit { Err(self.what) } else { Ok(count) }
     }
 
     fn end(self) -> Result {
-        if self.0.is_empty() { Ok(()) } else { Err(MALFORMED) }
+        if self.rest.is_empty() { Ok(()) } else { Err(self.what) }
     }
 }
 
@@ -253,7 +257,11 @@ mod tests {
             tsc: TscInfo { tsc_mode: 1, gtsc_khz: 2, incarnation: 3, pad: 0, elapsed_nsec: 4 },
             context: vec![1, 2, 3],
         };
-        assert_eq!(State::decode(&state.encode()), Ok(state));
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes), Ok(state));
+        for length in 0..bytes.len() {
+            assert_eq!(State::decode(&bytes[..length]), Err(MALFORMED_STATE), "{length} bytes");
+        }
     }
 
     #[test]
