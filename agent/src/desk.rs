@@ -116,10 +116,13 @@ impl<S: Store> Registry<S> {
             let Some(id) = named(&path) else { continue };
             if let Some(desk) = self.open.iter().find(|desk| desk.id == id).cloned() {
                 self.hear(&desk);
-            } else if let Some(line) = self.store.read(&id.request())
-                && let Some(request) = self.open_desk(id, &line)
-            {
-                return Some(request);
+            } else if let Some(line) = self.store.read(&id.request()) {
+                if line.is_empty() || self.ended.contains(&id) {
+                    // A word that came after the end, to a request that is tidied away already.
+                    self.store.remove(&id.request());
+                } else if let Some(request) = self.open_desk(id, &line) {
+                    return Some(request);
+                }
             }
         }
         None
@@ -146,9 +149,6 @@ impl<S: Store> Registry<S> {
     }
 
     fn open_desk(&mut self, id: RequestId, line: &[u8]) -> Option<(Rc<Desk>, Request)> {
-        if line.is_empty() || self.ended.contains(&id) {
-            return None;
-        }
         let desk = Rc::new(Desk::new(id, self.timer.clone()));
         let running = self.open.len();
         self.open.push(desk.clone());
