@@ -196,6 +196,16 @@ fn only_the_last_eight_reports_are_kept() {
 }
 
 #[test]
+fn a_word_after_the_end_leaves_nothing_behind() {
+    let (mut world, ..) = completes(Scenario { frames: 100, ..Scenario::default() });
+    [0, 1].into_iter().for_each(|end| world.cancel(end));
+    world.ask(0, "nobody/cancel", "1");
+    world.run_until(10, |_| false);
+    let left: Vec<_> = [0, 1].into_iter().flat_map(|host| world.nodes(host)).collect();
+    assert!(!left.iter().any(|node| node.starts_with("request/")), "{left:?}");
+}
+
+#[test]
 fn a_request_that_makes_no_sense_is_answered() {
     let mut world = World::new(Scenario::default());
     world.ask(0, "out-0-1", "out domain=99 mode=tsmc");

@@ -17,9 +17,12 @@ struct Inner {
 }
 
 impl Nodes {
-    /// As dom0.
+    /// As dom0. What is above the node comes to be with it, as in xenstore.
     pub fn put(&self, path: &str, value: &str) {
         let inner = &mut *self.0.borrow_mut();
+        if let Some((above, _)) = path.rsplit_once('/').filter(|(above, _)| above.contains('/')) {
+            inner.nodes.entry(above.to_string()).or_default();
+        }
         inner.nodes.insert(path.to_string(), value.to_string());
         inner.changes.push_back(path.to_string());
     }
