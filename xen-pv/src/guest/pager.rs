@@ -171,8 +171,8 @@ impl Pager {
             }
             Ok(done)
         })??;
-        let filled: Vec<Gfn> = ones(done).map(|index| gfns[index]).collect();
-        self.answer(&filled);
+        let (filled, count) = chosen(gfns, done);
+        self.answer(&filled[..count]);
         Ok(done)
     }
 
@@ -234,12 +234,7 @@ impl Pager {
 
     /// Makes those of `gfns` present that `good` names; `absent` names those that were absent a moment ago.
     fn make_present(&mut self, gfns: &[Gfn], absent: u64, good: u64) -> Result {
-        let mut some = [Gfn(0); BATCH];
-        let mut count = 0;
-        for index in ones(good & all(gfns.len())) {
-            some[count] = gfns[index];
-            count += 1;
-        }
+        let (some, count) = chosen(gfns, good);
         let results = self.paging_op(PAGING_OP_PREP, &some[..count])?;
         for (result, index) in results.into_iter().zip(ones(good & all(gfns.len()))) {
             let gfn = gfns[index];
@@ -369,6 +364,16 @@ fn ones(mask: u64) -> impl Iterator<Item = usize> {
     (0..BATCH).filter(move |index| mask >> index & 1 != 0)
 }
 
+/// Those of up to 64 pages that a mask names, and how many they are.
+fn chosen(gfns: &[Gfn], mask: u64) -> ([Gfn; BATCH], usize) {
+    let (mut some, mut count) = ([Gfn(0); BATCH], 0);
+    for index in ones(mask & all(gfns.len())) {
+        some[count] = gfns[index];
+        count += 1;
+    }
+    (some, count)
+}
+
 /// A mask of `count` ones.
 fn all(count: usize) -> u64 {
     if count >= BATCH { u64::MAX } else { (1 << count) - 1 }
@@ -378,4 +383,19 @@ fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
     let body = VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
     // SAFETY: the operation takes no pointer.
     unsafe { domctl::call(domain, VM_EVENT_OP, body) }.map(|answer| Port(answer.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_chooses_among_the_pages_there_are() {
+        let gfns: [Gfn; BATCH] = core::array::from_fn(|index| Gfn(100 + index as u64));
+        let (some, count) = chosen(&gfns[..3], u64::MAX);
+        assert_eq!(some[..count], gfns[..3]);
+        let (some, count) = chosen(&gfns, 1 << 63 | 1);
+        assert_eq!(some[..count], [Gfn(100), Gfn(163)]);
+        assert_eq!(chosen(&[], u64::MAX).1, 0);
+    }
 }
