@@ -5,6 +5,8 @@
 //! *Push*: the rest follows in the background, in small batches that begin behind the last fault, on the bulk
 //! connection, which is kept so short of data that a page on its way there arrives soon.
 
+use alloc::vec::Vec;
+
 use embassy_futures::select::{Either3, select3};
 
 use crate::channel::Inlet;
@@ -133,9 +135,27 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     if !committed {
         return Err(SessionError::Refused(Refusal::Unreadable));
     }
+    let (holes, unreadable): (Vec<Gfn>, Vec<Gfn>) = unreadable.into_iter().partition(|gfn| is_hole(departure, *gfn));
+    if !holes.is_empty() {
+        let summary = &mut departure.ledger.summary;
+        summary.stage3_pages += holes.len() as u64;
+        summary.pushed += holes.len() as u64;
+        departure.send_as_zeros(Cause::Push, &holes.into_iter().collect()).await?;
+    }
+    if unreadable.is_empty() {
+        return Ok(true);
+    }
     departure.left.extend(unreadable);
     departure.timer.sleep(TRY_AGAIN).await;
     Ok(false)
+}
+
+/// Whether a page is gone for good: the guest gave it back in its last moment here. It stands still now, so what is no RAM
+/// never will be, and the target waits for some content.
+fn is_hole<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> bool {
+    let (source, ram) = (&mut departure.source, &mut departure.scratch);
+    let looked = ram.update(|words| source.find_ram(gfn, 1, words));
+    looked.is_ok() && !ram.contains(gfn)
 }
 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {

@@ -136,7 +136,7 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
         }
         for batch in gone.chunks(BATCH) {
             let batch = Batch::from_slice(batch).unwrap_or_default();
-            departure.send_as_zeros(&batch).await?;
+            departure.send_as_zeros(Cause::Urgent, &batch).await?;
             batch.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
         }
         departure.timer.yield_now().await;

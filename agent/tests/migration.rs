@@ -348,6 +348,20 @@ fn a_guest_destroyed_before_it_ran_is_kept_at_the_source() {
 }
 
 #[test]
+fn a_page_given_back_in_the_last_moment_does_not_keep_the_source_for_ever() {
+    let mut world = World::new(Scenario { working_set: 1500, step_ns: 5_000, ..Scenario::default() });
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().here == Here::Retained));
+    {
+        let guest = &mut *world.guest.borrow_mut();
+        let armed = (0..guest.there.len()).rfind(|gfn| guest.there[*gfn].is_some_and(|frame| frame.armed));
+        guest.truth[armed.expect("an absent page")] = None;
+    }
+    assert!(world.run(600_000), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
+#[test]
 fn a_link_that_comes_back_in_stage_3_loses_nothing() {
     let mut world = World::new(Scenario::default());
     world.start();

@@ -44,9 +44,9 @@ impl<S: Source> Departure<S> {
     }
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
-    pub(crate) async fn send_as_zeros(&mut self, gfns: &Batch) -> Result<(), SessionError> {
+    pub(crate) async fn send_as_zeros(&mut self, cause: Cause, gfns: &Batch) -> Result<(), SessionError> {
         let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
-        self.bulk.send_pages(Cause::Urgent, gfns, &self.batch, zero).await
+        self.bulk.send_pages(cause, gfns, &self.batch, zero).await
     }
 
     /// Looks at pages that are not sent now, for those that must never be armed.
