@@ -43,7 +43,7 @@ use core::net::Ipv4Addr;
 
 use smoltcp::phy::Device;
 
-pub use config::{Address, Config};
+pub use config::{Address, Config, ConfigError};
 
 use budget::Budget;
 use claim::Domains;

@@ -19,6 +19,7 @@ mod store;
 use xen_pv::abi::start_info::StartInfo;
 use xen_pv::sched::{self, Reason};
 
+use serve::Refusal;
 use start::Machine;
 
 /// Writes a line to the console.
@@ -55,7 +56,11 @@ fn run(mut machine: Machine) -> ! {
         }
         sched::shutdown(Reason::Poweroff)
     }
-    let Err(reason) = serve::run(machine);
-    say!("cannot serve: {reason}");
-    sched::shutdown(Reason::Crash)
+    let Err(refusal) = serve::run(machine);
+    say!("cannot serve: {refusal}");
+    // Toolstacks are told to start a crashed agent again, which does not mend its command line.
+    sched::shutdown(match refusal {
+        Refusal::Configuration(_) => Reason::Poweroff,
+        Refusal::Surroundings(_) => Reason::Crash,
+    })
 }

@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use agent::platform::{Features, Platform as _};
-use agent::{Address, Agent, Config, Wake};
+use agent::{Address, Agent, Config, ConfigError, Wake};
 use log::LevelFilter;
 use xen_pv::abi::Port;
 use xen_pv::entropy::{Entropy, Origin};
@@ -31,14 +31,37 @@ struct Waker {
     ports: Vec<Port>,
 }
 
+/// Why the agent cannot serve.
+pub enum Refusal {
+    /// It is told what makes no sense. Started again, it would say the same.
+    Configuration(ConfigError),
+    /// Something around it fails.
+    Surroundings(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(error) => error.fmt(f),
+            Self::Surroundings(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Surroundings(reason)
+    }
+}
+
 /// Runs the agent; comes back only with the reason why it cannot.
-pub fn run(machine: Machine) -> Result<core::convert::Infallible, String> {
+pub fn run(machine: Machine) -> Result<core::convert::Infallible, Refusal> {
     let Machine { mut memory, mut pool, store, entropy, command_line } = machine;
     let origin = entropy.origin();
     hermit::init(Entropy::new(command_line.as_bytes()));
     agent::os::log_to_console(log_level(command_line));
 
-    let store = Rc::new(RefCell::new(store.ok_or("there is no xenstore")?));
+    let store = Rc::new(RefCell::new(store.ok_or_else(|| "there is no xenstore".to_string())?));
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
     let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
     let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
@@ -46,7 +69,7 @@ pub fn run(machine: Machine) -> Result<core::convert::Infallible, String> {
     let platform = Platform::new(&mut memory, entropy).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
-    let config = Config::from_command_line(command_line, mac, free).map_err(|error| error.to_string())?;
+    let config = Config::from_command_line(command_line, mac, free).map_err(Refusal::Configuration)?;
     let device = NetDevice::new(queue);
     let link = device.link();
     banner(total, &platform.features(), origin, &config);
