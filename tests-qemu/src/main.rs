@@ -15,7 +15,7 @@ mod suite;
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use tests_qemu::exec::{Event, Request};
 
@@ -63,6 +63,7 @@ fn execute(cli: &Cli) -> Result<u8> {
         Command::HostExec { host, command } => return host_exec(&paths, name, *host, command),
         Command::HostPut { host, local, path } => {
             let run = entered(&paths, name)?;
+            std::fs::metadata(local).with_context(|| local.display().to_string())?;
             run.dom0(run.place(*host)?).put_file(local, path)?;
         }
         Command::HostGet { host, path, local } => {
