@@ -105,8 +105,6 @@ pub struct Features {
 pub struct GuestInfo {
     /// Pages the domain owns now.
     pub pages: u64,
-    /// Most pages it may own.
-    pub max_pages: u64,
     /// Its highest guest frame number in use.
     pub max_gfn: u64,
     /// Its virtual CPUs.
@@ -168,10 +166,8 @@ pub trait Source {
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
     /// Copies up to [`BATCH`] pages out of the guest; the mask says which could be read.
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
-    /// Turns the dirty log on; from here on every write is recorded.
+    /// Turns the dirty log on; from here on every write is recorded, until [`Source::release`] or drop.
     fn log_on(&mut self) -> Result<()>;
-    /// Turns the dirty log off.
-    fn log_off(&mut self) -> Result<()>;
     /// ORs the dirty log into `dirty` without clearing it. Cheap.
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()>;
     /// ORs the dirty log into `dirty` and clears it. Dear: a handful per migration.

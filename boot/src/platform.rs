@@ -123,10 +123,6 @@ impl wanted::Source for Source {
         self.source.log_on().map_err(failure)
     }
 
-    fn log_off(&mut self) -> Result<()> {
-        self.source.log_off().map_err(failure)
-    }
-
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.source.peek(dirty).map_err(failure)
     }
@@ -249,7 +245,6 @@ impl Drop for Target {
 fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
     wanted::GuestInfo {
         pages: info.tot_pages,
-        max_pages: info.max_pages,
         max_gfn,
         vcpus: info.vcpus(),
         paged_pages: info.paged_pages,

@@ -134,7 +134,6 @@ impl Source for Leaving {
         let pages = guest.truth.iter().flatten().count() as u64;
         Ok(GuestInfo {
             pages,
-            max_pages: pages,
             max_gfn: guest.frames() - 1,
             vcpus: guest.vcpus.len() as u32,
             paged_pages: 0,
@@ -169,12 +168,6 @@ impl Source for Leaving {
     fn log_on(&mut self) -> Result<()> {
         self.0.call(Op::LogOn, 0)?;
         self.1.borrow_mut().logging = true;
-        Ok(())
-    }
-    fn log_off(&mut self) -> Result<()> {
-        let mut guest = self.1.borrow_mut();
-        guest.logging = false;
-        guest.log.clear();
         Ok(())
     }
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
@@ -216,8 +209,9 @@ impl Source for Leaving {
     }
     fn release(&mut self) -> Result<()> {
         self.0.call(Op::Release, 0)?;
-        self.log_off()?;
         let mut guest = self.1.borrow_mut();
+        guest.logging = false;
+        guest.log.clear();
         assert!(matches!(guest.here, Here::Running | Here::Suspended), "the commit is undone");
         guest.paused_here = false;
         guest.here = Here::Running;

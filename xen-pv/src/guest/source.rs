@@ -170,7 +170,7 @@ impl Source {
     }
 
     /// Turns the dirty log off.
-    pub fn log_off(&mut self) -> Result {
+    fn log_off(&mut self) -> Result {
         self.log.take().map_or(Ok(()), DirtyLog::stop)
     }
 
