@@ -92,6 +92,13 @@ pub fn shape(namespace: &str, places: &[Place], mbit: u32) -> Result<()> {
     Ok(())
 }
 
+/// Undoes [`shape`].
+pub fn unshape(namespace: &str, places: &[Place]) -> Result<()> {
+    places
+        .iter()
+        .try_for_each(|place| run_line(&format!("tc -n {namespace} qdisc del dev {} root", place.tap())).map(drop))
+}
+
 /// Whether a process lives in the namespace: a run that another checkout of this project keeps up, say.
 pub fn is_inhabited(namespace: &str) -> bool {
     run_line(&format!("ip netns pids {namespace}")).is_ok_and(|pids| !pids.trim().is_empty())

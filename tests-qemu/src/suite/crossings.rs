@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use agent::control::State;
 use anyhow::{Context, Result, ensure};
 
+use super::brake::Brake;
 use super::fixture::Fixture;
 use crate::cli::Mode;
 use crate::scenario::guest::{self, Guest, Label, Workload};
@@ -57,12 +58,18 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     // What the workload had written by then, each time it was asked while stage 3 ran.
     let writes = Mutex::new(Vec::new());
+    let brake = Brake::new(&fixture.hosts()?.run.namespace);
     let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
         let between = source.state == Some(State::Committed) && target.state == Some(State::Running);
+        if source.state == Some(State::Suspend) || between {
+            brake.pull();
+        }
         let mut writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
         // A few answers prove it; asking costs the guest time.
         if between && writes.len() < 3 {
             writes.extend(guest::status_now().map(|status| status.writes));
+        } else if !writes.is_empty() {
+            brake.release();
         }
     })?;
     assert_held(&report)?;

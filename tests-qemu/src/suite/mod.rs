@@ -1,5 +1,6 @@
 //! The tests on real Xen: `tests-qemu test`. They share two hosts, which are booted afresh after a test that failed.
 
+mod brake;
 mod crossings;
 mod fixture;
 mod image;

@@ -6,6 +6,7 @@ use agent::control::State;
 use anyhow::{Context, Result, ensure};
 use tests_qemu::exec::Dom0;
 
+use super::brake::Brake;
 use super::crossings::assert_held;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
@@ -41,9 +42,14 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     ensure!(row(&status(&dom0_a)?, "out-", "failed")?.contains("cancelled"), "the reason is not shown");
 
     let shown = Once::new();
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, target| {
+    let brake = Brake::new(&fixture.hosts()?.run.namespace);
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+        if source.state == Some(State::Suspend) {
+            brake.pull();
+        }
         if target.state == Some(State::Running) && target.progress.is_some_and(|progress| progress.stage == 3) {
             shown.fill(|| status(&dom0_b));
+            brake.release();
         }
     })?;
     assert_held(&report)?;
