@@ -1,5 +1,7 @@
 //! Page tables of a paravirtual domain (`xen.h`).
 
+use x86_64::structures::paging::PageTableFlags;
+
 /// One write to a page-table entry (`struct mmu_update`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -34,18 +36,20 @@ pub const MMUEXT_TLB_FLUSH_LOCAL: u32 = 6;
 pub const UVMF_INVLPG: u64 = 2;
 
 /// Page-table entry: present.
-pub const PTE_PRESENT: u64 = 1;
+pub const PTE_PRESENT: u64 = PageTableFlags::PRESENT.bits();
 /// Page-table entry: writable.
-pub const PTE_WRITABLE: u64 = 1 << 1;
+pub const PTE_WRITABLE: u64 = PageTableFlags::WRITABLE.bits();
 /// Page-table entry: for user mode, where a 64-bit paravirtual kernel runs too.
-pub const PTE_USER: u64 = 1 << 2;
+pub const PTE_USER: u64 = PageTableFlags::USER_ACCESSIBLE.bits();
 /// Page-table entry: accessed. Set by hand it saves the processor a write.
-pub const PTE_ACCESSED: u64 = 1 << 5;
+pub const PTE_ACCESSED: u64 = PageTableFlags::ACCESSED.bits();
 /// Page-table entry: dirty. Set by hand it saves the processor a write.
-pub const PTE_DIRTY: u64 = 1 << 6;
+pub const PTE_DIRTY: u64 = PageTableFlags::DIRTY.bits();
+/// Page-table entry: maps a large page instead of naming a table.
+pub const PTE_LARGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 /// Page-table entry: the bits that hold the machine frame's address.
 pub const PTE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Page-table entry: not for execution.
-pub const PTE_NO_EXECUTE: u64 = 1 << 63;
+pub const PTE_NO_EXECUTE: u64 = PageTableFlags::NO_EXECUTE.bits();
 /// Entries in a page table.
 pub const PTES: usize = 512;

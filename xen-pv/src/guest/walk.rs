@@ -7,8 +7,12 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use x86_64::registers::control::{Cr0Flags, Cr4Flags};
+use x86_64::registers::model_specific::EferFlags;
+
 use super::abi::hvm::{SAVE_CPU, SAVE_END, cpu};
 use super::reach::Page;
+use crate::abi::mmu::{PTE_ADDRESS, PTE_LARGE, PTE_PRESENT};
 use crate::abi::{Gfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// Pages of a per-CPU area that are taken along.
@@ -56,9 +60,9 @@ struct Cpu {
     efer: u64,
 }
 
-const CR0_PG: u64 = 1 << 31;
-const CR4_LA57: u64 = 1 << 12;
-const EFER_LMA: u64 = 1 << 10;
+const CR0_PG: u64 = Cr0Flags::PAGING.bits();
+const CR4_LA57: u64 = Cr4Flags::L5_PAGING.bits();
+const EFER_LMA: u64 = EferFlags::LONG_MODE_ACTIVE.bits();
 
 impl Cpu {
     fn urgent(&self) -> [u64; 8] {
@@ -118,9 +122,6 @@ fn registers(record: &[u8]) -> Cpu {
 
 /// Tables remembered, so that neighbours cost one look each.
 const TABLES: usize = 16;
-const PRESENT: u64 = 1;
-const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 struct Walk<R> {
     read: R,
@@ -150,19 +151,19 @@ impl<R: FnMut(Gfn, &mut Page) -> bool> Walk<R> {
 
     fn translate(&mut self, cpu: &Cpu, address: u64) -> Option<Gfn> {
         let levels = cpu.levels()?;
-        let mut table = Gfn((cpu.cr3 & ADDRESS) >> PAGE_SHIFT);
+        let mut table = Gfn((cpu.cr3 & PTE_ADDRESS) >> PAGE_SHIFT);
         for level in (1..=levels).rev() {
             self.note(table);
             let shift = PAGE_SHIFT + 9 * (level - 1);
             let entry = self.entry(table, (address >> shift) as usize & 511)?;
-            if entry & PRESENT == 0 {
+            if entry & PTE_PRESENT == 0 {
                 return None;
             }
-            let frame = (entry & ADDRESS) >> PAGE_SHIFT;
+            let frame = (entry & PTE_ADDRESS) >> PAGE_SHIFT;
             if level == 1 {
                 return Some(Gfn(frame));
             }
-            if entry & LARGE != 0 {
+            if entry & PTE_LARGE != 0 {
                 let within = (1u64 << (shift - PAGE_SHIFT)) - 1;
                 return Some(Gfn(frame & !within | address >> PAGE_SHIFT & within));
             }
@@ -226,10 +227,16 @@ mod tests {
     fn memory() -> BTreeMap<u64, BTreeMap<usize, u64>> {
         let index = |shift: u32| (BASE >> shift) as usize & 511;
         BTreeMap::from([
-            (1, BTreeMap::from([(index(39), 2 << 12 | PRESENT)])),
-            (2, BTreeMap::from([(index(30), 3 << 12 | PRESENT)])),
-            (3, BTreeMap::from([(index(21), 4 << 12 | PRESENT), (index(21) + 1, 0x400 << 12 | LARGE | PRESENT)])),
-            (4, BTreeMap::from([(index(12), 100 << 12 | PRESENT), (index(12) + 1, 101 << 12 | PRESENT)])),
+            (1, BTreeMap::from([(index(39), 2 << 12 | PTE_PRESENT)])),
+            (2, BTreeMap::from([(index(30), 3 << 12 | PTE_PRESENT)])),
+            (
+                3,
+                BTreeMap::from([
+                    (index(21), 4 << 12 | PTE_PRESENT),
+                    (index(21) + 1, 0x400 << 12 | PTE_LARGE | PTE_PRESENT),
+                ]),
+            ),
+            (4, BTreeMap::from([(index(12), 100 << 12 | PTE_PRESENT), (index(12) + 1, 101 << 12 | PTE_PRESENT)])),
         ])
     }
 
@@ -259,7 +266,7 @@ mod tests {
             looks += 1;
             // Every table leads to another one.
             page.chunks_exact_mut(8).zip(0..).for_each(|(entry, index)| {
-                entry.copy_from_slice(&((looks * 512 + index) << 12 | PRESENT).to_le_bytes());
+                entry.copy_from_slice(&((looks * 512 + index) << 12 | PTE_PRESENT).to_le_bytes());
             });
             true
         };
