@@ -7,6 +7,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::bitmap::PageSet;
+
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
 
@@ -135,6 +137,25 @@ pub trait Platform {
     /// Opens a domain that the toolstack has created and whose memory is still empty.
     /// The agent's own pause count is taken: the guest cannot run before [`Target::release`].
     fn open_target(&mut self, domain: DomId, backends: Backends) -> Result<Self::Target>;
+    /// Opens a guest that an earlier life of this agent was sending away, and changes nothing about it yet: its dirty log may
+    /// be on, it may be suspended and held by that life's pause count, and it may be retained ([`Source::is_retained`]).
+    /// [`Source::release`] then undoes all of that, [`Source::read`], [`Source::find_ram`] and [`Source::destroy`] work as
+    /// ever. `memo` is what [`Source::memo`] gave that life.
+    fn adopt_source(&mut self, domain: DomId, memo: u64) -> Result<Self::Source>;
+    /// Opens a guest that an earlier life of this agent was filling, and takes over its faults; gives the frames that are
+    /// still absent, too. Whoever waits already for one of them shows as a [`Fault`] again. `memo` is what [`Target::memo`]
+    /// gave that life.
+    fn adopt_target(&mut self, domain: DomId, memo: u64, hold: Hold) -> Result<(Self::Target, PageSet)>;
+}
+
+/// Whether an earlier life of the agent still held an arriving guest back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The guest had everything it needs to run, but the source had not been heard to commit: that life's pause count is
+    /// taken over, and [`Target::release`] gives it back.
+    Held,
+    /// It had been released.
+    Released,
 }
 
 /// Where the toolstack's backends for an arriving guest live.
@@ -157,6 +178,10 @@ pub struct Backends {
 pub trait Source {
     /// What the guest is now.
     fn info(&mut self) -> Result<GuestInfo>;
+    /// What a later life of the agent must know to adopt this guest. Opaque to the agent; valid from the beginning.
+    fn memo(&self) -> u64;
+    /// Whether this guest is retained: the commit has happened.
+    fn is_retained(&self) -> bool;
     /// What the target needs to build the guest's frame before memory arrives: CPU policy, HVM parameters.
     /// Opaque to the agent.
     fn frame(&mut self) -> Result<Vec<u8>>;
@@ -227,6 +252,8 @@ pub struct Rings {
 pub trait Target {
     /// What the domain is now.
     fn info(&mut self) -> Result<GuestInfo>;
+    /// What a later life of the agent must know to adopt this guest. Opaque to the agent; valid after [`Target::build`].
+    fn memo(&self) -> u64;
     /// Builds what the source's [`Source::frame`] describes: CPU policy, parameters, the special pages (allocated and
     /// zeroed), the grants that xenstore and the console need, the pager's ring where there is one.
     fn build(&mut self, frame: &[u8]) -> Result<Rings>;
@@ -250,7 +277,7 @@ pub trait Target {
     fn load_state(&mut self, state: &[u8]) -> Result<()>;
     /// Gives back the agent's pause count: the guest runs as soon as the toolstack wants it to.
     fn release(&mut self) -> Result<()>;
-    /// Whether the guest has run at all on this host.
+    /// Whether the guest has run at all on this host. Also answers, and for good, when the domain is dying.
     fn has_run(&mut self) -> Result<bool>;
     /// Ends paging for this guest; every page must be present.
     fn finish(&mut self) -> Result<()>;

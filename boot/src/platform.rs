@@ -4,6 +4,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use agent::bitmap::PageSet;
 use agent::platform as wanted;
 use agent::platform::{BATCH, Page, PageMask, PlatformError, Result};
 use xen_pv::abi::{DomId, Errno, Gfn, Port};
@@ -94,6 +95,14 @@ impl wanted::Platform for Platform {
         let target = target::Target::open(self.reach.clone(), DomId(domain.0), backends).map_err(failure)?;
         Ok(Target { target, fault_ports: self.fault_ports.clone() })
     }
+
+    fn adopt_source(&mut self, _: wanted::DomId, _: u64) -> Result<Source> {
+        Err(PlatformError::Unsupported { operation: "adopting a guest" })
+    }
+
+    fn adopt_target(&mut self, _: wanted::DomId, _: u64, _: wanted::Hold) -> Result<(Target, PageSet)> {
+        Err(PlatformError::Unsupported { operation: "adopting a guest" })
+    }
 }
 
 /// A guest that leaves.
@@ -105,6 +114,14 @@ impl wanted::Source for Source {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.source.max_gfn().map_err(failure)?;
         Ok(guest_info(&self.source.info().map_err(failure)?, max_gfn))
+    }
+
+    fn memo(&self) -> u64 {
+        0
+    }
+
+    fn is_retained(&self) -> bool {
+        self.source.is_retained()
     }
 
     fn frame(&mut self) -> Result<Vec<u8>> {
@@ -175,6 +192,10 @@ impl wanted::Target for Target {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.target.max_gfn().map_err(failure)?;
         Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
+    }
+
+    fn memo(&self) -> u64 {
+        0
     }
 
     fn build(&mut self, frame: &[u8]) -> Result<wanted::Rings> {

@@ -64,7 +64,13 @@ pub struct Guest {
     // At the target.
     pub there: Vec<Option<Frame>>,
     pub created: bool,
+    /// The agent's pause count.
+    pub held_there: bool,
+    /// The agent gave it back after the commit.
     pub released: bool,
+    /// The toolstack's own pause count is given back.
+    pub started: bool,
+    pub ran_there: bool,
     pub can_page: bool,
     pub state_loaded: bool,
     pub faults: Vec<Gfn>,
@@ -101,7 +107,10 @@ impl Guest {
             paused_here: false,
             there: vec![None; frames as usize],
             created: true,
+            held_there: false,
             released: false,
+            started: false,
+            ran_there: false,
             can_page: true,
             state_loaded: false,
             faults: Vec::new(),
@@ -130,7 +139,7 @@ impl Guest {
     }
 
     pub fn runs_there(&self) -> bool {
-        self.released && self.created
+        self.released && self.started && self.created
     }
 
     /// One step of the guest's program: it touches a page, wherever it runs.
@@ -215,7 +224,8 @@ impl Guest {
     }
 
     /// Never two running copies.
-    pub fn check_one_copy(&self) {
+    pub fn check_one_copy(&mut self) {
+        self.ran_there |= self.runs_there();
         assert!(!(self.runs_here() && self.runs_there()), "the guest runs twice");
         assert!(!(self.runs_there() && self.here != Here::Retained && self.here != Here::Destroyed));
     }

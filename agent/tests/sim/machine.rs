@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use agent::bitmap::PageSet;
 use agent::platform::{
-    BATCH, Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Page, PageMask, Platform, PlatformError, Result,
-    Rings, Source, Target,
+    BATCH, Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Hold, Page, PageMask, Platform, PlatformError,
+    Result, Rings, Source, Target,
 };
 
 use super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
@@ -68,6 +69,8 @@ pub struct Machine {
     pub random: Rc<RefCell<Random>>,
     /// Some pages refuse to be armed.
     pub stubborn: bool,
+    /// The agent on it was killed: nothing that it still drops has any effect.
+    pub dead: Rc<Cell<bool>>,
 }
 
 impl Machine {
@@ -111,9 +114,34 @@ impl Platform for Machine {
     }
     fn open_target(&mut self, domain: DomId, _: Backends) -> Result<Coming> {
         self.call(Op::OpenTarget, 0)?;
-        Ok(Coming(self.clone(), self.guest(domain)?))
+        let guest = self.guest(domain)?;
+        guest.borrow_mut().held_there = true;
+        Ok(Coming(self.clone(), guest))
+    }
+    fn adopt_source(&mut self, domain: DomId, memo: u64) -> Result<Leaving> {
+        self.call(Op::OpenSource, 0)?;
+        assert_eq!(memo, MEMO);
+        Ok(Leaving(self.clone(), self.guest(domain)?))
+    }
+    fn adopt_target(&mut self, domain: DomId, memo: u64, hold: Hold) -> Result<(Coming, PageSet)> {
+        self.call(Op::OpenTarget, 0)?;
+        assert_eq!(memo, MEMO);
+        let shared = self.guest(domain)?;
+        let guest = &mut *shared.borrow_mut();
+        if !guest.created {
+            return Err(PlatformError::Gone);
+        }
+        assert_eq!(guest.held_there, hold == Hold::Held, "the note says otherwise");
+        let mut missing = PageSet::new(guest.frames());
+        let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));
+        missing.extend(absent.map(|(gfn, _)| Gfn(gfn as u64)));
+        guest.faults = guest.vcpus.iter().flatten().copied().collect();
+        Ok((Coming(self.clone(), shared.clone()), missing))
     }
 }
+
+/// What every guest gives its agent to keep.
+const MEMO: u64 = 0x1234_5678_9abc_def0;
 
 fn or(into: &mut [u64], from: &[u64]) {
     into.iter_mut().zip(from).for_each(|(into, from)| *into |= from);
@@ -140,6 +168,12 @@ impl Source for Leaving {
             suspended: guest.here == Here::Suspended,
             hap: true,
         })
+    }
+    fn memo(&self) -> u64 {
+        MEMO
+    }
+    fn is_retained(&self) -> bool {
+        self.1.borrow().here == Here::Retained
     }
     fn frame(&mut self) -> Result<Vec<u8>> {
         self.0.call(Op::Frame, 0)?;
@@ -212,7 +246,11 @@ impl Source for Leaving {
         let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();
-        assert!(matches!(guest.here, Here::Running | Here::Suspended), "the commit is undone");
+        match guest.here {
+            Here::Running | Here::Suspended => {}
+            Here::Retained => assert!(!guest.created && !guest.ran_there, "the commit is undone"),
+            Here::Destroyed => panic!("nothing is left to give back"),
+        }
         guest.paused_here = false;
         guest.here = Here::Running;
         Ok(())
@@ -228,10 +266,13 @@ impl Source for Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
+        if self.0.dead.get() {
+            return;
+        }
         let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();
-        guest.paused_here = false;
+        guest.paused_here &= guest.here == Here::Retained;
     }
 }
 
@@ -254,6 +295,9 @@ impl Coming {
 impl Target for Coming {
     fn info(&mut self) -> Result<GuestInfo> {
         if self.1.borrow().created { Ok(GuestInfo::default()) } else { Err(PlatformError::Gone) }
+    }
+    fn memo(&self) -> u64 {
+        MEMO
     }
     fn build(&mut self, frame: &[u8]) -> Result<Rings> {
         self.0.call(Op::Build, 0)?;
@@ -316,14 +360,24 @@ impl Target for Coming {
         let mut guest = self.1.borrow_mut();
         assert!(guest.state_loaded && !guest.released);
         assert_eq!(guest.here, Here::Retained, "the target runs the guest before the commit");
+        assert!(guest.held_there);
         guest.released = true;
+        guest.held_there = false;
         Ok(())
     }
     fn has_run(&mut self) -> Result<bool> {
-        Ok(self.1.borrow().runs_there())
+        Ok(self.1.borrow().ran_there)
     }
     fn finish(&mut self) -> Result<()> {
         self.1.borrow_mut().finished = true;
         Ok(())
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        if !self.0.dead.get() {
+            self.1.borrow_mut().held_there = false;
+        }
     }
 }

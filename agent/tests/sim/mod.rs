@@ -106,6 +106,7 @@ impl World {
                 trouble: trouble.clone(),
                 random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
                 stubborn: scenario.stubborn,
+                dead: Rc::default(),
             };
             ends.next().map(|end| Agent::new(machine, end, stores[host].clone(), config))
         });
@@ -236,7 +237,7 @@ impl World {
             self.next_step += step;
             self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().step());
         }
-        self.guests.borrow().iter().for_each(|guest| guest.borrow().check_one_copy());
+        self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().check_one_copy());
         let others = [self.cable.next_event(), Some(now + 50_000_000)];
         let suspends = self.suspend_at.iter().copied();
         let next = others.into_iter().chain(suspends).flatten().fold(next, u64::min);
@@ -291,6 +292,7 @@ impl World {
                 self.guests.borrow()[guest].borrow_mut().frozen = true;
                 self.suspend_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns);
             }
+            State::Running => self.guests.borrow()[guest].borrow_mut().started = true,
             _ => {}
         }
     }

@@ -261,6 +261,11 @@ impl Source {
         Ok(())
     }
 
+    /// Whether the commit has happened.
+    pub fn is_retained(&self) -> bool {
+        matches!(self.stage, Stage::Away(_))
+    }
+
     /// Gives the guest back: its label, if it had lost it; the dirty log goes off; and if it has suspended it goes on here
     /// and finds that its suspend was cancelled.
     pub fn release(&mut self) -> Result {
