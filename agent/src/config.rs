@@ -4,6 +4,8 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
+use crate::secure::Security;
+
 /// The port agents listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7077;
 
@@ -24,7 +26,7 @@ pub enum Address {
 }
 
 /// What the agent is started with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// How it comes to its address.
     pub address: Address,
@@ -34,6 +36,8 @@ pub struct Config {
     pub mac: [u8; 6],
     /// Bytes of heap that it may use; a migration that would not fit is refused.
     pub memory: usize,
+    /// Whether its connections are sealed, and who it is.
+    pub security: Security,
 }
 
 /// A command line that does not say what the agent needs.
@@ -58,7 +62,7 @@ impl core::error::Error for ConfigError {}
 
 impl Config {
     /// Reads `ip=10.77.0.11/24 gw=10.77.0.1 port=7077` or `ip=dhcp`; words that are not known are skipped.
-    pub fn from_command_line(line: &str, mac: [u8; 6], memory: usize) -> Result<Self, ConfigError> {
+    pub fn from_command_line(line: &str, mac: [u8; 6], memory: usize, security: Security) -> Result<Self, ConfigError> {
         let value = |key: &str| {
             line.split_ascii_whitespace().filter_map(|word| word.split_once('=')).find(|pair| pair.0 == key)
         };
@@ -75,7 +79,7 @@ impl Config {
             }
         };
         let port = value("port").map_or(Ok(DEFAULT_PORT), |pair| parse(pair.1, "port"))?;
-        Ok(Self { address, port, mac, memory })
+        Ok(Self { address, port, mac, memory, security })
     }
 }
 
@@ -89,18 +93,20 @@ mod tests {
 
     #[test]
     fn a_command_line_gives_address_gateway_and_port() {
-        let config = Config::from_command_line("ip=10.77.0.11/24 gw=10.77.0.1 loglevel=info", [2; 6], 1).unwrap();
+        let config =
+            Config::from_command_line("ip=10.77.0.11/24 gw=10.77.0.1 loglevel=info", [2; 6], 1, Security::Plain)
+                .unwrap();
         let address = Ipv4Addr::new(10, 77, 0, 11);
         let gateway = Some(Ipv4Addr::new(10, 77, 0, 1));
         assert_eq!(config.address, Address::Static { address, prefix: 24, gateway });
         assert_eq!(config.port, DEFAULT_PORT);
-        let config = Config::from_command_line("ip=dhcp port=9", [2; 6], 1).unwrap();
+        let config = Config::from_command_line("ip=dhcp port=9", [2; 6], 1, Security::Plain).unwrap();
         assert_eq!((config.address, config.port), (Address::Dhcp, 9));
     }
 
     #[test]
     fn a_command_line_that_makes_no_sense_is_refused() {
-        let parse = |line| Config::from_command_line(line, [2; 6], 1).unwrap_err();
+        let parse = |line| Config::from_command_line(line, [2; 6], 1, Security::Plain).unwrap_err();
         assert_eq!(parse("port=1"), ConfigError::NoAddress);
         assert_eq!(parse("ip=10.77.0/24"), ConfigError::Bad("ip"));
         assert_eq!(parse("ip=10.77.0.1/77"), ConfigError::Bad("ip"));

@@ -24,7 +24,9 @@ use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::str::FromStr;
 
+use crate::hex;
 use crate::platform::{Backends, DomId, Features, Gfn};
+use crate::secure::PublicKey;
 use line::Line;
 pub use line::ParseError;
 pub use report::{Progress, Summary};
@@ -104,24 +106,14 @@ pub struct SessionToken(pub [u8; 16]);
 
 impl fmt::Display for SessionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        hex::write(f, &self.0)
     }
 }
 
 impl FromStr for SessionToken {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        const BAD: ParseError = ParseError::Bad("session");
-        let digits = text.as_bytes();
-        let mut token = [0; 16];
-        if digits.len() != 32 {
-            return Err(BAD);
-        }
-        for (byte, pair) in token.iter_mut().zip(digits.chunks_exact(2)) {
-            let nibble = |digit: u8| char::from(digit).to_digit(16).ok_or(BAD);
-            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
-        }
-        Ok(Self(token))
+        hex::parse(text).map(Self).ok_or(ParseError::Bad("session"))
     }
 }
 
@@ -171,6 +163,8 @@ pub enum Request {
         domain: DomId,
         /// The source's agent.
         peer: SocketAddrV4,
+        /// The source's agent's key; nothing if its connections are plain.
+        key: Option<PublicKey>,
         /// What the source's agent knows the migration by.
         session: SessionToken,
         /// Who serves the guest's xenstore and console.
@@ -182,16 +176,13 @@ impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Out { domain, mode } => write!(f, "out domain={} mode={mode}", domain.0),
-            Self::In { domain, peer, session, backends } => write!(
-                f,
-                "in domain={} peer={peer} session={session} store_port={} store_domain={} console_port={} \
-                 console_domain={}",
-                domain.0,
-                backends.store_port,
-                backends.store_domain.0,
-                backends.console_port,
-                backends.console_domain.0
-            ),
+            Self::In { domain, peer, key, session, backends } => {
+                write!(f, "in domain={} peer={peer} session={session}", domain.0)?;
+                write_key(f, key)?;
+                let Backends { store_port, store_domain, console_port, console_domain } = backends;
+                write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
+                write!(f, " console_port={console_port} console_domain={}", console_domain.0)
+            }
         }
     }
 }
@@ -205,6 +196,7 @@ impl FromStr for Request {
             "in" => Ok(Self::In {
                 domain: DomId(line.field("domain")?),
                 peer: line.field("peer")?,
+                key: line.optional("key")?,
                 session: line.field("session")?,
                 backends: Backends {
                     store_port: line.field("store_port")?,
@@ -229,6 +221,8 @@ pub enum State {
         address: Ipv4Addr,
         /// The port it listens on.
         port: u16,
+        /// Its key; nothing if its connections are plain.
+        key: Option<PublicKey>,
     },
     /// Source: stage 1 runs.
     Copying,
@@ -271,8 +265,9 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listening { session, address, port } => {
-                write!(f, "listening session={session} address={address} port={port}")
+            Self::Listening { session, address, port, key } => {
+                write!(f, "listening session={session} address={address} port={port}")?;
+                write_key(f, key)
             }
             Self::Copying => f.write_str("copying"),
             Self::Suspend => f.write_str("suspend"),
@@ -296,6 +291,7 @@ impl FromStr for State {
                 session: line.field("session")?,
                 address: line.field("address")?,
                 port: line.field("port")?,
+                key: line.optional("key")?,
             },
             "copying" => Self::Copying,
             "suspend" => Self::Suspend,
@@ -348,6 +344,10 @@ impl FromStr for AgentStatus {
             features: line.field("features")?,
         })
     }
+}
+
+fn write_key(f: &mut fmt::Formatter<'_>, key: &Option<PublicKey>) -> fmt::Result {
+    key.iter().try_for_each(|key| write!(f, " key={key}"))
 }
 
 impl fmt::Display for Features {

@@ -24,14 +24,18 @@ pub mod control;
 mod desk;
 mod dirty_copy;
 mod full_copy;
+mod hex;
 mod ledger;
 mod lobby;
 mod net;
 pub mod os;
 pub mod platform;
+pub mod secure;
 mod session;
 mod switchover;
 mod tasks;
+#[cfg(test)]
+mod testing;
 pub mod wire;
 
 use alloc::boxed::Box;
@@ -52,6 +56,7 @@ use desk::Registry;
 use lobby::{Door, Lobby};
 use net::Net;
 use platform::{Platform, Store};
+use secure::handshake::Entropy;
 use session::Host;
 use tasks::{Task, Timer, poll_once};
 
@@ -98,8 +103,14 @@ where
         let timer = Timer::new(move || clock.borrow().now_ns());
         let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
         let net = Rc::new(RefCell::new(net));
+        let config = Rc::new(config);
         let lobby = Rc::new(Lobby::default());
-        let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.port);
+        let source = platform.clone();
+        let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.clone(), move || {
+            let mut entropy = Entropy::default();
+            source.borrow_mut().random(&mut *entropy);
+            entropy
+        });
         let registry = Registry::new(store, timer.clone());
         let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY));
         let host = Rc::new(Host { platform, net, lobby, timer, config, budget, domains: Domains::default() });

@@ -141,6 +141,14 @@ pub enum LinkError {
     Closed,
     /// The connection broke or fell silent.
     Lost,
+    /// The other agent said that nothing follows.
+    Ended,
+    /// A record does not open: somebody between the agents changed it, or put it there.
+    Changed,
+    /// The other agent closed the connection before it had said who it is.
+    TurnedAway,
+    /// Whoever answers there does not have the key that it should.
+    Unproven,
     /// This agent cannot open another connection.
     Full,
 }
@@ -151,6 +159,12 @@ impl fmt::Display for LinkError {
             Self::NoAnswer(peer) => write!(f, "no agent answers at {peer}"),
             Self::Closed => f.write_str("the other host's agent closed the connection"),
             Self::Lost => f.write_str("the connection to the other host's agent is lost"),
+            Self::Ended => f.write_str("the other host's agent ended the connection"),
+            Self::Changed => f.write_str("a record from the other host's agent was changed on its way"),
+            Self::TurnedAway => {
+                f.write_str("the other host's agent turned this one away; is this agent's key in its list?")
+            }
+            Self::Unproven => f.write_str("what answers for the other host's agent does not have that agent's key"),
             Self::Full => f.write_str("no further connection can be opened"),
         }
     }
@@ -184,7 +198,7 @@ impl Buffers {
     }
 }
 
-/// One TCP connection. Dropping it closes it after what was written has been delivered.
+/// One TCP connection. Dropping it closes it, after what was written has been delivered if it lingers.
 pub(crate) struct Connection {
     net: Rc<RefCell<Net>>,
     timer: Timer,
@@ -193,6 +207,8 @@ pub(crate) struct Connection {
     sent: Cell<u64>,
     in_flight: Cell<usize>,
     patience: Cell<Option<u64>>,
+    /// Whether what was written is still delivered when this is dropped.
+    lingers: Cell<bool>,
 }
 
 impl Connection {
@@ -204,7 +220,8 @@ impl Connection {
         let handle = net.borrow_mut().sockets.add(socket);
         let in_flight = Cell::new(buffers.send);
         let (received, sent, patience) = (Cell::new(0), Cell::new(0), Cell::new(None));
-        Self { net: net.clone(), timer: timer.clone(), handle, received, sent, in_flight, patience }
+        let lingers = Cell::new(true);
+        Self { net: net.clone(), timer: timer.clone(), handle, received, sent, in_flight, patience, lingers }
     }
 
     /// A connection that waits for a peer; see [`Connection::accepted`].
@@ -216,7 +233,20 @@ impl Connection {
     ) -> Result<Self, LinkError> {
         let connection = Self::new(net, timer, buffers);
         connection.socket(|socket| socket.listen(port)).map_err(|_| LinkError::Full)?;
+        connection.lingers.set(false);
         Ok(connection)
+    }
+
+    /// Waits until somebody has begun to connect.
+    pub(crate) async fn approached(&self) {
+        let listens = || self.socket(|socket| socket.state() == tcp::State::Listen);
+        self.timer.wait_for(|| (!listens()).then_some(())).await;
+    }
+
+    /// Lets what is written be delivered even after this is dropped. So it is on connections that this agent opened; for
+    /// strangers no memory is kept.
+    pub(crate) fn linger(&self) {
+        self.lingers.set(true);
     }
 
     /// Waits until a peer has connected.
@@ -294,19 +324,32 @@ impl Connection {
 
     /// Hands all of `bytes` to the connection; they may not have left yet.
     pub(crate) async fn write_all(&self, bytes: &[u8]) -> Result<(), LinkError> {
-        let mut done = self.write_some(bytes)?;
+        let mut done = 0;
         while done < bytes.len() {
-            let more = self.timer.wait_for(|| match self.write_some(&bytes[done..]) {
+            let more = || match self.write_some(&bytes[done..]) {
                 Ok(0) => None,
                 written => Some(written),
-            });
-            done += match self.patience.get() {
-                // A peer whose TCP is alive may still never read: the guest must not wait for that.
-                Some(patience) => self.timer.within(patience, more).await.ok_or(LinkError::Lost)??,
-                None => more.await?,
             };
+            done += self.patiently(more).await?;
         }
         Ok(())
+    }
+
+    /// Waits until `progress` gives something, for as long as the connection has patience. A peer whose TCP is alive may
+    /// still never read: the guest must not wait for that.
+    pub(crate) async fn patiently<T>(
+        &self,
+        mut progress: impl FnMut() -> Option<Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        if let Some(made) = progress() {
+            return made;
+        }
+        match self.patience.get() {
+            Some(patience) => {
+                self.timer.within(patience, self.timer.wait_for(progress)).await.ok_or(LinkError::Lost)?
+            }
+            None => self.timer.wait_for(progress).await,
+        }
     }
 
     /// Hands over what there is room for now; how many bytes that were.
@@ -338,7 +381,7 @@ impl Connection {
         self.socket(|socket| socket.send_queue())
     }
 
-    /// Bytes handed over by [`Connection::write_all`] so far.
+    /// Bytes handed over by [`Connection::write_some`] so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.get()
     }
@@ -372,7 +415,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.socket(|socket| socket.close());
+        let lingers = self.lingers.get();
+        self.socket(|socket| if lingers { socket.close() } else { socket.abort() });
         let deadline = self.timer.now() + LINGER;
         self.net.borrow_mut().lingering.push((self.handle, deadline));
     }

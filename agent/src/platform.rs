@@ -105,6 +105,8 @@ pub struct Features {
 /// What a domain is, as far as a migration cares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestInfo {
+    /// The domain's UUID: the same at both ends of a migration.
+    pub uuid: [u8; 16],
     /// Pages the domain owns now.
     pub pages: u64,
     /// Its highest guest frame number in use.

@@ -31,6 +31,7 @@
 
 pub(crate) mod arrival;
 pub(crate) mod departure;
+pub(crate) mod dialing;
 pub(crate) mod pages;
 pub(crate) mod sending;
 
@@ -47,10 +48,12 @@ use crate::desk::Desk;
 use crate::lobby::Lobby;
 use crate::net::{LinkError, Net};
 use crate::platform::{Platform, PlatformError, Source};
+use crate::secure::Protection;
 use crate::switchover::Prepared;
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Message, WireError};
 use departure::Departure;
+use dialing::Callee;
 
 /// How long the other agent may take to call, to answer, or to build.
 pub(crate) const PEER_WAIT: u64 = 30 * SECOND;
@@ -68,7 +71,7 @@ pub(crate) struct Host<P> {
     pub(crate) net: Rc<RefCell<Net>>,
     pub(crate) lobby: Rc<Lobby>,
     pub(crate) timer: Timer,
-    pub(crate) config: Config,
+    pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,
     pub(crate) domains: Domains,
 }
@@ -77,8 +80,9 @@ pub(crate) struct Host<P> {
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
     match request {
         Request::Out { domain, mode } => departure::serve(&host, &desk, domain, mode).await,
-        Request::In { domain, peer, session, backends } => {
-            arrival::serve(&host, &desk, domain, peer, session, backends).await;
+        Request::In { domain, peer, key, session, backends } => {
+            let callee = Callee { address: peer, key };
+            arrival::serve(&host, &desk, domain, callee, session, backends).await;
         }
     }
 }
@@ -115,6 +119,10 @@ pub enum PeerFault {
     NoSuchPage,
     /// It switched over although pages had never been sent.
     MissingPages,
+    /// It mixed up connections: what it said where nobody can change it is not what it said before, or elsewhere.
+    Unbound,
+    /// It is no agent, or none that is expected.
+    Stranger,
 }
 
 /// Who was waited for.
@@ -155,6 +163,24 @@ pub enum Refusal {
     Unwritable,
     /// A page would have been sent a third time.
     ThirdSend,
+    /// The other agent's key is not in this one's list.
+    UnknownPeer,
+    /// The other agent's connections are plain, this one's are sealed.
+    PeerIsPlain,
+    /// The other agent's connections are sealed, this one's are plain.
+    PeerIsSealed,
+    /// The other agent sends another guest than the toolstack expects here.
+    OtherGuest,
+}
+
+impl Refusal {
+    /// Why this agent does not talk to a peer whose connections are protected like that.
+    pub(crate) fn protection(peer: Protection) -> Self {
+        match peer {
+            Protection::Plain => Self::PeerIsPlain,
+            Protection::Sealed => Self::PeerIsSealed,
+        }
+    }
 }
 
 impl fmt::Display for SessionError {
@@ -167,6 +193,8 @@ impl fmt::Display for SessionError {
             Self::Peer(PeerFault::Version) => f.write_str("the agents share no version of their protocol"),
             Self::Peer(PeerFault::NoSuchPage) => f.write_str("the other host's agent named a page that does not exist"),
             Self::Peer(PeerFault::MissingPages) => f.write_str("the other host's agent left pages out"),
+            Self::Peer(PeerFault::Unbound) => f.write_str("the other host's agent mixed up its connections"),
+            Self::Peer(PeerFault::Stranger) => f.write_str("it named no session that is expected here"),
             Self::Told(reason) => write!(f, "the other host's agent gave up: {reason}"),
             Self::Cancelled => f.write_str("cancelled by the toolstack"),
             Self::TimedOut(Wait::Call) => f.write_str("the other host's agent did not connect in time"),
@@ -192,6 +220,10 @@ impl fmt::Display for Refusal {
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",
             Self::ThirdSend => "internal error: a page was about to be sent a third time",
+            Self::UnknownPeer => "the other host's agent has a key that is not in this agent's list",
+            Self::PeerIsPlain => "the other host's agent does not encrypt ('plain'), and this one does",
+            Self::PeerIsSealed => "the other host's agent encrypts, and this one does not ('plain')",
+            Self::OtherGuest => "the other host's agent sends another guest than the one that is expected here",
         })
     }
 }

@@ -265,6 +265,7 @@ impl Drop for Target {
 
 fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
     wanted::GuestInfo {
+        uuid: info.handle,
         pages: info.tot_pages,
         max_gfn,
         vcpus: info.vcpus(),

@@ -8,6 +8,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use agent::platform::{Features, Platform as _};
+use agent::secure::Security;
 use agent::{Address, Agent, Config, ConfigError, Wake};
 use log::LevelFilter;
 use xen_pv::abi::Port;
@@ -69,7 +70,8 @@ pub fn run(machine: Machine) -> Result<core::convert::Infallible, Refusal> {
     let platform = Platform::new(&mut memory, entropy).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
-    let config = Config::from_command_line(command_line, mac, free).map_err(Refusal::Configuration)?;
+    let config = Config::from_command_line(command_line, mac, free, Security::Plain);
+    let config = config.map_err(Refusal::Configuration)?;
     let device = NetDevice::new(queue);
     let link = device.link();
     banner(total, &platform.features(), origin, &config);

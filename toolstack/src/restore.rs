@@ -60,8 +60,8 @@ pub fn restore(
         console_port: arguments.console_port,
         console_domain: DomId(arguments.console_domain),
     };
-    let Invitation { peer, session, .. } = *invitation;
-    let request = Request::In { domain: DomId(arguments.domain), peer, session, backends };
+    let Invitation { peer, key, session, .. } = *invitation;
+    let request = Request::In { domain: DomId(arguments.domain), peer, key, session, backends };
     let session = Session::ask(store, agent, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
     follow(libxl, store, waiter, &session).inspect_err(|_| {
@@ -117,6 +117,7 @@ mod tests {
     use std::thread;
 
     use agent::control::{Mode, SessionToken};
+    use agent::secure::PublicKey;
 
     use super::*;
     use crate::events::Signals;
@@ -136,7 +137,7 @@ mod tests {
 
     fn invitation() -> Invitation {
         let peer = "10.77.0.11:7077".parse().expect("an address");
-        Invitation { session: SessionToken([0xa5; 16]), peer, mode: Mode::Tsmc }
+        Invitation { session: SessionToken([0xa5; 16]), peer, key: Some(PublicKey([0x5a; 32])), mode: Mode::Tsmc }
     }
 
     type Helper = thread::JoinHandle<Result<(), String>>;
@@ -160,8 +161,11 @@ mod tests {
         let (name, request) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
         assert_eq!(
             request,
-            "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 store_port=1 store_domain=0 \
-             console_port=2 console_domain=0"
+            format!(
+                "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 key={} \
+                 store_port=1 store_domain=0 console_port=2 console_domain=0",
+                "5a".repeat(32)
+            )
         );
         agent.set(&format!("{HOME}/session/{name}/built"), "built store_gfn=1044476 console_gfn=1044479");
         for state in ["built store_gfn=1044476 console_gfn=1044479", "ready", "running"] {

@@ -9,6 +9,10 @@ use std::fmt;
 use std::net::SocketAddrV4;
 
 use agent::control::{Mode, SessionToken};
+use agent::secure::PublicKey;
+
+/// The version of our record.
+const RECORD_VERSION: &str = "2";
 
 /// Type of our record: unassigned in Xen's format, and mandatory (bit 31 is clear).
 pub const RECORD: u32 = 0x5453_4d43;
@@ -33,6 +37,8 @@ pub struct Invitation {
     pub session: SessionToken,
     /// The sending agent.
     pub peer: SocketAddrV4,
+    /// Its public key; nothing if its connections are plain.
+    pub key: Option<PublicKey>,
     /// How pages are to move.
     pub mode: Mode,
 }
@@ -49,7 +55,9 @@ pub enum StreamError {
 impl fmt::Display for StreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version(version) => write!(f, "the sending side's save helper speaks version {version}, this one 1"),
+            Self::Version(version) => {
+                write!(f, "the sending side's save helper speaks version {version}, this one {RECORD_VERSION}")
+            }
             Self::Malformed(what) => write!(f, "malformed migration stream: {what}"),
         }
     }
@@ -98,7 +106,9 @@ impl Invitation {
         out.extend_from_slice(&u32::from(PAGE_SHIFT).to_le_bytes());
         out.extend_from_slice(&xen.0.to_le_bytes());
         out.extend_from_slice(&xen.1.to_le_bytes());
-        let body = format!("tsmc version=1 session={} peer={} mode={}", self.session, self.peer, self.mode);
+        let Self { session, peer, key, mode } = self;
+        let key = key.map_or_else(String::new, |key| format!(" key={key}"));
+        let body = format!("tsmc version={RECORD_VERSION} session={session} peer={peer} mode={mode}{key}");
         out.extend_from_slice(&RECORD.to_le_bytes());
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(body.as_bytes());
@@ -123,16 +133,17 @@ impl Invitation {
             pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
         };
         match value("version") {
-            Some("1") => {}
+            Some(RECORD_VERSION) => {}
             other => return Err(StreamError::Version(other.unwrap_or("unknown").into())),
         }
         let parsed = || {
             let session = value("session")?.parse().ok()?;
             let peer = value("peer")?.parse().ok()?;
             let mode = value("mode")?.parse().ok()?;
-            Some(Self { session, peer, mode })
+            let key = value("key").map(str::parse).transpose().ok()?;
+            Some(Self { session, peer, key, mode })
         };
-        parsed().ok_or(StreamError::Malformed("our record names no session, peer or mode"))
+        parsed().ok_or(StreamError::Malformed("our record names no session, peer or mode, or no proper key"))
     }
 }
 
@@ -150,7 +161,7 @@ mod tests {
 
     fn invitation() -> Invitation {
         let peer = "10.77.0.11:7077".parse().expect("an address");
-        Invitation { session: SessionToken([0xa5; 16]), peer, mode: Mode::Tsmc }
+        Invitation { session: SessionToken([0xa5; 16]), peer, key: Some(PublicKey([0x5a; 32])), mode: Mode::Tsmc }
     }
 
     fn head(stream: &[u8]) -> [u8; HEAD] {
@@ -159,10 +170,12 @@ mod tests {
 
     #[test]
     fn an_invitation_survives_the_stream() {
-        let stream = invitation().encode((4, 17));
-        let Ok(Owner::Us { body, rest }) = owner(&head(&stream)) else { panic!("not ours") };
-        assert_eq!(stream.len(), HEAD + rest);
-        assert_eq!(Invitation::decode(&stream[HEAD..], body), Ok(invitation()));
+        for invitation in [invitation(), Invitation { key: None, ..invitation() }] {
+            let stream = invitation.encode((4, 17));
+            let Ok(Owner::Us { body, rest }) = owner(&head(&stream)) else { panic!("not ours") };
+            assert_eq!(stream.len(), HEAD + rest);
+            assert_eq!(Invitation::decode(&stream[HEAD..], body), Ok(invitation));
+        }
     }
 
     #[test]
@@ -192,12 +205,14 @@ mod tests {
         let refused = [
             "",
             "tsmc",
-            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc",
-            "tsmc version=1 session=012 peer=10.0.0.1:1 mode=tsmc",
-            "tsmc version=1 session=0123456789abcdef0123456789abcdeZ peer=10.0.0.1:1 mode=tsmc",
-            "tsmc version=1 session=0123456789abcdef0123456789abcdef peer=nowhere mode=tsmc",
-            "tsmc version=1 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1",
-            "tsmc version=1 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=fast",
+            "tsmc version=1 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc",
+            "tsmc version=2 session=012 peer=10.0.0.1:1 mode=tsmc",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdeZ peer=10.0.0.1:1 mode=tsmc",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=nowhere mode=tsmc",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=fast",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc key=",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc key=5a5a",
         ];
         for line in refused {
             let mut rest = Vec::from(line);

@@ -10,15 +10,14 @@ fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug
 fn every_line_survives_the_trip_through_text() {
     let session = SessionToken([0xa5; 16]);
     survives(Request::Out { domain: DomId(5), mode: Mode::Precopy });
-    survives(Request::In {
-        domain: DomId(7),
-        peer: SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077),
-        session,
-        backends: Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) },
-    });
+    let backends = Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) };
+    let peer = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077);
+    for key in [None, Some(PublicKey([0x5a; 32]))] {
+        survives(Request::In { domain: DomId(7), peer, key, session, backends });
+        survives(State::Listening { session, address: *peer.ip(), port: 7077, key });
+    }
     let reason = "the FLASK policy must allow shadow { logdirty } key=value".to_string();
     for state in [
-        State::Listening { session, address: Ipv4Addr::new(10, 77, 0, 11), port: 7077 },
         State::Copying,
         State::Suspend,
         State::Committed,

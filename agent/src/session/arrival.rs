@@ -4,12 +4,12 @@ use alloc::rc::Rc;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::net::SocketAddrV4;
 use core::pin::pin;
 
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::cancelled;
+use super::dialing::{self, BULK, CONTROL, Callee};
 use super::pages::{SETS, Sets};
 use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
 use crate::budget::Reservation;
@@ -17,15 +17,12 @@ use crate::channel::{Inlet, SharedOutlet};
 use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
-use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, LinkError, SPARE};
 use crate::platform::{BATCH, Backends, DomId, Gfn, Platform, Target};
+use crate::secure::Link;
 use crate::tasks::{MS, SECOND, Timer};
-use crate::wire::{Cause, Channel, Hello, Kind, Message, VERSIONS};
+use crate::wire::{Cause, Kind, Message, Purpose, VERSIONS};
 use crate::{dirty_copy, full_copy, switchover};
 
-/// The target is told much and sends little.
-const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
-const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// What a source may say on each.
 const CONTROLS: [Kind; 4] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort];
 const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
@@ -33,8 +30,6 @@ const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind
 const MEMORY: usize = CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit();
 /// How often to look after the guest until it runs.
 const WATCH_BEGIN: u64 = 20 * MS;
-/// How long to wait before calling again.
-const CALL_AGAIN: u64 = 250 * MS;
 
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
@@ -52,7 +47,7 @@ pub(crate) struct Arrival<T> {
     phase: Cell<Phase>,
     /// The guest has been seen to run here.
     pub(crate) ran: Cell<bool>,
-    connections: [Rc<Connection>; 2],
+    links: [Link; 2],
     /// Pages that somebody waits for, and since when.
     pub(super) waiting: RefCell<Vec<(Gfn, u64)>>,
     pub(super) memory: RefCell<Reservation>,
@@ -76,11 +71,11 @@ pub(crate) async fn serve<P: Platform>(
     host: &Host<P>,
     desk: &Rc<Desk>,
     domain: DomId,
-    peer: SocketAddrV4,
+    callee: Callee,
     session: SessionToken,
     backends: Backends,
 ) {
-    if let Err(error) = arrive(host, desk, domain, peer, session, backends).await {
+    if let Err(error) = arrive(host, desk, domain, callee, session, backends).await {
         desk.state(State::Failed { reason: error.to_string() });
     }
 }
@@ -90,16 +85,18 @@ async fn arrive<P: Platform>(
     host: &Host<P>,
     desk: &Rc<Desk>,
     domain: DomId,
-    peer: SocketAddrV4,
+    callee: Callee,
     session: SessionToken,
     backends: Backends,
 ) -> Result<(), SessionError> {
     let _claim = host.domains.claim(domain)?;
     let mut memory = host.budget.reserve(MEMORY)?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
-    let calling = select(call(host, peer, session), cancelled(&host.timer, desk)).await;
+    let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
     let [control, bulk] = called?;
+    control.connection().set_patience(Some(PEER_WAIT));
+    bulk.connection().set_patience(Some(BULK_WAIT));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
     let (target, frames, pages) = match built {
@@ -141,35 +138,6 @@ async fn arrive<P: Platform>(
     Ok(())
 }
 
-/// Opens both connections and says who calls.
-async fn call<P: Platform>(
-    host: &Host<P>,
-    peer: SocketAddrV4,
-    session: SessionToken,
-) -> Result<[Rc<Connection>; 2], SessionError> {
-    let mut called = Vec::new();
-    let deadline = host.timer.now() + PEER_WAIT;
-    for (channel, buffers, patience) in [(Channel::Control, CONTROL, PEER_WAIT), (Channel::Bulk, BULK, BULK_WAIT)] {
-        let connection = loop {
-            let left = deadline.saturating_sub(host.timer.now());
-            let attempt = Connection::connect(&host.net, &host.timer, peer, buffers);
-            match host.timer.within(left, attempt).await {
-                Some(Ok(connection)) => break connection,
-                Some(Err(_)) if left > CALL_AGAIN => host.timer.sleep(CALL_AGAIN).await,
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(LinkError::NoAnswer(peer).into()),
-            }
-        };
-        connection.set_patience(Some(patience));
-        let connection = Rc::new(connection);
-        let features = host.platform.borrow().features();
-        let hello = Hello { versions: VERSIONS, channel, features, session };
-        SharedOutlet::new(connection.clone()).send(Message::Hello(hello)).await?;
-        called.push(connection);
-    }
-    <[_; 2]>::try_from(called).map_err(|_| LinkError::NoAnswer(peer).into())
-}
-
 type Built<T> = ((T, crate::platform::Rings), u64, u64);
 
 /// Hears what the guest is and builds its frame.
@@ -187,6 +155,9 @@ async fn build<P: Platform>(
     };
     if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) {
         return Err(SessionError::Peer(PeerFault::Version));
+    }
+    if welcome.uuid != target.info()?.uuid {
+        return Err(SessionError::Refused(Refusal::OtherGuest));
     }
     memory.add_sets(welcome.frames, SETS)?;
     let rings = target.build(welcome.frame)?;
@@ -214,7 +185,7 @@ async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet) -> Result<(),
         }
     }
     // From the moment that the source may commit, silence says nothing about whether it did.
-    arrival.connections.iter().for_each(|connection| connection.set_patience(None));
+    arrival.links.iter().for_each(|link| link.connection().set_patience(None));
     switchover::prepare(arrival).await?;
     arrival.desk.state(State::Ready);
     arrival.timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
@@ -280,7 +251,7 @@ impl<T: Target> Arrival<T> {
         host: &Host<P>,
         desk: &Rc<Desk>,
         target: T,
-        connections: [Rc<Connection>; 2],
+        links: [Link; 2],
         frames: u64,
         pages: u64,
         memory: Reservation,
@@ -292,14 +263,14 @@ impl<T: Target> Arrival<T> {
             target: RefCell::new(target),
             desk: desk.clone(),
             timer: host.timer.clone(),
-            control: SharedOutlet::new(connections[0].clone()),
+            control: SharedOutlet::new(links[0].clone()),
             sets: RefCell::new(Sets::new(frames)),
             ledger: RefCell::new(ledger),
             stubborn: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
             ran: Cell::new(false),
-            connections,
+            links,
             waiting: RefCell::default(),
             memory: RefCell::new(memory),
         }
@@ -336,7 +307,7 @@ impl<T: Target> Arrival<T> {
     }
 
     fn bytes(&self) -> u64 {
-        self.connections.iter().map(|connection| connection.received()).sum()
+        self.links.iter().map(|link| link.connection().received()).sum()
     }
 
     /// Says how far the stage is.
@@ -354,7 +325,7 @@ impl<T: Target> Arrival<T> {
 
     async fn say_complete(&self) -> Result<(), SessionError> {
         self.say(Message::Complete).await?;
-        let _ = self.timer.within(PEER_WAIT, self.connections[0].finished()).await;
+        let _ = self.timer.within(PEER_WAIT, self.links[0].connection().finished()).await;
         Ok(())
     }
 

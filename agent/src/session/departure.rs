@@ -15,20 +15,23 @@ use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, Sessio
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
+use crate::config::Config;
 use crate::control::{Mode, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::Called;
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
+use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{Kind, Message, VERSIONS, Welcome};
+use crate::wire::{Kind, Message, Purpose, VERSIONS, Welcome};
 use crate::{dirty_copy, full_copy, lobby, session, switchover};
 
 /// Page sets that a departure keeps, and one for a moment in the switch.
 const SETS: usize = 11;
 /// What it takes besides: connections, a batch, the machine state and what is made of it.
-const MEMORY: usize = 2 * lobby::BUFFERS.size() + BATCH * PAGE_SIZE + 2 * Kind::State.limit() + 16 * DEMANDS;
+const MEMORY: usize =
+    2 * (lobby::BUFFERS.size() + MAX_PAYLOAD) + BATCH * PAGE_SIZE + 2 * Kind::State.limit() + 16 * DEMANDS;
 /// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
 /// What a target may say.
@@ -94,11 +97,7 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
     let claim = host.domains.claim(domain)?;
     let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
-    let invited = select(invite(host, desk), cancelled(&host.timer, desk)).await;
-    let called = match invited {
-        Either::First(called) => called?,
-        Either::Second(()) => return Err(SessionError::Cancelled),
-    };
+    let called = invite(host, desk).await?;
 
     let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
     let inbox = departure.inbox.clone();
@@ -160,10 +159,17 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<Called, Sess
     let session = SessionToken(token);
     let address = host.timer.wait_for(|| host.net.borrow().address());
     let address = host.timer.within(PEER_WAIT, address).await.ok_or(SessionError::TimedOut(Wait::Address))?;
-    let invitation = host.lobby.expect(session);
-    desk.state(State::Listening { session, address, port: host.config.port });
-    let called = host.timer.within(PEER_WAIT, invitation.answered(&host.timer)).await;
-    called.ok_or(SessionError::TimedOut(Wait::Call))
+    let invitation = host.lobby.expect(session, Purpose::Begin, None);
+    let Config { port, security, .. } = &*host.config;
+    desk.state(State::Listening { session, address, port: *port, key: security.public_key() });
+    let answered = host.timer.within(PEER_WAIT, invitation.answered(&host.timer));
+    let error = match select(answered, cancelled(&host.timer, desk)).await {
+        Either::First(Some(called)) => return Ok(called),
+        Either::First(None) => SessionError::TimedOut(Wait::Call),
+        Either::Second(()) => SessionError::Cancelled,
+    };
+    // Why nobody came, or why the toolstack gives up, if somebody did come.
+    Err(invitation.turned_away().map_or(error, SessionError::Refused))
 }
 
 /// The whole way, phase by phase.
@@ -185,6 +191,8 @@ async fn migrate<S: Source>(
         vcpus: info.vcpus,
         pages: info.pages,
         frames: departure.frames,
+        uuid: info.uuid,
+        verify: false,
         frame,
     };
     departure.control.send(Message::Welcome(welcome)).await?;
@@ -265,9 +273,9 @@ impl<S: Source> Departure<S> {
         memory: Reservation,
     ) -> Self {
         let frames = info.max_gfn + 1;
-        called.control.set_in_flight(IN_FLIGHT_CONTROL);
-        called.control.set_patience(Some(PEER_WAIT));
-        called.bulk.set_patience(Some(BULK_WAIT));
+        called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
+        called.control.connection().set_patience(Some(PEER_WAIT));
+        called.bulk.connection().set_patience(Some(BULK_WAIT));
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         let set = || PageSet::new(frames);

@@ -16,6 +16,21 @@ pub enum Channel {
     Bulk = 1,
 }
 
+impl Channel {
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        [Self::Control, Self::Bulk].into_iter().find(|channel| *channel as u8 == number)
+    }
+}
+
+/// Why the target calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The session begins.
+    Begin = 0,
+    /// The agents have lost each other after the commit and go on.
+    Recover = 1,
+}
+
 /// The first message on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
@@ -25,8 +40,12 @@ pub struct Hello {
     pub channel: Channel,
     /// What the caller's hypervisor can do.
     pub features: Features,
+    /// Why the target calls.
+    pub purpose: Purpose,
     /// Which session.
     pub session: SessionToken,
+    /// In bulk, what the handshake of the control connection came to; zeros on the control connection.
+    pub binding: [u8; 32],
 }
 
 /// The answer to [`Hello`] on the control connection.
@@ -44,6 +63,10 @@ pub struct Welcome<'a> {
     pub pages: u64,
     /// One more than the highest guest frame number.
     pub frames: u64,
+    /// The guest's UUID, which must be that of the domain at the target.
+    pub uuid: [u8; 16],
+    /// The source will send digests of what it sends.
+    pub verify: bool,
     /// What [`Source::frame`](crate::platform::Source::frame) gave.
     pub frame: &'a [u8],
 }
@@ -92,18 +115,20 @@ impl<'a> Message<'a> {
             Kind::Hello => {
                 let hello = Hello {
                     versions: (cursor.u16()?, cursor.u16()?),
-                    channel: match cursor.u8()? {
-                        0 => Channel::Control,
-                        1 => Channel::Bulk,
-                        _ => return Err(WireError::Value("channel")),
-                    },
+                    channel: Channel::from_number(cursor.u8()?).ok_or(WireError::Value("channel"))?,
                     features: features(cursor.u8()?)?,
+                    purpose: match cursor.u8()? {
+                        0 => Purpose::Begin,
+                        1 => Purpose::Recover,
+                        _ => return Err(WireError::Value("purpose")),
+                    },
                     session: {
-                        if cursor.u16()? != 0 {
+                        if cursor.u8()? != 0 {
                             return Err(WireError::Reserved);
                         }
                         SessionToken(cursor.array()?)
                     },
+                    binding: cursor.array()?,
                 };
                 Self::Hello(hello)
             }
@@ -119,6 +144,12 @@ impl<'a> Message<'a> {
                     vcpus: cursor.u32()?,
                     pages: cursor.u64()?,
                     frames: cursor.u64()?,
+                    uuid: cursor.array()?,
+                    verify: match cursor.u8()? {
+                        0 => false,
+                        1 => true,
+                        _ => return Err(WireError::Value("flag")),
+                    },
                     frame: cursor.rest(),
                 }));
             }
@@ -159,8 +190,10 @@ impl<'a> Message<'a> {
             Self::Hello(hello) => {
                 into.extend_from_slice(&hello.versions.0.to_le_bytes());
                 into.extend_from_slice(&hello.versions.1.to_le_bytes());
-                into.extend_from_slice(&[hello.channel as u8, feature_bits(hello.features), 0, 0]);
+                let features = feature_bits(hello.features);
+                into.extend_from_slice(&[hello.channel as u8, features, hello.purpose as u8, 0]);
                 into.extend_from_slice(&hello.session.0);
+                into.extend_from_slice(&hello.binding);
                 Kind::Hello
             }
             Self::Welcome(welcome) => {
@@ -173,6 +206,8 @@ impl<'a> Message<'a> {
                 into.extend_from_slice(&welcome.vcpus.to_le_bytes());
                 into.extend_from_slice(&welcome.pages.to_le_bytes());
                 into.extend_from_slice(&welcome.frames.to_le_bytes());
+                into.extend_from_slice(&welcome.uuid);
+                into.push(u8::from(welcome.verify));
                 into.extend_from_slice(welcome.frame);
                 Kind::Welcome
             }

@@ -14,12 +14,12 @@ use core::fmt;
 
 use crate::platform::{BATCH, PAGE_SIZE};
 
-pub use message::{Channel, Hello, Message, Welcome};
+pub use message::{Channel, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
 pub use set::{CHUNK, Set};
 
 /// The versions of the protocol that this agent speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (1, 1);
+pub const VERSIONS: (u16, u16) = (2, 2);
 
 /// What every message starts with.
 const MAGIC: u32 = u32::from_le_bytes(*b"TSMC");
@@ -62,7 +62,7 @@ impl Kind {
     /// Most bytes that a body of this kind has.
     pub const fn limit(self) -> usize {
         match self {
-            Self::Hello => 24,
+            Self::Hello => 56,
             Self::Welcome => 64 << 10,
             Self::Built => 4,
             Self::Ram | Self::Hints | Self::Dirty => set::LIMIT,

@@ -27,11 +27,14 @@ proptest! {
         pages in any::<u64>(), frames in any::<u64>(), blob in proptest::collection::vec(any::<u8>(), 0..200),
         gfns in proptest::collection::vec(any::<u64>(), 1..64), reason in "[ -~]{0,512}", can_page in any::<bool>(),
     ) {
-        for channel in [Channel::Control, Channel::Bulk] {
-            there_and_back(Message::Hello(Hello { versions, channel, features, session: SessionToken(session) }));
+        let binding = std::array::from_fn(|at| session[at % 16] ^ at as u8);
+        for (channel, purpose) in [(Channel::Control, Purpose::Begin), (Channel::Bulk, Purpose::Recover)] {
+            let session = SessionToken(session);
+            there_and_back(Message::Hello(Hello { versions, channel, features, purpose, session, binding }));
         }
         for mode in [Mode::Tsmc, Mode::Precopy] {
-            let welcome = Welcome { version: versions.0, mode, features, vcpus, pages, frames, frame: &blob };
+            let (version, uuid, verify) = (versions.0, session, can_page);
+            let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame: &blob };
             there_and_back(Message::Welcome(welcome));
         }
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();

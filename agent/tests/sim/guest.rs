@@ -54,6 +54,7 @@ pub struct Frame {
 
 pub struct Guest {
     random: Random,
+    pub uuid: [u8; 16],
     /// What the guest believes; `None` is a hole.
     pub truth: Vec<Option<Value>>,
     // At the source.
@@ -62,6 +63,7 @@ pub struct Guest {
     pub log: PageSet,
     pub paused_here: bool,
     // At the target.
+    pub uuid_there: [u8; 16],
     pub there: Vec<Option<Frame>>,
     pub created: bool,
     /// The agent's pause count.
@@ -98,8 +100,11 @@ impl Guest {
                 _ => Some(random.next() >> 1),
             })
             .collect();
+        let uuid = (u128::from(seed) << 64 | u128::from(random.next())).to_le_bytes();
         let mut guest = Self {
             random,
+            uuid,
+            uuid_there: uuid,
             truth,
             here: Here::Running,
             logging: false,

@@ -161,6 +161,7 @@ impl Source for Leaving {
         let guest = self.1.borrow();
         let pages = guest.truth.iter().flatten().count() as u64;
         Ok(GuestInfo {
+            uuid: guest.uuid,
             pages,
             max_gfn: guest.frames() - 1,
             vcpus: guest.vcpus.len() as u32,
@@ -294,7 +295,9 @@ impl Coming {
 
 impl Target for Coming {
     fn info(&mut self) -> Result<GuestInfo> {
-        if self.1.borrow().created { Ok(GuestInfo::default()) } else { Err(PlatformError::Gone) }
+        let guest = self.1.borrow();
+        let info = GuestInfo { uuid: guest.uuid_there, ..GuestInfo::default() };
+        if guest.created { Ok(info) } else { Err(PlatformError::Gone) }
     }
     fn memo(&self) -> u64 {
         MEMO

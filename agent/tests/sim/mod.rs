@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use agent::control::{Mode, Progress, Request, State, Summary};
 use agent::platform::{Backends, DomId};
+use agent::secure::Security;
 use agent::{Address, Agent, Config, Wake};
 
 use guest::{Guest, Here, Shared};
@@ -99,6 +100,7 @@ impl World {
                 port: PORT,
                 mac: [2, 0, 0, 0, 0, host as u8],
                 memory: MEMORY,
+                security: Security::Plain,
             };
             let machine = Machine {
                 clock: clock.clone(),
@@ -278,11 +280,12 @@ impl World {
 
     fn react(&mut self, guest: usize, state: &State) {
         match state {
-            State::Listening { session, address, port } => {
+            State::Listening { session, address, port, key } => {
                 let dom0 = DomId(0);
                 let request = Request::In {
                     domain: DomId(guest as u16),
                     peer: std::net::SocketAddrV4::new(*address, *port),
+                    key: *key,
                     session: *session,
                     backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
                 };

@@ -6,6 +6,7 @@ use alloc::string::String;
 use alloc::vec;
 use core::net::Ipv4Addr;
 
+use agent::secure::Security;
 use agent::{Address, Config};
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
@@ -57,7 +58,8 @@ impl Network {
         let pages = machine.pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
         let (netfront, queue) = Netfront::connect(store, pages).map_err(|error| format!("{error}"))?;
         let mac = netfront.mac(store).map_err(|error| format!("{error}"))?;
-        let config = Config::from_command_line(machine.command_line, mac, 0).map_err(|error| format!("{error}"))?;
+        let config = Config::from_command_line(machine.command_line, mac, 0, Security::Plain);
+        let config = config.map_err(|error| format!("{error}"))?;
         let Address::Static { address, prefix, .. } = config.address else {
             return Err(String::from("network: the self-test needs ip=ADDRESS/PREFIX"));
         };

@@ -1,0 +1,45 @@
+//! How two agents know each other and keep what they say to themselves.
+//!
+//! Every connection begins with a [`Preamble`] in clear, which only says what the connection is for. In sealed mode a
+//! Noise handshake follows ([`handshake`]): both agents prove that they hold the private key of their [`Identity`], and
+//! each must be in the other's list. From then on everything travels in records ([`record`]) that nobody else can read,
+//! change, repeat, reorder or drop unnoticed. In plain mode the same records go without cipher and tag.
+//!
+//! A [`Link`] is a connection for which all that has happened.
+
+pub(crate) mod handshake;
+mod identity;
+pub(crate) mod link;
+mod preamble;
+pub(crate) mod record;
+
+pub use identity::{Identity, IdentityError, PublicKey};
+
+pub(crate) use link::Link;
+pub(crate) use preamble::{Preamble, Protection};
+
+/// Whether this agent's connections are sealed.
+#[derive(Clone, Debug)]
+pub enum Security {
+    /// They are not: for networks that nobody else can reach, and for finding faults.
+    Plain,
+    /// They are, with this identity.
+    Sealed(Identity),
+}
+
+impl Security {
+    pub(crate) fn protection(&self) -> Protection {
+        match self {
+            Self::Plain => Protection::Plain,
+            Self::Sealed(_) => Protection::Sealed,
+        }
+    }
+
+    /// The key by which other agents know this one.
+    pub fn public_key(&self) -> Option<PublicKey> {
+        match self {
+            Self::Plain => None,
+            Self::Sealed(identity) => Some(identity.public_key()),
+        }
+    }
+}

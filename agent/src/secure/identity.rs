@@ -1,0 +1,199 @@
+//! Who this agent is, and whom it knows.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use core::str::FromStr;
+
+use snow::params::DHChoice;
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+use snow::types::Dh;
+use zeroize::Zeroizing;
+
+use crate::control::ParseError;
+use crate::hex;
+
+/// Most agents that one agent knows.
+const PEERS: usize = 256;
+/// What the text starts with.
+const HEAD: &str = "tsmc-identity 1";
+
+/// The key by which others know an agent (X25519).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl fmt::Display for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, &self.0)
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        hex::write(f, &self.0)
+    }
+}
+
+impl FromStr for PublicKey {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        hex::parse(text).map(Self).ok_or(ParseError::Bad("key"))
+    }
+}
+
+/// This agent's own key pair and the keys of the agents that it trusts with guests.
+///
+/// As text, line by line: `tsmc-identity 1`; `key <64 hex digits>`, the private key; `peer <64 hex digits> <name>`, the
+/// public key of another agent, up to 256 times; `seed ...`, which is for the image; empty lines and `# ..` are skipped.
+#[derive(Clone)]
+pub struct Identity {
+    private: Zeroizing<[u8; 32]>,
+    public: PublicKey,
+    peers: Vec<(PublicKey, String)>,
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("public", &self.public).field("peers", &self.peers).finish_non_exhaustive()
+    }
+}
+
+/// Why a text is no identity. It never says what the text holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityError {
+    /// It does not start as it should.
+    Head,
+    /// This line, counted from 1, cannot be understood.
+    Line(usize),
+    /// It has no private key.
+    NoKey,
+    /// It has a second private key, in this line.
+    SecondKey(usize),
+    /// It names more agents than this one can know.
+    TooManyPeers,
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head => write!(f, "the agent's identity does not start with '{HEAD}'"),
+            Self::Line(line) => write!(f, "line {line} of the agent's identity cannot be understood"),
+            Self::NoKey => f.write_str("the agent's identity has no key"),
+            Self::SecondKey(line) => write!(f, "line {line} of the agent's identity has a second key"),
+            Self::TooManyPeers => write!(f, "the agent's identity names more than {PEERS} peers"),
+        }
+    }
+}
+
+impl core::error::Error for IdentityError {}
+
+impl Identity {
+    /// Reads the text of an identity.
+    pub fn parse(text: &str) -> Result<Self, IdentityError> {
+        let mut lines = text.lines().map(str::trim).enumerate();
+        if lines.next().map(|(_, line)| line) != Some(HEAD) {
+            return Err(IdentityError::Head);
+        }
+        let (mut private, mut peers) = (None, Vec::new());
+        for (index, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+            let bad = IdentityError::Line(index + 1);
+            let (word, value) = line.split_once(' ').ok_or(bad)?;
+            match word {
+                "key" if private.is_some() => return Err(IdentityError::SecondKey(index + 1)),
+                "key" => private = Some(Zeroizing::new(hex::parse(value).ok_or(bad)?)),
+                "peer" if peers.len() == PEERS => return Err(IdentityError::TooManyPeers),
+                "peer" => {
+                    let (key, name) = value.split_once(' ').unwrap_or((value, ""));
+                    if name.contains(char::is_control) {
+                        return Err(bad);
+                    }
+                    peers.push((key.parse().map_err(|_| bad)?, name.to_string()));
+                }
+                "seed" => {}
+                _ => return Err(bad),
+            }
+        }
+        let private = private.ok_or(IdentityError::NoKey)?;
+        Ok(Self { public: public_key(&private), private, peers })
+    }
+
+    /// The key by which others know this agent.
+    pub fn public_key(&self) -> PublicKey {
+        self.public
+    }
+
+    /// The name of the agent with this key, if this one trusts it.
+    pub fn peer(&self, key: &PublicKey) -> Option<&str> {
+        self.peers.iter().find(|(known, _)| known == key).map(|(_, name)| name.as_str())
+    }
+
+    /// The agents that this one trusts.
+    pub fn peers(&self) -> impl Iterator<Item = (PublicKey, &str)> {
+        self.peers.iter().map(|(key, name)| (*key, name.as_str()))
+    }
+
+    pub(crate) fn private_key(&self) -> &[u8; 32] {
+        &self.private
+    }
+}
+
+/// The public key that belongs to a private one.
+pub fn public_key(private: &[u8; 32]) -> PublicKey {
+    let mut pair = curve();
+    pair.set(private);
+    let mut public = [0; 32];
+    public.copy_from_slice(pair.pubkey());
+    // snow does not do it when it drops a key pair.
+    pair.set(&[0; 32]);
+    PublicKey(public)
+}
+
+fn curve() -> Box<dyn Dh> {
+    DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("built in")
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::format;
+
+    use super::*;
+
+    // The key pair of RFC 7748, section 6.1.
+    const PRIVATE: &str = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+    const PUBLIC: &str = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+
+    fn identity(text: &str) -> Result<Identity, IdentityError> {
+        Identity::parse(&format!("{HEAD}\n{text}"))
+    }
+
+    #[test]
+    fn an_identity_is_a_key_and_the_peers_it_trusts() {
+        let identity = identity(&format!("# ours\nkey {PRIVATE}\n\nseed 00\npeer {PUBLIC} host b\n")).unwrap();
+        assert_eq!(identity.public_key().to_string(), PUBLIC);
+        assert_eq!(identity.peer(&identity.public_key()), Some("host b"));
+        assert_eq!(identity.peer(&PublicKey([1; 32])), None);
+    }
+
+    #[test]
+    fn what_is_no_identity_is_refused() {
+        assert_eq!(Identity::parse("").unwrap_err(), IdentityError::Head);
+        assert_eq!(Identity::parse("tsmc-identity 2\n").unwrap_err(), IdentityError::Head);
+        let key = format!("key {PRIVATE}\n");
+        assert_eq!(identity("").unwrap_err(), IdentityError::NoKey);
+        assert_eq!(identity(&format!("{key}{key}")).unwrap_err(), IdentityError::SecondKey(3));
+        for line in ["key", "keys 1", "peer xx b", "peer", &format!("peer {PUBLIC}0 b"), "peer \u{e9}"] {
+            assert_eq!(identity(&format!("{key}\n{line}")).unwrap_err(), IdentityError::Line(4), "{line}");
+        }
+        assert_eq!(identity("key 12").unwrap_err(), IdentityError::Line(2));
+        let peers = format!("peer {PUBLIC} b\n").repeat(PEERS + 1);
+        assert_eq!(identity(&format!("{key}{peers}")).unwrap_err(), IdentityError::TooManyPeers);
+    }
+
+    #[test]
+    fn the_private_key_is_not_shown() {
+        let shown = format!("{:?}", identity(&format!("key {PRIVATE}")).unwrap());
+        assert!(shown.contains(PUBLIC) && !shown.contains(&PRIVATE[..8]), "{shown}");
+        assert!(!shown.contains("119"), "nor as numbers: {shown}");
+    }
+}

@@ -1,0 +1,209 @@
+//! A connection whose other end is known.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::PublicKey;
+use super::record::{Changed, Cipher, Direction, LENGTH, MAX_PAYLOAD, TAG};
+use crate::net::{Connection, LinkError};
+
+/// One secured connection. Messages go in through [`Outlet`](crate::channel::Outlet) and come out of
+/// [`Inlet`](crate::channel::Inlet); here they are cut into records.
+///
+/// A message begins with a record of its own, so that the receiver can put its records one after the other and has it
+/// whole, without copying.
+#[derive(Clone)]
+pub(crate) struct Link(Rc<Inner>);
+
+struct Inner {
+    connection: Connection,
+    secrets: Option<Secrets>,
+    out: RefCell<Out>,
+    into: RefCell<Option<Direction>>,
+}
+
+/// What a handshake leaves besides the keys of the records.
+struct Secrets {
+    peer: PublicKey,
+    hash: [u8; 32],
+    datagrams: Rc<[Cipher; 2]>,
+}
+
+/// The record that is being gathered, or handed over.
+#[derive(Default)]
+struct Out {
+    direction: Option<Direction>,
+    record: Vec<u8>,
+    /// Bytes of a sealed record, and how many of them have been handed over; 0 of 0 while one is gathered.
+    sealed: usize,
+    handed: usize,
+    /// A message has been begun and not ended.
+    open: bool,
+}
+
+impl Out {
+    /// Takes as many of `bytes` as the record holds.
+    fn gather(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(LENGTH + MAX_PAYLOAD - self.record.len());
+        self.record.extend_from_slice(&bytes[..count]);
+        count
+    }
+
+    fn seal(&mut self) {
+        let (length, payload) = self.record.split_at_mut(LENGTH);
+        let count = (payload.len() as u32).to_le_bytes();
+        length.copy_from_slice(&count);
+        if let Some(direction) = &mut self.direction {
+            let tag = direction.seal(&count, payload);
+            self.record.extend_from_slice(&tag);
+        }
+        self.sealed = self.record.len();
+    }
+
+    fn begin_record(&mut self) {
+        (self.sealed, self.handed) = (0, 0);
+        self.record.clear();
+        self.record.resize(LENGTH, 0);
+    }
+}
+
+impl Link {
+    /// A connection without cipher, whose peer is whoever it says.
+    pub(crate) fn plain(connection: Connection) -> Self {
+        Self(Rc::new(Inner { connection, secrets: None, out: RefCell::default(), into: RefCell::default() }))
+    }
+
+    /// A connection after a handshake with `peer`: its hash, and the directions out and in.
+    pub(crate) fn sealed(connection: Connection, peer: PublicKey, hash: [u8; 32], [out, into]: [Direction; 2]) -> Self {
+        let datagrams = Rc::new([out.datagrams(), into.datagrams()]);
+        let out = Out { direction: Some(out), ..Out::default() };
+        let secrets = Some(Secrets { peer, hash, datagrams });
+        Self(Rc::new(Inner { connection, secrets, out: RefCell::new(out), into: RefCell::new(Some(into)) }))
+    }
+
+    /// The connection under it.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.0.connection
+    }
+
+    /// Who is at the other end; nobody knows on a plain connection.
+    pub(crate) fn peer(&self) -> Option<PublicKey> {
+        self.0.secrets.as_ref().map(|secrets| secrets.peer)
+    }
+
+    /// What both ends of this connection know, and no other connection has; zeros on a plain one.
+    pub(crate) fn binding(&self) -> [u8; 32] {
+        self.0.secrets.as_ref().map_or([0; 32], |secrets| secrets.hash)
+    }
+
+    /// Ciphers for datagrams between the same agents, out and in; none beside a plain connection. Each nonce is to be
+    /// used once for the whole life of this connection.
+    #[allow(dead_code, reason = "for datagrams beside the connection")]
+    pub(crate) fn datagram_keys(&self) -> Option<Rc<[Cipher; 2]>> {
+        self.0.secrets.as_ref().map(|secrets| secrets.datagrams.clone())
+    }
+
+    /// Makes room for the longest records at once, where they will come.
+    pub(crate) fn reserve(&self) {
+        self.0.out.borrow_mut().record.reserve_exact(LENGTH + MAX_PAYLOAD + TAG);
+    }
+
+    /// Begins a message. What is left of the one before goes first; if that was not even ended, nothing more can be said.
+    pub(crate) async fn begin(&self) -> Result<(), LinkError> {
+        self.flush().await?;
+        let out = &mut *self.0.out.borrow_mut();
+        if core::mem::replace(&mut out.open, true) {
+            return Err(LinkError::Lost);
+        }
+        out.begin_record();
+        Ok(())
+    }
+
+    /// Goes on with a message: as many of `bytes` as the record still holds.
+    pub(crate) fn gather(&self, bytes: &[u8]) -> usize {
+        self.0.out.borrow_mut().gather(bytes)
+    }
+
+    /// Goes on with a message. It waits only when a record is full.
+    pub(crate) async fn write(&self, mut bytes: &[u8]) -> Result<(), LinkError> {
+        loop {
+            let count = self.gather(bytes);
+            bytes = &bytes[count..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.0.out.borrow_mut().seal();
+            self.flush().await?;
+            self.0.out.borrow_mut().begin_record();
+        }
+    }
+
+    /// Ends a message and hands it over. Dropped meanwhile, the rest goes before the next message.
+    pub(crate) async fn end(&self) -> Result<(), LinkError> {
+        {
+            let out = &mut *self.0.out.borrow_mut();
+            out.seal();
+            out.open = false;
+        }
+        self.flush().await
+    }
+
+    /// Says that nothing follows. The other end can tell this from a connection that somebody else has cut.
+    #[allow(dead_code, reason = "for the end of a session")]
+    pub(crate) async fn finish(&self) -> Result<(), LinkError> {
+        self.begin().await?;
+        self.end().await
+    }
+
+    async fn flush(&self) -> Result<(), LinkError> {
+        let connection = &self.0.connection;
+        loop {
+            let hand_over = || {
+                let out = &mut *self.0.out.borrow_mut();
+                if out.handed == out.sealed {
+                    return Some(Ok(true));
+                }
+                let count = connection.write_some(&out.record[out.handed..out.sealed]);
+                out.handed += count.unwrap_or(0);
+                match count {
+                    Ok(0) => None,
+                    Ok(_) => Some(Ok(out.handed == out.sealed)),
+                    Err(error) => Some(Err(error)),
+                }
+            };
+            if connection.patiently(hand_over).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Appends the payload of the next record to `into`, once it is known to be what the other end sent.
+    pub(crate) async fn read(&self, into: &mut Vec<u8>) -> Result<(), LinkError> {
+        let mut length = [0; LENGTH];
+        self.fill(&mut length).await?;
+        let count = u32::from_le_bytes(length) as usize;
+        let sealed = self.0.secrets.is_some();
+        if count > MAX_PAYLOAD {
+            return Err(if sealed { LinkError::Changed } else { LinkError::Lost });
+        }
+        let start = into.len();
+        into.resize(start + count + if sealed { TAG } else { 0 }, 0);
+        self.fill(&mut into[start..]).await?;
+        if let Some(direction) = &mut *self.0.into.borrow_mut()
+            && let Some((payload, tag)) = into[start..].split_last_chunk_mut::<TAG>()
+        {
+            direction.open(&length, payload, tag).map_err(|Changed| LinkError::Changed)?;
+            into.truncate(start + count);
+        }
+        if count == 0 { Err(LinkError::Ended) } else { Ok(()) }
+    }
+
+    /// A connection that ends between or within records has been cut: an agent that ends it says so in a record.
+    async fn fill(&self, into: &mut [u8]) -> Result<(), LinkError> {
+        self.0.connection.read_exact(into).await.map_err(|error| match error {
+            LinkError::Closed => LinkError::Lost,
+            other => other,
+        })
+    }
+}

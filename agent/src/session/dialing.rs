@@ -1,0 +1,113 @@
+//! The target's agent calls the source's.
+
+use core::net::SocketAddrV4;
+
+use super::{Host, PEER_WAIT, Refusal, SessionError};
+use crate::channel::SharedOutlet;
+use crate::control::SessionToken;
+use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, LinkError, SPARE};
+use crate::platform::Platform;
+use crate::secure::handshake::{self, Entropy};
+use crate::secure::{Link, Preamble, PublicKey, Security};
+use crate::tasks::MS;
+use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
+
+/// The target is told much and sends little.
+pub(super) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
+pub(super) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
+/// How long to wait before calling again.
+const CALL_AGAIN: u64 = 250 * MS;
+/// How often to call when calls are turned away: the other agent drops callers that it has no room for.
+const TURNS: usize = 5;
+
+/// The agent that is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Callee {
+    pub(crate) address: SocketAddrV4,
+    /// Its key; nothing if its connections are plain.
+    pub(crate) key: Option<PublicKey>,
+}
+
+/// Opens both connections of a session, control and bulk, and says who calls. Tries again for a while.
+pub(crate) async fn dial<P: Platform>(
+    host: &Host<P>,
+    callee: Callee,
+    session: SessionToken,
+    purpose: Purpose,
+) -> Result<[Link; 2], SessionError> {
+    let deadline = host.timer.now() + PEER_WAIT;
+    let mut turns = TURNS;
+    loop {
+        let left = deadline.saturating_sub(host.timer.now());
+        let no_answer = Err(LinkError::NoAnswer(callee.address).into());
+        let error = match host.timer.within(left, both(host, callee, session, purpose)).await.unwrap_or(no_answer) {
+            Ok(links) => return Ok(links),
+            Err(error) => error,
+        };
+        turns -= usize::from(error == SessionError::Link(LinkError::TurnedAway));
+        let again = matches!(error, SessionError::Link(link) if link != LinkError::Unproven);
+        if !again || turns == 0 || deadline <= host.timer.now() + CALL_AGAIN {
+            return Err(error);
+        }
+        host.timer.sleep(CALL_AGAIN).await;
+    }
+}
+
+async fn both<P: Platform>(
+    host: &Host<P>,
+    callee: Callee,
+    session: SessionToken,
+    purpose: Purpose,
+) -> Result<[Link; 2], SessionError> {
+    let control = one(host, callee, Channel::Control, session).await?;
+    introduce(host, &control, Channel::Control, session, purpose, [0; 32]).await?;
+    let bulk = one(host, callee, Channel::Bulk, session).await?;
+    introduce(host, &bulk, Channel::Bulk, session, purpose, control.binding()).await?;
+    Ok([control, bulk])
+}
+
+/// Opens one connection, and is sure of who is at its other end.
+async fn one<P: Platform>(
+    host: &Host<P>,
+    callee: Callee,
+    channel: Channel,
+    session: SessionToken,
+) -> Result<Link, SessionError> {
+    let security = &host.config.security;
+    if let (Security::Sealed(identity), Some(key)) = (security, callee.key)
+        && identity.peer(&key).is_none()
+    {
+        return Err(SessionError::Refused(Refusal::UnknownPeer));
+    }
+    let buffers = match channel {
+        Channel::Control => CONTROL,
+        Channel::Bulk => BULK,
+    };
+    let connection = Connection::connect(&host.net, &host.timer, callee.address, buffers).await?;
+    let preamble = Preamble { protection: security.protection(), channel, session };
+    // Said even if the other agent cannot take it: so it knows why nobody comes.
+    connection.write_all(&preamble.emit()).await?;
+    match (security, callee.key) {
+        (Security::Plain, None) => Ok(Link::plain(connection)),
+        (Security::Plain, Some(_)) => Err(SessionError::Refused(Refusal::PeerIsSealed)),
+        (Security::Sealed(_), None) => Err(SessionError::Refused(Refusal::PeerIsPlain)),
+        (Security::Sealed(identity), Some(key)) => {
+            let mut entropy = Entropy::default();
+            host.platform.borrow_mut().random(&mut *entropy);
+            handshake::call(connection, identity, key, preamble, entropy).await
+        }
+    }
+}
+
+async fn introduce<P: Platform>(
+    host: &Host<P>,
+    link: &Link,
+    channel: Channel,
+    session: SessionToken,
+    purpose: Purpose,
+    binding: [u8; 32],
+) -> Result<(), SessionError> {
+    let features = host.platform.borrow().features();
+    let hello = Hello { versions: VERSIONS, channel, features, purpose, session, binding };
+    SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await
+}
