@@ -3,16 +3,17 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: help demo test check compare image tools clean prerequisites
+.PHONY: help demo test test-faults check compare image tools clean prerequisites
 
 help:
-	@echo "make demo      two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
-	@echo "make test      everything that must pass: make check, then migrations on real Xen"
-	@echo "make check     format, clippy, host tests, gates of the image"
-	@echo "make compare   the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
-	@echo "make image     the agents' unikernel image: target/image/tsmc-agent.elf"
-	@echo "make tools     the programs that run in dom0 and in the guest: target/static"
-	@echo "make clean     remove all that was built, and what was downloaded"
+	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
+	@echo "make test          everything that must pass: make check, then migrations on real Xen, with a sample of the faults"
+	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md)"
+	@echo "make check         format, clippy, host tests, gates of the image"
+	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
+	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
+	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
+	@echo "make clean         remove all that was built, and what was downloaded"
 
 demo: prerequisites
 	$(RUNNER) migrate --memory 256 --dirty-mb 32 --dirty-rate 2000 --report target/demo/report.json
@@ -23,6 +24,9 @@ prerequisites:
 
 test: check
 	$(RUNNER) test
+
+test-faults: prerequisites
+	$(RUNNER) test --group faults
 
 compare: prerequisites
 	$(RUNNER) compare --report target/compare/report.json

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::suite::Choice;
+
 /// Two real Xen hosts in QEMU, and live migrations between them.
 ///
 /// Everything the hosts are made of is prepared the first time and cached below target/testbed; the hosts boot from
@@ -76,10 +78,10 @@ pub enum Command {
     Migrate(Migrate),
     /// The same guest in every mode on the same hosts, one after another, and TCP between dom0s and between agents.
     Compare(Scenario),
-    /// Run the tests on real Xen, or those whose name contains one of the words.
+    /// Run the tests on real Xen: the core and a sample of the faults, or a group, or those whose name contains a word.
     Test {
-        /// Parts of names.
-        filters: Vec<String>,
+        #[command(flatten)]
+        choice: Choice,
         /// Print the names and run nothing.
         #[arg(long)]
         list: bool,

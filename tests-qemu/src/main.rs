@@ -11,6 +11,7 @@ mod qemu;
 mod run;
 mod scenario;
 mod suite;
+mod trouble;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -73,7 +74,7 @@ fn execute(cli: &Cli) -> Result<u8> {
         Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
         Command::Compare(scenario) => return scenario::compare::run(&paths, build, name, scenario),
         Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
-        Command::Test { filters, size, .. } => return suite::run(&paths, build, name, (*size).into(), filters),
+        Command::Test { choice, size, .. } => return suite::run(&paths, build, name, (*size).into(), choice),
         Command::ImageGates => return gates::check(&paths.image()),
     }
     Ok(0)

@@ -39,8 +39,13 @@ pub const PLACES: [Place; 2] = [
 /// The guest's address.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
 
-/// The hardware address of the guest's interface.
-pub const GUEST_MAC: &str = "00:16:3e:77:00:15";
+/// A second guest's address.
+pub const SECOND_GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 22);
+
+/// The hardware address of the interface of the guest at this address.
+pub fn guest_mac(address: Ipv4Addr) -> String {
+    format!("00:16:3e:77:00:{:02x}", address.octets()[3])
+}
 
 impl Place {
     /// Where dom0's daemon listens.
@@ -68,7 +73,10 @@ pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
     run_line(&format!("ip -n {namespace} addr add {BRIDGE}/24 dev br0"))?;
     run_line(&format!("ip -n {namespace} link set br0 up"))?;
     // The prober must not have to ask for the guest's address while the guest is away.
-    run_line(&format!("ip -n {namespace} neigh replace {GUEST} lladdr {GUEST_MAC} dev br0 nud permanent"))?;
+    for guest in [GUEST, SECOND_GUEST] {
+        let mac = guest_mac(guest);
+        run_line(&format!("ip -n {namespace} neigh replace {guest} lladdr {mac} dev br0 nud permanent"))?;
+    }
     for place in places {
         let tap = place.tap();
         // vnet_hdr lets whole segments of up to 64 KiB and unfinished checksums cross from host to host.

@@ -84,6 +84,25 @@ impl Run {
         self.boot(paths, artifacts, places, size, Lifetime::Runner)
     }
 
+    /// Takes the power of one host away, at this instant.
+    pub fn cut_power(&self, place: &Place) -> Result<()> {
+        self.hosts[self.index(place)?].kill();
+        Ok(())
+    }
+
+    /// Boots a host whose power was taken away.
+    pub fn boot_again(&mut self, paths: &Paths, artifacts: &Artifacts, place: &Place, size: HostSize) -> Result<()> {
+        let index = self.index(place)?;
+        self.hosts[index] = qemu::start(place, &artifacts.boot, size, &self.logs(paths), Lifetime::Runner)?;
+        fs::write(self.file(paths), serde_json::to_vec_pretty(&self)?)?;
+        self.wait_booted(paths, place)
+    }
+
+    fn index(&self, place: &Place) -> Result<usize> {
+        let index = self.places().iter().position(|known| known == place);
+        index.with_context(|| format!("this run has no host {}", place.letter))
+    }
+
     fn wait_booted(&self, paths: &Paths, place: &Place) -> Result<()> {
         let log = self.logs(paths).join(format!("{}-xen.log", place.letter));
         self.dom0(place).wait_ready(BOOT_LIMIT).with_context(|| {

@@ -1,6 +1,6 @@
 //! Guests: their configuration for `xl`, their start, and the questions that their workload answers.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tests_qemu::load::{self, Load};
 use tests_qemu::probe::Prober;
 
 use crate::artifacts::Artifacts;
-use crate::network::{GUEST, GUEST_MAC};
+use crate::network::{self, GUEST};
 
 /// The guest's name in `xl`.
 pub const NAME: &str = "guest";
@@ -36,6 +36,10 @@ pub struct Workload {
 /// A PVH guest.
 #[derive(Clone, Debug)]
 pub struct Guest {
+    /// Its name in `xl`.
+    pub name: &'static str,
+    /// Its address; that of its interface follows from it.
+    pub address: Ipv4Addr,
     /// Memory, MiB.
     pub memory_mib: u32,
     /// Virtual processors.
@@ -58,6 +62,8 @@ impl Guest {
     /// The demo's guest with this label: Debian's kernel, the workload, 256 MiB.
     pub fn demo(artifacts: &Artifacts, label: Label) -> Self {
         Self {
+            name: NAME,
+            address: GUEST,
             memory_mib: 256,
             vcpus: 1,
             kernel: artifacts.guest_kernel.clone(),
@@ -71,7 +77,7 @@ impl Guest {
 
     /// Copies kernel and initramfs into dom0 and starts the guest.
     pub fn create(&self, dom0: &Dom0) -> Result<()> {
-        self.create_domain(dom0, NAME, &["xl", "create"])
+        self.create_domain(dom0, self.name, &["xl", "create"])
     }
 
     /// The same under another name, but it never runs.
@@ -94,8 +100,9 @@ impl Guest {
     }
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
-        let Self { memory_mib, vcpus, arguments, label, .. } = self;
+        let Self { address, memory_mib, vcpus, arguments, label, .. } = self;
         let Workload { dirty_mb, dirty_rate } = self.load;
+        let mac = network::guest_mac(*address);
         let label = match label {
             Label::Ordinary => "",
             Label::Private => {
@@ -104,16 +111,21 @@ impl Guest {
         };
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
-             vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={GUEST}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
+             vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={address}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
              {arguments}\"\n\
-             vif=[\"mac={GUEST_MAC}\"]\non_crash=\"preserve\"\n{label}"
+             vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}"
         )
     }
 }
 
 /// Asks the guest's workload, from the network's third place.
 pub fn load() -> Result<Load> {
-    Load::connect(SocketAddr::from((GUEST, load::PORT)), Duration::from_secs(30)).context("the guest does not answer")
+    load_at(GUEST)
+}
+
+/// The same of the guest at this address.
+pub fn load_at(address: Ipv4Addr) -> Result<Load> {
+    Load::connect(SocketAddr::from((address, load::PORT)), Duration::from_secs(30)).context("the guest does not answer")
 }
 
 /// The workload's counters, if it gives them at once.
@@ -139,9 +151,14 @@ pub fn answers_within(limit: Duration) -> Result<bool> {
 
 /// Waits until the workload answers and has written its memory once.
 pub fn wait_ready(limit: Duration) -> Result<load::Status> {
+    wait_ready_at(GUEST, limit)
+}
+
+/// The same of the guest at this address.
+pub fn wait_ready_at(address: Ipv4Addr, limit: Duration) -> Result<load::Status> {
     let deadline = Instant::now() + limit;
     loop {
-        let status = Load::connect(SocketAddr::from((GUEST, load::PORT)), Duration::from_secs(2))
+        let status = Load::connect(SocketAddr::from((address, load::PORT)), Duration::from_secs(2))
             .and_then(|mut load| load.status());
         match status {
             Ok(status) if status.writes > 0 => return Ok(status),

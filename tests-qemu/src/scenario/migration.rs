@@ -75,7 +75,7 @@ pub fn migrate(
         Some((source, target)) => Some((Follower::start(source)?, Follower::start(target)?)),
         None => None,
     };
-    let request = request(to, mode);
+    let request = request(guest::NAME, to, mode);
     story.say(&format!("{} in dom0 of {}", command_line(&request), from.letter));
     let begun = Instant::now();
     let ended = OnceLock::new();
@@ -104,12 +104,13 @@ pub fn migrate(
     })
 }
 
-fn request(to: &Place, mode: Mode) -> Request {
+/// The command that migrates the guest.
+pub fn request(guest: &str, to: &Place, mode: Mode) -> Request {
     let address = to.dom0.to_string();
     let relay = "dom0d --ssh";
     match mode {
         Mode::Tsmc | Mode::Precopy => {
-            let mut request = Request::new(&["xl", "migrate", "-s", relay, guest::NAME, &address]);
+            let mut request = Request::new(&["xl", "migrate", "-s", relay, guest, &address]);
             if mode == Mode::Precopy {
                 request.env.push(("TSMC_MODE".to_owned(), "precopy".to_owned()));
             }
@@ -118,7 +119,7 @@ fn request(to: &Place, mode: Mode) -> Request {
         // With an empty -s the last word is the whole command for the other side: both ends get Xen's own helper.
         Mode::Xl => {
             let remote = format!("{relay} {address} LIBXL_SAVE_HELPER={STOCK_HELPER} xl migrate-receive");
-            let mut request = Request::new(&["xl", "migrate", "-s", "", guest::NAME, &remote]);
+            let mut request = Request::new(&["xl", "migrate", "-s", "", guest, &remote]);
             request.env.push(("LIBXL_SAVE_HELPER".to_owned(), STOCK_HELPER.to_owned()));
             request
         }

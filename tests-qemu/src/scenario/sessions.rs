@@ -67,6 +67,12 @@ impl Follower {
         // Only one guest migrates at a time here, so there is one.
         sessions.values().next_back().cloned().unwrap_or_default()
     }
+
+    /// The name of that session.
+    pub fn name(&self) -> Option<String> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.last_key_value().map(|(name, _)| name.clone())
+    }
 }
 
 impl Drop for Follower {

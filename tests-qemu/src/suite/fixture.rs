@@ -10,7 +10,7 @@ use crate::cli::Mode;
 use crate::network::{PLACES, Place};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
-use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::agents::{AGENT_NAME, Agent};
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::measure;
 use crate::scenario::migration::{Agents, Crossing, OnLook};
@@ -27,6 +27,8 @@ pub struct Fixture {
     size: HostSize,
     testbed: Option<Testbed>,
     agents: Option<Agents>,
+    /// Where a guest runs that the last test has left for the next one.
+    resident: Option<&'static Place>,
     spoiled: bool,
     story: Story,
 }
@@ -40,6 +42,7 @@ impl Fixture {
             size,
             testbed: None,
             agents: None,
+            resident: None,
             spoiled: false,
             story: Story::new(),
         }
@@ -64,6 +67,7 @@ impl Fixture {
             self.testbed = Some(testbed);
         } else if self.spoiled {
             self.agents = None;
+            self.resident = None;
             let testbed = self.testbed.as_mut().context("no hosts")?;
             testbed.link_mbit = None;
             testbed.run.reboot(&self.paths, &self.artifacts, self.size)?;
@@ -82,6 +86,32 @@ impl Fixture {
         Ok((testbed, self.agents.as_ref().context("no agents")?))
     }
 
+    /// The hosts, which must be up.
+    pub fn testbed(&self) -> Result<&Testbed> {
+        self.testbed.as_ref().context("no hosts")
+    }
+
+    /// The agent of `place`, which must have been started.
+    pub fn agent(&self, place: &Place) -> Result<&Agent> {
+        let (a, b) = self.agents.as_ref().context("no agents")?;
+        Ok(if place == A { a } else { b })
+    }
+
+    /// Starts an agent on `place`, where the last one has died.
+    pub fn restart_agent(&mut self, place: &Place) -> Result<()> {
+        let agent = self.testbed()?.start_agent(place, &self.story)?;
+        let (a, b) = self.agents.as_mut().context("no agents")?;
+        *(if place == A { a } else { b }) = agent;
+        Ok(())
+    }
+
+    /// Boots the host of `place`, whose power was cut, and starts its agent.
+    pub fn boot_again(&mut self, place: &Place) -> Result<()> {
+        let testbed = self.testbed.as_mut().context("no hosts")?;
+        testbed.run.boot_again(&self.paths, &self.artifacts, place, self.size)?;
+        self.restart_agent(place)
+    }
+
     /// Ends both agents; the next who needs them starts new ones.
     pub fn drop_agents(&mut self) -> Result<()> {
         self.agents = None;
@@ -94,6 +124,9 @@ impl Fixture {
 
     /// Creates a guest on `place` and waits for its workload.
     pub fn start_guest(&mut self, place: &Place, guest: &Guest) -> Result<()> {
+        if self.resident.is_some() {
+            self.end_guest()?;
+        }
         self.hosts()?;
         let testbed = self.testbed.as_ref().context("no hosts")?;
         start_guest(testbed, place, guest, &self.story)
@@ -127,8 +160,19 @@ impl Fixture {
         Ok(())
     }
 
+    /// Where the guest runs that the last test has left. It is the caller's now.
+    pub fn resident(&mut self) -> Option<&'static Place> {
+        self.resident.take()
+    }
+
+    /// Leaves the guest that runs on `place` to the next test.
+    pub fn set_resident(&mut self, place: &'static Place) {
+        self.resident = Some(place);
+    }
+
     /// Destroys the guest wherever it is.
     pub fn end_guest(&mut self) -> Result<()> {
+        self.resident = None;
         let testbed = self.hosts()?;
         for place in [A, B] {
             // It is on one of them only.
@@ -142,7 +186,10 @@ impl Fixture {
         if self.testbed.is_none() {
             return Ok(());
         }
-        self.end_guest()?;
+        let resident = if self.spoiled { None } else { self.resident };
+        if resident.is_none() {
+            self.end_guest()?;
+        }
         let testbed = self.hosts()?;
         for place in [A, B] {
             let list = testbed.dom0(place).run(&["xl", "list"])?.text();
@@ -150,6 +197,7 @@ impl Fixture {
                 .lines()
                 .skip(1)
                 .filter(|line| !line.starts_with("Domain-0 ") && !line.starts_with(AGENT_NAME))
+                .filter(|line| resident != Some(place) || !line.starts_with(&format!("{} ", guest::NAME)))
                 .collect();
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));
         }
@@ -158,6 +206,7 @@ impl Fixture {
 
     /// The hosts are not to be trusted any more.
     pub fn spoil(&mut self) {
+        self.resident = None;
         self.spoiled = true;
     }
 

@@ -1,11 +1,16 @@
 //! The tests on real Xen: `tests-qemu test`. They share two hosts, which are booted afresh after a test that failed.
+//! [`Choice`] says which of them run.
 
 mod brake;
+mod choice;
 mod crossings;
+mod faults;
 mod fixture;
 mod image;
 mod operator;
 mod refusals;
+#[cfg(test)]
+mod reliability;
 
 use std::time::Instant;
 
@@ -15,6 +20,7 @@ use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::paths::Paths;
 use crate::qemu::HostSize;
+pub use choice::Choice;
 use fixture::Fixture;
 
 /// A test: its name states the fact it holds.
@@ -23,7 +29,7 @@ struct Test {
     run: fn(&mut Fixture) -> Result<()>,
 }
 
-/// All tests, in the order in which they disturb each other least.
+/// The tests of migrations as they should be, in the order in which they disturb each other least.
 const TESTS: &[Test] = &[
     Test { name: "image_passes_its_self_test", run: image::passes_its_self_test },
     Test { name: "image_takes_its_address_from_dhcp", run: image::takes_its_address_from_dhcp },
@@ -41,12 +47,11 @@ const TESTS: &[Test] = &[
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
 ];
 
-/// Runs the tests whose name contains one of `filters`, all if there is none; returns the exit status.
-pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, filters: &[String]) -> Result<u8> {
+/// Runs the chosen tests; returns the exit status.
+pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choice: &Choice) -> Result<u8> {
+    let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_image(paths, build)?;
-    let chosen = |test: &&Test| filters.is_empty() || filters.iter().any(|filter| test.name.contains(filter.as_str()));
-    let tests: Vec<&Test> = TESTS.iter().filter(chosen).collect();
     let mut fixture = Fixture::new(paths, artifacts, name, size);
     let mut failed = Vec::new();
     println!("running {} tests on real Xen", tests.len());
@@ -74,13 +79,18 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, filt
         "\ntest result: {verdict}. {} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s",
         tests.len() - failed.len(),
         failed.len(),
-        TESTS.len() - tests.len(),
+        all().count() - tests.len(),
         begun.elapsed().as_secs_f64()
     );
     Ok(u8::from(!failed.is_empty()))
 }
 
+/// All tests.
+fn all() -> impl Iterator<Item = &'static Test> {
+    TESTS.iter().chain(faults::TESTS)
+}
+
 /// The names of all tests.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    TESTS.iter().map(|test| test.name)
+    all().map(|test| test.name)
 }

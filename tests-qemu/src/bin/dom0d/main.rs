@@ -12,6 +12,8 @@ use std::time::Duration;
 use tests_qemu::exec::{self, OnHangup, Request};
 use tests_qemu::meter;
 
+use client::Break;
+
 const USAGE: &str = "\
 usage:
   dom0d [serve|--listen ADDRESS]        serve commands and files (default 0.0.0.0:7000),
@@ -19,6 +21,8 @@ usage:
   dom0d --connect ADDRESS[:PORT] -- COMMAND [ARG...]
                                         run COMMAND there with this process's standard input, output and error
   dom0d --ssh ADDRESS[:PORT] COMMAND... the same for a line of shell, as ssh does; for `xl migrate -s 'dom0d --ssh'`
+  dom0d --ssh-until ready|go|report ADDRESS[:PORT] COMMAND...
+                                        the same, but the connection breaks in front of that message between two xl
   dom0d --sink PORT                     take streams on PORT, print bytes and MB/s of each
   dom0d --serve PORT                    give streams on PORT
   dom0d --source ADDRESS PORT SECONDS   send a stream to a sink, print bytes and MB/s
@@ -31,10 +35,12 @@ fn main() -> ExitCode {
     let done = match words[..] {
         [] | ["serve"] => daemon("0.0.0.0:7000"),
         ["--listen", address] => daemon(address),
-        ["--connect", address, "--", ref argv @ ..] if !argv.is_empty() => return remote(address, Request::new(argv)),
-        ["--ssh", address, ref line @ ..] if !line.is_empty() => {
-            let request = Request::new(&["sh", "-c", &line.join(" ")]);
-            return remote(address, Request { on_hangup: OnHangup::Close, ..request });
+        ["--connect", address, "--", ref argv @ ..] if !argv.is_empty() => {
+            return remote(address, Request::new(argv), None);
+        }
+        ["--ssh", address, ref line @ ..] if !line.is_empty() => return shell(address, line, None),
+        ["--ssh-until", message, address, ref line @ ..] if !line.is_empty() && Break::before(message).is_some() => {
+            return shell(address, line, Break::before(message));
         }
         ["--sink", port] => listen(port).and_then(|listener| meter::sink(listener, |line| println!("{line}"))),
         ["--serve", port] => listen(port).and_then(|listener| meter::serve(listener, |line| println!("{line}"))),
@@ -74,9 +80,16 @@ fn daemon(address: &str) -> io::Result<()> {
     server::serve(listener)
 }
 
+/// Runs a line of shell elsewhere, as ssh does.
+fn shell(address: &str, line: &[&str], until: Option<Break>) -> ExitCode {
+    let request = Request::new(&["sh", "-c", &line.join(" ")]);
+    remote(address, Request { on_hangup: OnHangup::Close, ..request }, until)
+}
+
 /// Runs a command elsewhere and returns what it returned; 255 when it could not be run, as ssh does.
-fn remote(address: &str, request: Request) -> ExitCode {
-    match address_of(address, "7000").map_err(exec::Error::from).and_then(|address| client::run(address, &request)) {
+fn remote(address: &str, request: Request, until: Option<Break>) -> ExitCode {
+    let address_and_port = address_of(address, "7000").map_err(exec::Error::from);
+    match address_and_port.and_then(|address| client::run(address, &request, until)) {
         Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(255)),
         Err(error) => {
             eprintln!("dom0d: {address}: {error}");

@@ -1,0 +1,79 @@
+//! An agent dies, or its whole host.
+
+use anyhow::{Result, ensure};
+
+use super::super::fixture::Fixture;
+use super::attempt::Moment;
+use super::scene::{Scene, domains};
+use crate::network::Place;
+
+pub fn source_killed_while_copying(fixture: &mut Fixture) -> Result<()> {
+    killed_while_copying(fixture, |scene| scene.from)
+}
+
+pub fn target_killed_while_copying(fixture: &mut Fixture) -> Result<()> {
+    killed_while_copying(fixture, |scene| scene.to)
+}
+
+/// The guest never stops. With a new agent it crosses.
+fn killed_while_copying(fixture: &mut Fixture, whose: fn(&Scene) -> &'static Place) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let place = whose(&scene);
+    let (mut attempt, slow) = scene.copying()?;
+    scene.kill_agent(place)?;
+    let ended = attempt.ended()?;
+    ensure!(ended.status != 0, "xl migrate exits with 0");
+    ensure!(ended.printed.contains("the migration agent of this host died"), "xl does not say which agent died");
+    drop(slow);
+    scene.runs_only_on(scene.from)?;
+    scene.fixture.restart_agent(place)?;
+    scene.crosses()
+}
+
+pub fn target_killed_while_suspended(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, cut) = scene.suspended()?;
+    scene.kill_agent(scene.to)?;
+    attempt.reach(Moment::Failed)?;
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    drop(cut);
+    scene.runs_only_on(scene.from)?;
+    scene.fixture.restart_agent(scene.to)?;
+    scene.crosses()
+}
+
+pub fn host_gone_while_copying(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, slow) = scene.copying()?;
+    scene.fixture.testbed()?.run.cut_power(scene.to)?;
+    attempt.reach(Moment::Failed)?;
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    drop(slow);
+    scene.says(scene.from, &attempt, "failed", &[])?;
+    scene.fixture.boot_again(scene.to)?;
+    scene.runs_only_on(scene.from)?;
+    scene.crosses()
+}
+
+/// What the guest did at B is lost with B. A says so as long as it is asked, keeps its pages, and lets nobody run them.
+pub fn host_gone_in_stage_3(fixture: &mut Fixture) -> Result<()> {
+    let scene = Scene::set(fixture)?;
+    let (mut attempt, _slow) = scene.stage_3()?;
+    ensure!(attempt.ended()?.status == 0, "xl migrate failed");
+    scene.fixture.testbed()?.run.cut_power(scene.to)?;
+    scene.says(scene.from, &attempt, "committed", &[])?;
+    let dom0 = scene.dom0(scene.from)?;
+    let kept = domains(&dom0)?;
+    ensure!(
+        kept.len() == 1 && !kept[0].is_runnable(),
+        "the source does not keep the guest, and only keep it: {kept:?}"
+    );
+    let number = kept[0].number.to_string();
+    for command in [["xl", "unpause", &number], ["xl", "destroy", &number]] {
+        ensure!(!dom0.run(&command)?.success(), "dom0 may {}", command.join(" "));
+    }
+    ensure!(domains(&dom0)?.len() == 1, "the source has lost the guest's pages");
+    // Nobody but the agent can let go of them.
+    scene.fixture.spoil();
+    Ok(())
+}

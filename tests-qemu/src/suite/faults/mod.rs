@@ -1,0 +1,52 @@
+//! Faults on real Xen: in each phase of a migration something breaks, and exactly one guest must come out of it, whole.
+//! `docs/reliability.md` has the table of all faults, phases and outcomes.
+
+mod agents;
+mod attempt;
+mod link;
+mod pairs;
+mod requests;
+mod scene;
+mod toolstack;
+mod two_step;
+
+use super::Test;
+
+/// All of them. Those that disturb the hosts most come last.
+pub const TESTS: &[Test] = &[
+    Test { name: "save_helper_killed_while_copying", run: toolstack::save_helper_killed_while_copying },
+    Test { name: "save_helper_killed_while_suspended", run: toolstack::save_helper_killed_while_suspended },
+    Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
+    Test { name: "restore_helper_killed_while_suspended", run: toolstack::restore_helper_killed_while_suspended },
+    Test { name: "sender_killed_while_copying", run: toolstack::sender_killed_while_copying },
+    Test { name: "sender_killed_while_suspended", run: toolstack::sender_killed_while_suspended },
+    Test { name: "receiver_killed_while_copying", run: toolstack::receiver_killed_while_copying },
+    Test { name: "receiver_killed_while_suspended", run: toolstack::receiver_killed_while_suspended },
+    Test { name: "ctrl_c_while_listening", run: toolstack::ctrl_c_while_listening },
+    Test { name: "ctrl_c_while_copying", run: toolstack::ctrl_c_while_copying },
+    Test { name: "ctrl_c_while_suspended", run: toolstack::ctrl_c_while_suspended },
+    Test { name: "cancel_while_listening", run: toolstack::cancel_while_listening },
+    Test { name: "cancel_while_copying", run: toolstack::cancel_while_copying },
+    Test { name: "cancel_while_suspended", run: toolstack::cancel_while_suspended },
+    Test { name: "link_cut_while_copying", run: link::cut_while_copying },
+    Test { name: "link_cut_between_hosts_while_copying", run: link::cut_between_hosts_while_copying },
+    Test { name: "link_cut_while_suspended", run: link::cut_while_suspended },
+    Test { name: "link_stalled_while_copying", run: link::stalled_while_copying },
+    Test { name: "link_back_in_time_while_copying", run: link::back_in_time_while_copying },
+    Test { name: "link_back_in_time_in_stage_3", run: link::back_in_time_in_stage_3 },
+    Test { name: "link_loses_one_percent", run: link::loses_one_percent },
+    Test { name: "link_loses_bursts", run: link::loses_bursts },
+    Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
+    Test { name: "stock_save_in_stage_3", run: requests::stock_save_in_stage_3 },
+    Test { name: "pause_in_stage_3", run: requests::pause_in_stage_3 },
+    Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
+    Test { name: "two_guests_cross_in_opposite_directions", run: pairs::cross_in_opposite_directions },
+    Test { name: "two_guests_cross_in_the_same_direction", run: pairs::cross_in_the_same_direction },
+    Test { name: "one_of_two_migrations_fails_alone", run: pairs::fail_alone },
+    Test { name: "report_lost", run: two_step::report_lost },
+    Test { name: "source_agent_killed_while_copying", run: agents::source_killed_while_copying },
+    Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
+    Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
+    Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
+    Test { name: "target_host_gone_in_stage_3", run: agents::host_gone_in_stage_3 },
+];

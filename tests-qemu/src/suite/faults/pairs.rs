@@ -1,0 +1,144 @@
+//! Two migrations at once.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tests_qemu::exec::{Output, Running};
+
+use super::super::fixture::Fixture;
+use super::attempt::LIMIT;
+use super::scene::{Domain, domains};
+use crate::cli::Mode;
+use crate::network::{Place, SECOND_GUEST};
+use crate::scenario::guest::{self, Guest, Label};
+use crate::scenario::migration;
+use crate::scenario::testbed::{A, B};
+use crate::trouble::Trouble;
+
+/// What the link carries when a stage is to last.
+const SLOW_KBIT: u32 = 24_000;
+
+pub fn cross_in_opposite_directions(fixture: &mut Fixture) -> Result<()> {
+    let pair = Pair::start(fixture, B)?;
+    let running = (pair.migrate(0, (A, B))?, pair.migrate(1, (B, A))?);
+    pair.assert_arrived(running.0, 0)?;
+    pair.assert_arrived(running.1, 1)?;
+    pair.assert_are([B, A])?;
+    pair.end()
+}
+
+pub fn cross_in_the_same_direction(fixture: &mut Fixture) -> Result<()> {
+    let pair = Pair::start(fixture, A)?;
+    let running = (pair.migrate(0, (A, B))?, pair.migrate(1, (A, B))?);
+    pair.assert_arrived(running.0, 0)?;
+    pair.assert_arrived(running.1, 1)?;
+    pair.assert_are([B, B])?;
+    // And back, both at once.
+    let running = (pair.migrate(0, (B, A))?, pair.migrate(1, (B, A))?);
+    pair.assert_arrived(running.0, 0)?;
+    pair.assert_arrived(running.1, 1)?;
+    pair.assert_are([A, A])?;
+    pair.end()
+}
+
+/// The helper of the second is killed in stage 1; the first does not notice.
+pub fn fail_alone(fixture: &mut Fixture) -> Result<()> {
+    let pair = Pair::start(fixture, A)?;
+    let dom0 = pair.fixture.testbed()?.dom0(A);
+    let slow = Trouble::slow(&pair.fixture.testbed()?.run.namespace, A, B, SLOW_KBIT)?;
+    let running = (pair.migrate(0, (A, B))?, pair.migrate(1, (A, B))?);
+    let number = domains(&dom0)?.iter().find(|domain| domain.name == pair.guests[1].name).context("no guest")?.number;
+    let begun = Instant::now();
+    loop {
+        let status = dom0.run(&["tsmc", "status"])?.text();
+        let copies = |line: &str| line.starts_with(&format!("out-{number}-")) && line.contains(" 1 (");
+        if status.lines().any(copies) {
+            break;
+        }
+        ensure!(begun.elapsed() < LIMIT, "the second migration does not begin:\n{status}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // Its words after the option are two descriptors and the domain.
+    let kill = format!(
+        "ps -o pid,args | while read -r pid program option in out domain rest; do \
+         [ \"$option $domain\" = '--save-domain {number}' ] && kill -KILL $pid; done"
+    );
+    dom0.sh(&kill)?;
+    let failed = finish(running.1)?;
+    ensure!(failed.status != 0, "the second xl migrate exits with 0");
+    drop(slow);
+    pair.assert_arrived(running.0, 0)?;
+    pair.assert_are([B, A])?;
+    pair.end()
+}
+
+/// Two guests, the first on A.
+struct Pair<'a> {
+    fixture: &'a mut Fixture,
+    guests: [Guest; 2],
+}
+
+impl<'a> Pair<'a> {
+    fn start(fixture: &'a mut Fixture, second_on: &Place) -> Result<Self> {
+        let mut first = Guest::demo(fixture.artifacts(), Label::Private);
+        first.memory_mib = 160;
+        let mut second = first.clone();
+        (second.name, second.address) = ("second", SECOND_GUEST);
+        fixture.agents()?;
+        fixture.start_guest(A, &first)?;
+        second.create(&fixture.testbed()?.dom0(second_on))?;
+        guest::wait_ready_at(second.address, LIMIT)?;
+        Ok(Self { fixture, guests: [first, second] })
+    }
+
+    fn migrate(&self, which: usize, (from, to): (&Place, &Place)) -> Result<Running> {
+        let request = migration::request(self.guests[which].name, to, Mode::Tsmc);
+        Ok(self.fixture.testbed()?.dom0(from).start(&request)?)
+    }
+
+    fn assert_arrived(&self, running: Running, which: usize) -> Result<()> {
+        let output = finish(running)?;
+        ensure!(output.status == 0, "xl migrate of {} exits with {}", self.guests[which].name, output.status);
+        Ok(())
+    }
+
+    /// Fails unless each guest runs on its place, whole, and nothing else is on either host.
+    fn assert_are(&self, places: [&Place; 2]) -> Result<()> {
+        let begun = Instant::now();
+        for place in [A, B] {
+            let dom0 = self.fixture.testbed()?.dom0(place);
+            let guests = self.guests.iter().zip(places).filter(|(_, its)| *its == place);
+            let mut expected: Vec<&str> = guests.map(|(guest, _)| guest.name).collect();
+            expected.sort_unstable();
+            loop {
+                let there = domains(&dom0)?;
+                let mut names: Vec<&str> = there.iter().map(|domain| domain.name.as_str()).collect();
+                names.sort_unstable();
+                if names == expected && there.iter().all(Domain::is_runnable) {
+                    break;
+                }
+                ensure!(begun.elapsed() < LIMIT, "on {} are {there:?}, not {expected:?}", place.letter);
+            }
+        }
+        for guest in &self.guests {
+            let check = guest::load_at(guest.address)?.check()?;
+            ensure!(check.errors == 0, "{} of {} pages of {} are wrong", check.errors, check.pages, guest.name);
+            println!("{} runs; {} pages checked", guest.name, check.pages);
+        }
+        Ok(())
+    }
+
+    fn end(self) -> Result<()> {
+        for place in [A, B] {
+            // It is on one of them only.
+            let _ = self.fixture.testbed()?.dom0(place).run(&["xl", "destroy", self.guests[1].name])?;
+        }
+        Ok(())
+    }
+}
+
+fn finish(running: Running) -> Result<Output> {
+    let output = running.finish(Some(2 * LIMIT)).context("xl migrate")?;
+    println!("{}xl migrate exits with {}", String::from_utf8_lossy(&output.stderr), output.status);
+    Ok(output)
+}

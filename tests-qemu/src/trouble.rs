@@ -1,0 +1,126 @@
+//! Trouble on the link between the hosts: packets that are dropped, or held back.
+//!
+//! It strikes what one agent sends to the other, or all that one host sends to the other. The runner's own way to each
+//! dom0, and the guest's to the bridge, stay as they are: so whatever breaks, the test still sees it.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+
+use crate::command::{command, run, run_line};
+use crate::network::{PLACES, Place};
+
+/// How many of a thousand packets are dropped.
+pub const ALL: u32 = 1000;
+
+/// Whose packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Between {
+    /// The agents': `xl`'s own connection from dom0 to dom0 is on another network.
+    Agents,
+    /// Everything that the hosts say to each other.
+    Hosts,
+}
+
+impl Between {
+    /// The pairs of addresses, one of the sender's host and one of the receiver's.
+    fn pairs(self, from: &Place, to: &Place) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        match self {
+            Self::Agents => vec![(from.agent, to.agent)],
+            Self::Hosts => vec![(from.agent, to.agent), (from.dom0, to.dom0)],
+        }
+    }
+}
+
+/// Trouble on the link; its end mends it.
+#[must_use = "the link is mended when this is dropped"]
+pub struct Trouble {
+    undo: Vec<String>,
+}
+
+impl Trouble {
+    /// Drops this many of a thousand packets, in both directions.
+    pub fn lose(namespace: &str, between: Between, per_mille: u32) -> Result<Self> {
+        let mut trouble = Self { undo: Vec::new() };
+        for (from, to) in [(&PLACES[0], &PLACES[1]), (&PLACES[1], &PLACES[0])] {
+            let device = from.tap();
+            run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
+            trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
+            for (source, destination) in between.pairs(from, to) {
+                let program = dropper(source, destination, per_mille);
+                let words = ["-n", namespace, "filter", "add", "dev", &device, "ingress", "bpf", "da", "bytecode"];
+                run(command("tc", words).arg(program))
+                    .context("this kernel cannot drop packets (CONFIG_NET_CLS_BPF)")?;
+            }
+        }
+        Ok(trouble)
+    }
+
+    /// Cuts the link: nothing arrives, and nobody is told.
+    pub fn cut(namespace: &str, between: Between) -> Result<Self> {
+        Self::lose(namespace, between, ALL)
+    }
+
+    /// Lets no more than `kbit` kbit/s pass of what `from`'s agent sends to `to`'s. Nothing is lost: it waits.
+    pub fn slow(namespace: &str, from: &Place, to: &Place, kbit: u32) -> Result<Self> {
+        let device = to.tap();
+        let mut trouble = Self { undo: Vec::new() };
+        // What belongs to no class passes unhindered.
+        run_line(&format!("tc -n {namespace} qdisc replace dev {device} root handle 1: htb default 1"))?;
+        trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} root"));
+        for words in [
+            format!("class add dev {device} parent 1: classid 1:2 htb rate {kbit}kbit"),
+            format!(
+                "filter add dev {device} parent 1: protocol ip u32 match ip src {}/32 match ip dst {}/32 flowid 1:2",
+                from.agent, to.agent
+            ),
+        ] {
+            run_line(&format!("tc -n {namespace} {words}")).context("this kernel cannot slow the link")?;
+        }
+        Ok(trouble)
+    }
+}
+
+impl Drop for Trouble {
+    fn drop(&mut self) {
+        for words in &self.undo {
+            if let Err(error) = run_line(words) {
+                println!("the link stays in trouble: {error:#}");
+            }
+        }
+    }
+}
+
+/// A classifier that drops so many of a thousand IPv4 packets from one address to another, by chance: classic BPF,
+/// as `tc` takes it. No other filter is so widely built in: netem and most actions are modules.
+fn dropper(source: Ipv4Addr, destination: Ipv4Addr, per_mille: u32) -> String {
+    const ETHERTYPE: u32 = 12;
+    const SOURCE: u32 = 26;
+    const DESTINATION: u32 = 30;
+    /// `SKF_AD_OFF + SKF_AD_RANDOM` of linux/filter.h.
+    const RANDOM: u32 = 0xffff_f038;
+    const LOAD_HALF: u32 = 0x28;
+    const LOAD_WORD: u32 = 0x20;
+    const JUMP_IF_EQUAL: u32 = 0x15;
+    const JUMP_UNLESS_BELOW: u32 = 0x35;
+    const MODULO: u32 = 0x94;
+    const RETURN: u32 = 0x06;
+    /// `TC_ACT_SHOT` and `TC_ACT_UNSPEC` of linux/pkt_cls.h.
+    const DROP: u32 = 2;
+    const NEXT: u32 = u32::MAX;
+    let program = [
+        (LOAD_HALF, 0, 0, ETHERTYPE),
+        (JUMP_IF_EQUAL, 0, 8, 0x0800),
+        (LOAD_WORD, 0, 0, SOURCE),
+        (JUMP_IF_EQUAL, 0, 6, u32::from(source)),
+        (LOAD_WORD, 0, 0, DESTINATION),
+        (JUMP_IF_EQUAL, 0, 4, u32::from(destination)),
+        (LOAD_WORD, 0, 0, RANDOM),
+        (MODULO, 0, 0, ALL),
+        (JUMP_UNLESS_BELOW, 1, 0, per_mille),
+        (RETURN, 0, 0, DROP),
+        (RETURN, 0, 0, NEXT),
+    ];
+    let words = program.map(|(code, yes, no, value)| format!("{code} {yes} {no} {value}"));
+    format!("{},{}", words.len(), words.join(","))
+}
