@@ -11,9 +11,11 @@ use embassy_futures::select::{Either3, select3};
 
 use crate::channel::Inlet;
 use crate::control::{Progress, State};
+use crate::datagram::Line;
 use crate::ledger::Stage;
 use crate::net::IN_FLIGHT_BULK;
-use crate::platform::{BATCH, Fault, Gfn, PAGE_SIZE, Source, Target};
+use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
+use crate::rescue;
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
@@ -37,6 +39,7 @@ const REMEMBERED: usize = 8;
 /// Sends what is missing until the target says that nothing is.
 pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> Result<(), SessionError> {
     departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
+    departure.rescue.begin();
     let total = departure.left.count();
     let mut pace = Pace::default();
     let mut prepull = Prepull::default();
@@ -60,16 +63,15 @@ pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed
         } else if !departure.left.is_empty() && bulk.backlog() < ahead {
             next = push(departure, next).await?;
             pace.pushed(departure.bulk.connection().sent(), timer.now());
-            timer.yield_now().await;
+            departure.rescue.beside(&mut departure.source, &departure.ram, timer.yield_now()).await;
         } else {
             let unsent = !departure.left.is_empty();
-            timer
-                .wait_for(|| {
-                    let demanded = !inbox.demands.borrow().is_empty();
-                    let room = unsent && bulk.backlog() < ahead;
-                    (demanded || room || inbox.complete.get()).then_some(())
-                })
-                .await;
+            let waiting = timer.wait_for(|| {
+                let demanded = !inbox.demands.borrow().is_empty();
+                let room = unsent && bulk.backlog() < ahead;
+                (demanded || room || inbox.complete.get()).then_some(())
+            });
+            departure.rescue.beside(&mut departure.source, &departure.ram, waiting).await;
         }
         report(departure, total);
     }
@@ -146,7 +148,8 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
         return Ok(true);
     }
     departure.left.extend(unreadable);
-    departure.timer.sleep(TRY_AGAIN).await;
+    let pause = departure.timer.sleep(TRY_AGAIN);
+    departure.rescue.beside(&mut departure.source, &departure.ram, pause).await;
     Ok(false)
 }
 
@@ -249,18 +252,24 @@ impl Prepull {
 // The target.
 
 /// Gets what is missing: serves faults, takes what comes.
-pub(crate) async fn fetch<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), SessionError> {
+pub(crate) async fn fetch<T: Target>(
+    arrival: &Arrival<T>,
+    bulk: &mut Inlet,
+    line: &mut Line,
+) -> Result<(), SessionError> {
     arrival.begin(Stage::DirtyCopy);
     arrival.desk.state(State::Running);
     // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
     let complete = arrival.timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
-    match select3(complete, watch_faults(arrival), take_pushed(arrival, bulk)).await {
+    let faults = select3(watch_faults(arrival), say_demands(arrival), rescue::ask(arrival, line));
+    match select3(complete, faults, take_pushed(arrival, bulk)).await {
         Either3::First(()) => Ok(()),
-        Either3::Second(error) | Either3::Third(error) => Err(error),
+        Either3::Second(Either3::First(error) | Either3::Second(error)) | Either3::Third(error) => Err(error),
+        Either3::Second(Either3::Third(never)) => match never {},
     }
 }
 
-/// Demands every page that somebody waits for, at once.
+/// Takes note of every fault. It waits for nothing else: a connection that stalls must not keep a fault from being known.
 async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> SessionError {
     loop {
         let fault = arrival
@@ -271,25 +280,21 @@ async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> SessionError {
             })
             .await;
         match fault {
-            Ok(fault) => {
-                if let Err(error) = demand(arrival, fault).await {
-                    return error;
-                }
-            }
+            Ok(fault) if fault.dropped => arrival.forget(fault.gfn),
+            Ok(fault) => arrival.note_fault(fault),
             Err(error) => return error.into(),
         }
     }
 }
 
-async fn demand<T: Target>(arrival: &Arrival<T>, fault: Fault) -> Result<(), SessionError> {
-    if fault.dropped {
-        arrival.forget(fault.gfn);
-        return Ok(());
+/// Demands every page that somebody waits for, at once.
+async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
+    loop {
+        let wanted = arrival.timer.wait_for(|| Some(arrival.take_unsaid()).filter(|wanted| !wanted.is_empty())).await;
+        if let Err(error) = arrival.demand(&wanted).await {
+            return error;
+        }
     }
-    if arrival.note_fault(fault.gfn) {
-        arrival.demand(&[fault.gfn]).await?;
-    }
-    Ok(())
 }
 
 /// Takes what the source pushes.

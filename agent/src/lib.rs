@@ -21,6 +21,7 @@ mod channel;
 mod claim;
 pub mod config;
 pub mod control;
+mod datagram;
 mod desk;
 mod dirty_copy;
 mod full_copy;
@@ -30,6 +31,7 @@ mod lobby;
 mod net;
 pub mod os;
 pub mod platform;
+mod rescue;
 pub mod secure;
 mod session;
 mod switchover;
@@ -52,6 +54,7 @@ pub use config::{Address, Config, ConfigError};
 use budget::Budget;
 use claim::Domains;
 use control::AgentStatus;
+use datagram::Post;
 use desk::Registry;
 use lobby::{Door, Lobby};
 use net::Net;
@@ -112,8 +115,9 @@ where
             entropy
         });
         let registry = Registry::new(store, timer.clone());
-        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY));
-        let host = Rc::new(Host { platform, net, lobby, timer, config, budget, domains: Domains::default() });
+        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY + net::MEMORY));
+        let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
+        let host = Rc::new(Host { platform, net, lobby, post, timer, config, budget, domains: Domains::default() });
         Self { host, device, registry, door, tasks: Vec::new(), announced: None }
     }
 
@@ -143,6 +147,7 @@ where
         timer.take_nudge();
         timer.take_earliest();
         self.door.poll();
+        self.host.post.poll();
         self.tasks.retain_mut(|task| poll_once(task).is_pending());
         moved |= self.host.net.borrow_mut().poll(&mut self.device, timer.now());
         self.registry.flush();

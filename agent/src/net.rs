@@ -1,4 +1,4 @@
-//! The network: one interface, TCP connections, an address from the configuration or by DHCP.
+//! The network: one interface, TCP connections, datagrams, an address from the configuration or by DHCP.
 //!
 //! smoltcp does the work. Nothing here waits by itself: [`Net::poll`] moves packets, and the futures of a
 //! [`Connection`] look at their socket once a turn.
@@ -15,9 +15,9 @@ use core::task::Poll;
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollIngressSingleResult, PollResult};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::phy::Device;
-use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::socket::{dhcpv4, tcp, udp};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
 use crate::tasks::{SECOND, Timer};
@@ -26,11 +26,17 @@ use crate::tasks::{SECOND, Timer};
 const INGRESS_BUDGET: usize = 512;
 /// How long a closed connection may go on delivering what it still holds.
 const LINGER: u64 = 30 * SECOND;
+/// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
+const DATAGRAMS: usize = 96;
+const DATAGRAM_BYTES: usize = 96 << 10;
+/// What they take.
+pub(crate) const MEMORY: usize = 2 * (DATAGRAM_BYTES + DATAGRAMS * size_of::<udp::PacketMetadata>());
 
 /// The interface and all sockets.
 pub(crate) struct Net {
     interface: Interface,
     sockets: SocketSet<'static>,
+    datagrams: SocketHandle,
     dhcp: Option<SocketHandle>,
     next_port: u16,
     lingering: Vec<(SocketHandle, u64)>,
@@ -44,6 +50,8 @@ impl Net {
         settings.random_seed = seed;
         let mut interface = Interface::new(settings, device, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
+        // Before all others: the sockets are served in this order.
+        let datagrams = sockets.add(udp::Socket::new(datagram_buffer(), datagram_buffer()));
         let dhcp = match config.address {
             Address::Dhcp => Some(sockets.add(dhcpv4::Socket::new())),
             Address::Static { address, prefix, gateway } => {
@@ -52,7 +60,7 @@ impl Net {
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        Self { interface, sockets, dhcp, next_port, lingering: Vec::new() }
+        Self { interface, sockets, datagrams, dhcp, next_port, lingering: Vec::new() }
     }
 
     /// Takes packets in and sends what the sockets have; whether anything happened.
@@ -86,6 +94,40 @@ impl Net {
         self.interface.ipv4_addr()
     }
 
+    /// Takes datagrams to `port`, if it does not yet.
+    pub(crate) fn open_datagrams(&mut self, port: u16) {
+        let socket = self.sockets.get_mut::<udp::Socket>(self.datagrams);
+        if !socket.is_open() && socket.bind(port).is_err() {
+            log::error!("datagrams to port {port} cannot be received");
+        }
+    }
+
+    /// Takes none any more; those that wait are lost.
+    pub(crate) fn close_datagrams(&mut self) {
+        self.sockets.get_mut::<udp::Socket>(self.datagrams).close();
+    }
+
+    /// Lets `take` look at the next datagram, if one has come.
+    pub(crate) fn receive_datagram<T>(&mut self, take: impl FnOnce(SocketAddrV4, &[u8]) -> T) -> Option<T> {
+        let (bytes, meta) = self.sockets.get_mut::<udp::Socket>(self.datagrams).recv().ok()?;
+        let from = endpoint(meta.endpoint).unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        Some(take(from, bytes))
+    }
+
+    /// Sends a datagram of these two parts, if there is room; whether there was.
+    pub(crate) fn send_datagram(&mut self, to: SocketAddrV4, parts: [&[u8]; 2]) -> bool {
+        let [front, back] = parts;
+        let to = IpEndpoint::new(IpAddress::Ipv4(*to.ip()), to.port());
+        match self.sockets.get_mut::<udp::Socket>(self.datagrams).send(front.len() + back.len(), to) {
+            Ok(room) => {
+                room[..front.len()].copy_from_slice(front);
+                room[front.len()..].copy_from_slice(back);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
     fn follow_dhcp(&mut self) {
         let Some(handle) = self.dhcp else { return };
         match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
@@ -112,6 +154,17 @@ impl Net {
             }
             true
         });
+    }
+}
+
+fn datagram_buffer() -> udp::PacketBuffer<'static> {
+    udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; DATAGRAMS], vec![0; DATAGRAM_BYTES])
+}
+
+fn endpoint(endpoint: IpEndpoint) -> Option<SocketAddrV4> {
+    match endpoint.addr {
+        IpAddress::Ipv4(address) => Some(SocketAddrV4::new(address, endpoint.port)),
+        IpAddress::Ipv6(_) => None,
     }
 }
 
@@ -299,6 +352,11 @@ impl Connection {
     /// Lets at most `bytes` be on their way at once.
     pub(crate) fn set_in_flight(&self, bytes: usize) {
         self.in_flight.set(bytes);
+    }
+
+    /// Where the other end is, as long as there is one.
+    pub(crate) fn peer(&self) -> Option<SocketAddrV4> {
+        self.socket(|socket| socket.remote_endpoint()).and_then(endpoint)
     }
 
     /// Fills `into`.

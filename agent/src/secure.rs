@@ -7,6 +7,7 @@
 //!
 //! A [`Link`] is a connection for which all that has happened.
 
+pub(crate) mod datagram;
 pub(crate) mod handshake;
 mod identity;
 pub(crate) mod link;

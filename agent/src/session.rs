@@ -44,6 +44,7 @@ use crate::budget::Budget;
 use crate::claim::Domains;
 use crate::config::Config;
 use crate::control::{Request, State};
+use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
 use crate::net::{LinkError, Net};
@@ -70,6 +71,7 @@ pub(crate) struct Host<P> {
     pub(crate) platform: Rc<RefCell<P>>,
     pub(crate) net: Rc<RefCell<Net>>,
     pub(crate) lobby: Rc<Lobby>,
+    pub(crate) post: Rc<Post>,
     pub(crate) timer: Timer,
     pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,

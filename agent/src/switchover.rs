@@ -19,7 +19,7 @@ use crate::session::departure::Departure;
 use crate::session::sending::Batch;
 use crate::session::{BULK_WAIT, PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::tasks::MS;
-use crate::wire::{CHUNK, Cause, Kind, Message, Set};
+use crate::wire::{CHUNK, Cause, Demanded, Kind, Message, Set};
 
 /// Pages that the resuming kernel touches first, at most: some for the guest, and the area of each virtual CPU, which the
 /// hypervisor touches as well.
@@ -253,7 +253,8 @@ pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), Sessi
     arrival.begin(Stage::Switchover);
     let stubborn = arrival.stubborn.take();
     for batch in stubborn.chunks(BATCH) {
-        arrival.demand(batch).await?;
+        let batch: heapless::Vec<_, BATCH> = batch.iter().map(|gfn| Demanded { gfn: *gfn, first: false }).collect();
+        arrival.demand(&batch).await?;
     }
     let all_here = || stubborn.iter().all(|gfn| !arrival.sets.borrow().absent.contains(*gfn)).then_some(());
     let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;

@@ -1,5 +1,6 @@
 //! Both ends of the agent against each other: real agents, real TCP, virtual time.
 
+#[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 
 use agent::control::{Mode, State, Summary};
@@ -22,7 +23,9 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
         assert!(source.most_sends <= 2, "{source}");
     }
     assert_eq!(source.stage1_pages, target.stage1_pages, "{source}\n{target}");
-    assert_eq!(source.stage3_pages, target.stage3_pages, "{source}\n{target}");
+    // What a datagram brought first may still have been on its way by TCP.
+    let unheard = source.stage3_pages - target.stage3_pages;
+    assert!(unheard <= target.rescued, "{source}\n{target}");
     (world, source, target)
 }
 

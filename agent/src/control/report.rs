@@ -134,6 +134,14 @@ summary! {
     capture_ms,
     /// Within stage 2: from there to the target's readiness.
     load_ms,
+    /// Pages that a datagram brought, because TCP did not in time.
+    rescued,
+    /// How often pages were asked for by datagram.
+    rescue_asked,
+    /// Round trip between the agents in stage 3, as the target measured it by datagram; 0 if none came through.
+    rescue_rtt_us,
+    /// Datagrams of this session that were not the peer's, or made no sense.
+    rescue_refused,
 }
 
 impl fmt::Display for Summary {

@@ -5,7 +5,8 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use super::PublicKey;
-use super::record::{Changed, Cipher, Direction, LENGTH, MAX_PAYLOAD, TAG};
+use super::datagram::Datagrams;
+use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
 use crate::net::{Connection, LinkError};
 
 /// One secured connection. Messages go in through [`Outlet`](crate::channel::Outlet) and come out of
@@ -18,16 +19,16 @@ pub(crate) struct Link(Rc<Inner>);
 
 struct Inner {
     connection: Connection,
-    secrets: Option<Secrets>,
+    proof: Option<Proof>,
+    datagrams: Datagrams,
     out: RefCell<Out>,
     into: RefCell<Option<Direction>>,
 }
 
-/// What a handshake leaves besides the keys of the records.
-struct Secrets {
+/// What a handshake leaves besides keys.
+struct Proof {
     peer: PublicKey,
     hash: [u8; 32],
-    datagrams: Rc<[Cipher; 2]>,
 }
 
 /// The record that is being gathered, or handed over.
@@ -71,15 +72,16 @@ impl Out {
 impl Link {
     /// A connection without cipher, whose peer is whoever it says.
     pub(crate) fn plain(connection: Connection) -> Self {
-        Self(Rc::new(Inner { connection, secrets: None, out: RefCell::default(), into: RefCell::default() }))
+        let (out, into) = Default::default();
+        Self(Rc::new(Inner { connection, proof: None, datagrams: Datagrams::new(None), out, into }))
     }
 
     /// A connection after a handshake with `peer`: its hash, and the directions out and in.
     pub(crate) fn sealed(connection: Connection, peer: PublicKey, hash: [u8; 32], [out, into]: [Direction; 2]) -> Self {
-        let datagrams = Rc::new([out.datagrams(), into.datagrams()]);
-        let out = Out { direction: Some(out), ..Out::default() };
-        let secrets = Some(Secrets { peer, hash, datagrams });
-        Self(Rc::new(Inner { connection, secrets, out: RefCell::new(out), into: RefCell::new(Some(into)) }))
+        let datagrams = Datagrams::new(Some([out.datagrams(), into.datagrams()]));
+        let out = RefCell::new(Out { direction: Some(out), ..Out::default() });
+        let (proof, into) = (Some(Proof { peer, hash }), RefCell::new(Some(into)));
+        Self(Rc::new(Inner { connection, proof, datagrams, out, into }))
     }
 
     /// The connection under it.
@@ -89,19 +91,17 @@ impl Link {
 
     /// Who is at the other end; nobody knows on a plain connection.
     pub(crate) fn peer(&self) -> Option<PublicKey> {
-        self.0.secrets.as_ref().map(|secrets| secrets.peer)
+        self.0.proof.as_ref().map(|proof| proof.peer)
     }
 
     /// What both ends of this connection know, and no other connection has; zeros on a plain one.
     pub(crate) fn binding(&self) -> [u8; 32] {
-        self.0.secrets.as_ref().map_or([0; 32], |secrets| secrets.hash)
+        self.0.proof.as_ref().map_or([0; 32], |proof| proof.hash)
     }
 
-    /// Ciphers for datagrams between the same agents, out and in; none beside a plain connection. Each nonce is to be
-    /// used once for the whole life of this connection.
-    #[allow(dead_code, reason = "for datagrams beside the connection")]
-    pub(crate) fn datagram_keys(&self) -> Option<Rc<[Cipher; 2]>> {
-        self.0.secrets.as_ref().map(|secrets| secrets.datagrams.clone())
+    /// How datagrams between the same agents are sealed and opened.
+    pub(crate) fn datagrams(&self) -> Datagrams {
+        self.0.datagrams.clone()
     }
 
     /// Makes room for the longest records at once, where they will come.
@@ -183,7 +183,7 @@ impl Link {
         let mut length = [0; LENGTH];
         self.fill(&mut length).await?;
         let count = u32::from_le_bytes(length) as usize;
-        let sealed = self.0.secrets.is_some();
+        let sealed = self.0.proof.is_some();
         if count > MAX_PAYLOAD {
             return Err(if sealed { LinkError::Changed } else { LinkError::Lost });
         }

@@ -10,24 +10,26 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::cancelled;
 use super::dialing::{self, BULK, CONTROL, Callee};
-use super::pages::{SETS, Sets};
+use super::pages::{SETS, Sets, Waiting};
 use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
 use crate::budget::Reservation;
 use crate::channel::{Inlet, SharedOutlet};
 use crate::control::{Progress, SessionToken, State};
+use crate::datagram::Line;
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
 use crate::platform::{BATCH, Backends, DomId, Gfn, Platform, Target};
 use crate::secure::Link;
 use crate::tasks::{MS, SECOND, Timer};
-use crate::wire::{Cause, Kind, Message, Purpose, VERSIONS};
-use crate::{dirty_copy, full_copy, switchover};
+use crate::wire::{Cause, Demanded, Kind, Message, Purpose, VERSIONS};
+use crate::{datagram, dirty_copy, full_copy, rescue, switchover};
 
 /// What a source may say on each.
 const CONTROLS: [Kind; 4] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort];
 const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
-const MEMORY: usize = CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit();
+const MEMORY: usize =
+    CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
 /// How often to look after the guest until it runs.
 const WATCH_BEGIN: u64 = 20 * MS;
 
@@ -48,8 +50,12 @@ pub(crate) struct Arrival<T> {
     /// The guest has been seen to run here.
     pub(crate) ran: Cell<bool>,
     links: [Link; 2],
-    /// Pages that somebody waits for, and since when.
-    pub(super) waiting: RefCell<Vec<(Gfn, u64)>>,
+    /// Pages that somebody waits for.
+    pub(crate) waiting: RefCell<Vec<Waiting>>,
+    /// Those of them that the source has not been told of.
+    pub(super) unsaid: RefCell<Vec<Demanded>>,
+    /// A datagram brought a page before TCP did, and TCP has brought none since.
+    pub(crate) tcp_is_late: Cell<bool>,
     pub(super) memory: RefCell<Reservation>,
 }
 
@@ -109,9 +115,10 @@ async fn arrive<P: Platform>(
     let (target, rings) = target;
     desk.state(State::Built { store: rings.store, console: rings.console });
 
+    let line = host.post.line(session, control.datagrams(), callee.address);
     let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages, memory);
     let error = {
-        let migration = pin!(migrate(&arrival, Inlet::new(bulk, &BULKS)));
+        let migration = pin!(migrate(&arrival, Inlet::new(bulk, &BULKS), line));
         let listening = pin!(listen(&arrival, inlet));
         match select3(migration, listening, watch(&arrival)).await {
             Either3::First(Ok(())) => None,
@@ -174,7 +181,7 @@ async fn abort(timer: &Timer, control: &SharedOutlet, error: SessionError) -> Se
 }
 
 /// The whole way, phase by phase.
-async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet) -> Result<(), SessionError> {
+async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet, mut line: Line) -> Result<(), SessionError> {
     let built = Message::Built { can_page: arrival.can_page };
     arrival.say(built).await?;
     arrival.begin(Stage::FullCopy);
@@ -190,7 +197,7 @@ async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet) -> Result<(),
     arrival.desk.state(State::Ready);
     arrival.timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
     arrival.target.borrow_mut().release()?;
-    dirty_copy::fetch(arrival, &mut bulk).await?;
+    dirty_copy::fetch(arrival, &mut bulk, &mut line).await?;
     arrival.target.borrow_mut().finish()?;
     arrival.phase.set(Phase::Complete);
     arrival.say_complete().await
@@ -202,6 +209,7 @@ async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> SessionErr
         let heard = match inlet.next().await {
             Ok(Message::Pages(pages)) if pages.cause() != Cause::Push => {
                 let placed = arrival.place(&pages);
+                arrival.tcp_is_late.set(false);
                 arrival.report(3);
                 placed
             }
@@ -272,6 +280,8 @@ impl<T: Target> Arrival<T> {
             ran: Cell::new(false),
             links,
             waiting: RefCell::default(),
+            unsaid: RefCell::default(),
+            tcp_is_late: Cell::new(false),
             memory: RefCell::new(memory),
         }
     }
@@ -281,9 +291,9 @@ impl<T: Target> Arrival<T> {
         self.control.send(message).await
     }
 
-    /// Asks the source for pages, now.
-    pub(crate) async fn demand(&self, gfns: &[Gfn]) -> Result<(), SessionError> {
-        let body: heapless::Vec<u8, { 8 * BATCH }> = gfns.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
+    /// Asks the source for up to [`BATCH`] pages, now.
+    pub(crate) async fn demand(&self, pages: &[Demanded]) -> Result<(), SessionError> {
+        let body: heapless::Vec<u8, { 8 * BATCH }> = pages.iter().flat_map(Demanded::emit).collect();
         self.say(Message::Demand(&body)).await
     }
 

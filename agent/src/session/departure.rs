@@ -7,6 +7,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::net::{Ipv4Addr, SocketAddrV4};
 use core::pin::pin;
 
 use embassy_futures::select::{Either, select};
@@ -22,16 +23,20 @@ use crate::ledger::{Ledger, Sends};
 use crate::lobby::Called;
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
+use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{dirty_copy, full_copy, lobby, session, switchover};
+use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
+use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover};
 
 /// Page sets that a departure keeps, and one for a moment in the switch.
 const SETS: usize = 11;
 /// What it takes besides: connections, a batch, the machine state and what is made of it.
-const MEMORY: usize =
-    2 * (lobby::BUFFERS.size() + MAX_PAYLOAD) + BATCH * PAGE_SIZE + 2 * Kind::State.limit() + 16 * DEMANDS;
+const MEMORY: usize = 2 * (lobby::BUFFERS.size() + MAX_PAYLOAD)
+    + (BATCH + 1) * PAGE_SIZE
+    + 2 * Kind::State.limit()
+    + 16 * DEMANDS
+    + datagram::MEMORY;
 /// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
 /// What a target may say.
@@ -70,6 +75,7 @@ pub(crate) struct Departure<S> {
     pub(crate) rate: u64,
     /// The toolstack has been asked to suspend the guest.
     pub(crate) asked: bool,
+    pub(crate) rescue: Answering,
     pub(super) batch: Vec<Page>,
     memory: Reservation,
 }
@@ -83,6 +89,16 @@ pub(crate) struct Inbox {
     pub(crate) demands: RefCell<VecDeque<Gfn>>,
     /// Not said by the target: the commit has happened here.
     pub(crate) committed: Cell<bool>,
+}
+
+impl Inbox {
+    /// Takes demands in: what backends wait for goes before all others, since they give up in the end.
+    fn demand(&self, demanded: impl Iterator<Item = Demanded>) {
+        let mut demands = self.demands.borrow_mut();
+        for Demanded { gfn, first } in demanded {
+            if first { demands.push_front(gfn) } else { demands.push_back(gfn) }
+        }
+    }
 }
 
 /// Serves a request to send `domain` away.
@@ -219,7 +235,7 @@ async fn listen(mut inlet: Inlet, inbox: &Inbox, timer: &Timer) -> SessionError 
             Ok(Message::Built { can_page }) => inbox.built.set(Some(can_page)),
             Ok(Message::Ready) => inbox.ready.set(true),
             Ok(Message::Demand(body)) => {
-                inbox.demands.borrow_mut().extend(Message::demanded(body));
+                inbox.demand(Message::demanded(body));
                 timer.nudge();
                 timer.wait_for(|| (inbox.demands.borrow().len() < DEMANDS).then_some(())).await;
             }
@@ -279,6 +295,8 @@ impl<S: Source> Departure<S> {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         let set = || PageSet::new(frames);
+        let peer = called.control.connection().peer().unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
+        let line = host.post.line(called.hello.session, called.control.datagrams(), peer);
         Self {
             source,
             desk: desk.clone(),
@@ -300,6 +318,7 @@ impl<S: Source> Departure<S> {
             next_peek: 0,
             rate: 0,
             asked: false,
+            rescue: Answering::new(line, host.timer.clone()),
             batch: vec![[0; PAGE_SIZE]; BATCH],
             memory,
         }

@@ -3,8 +3,8 @@
 use super::arrival::Arrival;
 use super::{PeerFault, Refusal, SessionError};
 use crate::bitmap::PageSet;
-use crate::platform::{BATCH, Content, Gfn, PageMask, Target};
-use crate::wire::{Arriving, Cause};
+use crate::platform::{BATCH, Content, Fault, Gfn, PageMask, Target};
+use crate::wire::{Arriving, Cause, Demanded};
 
 /// Page sets that an arrival keeps, and one for a moment in the switch.
 pub(super) const SETS: usize = 7;
@@ -30,6 +30,15 @@ impl Sets {
         let set = || PageSet::new(frames);
         Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set(), scratch: set() }
     }
+}
+
+/// Somebody waits for a page.
+pub(crate) struct Waiting {
+    pub(crate) gfn: Gfn,
+    pub(crate) since: u64,
+    /// How often it was asked for by datagram, and when for the last time.
+    pub(crate) asks: u32,
+    pub(crate) asked: Option<u64>,
 }
 
 impl<T: Target> Arrival<T> {
@@ -77,6 +86,24 @@ impl<T: Target> Arrival<T> {
         Ok(())
     }
 
+    /// Puts a page where it belongs that came by datagram, unless it has come otherwise. If that fails, TCP brings it still.
+    pub(crate) fn place_rescued(&self, gfn: Gfn, content: Content<'_>) {
+        let sets = &mut *self.sets.borrow_mut();
+        if !self.is_running() || !sets.armed.contains(gfn) {
+            return;
+        }
+        match self.target.borrow_mut().fill(&[(gfn, content)]) {
+            Ok(1) => {
+                self.settle(sets, gfn, self.timer.now());
+                self.ledger.borrow_mut().summary.rescued += 1;
+                self.tcp_is_late.set(true);
+                self.timer.nudge();
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("{}: a rescued page was not filled: {error}", self.desk.id),
+        }
+    }
+
     /// A page that the guest gave back needs no content.
     pub(crate) fn forget(&self, gfn: Gfn) {
         self.settle(&mut self.sets.borrow_mut(), gfn, self.timer.now());
@@ -91,8 +118,8 @@ impl<T: Target> Arrival<T> {
             sets.missing -= 1;
         }
         let mut waiting = self.waiting.borrow_mut();
-        if let Some(place) = waiting.iter().position(|(waits, _)| *waits == gfn) {
-            let (_, since) = waiting.swap_remove(place);
+        if let Some(place) = waiting.iter().position(|wait| wait.gfn == gfn) {
+            let Waiting { since, .. } = waiting.swap_remove(place);
             self.ledger.borrow_mut().waits.add((now - since) / 1000);
         }
     }
@@ -113,14 +140,22 @@ impl<T: Target> Arrival<T> {
         }
     }
 
-    /// Notes that somebody waits for `gfn`; whether it must be demanded.
-    pub(crate) fn note_fault(&self, gfn: Gfn) -> bool {
-        let sets = &mut *self.sets.borrow_mut();
-        let fresh = sets.absent.contains(gfn) && sets.requested.insert(gfn);
-        if fresh {
-            self.waiting.borrow_mut().push((gfn, self.timer.now()));
+    /// Notes that somebody waits for a page, which will then be demanded.
+    pub(crate) fn note_fault(&self, fault: Fault) {
+        let (gfn, sets) = (fault.gfn, &mut *self.sets.borrow_mut());
+        if sets.absent.contains(gfn) && sets.requested.insert(gfn) {
+            self.waiting.borrow_mut().push(Waiting { gfn, since: self.timer.now(), asks: 0, asked: None });
+            self.unsaid.borrow_mut().push(Demanded { gfn, first: !fault.vcpu_waits });
         }
-        fresh
+    }
+
+    /// The next pages to demand, those first that backends wait for.
+    pub(crate) fn take_unsaid(&self) -> heapless::Vec<Demanded, BATCH> {
+        let mut unsaid = self.unsaid.borrow_mut();
+        unsaid.retain(|demanded| self.sets.borrow().requested.contains(demanded.gfn));
+        unsaid.sort_by_key(|demanded| !demanded.first);
+        let count = unsaid.len().min(BATCH);
+        unsaid.drain(..count).collect()
     }
 
     /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.

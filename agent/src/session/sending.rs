@@ -39,14 +39,16 @@ impl<S: Source> Departure<S> {
             Cause::Demand | Cause::Prepull => &mut self.control,
             Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
         };
-        channel.send_pages(cause, gfns, &self.batch, zero).await?;
+        let sending = channel.send_pages(cause, gfns, &self.batch, zero);
+        self.rescue.beside(&mut self.source, &self.ram, sending).await?;
         Ok(unreadable)
     }
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
     pub(crate) async fn send_as_zeros(&mut self, cause: Cause, gfns: &Batch) -> Result<(), SessionError> {
         let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
-        self.bulk.send_pages(cause, gfns, &self.batch, zero).await
+        let sending = self.bulk.send_pages(cause, gfns, &self.batch, zero);
+        self.rescue.beside(&mut self.source, &self.ram, sending).await
     }
 
     /// Looks at pages that are not sent now, for those that must never be armed.
@@ -86,7 +88,8 @@ impl<S: Source> Departure<S> {
     }
 }
 
-fn is_zero(page: &Page) -> bool {
+/// Whether a page is all zeros.
+pub(crate) fn is_zero(page: &Page) -> bool {
     let blocks = page.as_chunks::<64>().0;
     blocks.iter().all(|block| {
         let words = block.as_chunks::<8>().0;

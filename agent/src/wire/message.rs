@@ -99,7 +99,7 @@ pub enum Message<'a> {
     Ready,
     /// See [`Kind::Commit`].
     Commit,
-    /// See [`Kind::Demand`]: frame numbers of 8 bytes each, at least one.
+    /// See [`Kind::Demand`] and [`Demanded`]: 8 bytes each, at least one.
     Demand(&'a [u8]),
     /// See [`Kind::Complete`].
     Complete,
@@ -238,9 +238,32 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The frames of a [`Message::Demand`]'s body.
-    pub fn demanded(body: &[u8]) -> impl Iterator<Item = Gfn> + '_ {
-        body.as_chunks::<8>().0.iter().map(|gfn| Gfn(u64::from_le_bytes(*gfn)))
+    /// What a [`Message::Demand`]'s body asks for.
+    pub fn demanded(body: &[u8]) -> impl Iterator<Item = Demanded> + '_ {
+        body.as_chunks::<8>().0.iter().map(|bytes| Demanded::parse(*bytes))
+    }
+}
+
+/// One page of a [`Message::Demand`]: its frame number, and in the highest bit whether it goes before others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demanded {
+    /// The page.
+    pub gfn: Gfn,
+    /// A backend waits for it, which gives up in the end, and not a virtual CPU, which does not.
+    pub first: bool,
+}
+
+impl Demanded {
+    const FIRST: u64 = 1 << 63;
+
+    fn parse(bytes: [u8; 8]) -> Self {
+        let number = u64::from_le_bytes(bytes);
+        Self { gfn: Gfn(number & !Self::FIRST), first: number & Self::FIRST != 0 }
+    }
+
+    /// As bytes.
+    pub fn emit(&self) -> [u8; 8] {
+        (self.gfn.0 | if self.first { Self::FIRST } else { 0 }).to_le_bytes()
     }
 }
 

@@ -8,14 +8,16 @@
 mod cursor;
 mod message;
 mod pages;
+mod rescue;
 mod set;
 
 use core::fmt;
 
 use crate::platform::{BATCH, PAGE_SIZE};
 
-pub use message::{Channel, Hello, Message, Purpose, Welcome};
+pub use message::{Channel, Demanded, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
+pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
 pub use set::{CHUNK, Set};
 
 /// The versions of the protocol that this agent speaks, oldest and newest.

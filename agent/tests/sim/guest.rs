@@ -76,8 +76,10 @@ pub struct Guest {
     pub can_page: bool,
     pub state_loaded: bool,
     pub faults: Vec<Gfn>,
-    /// What each virtual CPU waits for.
-    pub vcpus: Vec<Option<Gfn>>,
+    /// What each virtual CPU waits for, and since when.
+    pub vcpus: Vec<Option<(Gfn, u64)>>,
+    /// How long each wait took.
+    pub waits: Vec<u64>,
     pub finished: bool,
     /// The balloon stands still: the guest has begun to suspend.
     pub frozen: bool,
@@ -120,6 +122,7 @@ impl Guest {
             state_loaded: false,
             faults: Vec::new(),
             vcpus: vec![None; vcpus],
+            waits: Vec::new(),
             finished: false,
             frozen: false,
             working_set: working_set.clamp(1, frames),
@@ -147,13 +150,13 @@ impl Guest {
         self.released && self.started && self.created
     }
 
-    /// One step of the guest's program: it touches a page, wherever it runs.
-    pub fn step(&mut self) {
+    /// One step of the guest's program, at `now`: it touches a page, wherever it runs.
+    pub fn step(&mut self, now: u64) {
         if self.runs_here() {
             self.write_here();
         } else if self.runs_there() {
             for vcpu in 0..self.vcpus.len() {
-                self.touch_there(vcpu);
+                self.touch_there(vcpu, now);
             }
         }
     }
@@ -191,13 +194,14 @@ impl Guest {
         }
     }
 
-    fn touch_there(&mut self, vcpu: usize) {
-        if let Some(gfn) = self.vcpus[vcpu] {
+    fn touch_there(&mut self, vcpu: usize, now: u64) {
+        if let Some((gfn, since)) = self.vcpus[vcpu] {
             let frame = self.there[gfn.0 as usize].expect("a frame does not vanish while somebody waits for it");
             if frame.armed {
                 return;
             }
             self.vcpus[vcpu] = None;
+            self.waits.push(now - since);
         }
         let gfn = self.pick();
         let at = gfn.0 as usize;
@@ -206,7 +210,7 @@ impl Guest {
         let frame = self.there[at].unwrap_or_else(|| panic!("{gfn:?} has no frame at the target"));
         if frame.armed {
             assert!(truth & PINNED == 0, "{gfn:?} is one that the hypervisor needs at once, and it is absent");
-            self.vcpus[vcpu] = Some(gfn);
+            self.vcpus[vcpu] = Some((gfn, now));
             self.faults.push(gfn);
             self.met_faults += 1;
             return;

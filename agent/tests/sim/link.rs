@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -29,6 +30,10 @@ pub struct Direction {
     frames: VecDeque<(u64, Vec<u8>)>,
     free_at: u64,
     pub cut: bool,
+    /// Frames sent so far.
+    sent: u64,
+    /// Those of them that get lost, whatever else happens.
+    doomed: Range<u64>,
 }
 
 impl Direction {
@@ -40,7 +45,8 @@ impl Direction {
         let now = self.clock.get();
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
-        let lost = self.random.below(1000) < self.quality.lost_per_mille;
+        let lost = self.random.below(1000) < self.quality.lost_per_mille || self.doomed.contains(&self.sent);
+        self.sent += 1;
         if !lost && !self.cut {
             self.frames.push_back((self.free_at + self.quality.delay_ns, frame));
         }
@@ -62,7 +68,9 @@ impl Cable {
         Self(std::array::from_fn(|side| {
             let random = Random::new(seed ^ side as u64);
             let frames = VecDeque::new();
-            Rc::new(RefCell::new(Direction { clock: clock.clone(), quality, random, frames, free_at: 0, cut: false }))
+            let (clock, doomed) = (clock.clone(), 0..0);
+            let direction = Direction { clock, quality, random, frames, free_at: 0, cut: false, sent: 0, doomed };
+            Rc::new(RefCell::new(direction))
         }))
     }
 
@@ -75,6 +83,22 @@ impl Cable {
     /// Cuts or mends it.
     pub fn cut(&self, cut: bool) {
         self.0.iter().for_each(|direction| direction.borrow_mut().cut = cut);
+    }
+
+    /// Loses those of the next frames that host `from` sends, counted from 0.
+    pub fn lose(&self, from: usize, next: Range<u64>) {
+        let direction = &mut *self.0[from].borrow_mut();
+        direction.doomed = direction.sent + next.start..direction.sent + next.end;
+    }
+
+    /// Loses so many frames in a thousand from now on, in both directions.
+    pub fn set_loss(&self, per_mille: u64) {
+        self.0.iter().for_each(|direction| direction.borrow_mut().quality.lost_per_mille = per_mille);
+    }
+
+    /// Frames that host `from` has sent.
+    pub fn sent(&self, from: usize) -> u64 {
+        self.0[from].borrow().sent
     }
 
     /// When the next frame arrives somewhere.

@@ -135,7 +135,7 @@ impl Platform for Machine {
         let mut missing = PageSet::new(guest.frames());
         let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));
         missing.extend(absent.map(|(gfn, _)| Gfn(gfn as u64)));
-        guest.faults = guest.vcpus.iter().flatten().copied().collect();
+        guest.faults = guest.vcpus.iter().flatten().map(|(gfn, _)| *gfn).collect();
         Ok((Coming(self.clone(), shared.clone()), missing))
     }
 }

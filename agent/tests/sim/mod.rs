@@ -236,8 +236,9 @@ impl World {
         // A guest that is far behind skips what it would have done.
         self.next_step = self.next_step.max(now.saturating_sub(64 * step));
         while self.next_step <= now {
+            let at = self.next_step;
             self.next_step += step;
-            self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().step());
+            self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().step(at));
         }
         self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().check_one_copy());
         let others = [self.cable.next_event(), Some(now + 50_000_000)];

@@ -1,0 +1,299 @@
+//! A lost packet must not make a virtual CPU wait for TCP's timers.
+//!
+//! TCP brings every page in the end, but smoltcp waits a second before it sends a lost packet once more, then two, then
+//! four, and everything behind it on the connection waits as well. So a page that somebody waits for and that has not
+//! come within a few round trips is asked for again beside the connections, by datagram, until it is here by whatever way.
+//! That helps alike when the demand is lost, the answer, or a packet of the push that the page was in: the source has every
+//! page until all is complete, and the guest stands still there, so what it reads now is what it sent before.
+//!
+//! A rescue is a retransmission, not a send: it changes nothing in what TCP carries. The page that comes second is ignored
+//! because it is armed no more. Where datagrams do not get through, all works as it would without this.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::convert::Infallible;
+use core::future::poll_fn;
+use core::net::SocketAddrV4;
+use core::pin::pin;
+
+use embassy_futures::select::select;
+
+use crate::bitmap::PageSet;
+use crate::datagram::Line;
+use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, Source, Target};
+use crate::session::arrival::Arrival;
+use crate::session::pages::Waiting;
+use crate::session::sending::is_zero;
+use crate::tasks::{MS, SECOND, Timer};
+use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
+
+// The target.
+
+/// What the way is taken to be before it has been measured.
+const FIRST_GUESS: u64 = 10 * MS;
+/// How often it is measured, and how often while nothing has come back.
+const PROBE_EVERY: u64 = 20 * MS;
+const PROBE_AGAIN: u64 = 10 * MS;
+/// After so many probes without an echo, one is tried only now and then.
+const PROBES: u32 = 20;
+const PROBE_SELDOM: u64 = SECOND;
+/// Pages asked for in one datagram, and pages that may be here in part.
+const ROUND: usize = 16;
+/// The longest time between two cries for a page.
+const LONGEST_PAUSE: u64 = 200 * MS;
+/// What an arrival's rescue may take, besides its datagrams.
+pub(crate) const MEMORY: usize = ROUND * PAGE_SIZE;
+
+/// Asks for pages that are late. Never ends.
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, line: &mut Line) -> Infallible {
+    let timer = &arrival.timer;
+    let mut asking = Asking::new(timer.now());
+    loop {
+        while line.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
+        asking.probe(line, timer.now());
+        asking.cry(arrival, line, timer.now());
+        let due = asking.due(arrival);
+        let sooner = timer.wait_for(|| (line.has_mail() || asking.due(arrival) < due).then_some(()));
+        select(sooner, timer.sleep_until(due)).await;
+        arrival.ledger.borrow_mut().summary.rescue_refused = line.refused;
+    }
+}
+
+struct Asking {
+    /// The round trip, smoothed.
+    rtt: Option<u64>,
+    /// The shortest: what it is when nothing queues.
+    least: u64,
+    unanswered: u32,
+    next_probe: u64,
+    next_round: u64,
+    partial: heapless::Vec<Partial, ROUND>,
+}
+
+/// A page of which pieces have come.
+struct Partial {
+    gfn: Gfn,
+    pieces: PieceMask,
+    page: Box<Page>,
+}
+
+impl Asking {
+    fn new(now: u64) -> Self {
+        Self {
+            rtt: None,
+            least: FIRST_GUESS,
+            unanswered: 0,
+            next_probe: now,
+            next_round: now,
+            partial: heapless::Vec::new(),
+        }
+    }
+
+    fn round_trip(&self) -> u64 {
+        self.rtt.unwrap_or(FIRST_GUESS)
+    }
+
+    /// Whether datagrams do not get through.
+    fn is_deaf(&self) -> bool {
+        self.rtt.is_none() && self.unanswered >= PROBES
+    }
+
+    fn probe(&mut self, line: &mut Line, now: u64) {
+        if now < self.next_probe {
+            return;
+        }
+        line.send(&Rescue::Probe(now));
+        self.unanswered = self.unanswered.saturating_add(1);
+        if self.unanswered == PROBES && self.rtt.is_none() {
+            log::warn!(
+                "no datagram comes through from {}: a lost packet may make the guest wait for a second",
+                line.peer()
+            );
+        }
+        let pause = match self.rtt {
+            _ if self.unanswered >= PROBES => PROBE_SELDOM,
+            Some(_) => PROBE_EVERY,
+            None => PROBE_AGAIN,
+        };
+        self.next_probe = now + pause;
+    }
+
+    /// When a page is to be asked for: the first time after a wait that TCP needs only when something was lost. Once
+    /// TCP has been late it is not waited for, until it brings a page again.
+    fn due_of(&self, wait: &Waiting, tcp_is_late: bool) -> u64 {
+        let rtt = self.round_trip();
+        match wait.asked {
+            None if tcp_is_late => wait.since,
+            None => wait.since + 2 * rtt + 2 * MS,
+            Some(asked) => {
+                // Four at this pace, then ever more seldom.
+                let pause = (2 * self.least + 2 * MS) << (wait.asks / 4).min(8);
+                asked + pause.min(LONGEST_PAUSE.max(2 * rtt))
+            }
+        }
+    }
+
+    /// When there is something to do.
+    fn due<T: Target>(&self, arrival: &Arrival<T>) -> u64 {
+        if self.is_deaf() {
+            return self.next_probe;
+        }
+        let late = arrival.tcp_is_late.get();
+        let first = arrival.waiting.borrow().iter().map(|wait| self.due_of(wait, late)).min();
+        first.map_or(self.next_probe, |due| due.max(self.next_round).min(self.next_probe))
+    }
+
+    /// Asks for those pages that are late.
+    fn cry<T: Target>(&mut self, arrival: &Arrival<T>, line: &mut Line, now: u64) {
+        if self.is_deaf() || now < self.next_round {
+            return;
+        }
+        let mut waiting = arrival.waiting.borrow_mut();
+        self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn == partial.gfn));
+        let late = arrival.tcp_is_late.get();
+        let mut wanted = Vec::new();
+        for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(ROUND) {
+            let have = self.partial.iter().find(|partial| partial.gfn == wait.gfn).map_or(0, |partial| partial.pieces);
+            Rescue::want(&mut wanted, wait.gfn, WHOLE & !have);
+            wait.asks += 1;
+            wait.asked = Some(now);
+            arrival.ledger.borrow_mut().summary.rescue_asked += 1;
+        }
+        if !wanted.is_empty() {
+            line.send(&Rescue::Ask(&wanted));
+            self.next_probe = now;
+            self.probe(line, now);
+            self.next_round = now + MS;
+        }
+    }
+
+    fn take<T: Target>(&mut self, arrival: &Arrival<T>, rescue: &Rescue<'_>) {
+        match *rescue {
+            Rescue::Echo(stamp) => {
+                let took = arrival.timer.now().saturating_sub(stamp).clamp(1, SECOND);
+                let rtt = self.rtt.map_or(took, |rtt| (3 * rtt + took) / 4);
+                self.rtt = Some(rtt);
+                self.least = self.least.min(took);
+                self.unanswered = 0;
+                arrival.ledger.borrow_mut().summary.rescue_rtt_us = rtt / 1000;
+            }
+            Rescue::Zero(gfn) => arrival.place_rescued(gfn, Content::Zero),
+            Rescue::Piece { gfn, index, bytes } => self.put_together(arrival, gfn, index, bytes),
+            // What a target says.
+            Rescue::Probe(_) | Rescue::Ask(_) => {}
+        }
+    }
+
+    fn put_together<T: Target>(&mut self, arrival: &Arrival<T>, gfn: Gfn, index: usize, bytes: &[u8; PIECE]) {
+        if !arrival.waiting.borrow().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
+            return;
+        }
+        let place = match self.partial.iter().position(|partial| partial.gfn == gfn) {
+            Some(place) => place,
+            None => {
+                let fresh = Partial { gfn, pieces: 0, page: Box::new([0; PAGE_SIZE]) };
+                if self.partial.push(fresh).is_err() {
+                    return;
+                }
+                self.partial.len() - 1
+            }
+        };
+        let partial = &mut self.partial[place];
+        partial.page[index * PIECE..][..PIECE].copy_from_slice(bytes);
+        partial.pieces |= 1 << index;
+        if partial.pieces == WHOLE {
+            let Partial { gfn, page, .. } = self.partial.swap_remove(place);
+            arrival.place_rescued(gfn, Content::Bytes(&page));
+        }
+    }
+}
+
+// The source.
+
+/// Datagrams that are looked at before others get a turn.
+const PER_TURN: usize = 16;
+/// Pages that may be asked for at once, and how soon one more after that: so many and no more are read and sent, however
+/// often a peer asks.
+const BURST: u64 = 64;
+const PAGE_EVERY: u64 = MS / 5;
+
+/// Answers what the target asks for by datagram.
+pub(crate) struct Answering {
+    line: Line,
+    timer: Timer,
+    /// The guest stands still here, and what is read is what the target must get.
+    settled: bool,
+    /// When the last page that was sent would have been, had each come at its time.
+    paid_until: u64,
+    page: Box<[Page; 1]>,
+}
+
+impl Answering {
+    pub(crate) fn new(line: Line, timer: Timer) -> Self {
+        Self { line, timer, settled: false, paid_until: 0, page: Box::new([[0; PAGE_SIZE]]) }
+    }
+
+    /// Answers from here on: after the commit.
+    pub(crate) fn begin(&mut self) {
+        self.settled = true;
+    }
+
+    /// Does `work`, and answers meanwhile.
+    pub(crate) async fn beside<S: Source, T>(
+        &mut self,
+        source: &mut S,
+        ram: &PageSet,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut work = pin!(work);
+        poll_fn(|context| {
+            self.turn(source, ram);
+            work.as_mut().poll(context)
+        })
+        .await
+    }
+
+    fn turn<S: Source>(&mut self, source: &mut S, ram: &PageSet) {
+        if !self.settled {
+            return;
+        }
+        let Self { line, timer, paid_until, page, .. } = self;
+        for _ in 0..PER_TURN {
+            let read = |line: &mut Line, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
+                Rescue::Probe(stamp) => _ = line.send_to(from, &Rescue::Echo(stamp)),
+                Rescue::Ask(wanted) => {
+                    for (gfn, pieces) in Rescue::wanted(wanted).filter(|(gfn, _)| ram.contains(*gfn)) {
+                        let due = (*paid_until).max(timer.now()) + PAGE_EVERY;
+                        if due > timer.now() + BURST * PAGE_EVERY {
+                            break;
+                        }
+                        *paid_until = due;
+                        if source.read(&[gfn], &mut page[..]) == Ok(1) {
+                            send_pieces(line, from, gfn, &page[0], pieces);
+                        }
+                    }
+                }
+                // What a source says.
+                Rescue::Echo(_) | Rescue::Zero(_) | Rescue::Piece { .. } => {}
+            };
+            if !line.receive(read) {
+                return;
+            }
+        }
+        timer.nudge();
+    }
+}
+
+fn send_pieces(line: &mut Line, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
+    if is_zero(page) {
+        line.send_to(to, &Rescue::Zero(gfn));
+        return;
+    }
+    for (index, bytes) in page.as_chunks::<PIECE>().0.iter().enumerate() {
+        if pieces >> index & 1 == 1 {
+            line.send_to(to, &Rescue::Piece { gfn, index, bytes });
+        }
+    }
+}
+
+const _: () = assert!(ROUND <= BATCH);

@@ -1,0 +1,110 @@
+//! What is said by datagram, beside the connections: cries for pages, and pages in pieces.
+//!
+//! A datagram carries one of these and nothing else: a kind (1 byte), then what the kind needs.
+
+use alloc::vec::Vec;
+
+use super::WireError;
+use super::cursor::Cursor;
+use crate::platform::{BATCH, Gfn, PAGE_SIZE};
+
+/// Bytes of a piece of a page. With all that goes around it, it fits into a packet that any network carries.
+pub const PIECE: usize = 1024;
+/// Pieces of a page.
+pub const PIECES: usize = PAGE_SIZE / PIECE;
+/// Which pieces of a page: bit `i` stands for the `i`-th.
+pub type PieceMask = u8;
+/// All of them.
+pub const WHOLE: PieceMask = (1 << PIECES) - 1;
+/// Most bytes of a datagram's meaning.
+pub const RESCUE_LIMIT: usize = 1 + 8 + 1 + PIECE;
+
+/// Bytes of a frame number and a mask of pieces.
+const WANTED: usize = 9;
+
+/// The meaning of a datagram, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rescue<'a> {
+    /// Target: how long is the way? The stamp means something to its sender only.
+    Probe(u64),
+    /// Source: the answer, with the same stamp.
+    Echo(u64),
+    /// Target: these pieces of pages. See [`Rescue::wanted`].
+    Ask(&'a [u8]),
+    /// Source: the page is zero.
+    Zero(Gfn),
+    /// Source: a piece of a page.
+    Piece {
+        /// Which page.
+        gfn: Gfn,
+        /// Which piece of it, below [`PIECES`].
+        index: usize,
+        /// Its bytes.
+        bytes: &'a [u8; PIECE],
+    },
+}
+
+impl<'a> Rescue<'a> {
+    /// Checks what a peer sent.
+    pub fn parse(body: &'a [u8]) -> Result<Self, WireError> {
+        let mut cursor = Cursor::new(body);
+        let rescue = match cursor.u8()? {
+            1 => Self::Probe(cursor.u64()?),
+            2 => Self::Echo(cursor.u64()?),
+            3 => {
+                let wanted = cursor.rest();
+                let whole = wanted.len().is_multiple_of(WANTED) && (1..=BATCH).contains(&(wanted.len() / WANTED));
+                let masks = wanted.iter().skip(WANTED - 1).step_by(WANTED);
+                let sensible = masks.clone().all(|mask| *mask != 0 && *mask <= WHOLE);
+                return if whole && sensible { Ok(Self::Ask(wanted)) } else { Err(WireError::Value("cry for pages")) };
+            }
+            4 => Self::Zero(Gfn(cursor.u64()?)),
+            5 => {
+                let (gfn, index) = (Gfn(cursor.u64()?), usize::from(cursor.u8()?));
+                if index >= PIECES {
+                    return Err(WireError::Value("piece of a page"));
+                }
+                let bytes = cursor.take(PIECE)?.first_chunk().ok_or(WireError::Truncated)?;
+                Self::Piece { gfn, index, bytes }
+            }
+            _ => return Err(WireError::Value("kind of datagram")),
+        };
+        cursor.end()?;
+        Ok(rescue)
+    }
+
+    /// Appends it to `into`.
+    pub fn emit(&self, into: &mut Vec<u8>) {
+        let mut numbered = |kind: u8, number: u64| {
+            into.push(kind);
+            into.extend_from_slice(&number.to_le_bytes());
+        };
+        match self {
+            Self::Probe(stamp) => numbered(1, *stamp),
+            Self::Echo(stamp) => numbered(2, *stamp),
+            Self::Ask(wanted) => {
+                into.push(3);
+                into.extend_from_slice(wanted);
+            }
+            Self::Zero(gfn) => numbered(4, gfn.0),
+            Self::Piece { gfn, index, bytes } => {
+                numbered(5, gfn.0);
+                into.push(*index as u8);
+                into.extend_from_slice(&bytes[..]);
+            }
+        }
+    }
+
+    /// Appends an entry to the body of [`Rescue::Ask`].
+    pub fn want(into: &mut Vec<u8>, gfn: Gfn, pieces: PieceMask) {
+        into.extend_from_slice(&gfn.0.to_le_bytes());
+        into.push(pieces);
+    }
+
+    /// The pages that a body of [`Rescue::Ask`] names, and which pieces of each.
+    pub fn wanted(body: &[u8]) -> impl Iterator<Item = (Gfn, PieceMask)> + '_ {
+        body.as_chunks::<WANTED>().0.iter().map(|[gfn @ .., pieces]| (Gfn(u64::from_le_bytes(*gfn)), *pieces))
+    }
+}
+
+const _: () = assert!(PIECES * PIECE == PAGE_SIZE && WANTED * BATCH < RESCUE_LIMIT);

@@ -1,0 +1,108 @@
+//! Lost packets while the guest runs at the target: how long its virtual CPUs wait.
+
+#[expect(dead_code, reason = "the simulator serves other tests as well")]
+mod sim;
+
+use agent::control::State;
+use sim::link::Quality;
+use sim::{Scenario, World};
+
+/// Of the link, when nothing queues.
+const ROUND_TRIP: u64 = 400_000;
+/// The longest that one lost packet may make a virtual CPU wait.
+const BOUND: u64 = 10 * ROUND_TRIP + 20_000_000;
+
+/// A guest that faults all the time, and for a while.
+fn scenario() -> Scenario {
+    let quality = Quality { bytes_per_second: 50_000_000, delay_ns: ROUND_TRIP / 2, lost_per_mille: 0 };
+    Scenario { frames: 1000, working_set: 700, vcpus: 4, quality, ..Scenario::default() }
+}
+
+/// A world whose guest has just begun to run at the target.
+fn in_stage_3(scenario: Scenario) -> World {
+    let mut world = World::new(scenario);
+    world.start();
+    assert!(world.run_until(10_000, |world| world.guest.borrow().released), "{:?}", world.states);
+    world
+}
+
+/// Runs to the end; the waits of all virtual CPUs, the shortest first.
+fn waits(mut world: World) -> (World, Vec<u64>) {
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert!(world.states[0].iter().all(|states| states.last() == Some(&State::Complete)), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+    let mut waits = world.guest.borrow().waits.clone();
+    waits.sort_unstable();
+    assert!(!waits.is_empty());
+    (world, waits)
+}
+
+/// Shows how waits are spread.
+fn show(what: &str, waits: &[u64]) {
+    let at = |per_mille: usize| waits[(waits.len() - 1) * per_mille / 1000] / 1000;
+    let [p50, p90, p99, p999] = [500, 900, 990, 999].map(at);
+    println!("{what}: {} waits, us: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, longest {}", waits.len(), at(1000));
+}
+
+/// Loses each packet of stage 3 that a host sends in turn, together with the `others` behind it.
+fn lose_each(host: usize, others: u64) -> (u64, u64) {
+    let world = in_stage_3(scenario());
+    let before = world.cable.sent(host);
+    let (world, undisturbed) = waits(world);
+    show("nothing lost", &undisturbed);
+    let mut all = Vec::new();
+    let (mut rescued, mut worst) = (0, (0, 0));
+    for packet in (0..world.cable.sent(host) - before).step_by(1 + others as usize / 2) {
+        let world = in_stage_3(scenario());
+        world.cable.lose(host, packet..packet + 1 + others);
+        let (world, waits) = waits(world);
+        rescued += world.summary(1).rescued;
+        worst = worst.max((waits[waits.len() - 1], packet));
+        all.extend(waits);
+    }
+    all.sort_unstable();
+    show("each in turn lost", &all);
+    println!("{rescued} pages rescued; the longest wait was with packet {}", worst.1);
+    (rescued, worst.0)
+}
+
+#[test]
+fn no_lost_packet_of_the_source_stalls_a_vcpu() {
+    let (rescued, worst) = lose_each(0, 0);
+    assert!(rescued > 0);
+    assert!(worst <= BOUND, "{worst}");
+}
+
+#[test]
+fn no_lost_packet_of_the_target_stalls_a_vcpu() {
+    let (rescued, worst) = lose_each(1, 0);
+    assert!(rescued > 0);
+    assert!(worst <= BOUND, "{worst}");
+}
+
+#[test]
+fn bursts_of_twenty_lost_packets_stall_no_vcpu() {
+    for host in [0, 1] {
+        let (rescued, worst) = lose_each(host, 19);
+        assert!(rescued > 0);
+        assert!(worst <= BOUND, "{host} {worst}");
+    }
+}
+
+#[test]
+fn one_lost_packet_in_a_hundred_stalls_no_vcpu() {
+    let (mut all, mut rescued) = (Vec::new(), 0);
+    for seed in 0..20 {
+        let world = in_stage_3(Scenario { seed, ..scenario() });
+        world.cable.set_loss(10);
+        let (world, waits) = waits(world);
+        rescued += world.summary(1).rescued;
+        all.extend(waits);
+    }
+    all.sort_unstable();
+    show("one lost in a hundred", &all);
+    assert!(rescued > 0);
+    // Now and then one is lost, and what was to replace it as well.
+    assert!(all[(all.len() - 1) * 999 / 1000] <= BOUND);
+    assert!(all[all.len() - 1] <= 2 * BOUND);
+}
