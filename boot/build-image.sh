@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${1:-target/image}
 target=x86_64-unknown-linux-gnu
-features=+sse3,+ssse3,+sse4.1,+sse4.2,+aes,+pclmulqdq
+features=+sse3,+ssse3,+sse4.1,+sse4.2
 CARGO_TARGET_DIR=$out RUSTFLAGS="-C relocation-model=static -C no-redzone=yes -C target-feature=$features" \
     cargo build --quiet --package boot --release --target $target
 cp "$out/$target/release/tsmc-agent" "$out/tsmc-agent.debug"

@@ -10,6 +10,7 @@ use xen_pv::time;
 use xen_pv::window::Access;
 use xen_pv::xenstore::Transaction;
 
+mod cipher;
 pub mod meter;
 mod network;
 
@@ -25,6 +26,7 @@ pub fn run(machine: &mut Machine) -> Outcome {
     window(machine)?;
     grants(machine)?;
     store(machine)?;
+    cipher::run()?;
     network::run(machine)
 }
 

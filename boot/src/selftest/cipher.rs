@@ -1,0 +1,57 @@
+//! How fast the agents' cipher is on this processor: what AES-NI and PCLMULQDQ are worth, above all under an emulator.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use core::arch::x86_64::__cpuid;
+
+use aes_gcm::aead::inout::InOutBuf;
+use aes_gcm::aead::{AeadInOut, KeyInit};
+use aes_gcm::{Aes256Gcm, Key, Nonce};
+use xen_pv::time;
+
+use super::{Outcome, check};
+use crate::say;
+
+/// A record of bulk data, about.
+const RECORD: usize = 64 << 10;
+/// How long to measure.
+const ENOUGH_NS: u64 = 300_000_000;
+
+pub fn run() -> Outcome {
+    let cipher = Aes256Gcm::new(&Key::<Aes256Gcm>::from([7; 32]));
+    let plain = vec![1; RECORD];
+    let mut record = plain.clone();
+    let (mut sealed, mut opened) = (0, 0);
+    let (mut seal_ns, mut open_ns) = (0, 0);
+    while seal_ns + open_ns < ENOUGH_NS {
+        let nonce = Nonce::from([sealed as u8; 12]);
+        let before = time::now_ns();
+        let tag = cipher
+            .encrypt_inout_detached(&nonce, b"", InOutBuf::from(&mut record[..]))
+            .map_err(|_| String::from("cipher: it does not seal"))?;
+        let between = time::now_ns();
+        cipher
+            .decrypt_inout_detached(&nonce, b"", InOutBuf::from(&mut record[..]), &tag)
+            .map_err(|_| String::from("cipher: it does not open what it has sealed"))?;
+        open_ns += time::now_ns() - between;
+        seal_ns += between - before;
+        sealed += RECORD as u64;
+        opened += RECORD as u64;
+    }
+    check(record == plain, || String::from("cipher: what was opened differs from what was sealed"))?;
+    say!(
+        "cipher: AES-256-GCM seals {} MB/s, opens {} MB/s ({})",
+        sealed * 1000 / seal_ns.max(1),
+        opened * 1000 / open_ns.max(1),
+        instructions()
+    );
+    Ok(())
+}
+
+/// What of the cipher the processor does by itself.
+fn instructions() -> String {
+    let features = __cpuid(1).ecx;
+    let has = |bit: u32| if features >> bit & 1 != 0 { "with" } else { "without" };
+    format!("{} AES-NI, {} PCLMULQDQ", has(25), has(1))
+}
