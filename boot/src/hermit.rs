@@ -24,7 +24,7 @@ const _: [unsafe extern "C" fn() -> !; 2] = [hermit_abi::abort, sys_abort];
 
 static ENTROPY: Mutex<Option<Entropy>> = Mutex::new(None);
 
-/// Gives `sys_read_entropy` its source.
+/// Gives the process its random bytes.
 pub fn init(entropy: Entropy) {
     *ENTROPY.lock() = Some(entropy);
 }

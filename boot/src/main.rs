@@ -8,6 +8,7 @@ mod bytes;
 mod entry;
 mod heap;
 mod hermit;
+mod identity;
 mod net_device;
 mod panic;
 mod platform;

@@ -8,7 +8,6 @@ use agent::bitmap::PageSet;
 use agent::platform as wanted;
 use agent::platform::{BATCH, Page, PageMask, PlatformError, Result};
 use xen_pv::abi::{DomId, Errno, Gfn, Port};
-use xen_pv::entropy::Entropy;
 use xen_pv::guest::abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_pv::guest::reach::{Content, Reach};
 use xen_pv::guest::{self, features, pinned, source, target};
@@ -21,7 +20,6 @@ const ARRIVALS: usize = 4;
 /// Xen under the agent.
 pub struct Platform {
     reach: Reach,
-    entropy: Entropy,
     features: wanted::Features,
     fault_ports: FaultPorts,
 }
@@ -47,7 +45,7 @@ impl FaultPorts {
 
 impl Platform {
     /// Takes addresses for guests' pages, and asks what the hypervisor can do.
-    pub fn new(memory: &mut Memory, entropy: Entropy) -> core::result::Result<Self, Errno> {
+    pub fn new(memory: &mut Memory) -> core::result::Result<Self, Errno> {
         let batch = memory.window()?;
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
         let features = wanted::Features {
@@ -55,7 +53,7 @@ impl Platform {
             paging: features::has_paging(),
             foreign_map: true,
         };
-        Ok(Self { reach: Reach::new(batch, rings), entropy, features, fault_ports: FaultPorts::default() })
+        Ok(Self { reach: Reach::new(batch, rings), features, fault_ports: FaultPorts::default() })
     }
 
     /// The ports that the main loop must sleep on.
@@ -73,7 +71,7 @@ impl wanted::Platform for Platform {
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
-        self.entropy.fill(bytes);
+        assert!(agent::os::random(bytes), "the generator was set up before the agent");
     }
 
     fn features(&self) -> wanted::Features {

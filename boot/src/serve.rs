@@ -9,10 +9,10 @@ use core::fmt;
 
 use agent::platform::{Features, Platform as _};
 use agent::secure::Security;
-use agent::{Address, Agent, Config, ConfigError, Wake};
+use agent::{Address, Agent, Config, Wake};
 use log::LevelFilter;
 use xen_pv::abi::Port;
-use xen_pv::entropy::{Entropy, Origin};
+use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};
 use xen_pv::xenstore::Xenstore;
@@ -21,7 +21,7 @@ use crate::net_device::{Link, NetDevice};
 use crate::platform::{FaultPorts, Platform};
 use crate::start::{Machine, XenVersion};
 use crate::store::Store;
-use crate::{heap, hermit, say};
+use crate::{heap, hermit, identity, say};
 
 /// What wakes the main loop.
 struct Waker {
@@ -35,17 +35,21 @@ struct Waker {
 /// Why the agent cannot serve.
 pub enum Refusal {
     /// It is told what makes no sense. Started again, it would say the same.
-    Configuration(ConfigError),
+    Configuration(String),
     /// Something around it fails.
     Surroundings(String),
 }
 
+impl Refusal {
+    fn configuration(error: impl fmt::Display) -> Self {
+        Self::Configuration(error.to_string())
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(error) => error.fmt(f),
-            Self::Surroundings(reason) => f.write_str(reason),
-        }
+        let (Self::Configuration(reason) | Self::Surroundings(reason)) = self;
+        f.write_str(reason)
     }
 }
 
@@ -56,22 +60,23 @@ impl From<String> for Refusal {
 }
 
 /// Runs the agent; comes back only with the reason why it cannot.
-pub fn run(machine: Machine) -> Result<core::convert::Infallible, Refusal> {
-    let Machine { mut memory, mut pool, store, entropy, command_line } = machine;
+pub fn run(mut machine: Machine) -> Result<core::convert::Infallible, Refusal> {
+    agent::os::log_to_console(log_level(machine.command_line));
+    let entropy = identity::take(&mut machine).map_err(Refusal::configuration)?;
     let origin = entropy.origin();
-    hermit::init(Entropy::new(command_line.as_bytes()));
-    agent::os::log_to_console(log_level(command_line));
+    hermit::init(entropy);
+    let Machine { mut memory, mut pool, store, command_line, .. } = machine;
 
     let store = Rc::new(RefCell::new(store.ok_or_else(|| "there is no xenstore".to_string())?));
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
     let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
     let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
     let total = memory.total_pages() / 256;
-    let platform = Platform::new(&mut memory, entropy).map_err(|errno| format!("windows: {errno}"))?;
+    let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
     let config = Config::from_command_line(command_line, mac, free, Security::Plain);
-    let config = config.map_err(Refusal::Configuration)?;
+    let config = config.map_err(Refusal::configuration)?;
     let device = NetDevice::new(queue);
     let link = device.link();
     banner(total, &platform.features(), origin, &config);
@@ -149,9 +154,7 @@ fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config)
         ShownAddress(&config.address),
         config.port,
     );
-    if origin == Origin::Jitter {
-        say!("warning: this processor has no RDRAND; random numbers come from timing and are not fit for keys");
-    }
+    say!("random numbers from {origin}");
 }
 
 struct ShownAddress<'a>(&'a Address);

@@ -4,8 +4,8 @@ use core::fmt;
 
 use xen_pv::abi::Errno;
 use xen_pv::abi::start_info::StartInfo;
-use xen_pv::entropy::Entropy;
 use xen_pv::memory::{Memory, Pages};
+use xen_pv::module::{Module, ModuleError};
 use xen_pv::xenstore::Xenstore;
 use xen_pv::{console, grant, hypercall, shared_info};
 
@@ -23,10 +23,12 @@ pub struct Machine {
     pub pool: Pool,
     /// xenstore; none only in the first control domain.
     pub store: Option<Xenstore>,
-    /// Random bytes.
-    pub entropy: Entropy,
+    /// What the toolstack gave beside the image: the agent's identity.
+    pub module: Result<Option<Module>, ModuleError>,
     /// What the toolstack wrote after `extra=`.
     pub command_line: &'static str,
+    /// Frames that Xen chose for this domain at this start.
+    pub frames: [u64; 3],
 }
 
 /// Pages for sharing with other domains.
@@ -66,23 +68,31 @@ impl Machine {
             memory,
             pool: Pool(Some(pool)),
             store: Xenstore::new(info),
-            entropy: Entropy::new(&info.shared_info.to_le_bytes()),
+            // SAFETY: the caller's promise.
+            module: unsafe { Module::find(info, end_of_image()) },
             command_line: core::str::from_utf8(command_line).unwrap_or_default(),
+            frames: [info.shared_info, info.store_mfn.0, info.console_mfn.0],
         })
     }
+}
+
+// Places that `image.ld` names.
+unsafe extern "C" {
+    static image_start: u8;
+    static image_writable: u8;
+    static image_end: u8;
+    static stack_end: u8;
+}
+
+fn end_of_image() -> u64 {
+    &raw const image_end as u64
 }
 
 /// From here on code and constants are read-only, nothing else can be executed, and a stack that grows too long ends the
 /// domain.
 fn protect_image(memory: &Memory) -> Result<(), Errno> {
-    unsafe extern "C" {
-        static image_start: u8;
-        static image_writable: u8;
-        static image_end: u8;
-        static stack_end: u8;
-    }
     let (start, writable) = (&raw const image_start as u64, &raw const image_writable as u64);
-    let end = &raw const image_end as u64;
+    let end = end_of_image();
     let guard = &raw const stack_end as u64 - STACK as u64;
     // SAFETY: the linker put code and constants up to `image_writable` and data behind; the lowest page of the stack is not
     // in use yet.

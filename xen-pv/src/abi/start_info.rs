@@ -31,7 +31,7 @@ pub struct StartInfo {
     pub nr_pt_frames: u64,
     /// Virtual address of the list of machine frames, indexed by pfn.
     pub mfn_list: u64,
-    /// Virtual address of the module, if there is one.
+    /// Virtual address of the module, if there is one; a frame number with [`SIF_MOD_START_PFN`].
     pub mod_start: u64,
     /// Its length in bytes.
     pub mod_len: u64,
@@ -45,6 +45,8 @@ pub struct StartInfo {
 
 /// The domain is the initial control domain.
 pub const SIF_INITDOMAIN: u32 = 1 << 1;
+/// `mod_start` is a frame number.
+pub const SIF_MOD_START_PFN: u32 = 1 << 3;
 
 /// `struct vcpu_time_info`.
 #[derive(Clone, Copy, Debug)]
