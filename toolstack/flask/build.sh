@@ -1,5 +1,7 @@
 #!/bin/sh
-# Builds a FLASK policy for Xen: the stock policy of the given source tree plus the module `tsmc` of this directory.
+# Builds a FLASK policy for Xen: the stock policy of the given source tree plus the module `tsmc` of this directory. From
+# the stock policy two things are taken away: what `tsmc lockdown` must be able to take from dom0 (our module gives it back
+# until then), and the module `nomigrate` (ours declares its type, with fewer rights for dom0).
 #
 #	build.sh XEN_SOURCE OUTPUT [MODULE.te ...]
 #
@@ -28,6 +30,18 @@ cp -r "$source/tools/flask/policy" "$work/tools/flask/"
 cp -r "$source/xen/xsm/flask/policy" "$work/xen/xsm/flask/"
 
 modules=$work/tools/flask/policy/modules
+
+# What dom0 loses with the lockdown: the same words as in `tsmc.te`, there under `if (!tsmc_locked)`.
+for word in load_policy setenforce setbool setsecparam add_ocontext del_ocontext \
+	kexec debug tbufcontrol privprofile nonprivprofile microcode livepatch_op pmu_ctrl setdebugging; do
+	grep -qw "$word" "$modules/dom0.te" ||
+		{ echo "$0: dom0.te does not mention $word: this source tree's policy is not the one we know" >&2; exit 1; }
+	sed -i "/^#/! s/\\b$word\\b//g" "$modules/dom0.te"
+done
+# Rules that have nothing left to allow.
+sed -i -E '/^(allow|auditallow) .*:[a-z0-9_]+ *(\{ *\})? *;/d' "$modules/dom0.te"
+sed -i 's/^nomigrate = on$/nomigrate = off/' "$modules/modules.conf"
+
 add_module() {
 	name=$(basename "$1" .te)
 	cp "$1" "$modules/"

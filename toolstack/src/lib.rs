@@ -18,12 +18,14 @@
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | what the operator sees |
+//! | [`lockdown`] | taking from dom0 what would undo the policy |
 
 pub mod agents;
 pub mod arguments;
 pub mod callbacks;
 pub mod events;
 pub mod helper;
+pub mod lockdown;
 pub mod peek;
 pub mod refusal;
 pub mod restore;

@@ -41,6 +41,8 @@ pub enum Refusal {
     NoSession(String),
     /// `TSMC_MODE` is no mode.
     Mode(String),
+    /// The policy does not do what the lockdown asks of it.
+    Lockdown(String),
     /// The operating system fails us.
     System(io::Error),
 }
@@ -64,6 +66,7 @@ impl fmt::Display for Refusal {
             Self::Store(error) => error.fmt(f),
             Self::NoSession(name) => write!(f, "no session is named {name}; see 'tsmc status'"),
             Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc or precopy"),
+            Self::Lockdown(reason) => write!(f, "the lockdown is not complete: {reason}"),
             Self::System(error) => error.fmt(f),
         }
     }

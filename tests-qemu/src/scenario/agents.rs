@@ -39,7 +39,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     let text = format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments} ip={address}/24 gw={BRIDGE}\"\n\
-         seclabel=\"system_u:system_r:tsmc_agent_t\"\n\
+         init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
     );
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;

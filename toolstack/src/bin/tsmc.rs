@@ -1,8 +1,9 @@
-//! The operator's command: what the agent of this host is doing, and stopping it.
+//! The operator's command: what the agent of this host is doing, stopping it, and closing the host.
 
 use std::process::ExitCode;
 
 use toolstack::agents::{Agent, Session};
+use toolstack::lockdown::Lockdown;
 use toolstack::refusal::Refusal;
 use toolstack::status;
 use toolstack::xenstore::Xenstore;
@@ -12,6 +13,9 @@ Usage: tsmc COMMAND
 
   status [--json]    this host's migration agent and its sessions: stage, pages left, faults
   cancel SESSION     give up a migration that has not reached its commit; the guest stays where it is
+  lockdown [--seal-agent] [--arrivals-only]
+                     until the next boot nobody changes the security policy or reaches around it; nor, with the
+                     options, starts a further agent, or builds a private guest here
 
 Migrations are started as ever, with 'xl migrate' or libvirt.";
 
@@ -22,12 +26,13 @@ fn main() -> ExitCode {
         ["status"] => connect().and_then(|mut store| status::table(&mut store)),
         ["status", "--json"] => connect().and_then(|mut store| status::json(&mut store)),
         ["cancel", session] => cancel(session),
+        ["lockdown", ref options @ ..] => match Lockdown::parse(options) {
+            Some(lockdown) => lockdown.apply(),
+            None => return usage(),
+        },
         ["--help" | "-h"] => Ok(format!("{USAGE}\n")),
         ["--version" | "-V"] => Ok(format!("tsmc {}\n", env!("CARGO_PKG_VERSION"))),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => return usage(),
     };
     match outcome {
         Ok(text) => {
@@ -39,6 +44,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
 }
 
 fn connect() -> Result<Xenstore, Refusal> {

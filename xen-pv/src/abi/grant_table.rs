@@ -4,6 +4,8 @@ use super::DomId;
 
 /// Makes the domain's table at least so many frames long and says where they are.
 pub const GNTTABOP_SETUP_TABLE: u32 = 2;
+/// Says how long a domain's table is.
+pub const GNTTABOP_QUERY_SIZE: u32 = 6;
 
 /// One entry of the shared table (`struct grant_entry_v1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,20 @@ pub struct SetupTable {
     pub status: i16,
     /// Out: the frames go here, one `u64` each.
     pub frame_list: *mut u64,
+}
+
+/// `struct gnttab_query_size`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct QuerySize {
+    /// In: whose table.
+    pub dom: DomId,
+    /// Out: its frames.
+    pub nr_frames: u32,
+    /// Out: the most it may have.
+    pub max_nr_frames: u32,
+    /// Out: a `GNTST_` status.
+    pub status: i16,
 }
 
 /// It worked.

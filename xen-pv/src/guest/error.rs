@@ -74,6 +74,8 @@ pub enum Operation {
     Populate,
     /// Claiming memory for it.
     Claim,
+    /// Asking how long its grant table is.
+    GrantTableSize,
     /// Reaching its grant table.
     GrantTable,
     /// Setting up or taking down the pager's ring.
@@ -126,6 +128,7 @@ impl Operation {
             Self::SetTsc => ("setting the TSC mode", "domain2 { settsc }"),
             Self::Populate => ("allocating guest memory", "mmu { adjust }"),
             Self::Claim => ("reserving the guest's memory", "domain2 { setclaim }"),
+            Self::GrantTableSize => ("reading the size of the grant table", "grant { query }"),
             Self::GrantTable => ("reaching the grant table", "domain2 { resource_map }"),
             Self::PagerRing => ("demand paging", "domain2 { vm_event }"),
             Self::PagerChannel => ("the pager's event channel", "event { create } and { bind } on both channel types"),

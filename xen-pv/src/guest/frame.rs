@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
 use super::abi::hvm::*;
 use super::error::{Error, Result};
+use super::label::{Label, MAX_LABEL};
 use super::machine::{MAX_CONTEXT, Policy};
 
 /// The HVM parameters that a guest keeps when it moves. The two event channels are not among them: the target's toolstack
@@ -31,7 +32,7 @@ pub const KEPT_PARAMS: [u32; 16] = [
     PARAM_MCA_CAP,
 ];
 
-const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF1");
+const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
 const MAX_LEAVES: usize = 1024;
 const MAX_MSRS: usize = 256;
@@ -51,6 +52,8 @@ pub struct Frame {
     pub policy: Policy,
     /// Its parameters, index and value, without those that are zero.
     pub params: Vec<(u32, u64)>,
+    /// Its label in the security policy: it must not arrive as a guest that is less protected.
+    pub label: Label,
 }
 
 impl Frame {
@@ -82,6 +85,8 @@ impl Frame {
             put_u32(&mut out, index);
             put_u64(&mut out, value);
         }
+        put_u32(&mut out, self.label.as_str().len() as u32);
+        out.extend_from_slice(self.label.as_str().as_bytes());
         out
     }
 
@@ -119,8 +124,10 @@ impl Frame {
             }
             params.push((index, value));
         }
+        let length = bytes.count(MAX_LABEL)?;
+        let label = Label::parse(bytes.take(length)?).ok_or(MALFORMED)?;
         bytes.end()?;
-        Ok(Self { pages, max_gfn, vcpus, policy, params })
+        Ok(Self { pages, max_gfn, vcpus, policy, params, label })
     }
 }
 
@@ -243,6 +250,7 @@ mod tests {
                 msrs: vec![MsrEntry { idx: 0x10a, flags: 0, val: 7 }],
             },
             params: vec![(PARAM_STORE_PFN, 0xfeffc), (PARAM_CONSOLE_PFN, 0xfefff)],
+            label: Label::parse(b"system_u:system_r:nomigrate_t").expect("a label"),
         }
     }
 

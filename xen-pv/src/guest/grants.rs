@@ -1,9 +1,9 @@
-//! The two grants that a toolstack makes for a new guest: xenstore's and the console's ring.
+//! The two grants that a toolstack makes for a new guest, xenstore's and the console's ring, and no others.
 
 use super::abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
-use super::error::{Operation, Result};
+use super::error::{Error, Operation, Result};
 use super::reach::Reach;
-use crate::abi::grant_table::{GTF_PERMIT_ACCESS, GrantEntryV1};
+use crate::abi::grant_table::{GNTST_OKAY, GNTTABOP_QUERY_SIZE, GTF_PERMIT_ACCESS, GrantEntryV1, QuerySize};
 use crate::abi::{DomId, Errno, Gfn};
 use crate::hypercall;
 
@@ -14,8 +14,13 @@ pub(super) struct Reserved {
     pub(super) store: (DomId, Gfn),
 }
 
-/// Fills entries 0 and 1 of the guest's grant table, `GNTTAB_RESERVED_CONSOLE` and `GNTTAB_RESERVED_XENSTORE`.
+/// Fills entries 0 and 1 of the guest's grant table, `GNTTAB_RESERVED_CONSOLE` and `GNTTAB_RESERVED_XENSTORE`, and clears the
+/// others: whoever made the domain could have written there grants of memory that was still to come. A table that has
+/// grown is refused.
 pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
+    if table_frames(domain)? != 1 {
+        return Err(Error::Refused("the domain's grant table is in use already"));
+    }
     let mut mfn = 0u64;
     let mut arg = MemAcquireResource {
         domid: domain,
@@ -35,4 +40,17 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
     });
     let [console, store] = entries;
     reach.write_grants(domain, mfn, [console?, store?])
+}
+
+/// How long the guest's grant table is.
+fn table_frames(domain: DomId) -> Result<u32> {
+    let mut call = [QuerySize { dom: domain, nr_frames: 0, max_nr_frames: 0, status: GNTST_OKAY }];
+    // SAFETY: the structure of this operation; nothing is mapped or unmapped.
+    unsafe { hypercall::grant_table_op(GNTTABOP_QUERY_SIZE, &mut call) }
+        .map_err(|errno| Operation::GrantTableSize.error(errno))?;
+    if call[0].status == GNTST_OKAY {
+        Ok(call[0].nr_frames)
+    } else {
+        Err(Operation::GrantTableSize.error(Errno::EACCES))
+    }
 }

@@ -1,11 +1,12 @@
 //! The way to guests' memory: one window that all guests share, a batch at a time, and spare windows for rings.
 
 use alloc::rc::Rc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use super::error::{Error, Operation, Result};
-use crate::abi::grant_table::GrantEntryV1;
+use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
 use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::hypercall;
@@ -83,8 +84,10 @@ impl Reach {
         }
     }
 
-    /// Writes the first two entries of a frame of the guest's grant table, a machine frame.
-    pub(super) fn write_grants(&self, domain: DomId, frame: u64, entries: [GrantEntryV1; 2]) -> Result {
+    /// Writes a whole frame of the guest's grant table, a machine frame: the first two entries, and nothing in the others.
+    pub(super) fn write_grants(&self, domain: DomId, frame: u64, first: [GrantEntryV1; 2]) -> Result {
+        let mut entries = vec![GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 }; ENTRIES_PER_FRAME];
+        entries[..first.len()].copy_from_slice(&first);
         let windows = self.0.borrow_mut();
         let (entry, page) = (windows.batch.entry(0), windows.batch.page(0));
         let error = |errno| Operation::MapWrite.error(errno);
@@ -95,7 +98,7 @@ impl Reach {
         // page just mapped. Nothing points there when it is unmapped.
         unsafe {
             hypercall::mmu_update(&[map], domain).1.map_err(error)?;
-            copy((&raw const entries).cast(), page.as_ptr(), size_of_val(&entries));
+            copy(entries.as_ptr().cast(), page.as_ptr(), PAGE_SIZE);
             hypercall::mmu_update(&[unmap], DomId::SELF).1.map_err(error)?;
             hypercall::mmuext_op(&[flush], DomId::SELF).map_err(error)
         }

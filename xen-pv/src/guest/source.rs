@@ -9,7 +9,7 @@ use super::abi::hvm::{PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_
 use super::dirty_log::{DirtyLog, Read};
 use super::error::{Error, Result};
 use super::frame::{Frame, KEPT_PARAMS, State};
-use super::label::{self, Sid};
+use super::label::{self, Label, Sid};
 use super::reach::{Page, Reach};
 use super::{domctl, machine, memory, walk};
 use crate::abi::{DomId, Gfn, PAGE_SHIFT};
@@ -99,7 +99,8 @@ impl Source {
             }
         }
         let policy = machine::cpu_policy(self.domain)?;
-        let frame = Frame { pages: info.tot_pages, max_gfn: self.max_gfn()?, vcpus: info.vcpus(), policy, params };
+        let (max_gfn, label) = (self.max_gfn()?, Label::of(Sid(info.ssidref))?);
+        let frame = Frame { pages: info.tot_pages, max_gfn, vcpus: info.vcpus(), policy, params, label };
         Ok(frame.encode())
     }
 

@@ -6,9 +6,10 @@ use super::abi::hvm::{
 };
 use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
+use super::label::{Label, Sid};
 use super::pager::{Fault, Pager};
 use super::reach::{Content, Reach};
-use super::{domctl, grants, machine, memory};
+use super::{domctl, grants, label, machine, memory};
 use crate::abi::{DomId, Errno, Gfn, Port};
 
 /// Where the toolstack's backends for the guest live.
@@ -41,6 +42,7 @@ pub struct Rings {
 pub struct Target {
     reach: Reach,
     domain: DomId,
+    label: Label,
     backends: Backends,
     rings: Option<Rings>,
     pager: Option<Pager>,
@@ -49,8 +51,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// Opens a domain whose memory is still empty, and pauses it.
+    /// Opens a domain that was just made, takes it out of the toolstack's reach, and pauses it.
     pub fn open(reach: Reach, domain: DomId, backends: Backends) -> Result<Self> {
+        let label = shut_out(domain)?;
+        // From here on nobody else can give it memory.
         let info = domctl::live_info(domain)?;
         if info.flags & DOMINF_HVM_GUEST == 0 {
             return Err(Error::Refused("a PVH guest needs a PVH domain"));
@@ -58,8 +62,11 @@ impl Target {
         if info.cpu_time != 0 {
             return Err(Error::Refused("the domain has run already"));
         }
+        if info.tot_pages != 0 {
+            return Err(Error::Refused("the domain has memory already, which its maker may have mapped"));
+        }
         domctl::pause(domain)?;
-        Ok(Self { reach, domain, backends, rings: None, pager: None, held: true, claimed: false })
+        Ok(Self { reach, domain, label, backends, rings: None, pager: None, held: true, claimed: false })
     }
 
     /// What the domain is now.
@@ -81,6 +88,9 @@ impl Target {
         let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
             return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
+        }
+        if !self.label.is_for(&frame.label) {
+            return Err(Error::Refused("the domain was made for guests of another label"));
         }
         let info = self.info()?;
         if info.vcpus() != frame.vcpus {
@@ -251,6 +261,17 @@ impl Drop for Target {
             // that was destroyed the ring page, while it is mapped, would keep the rest of the domain for ever.
             core::mem::forget(self.pager.take());
         }
+    }
+}
+
+/// Gives a domain that the toolstack has just made the label under which the toolstack has no right on its memory, if its
+/// type has one; returns its label.
+fn shut_out(domain: DomId) -> Result<Label> {
+    let label = Label::of(Sid(domctl::live_info(domain)?.ssidref))?;
+    let Some(inbound) = label.inbound() else { return Ok(label) };
+    match label::find_if_known(&inbound)? {
+        Some(sid) => label::relabel(domain, sid).map(|()| inbound),
+        None => Ok(label),
     }
 }
 

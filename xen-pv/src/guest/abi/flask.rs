@@ -4,6 +4,8 @@
 pub const INTERFACE_VERSION: u32 = 1;
 /// Turns a label's text into its number.
 pub const CONTEXT_TO_SID: u32 = 4;
+/// Turns a label's number into its text.
+pub const SID_TO_CONTEXT: u32 = 5;
 /// Gives a domain another label.
 pub const RELABEL_DOMAIN: u32 = 24;
 
@@ -11,16 +13,16 @@ pub const RELABEL_DOMAIN: u32 = 24;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct SidContextOp {
-    /// In: [`CONTEXT_TO_SID`].
+    /// In: [`CONTEXT_TO_SID`] or [`SID_TO_CONTEXT`].
     pub cmd: u32,
     /// In: [`INTERFACE_VERSION`].
     pub interface_version: u32,
-    /// Out: the number.
+    /// In or out: the number.
     pub sid: u32,
-    /// In: bytes of the text.
+    /// In: bytes of the text, or room for it. Out: bytes of the text, with a terminating zero.
     pub size: u32,
-    /// In: the text.
-    pub context: *const u8,
+    /// In or out: the text.
+    pub context: *mut u8,
     /// The rest of the union.
     pub rest: [u64; 2],
 }
