@@ -12,6 +12,7 @@
 //! | `request/<id>/cancel` | dom0 | anything: give up, if the commit has not happened |
 //! | `session/<id>/state` | agent | [`State`] |
 //! | `session/<id>/built` | agent | [`State::Built`], to stay |
+//! | `session/<id>/note` | agent | what its next life must know, sealed: [`Request::Recover`] |
 //! | `session/<id>/progress` | agent | [`Progress`] |
 //! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
 
@@ -73,6 +74,10 @@ impl RequestId {
     /// needs the rings.
     pub fn built(&self) -> String {
         format!("{SESSIONS}/{}/built", self.0)
+    }
+    /// The node of what a later life of the agent must know of this session: see [`Request::Recover`].
+    pub fn note(&self) -> String {
+        format!("{SESSIONS}/{}/note", self.0)
     }
     /// The node of the [`Progress`].
     pub fn progress(&self) -> String {
@@ -148,7 +153,7 @@ impl FromStr for Mode {
 }
 
 /// What the toolstack wants of the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Send this domain away.
     Out {
@@ -170,6 +175,11 @@ pub enum Request {
         /// Who serves the guest's xenstore and console.
         backends: Backends,
     },
+    /// Take up what an earlier life of the agent left when it died.
+    Recover {
+        /// What it left in [`RequestId::note`], as it was.
+        note: String,
+    },
 }
 
 impl fmt::Display for Request {
@@ -183,6 +193,7 @@ impl fmt::Display for Request {
                 write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
                 write!(f, " console_port={console_port} console_domain={}", console_domain.0)
             }
+            Self::Recover { note } => write!(f, "recover note={note}"),
         }
     }
 }
@@ -205,6 +216,7 @@ impl FromStr for Request {
                     console_domain: DomId(line.field("console_domain")?),
                 },
             }),
+            "recover" => Ok(Self::Recover { note: line.field("note")? }),
             _ => Err(ParseError::Bad("request")),
         }
     }
@@ -243,12 +255,13 @@ pub enum State {
     Running,
     /// Both: done, nothing is left behind.
     Complete,
-    /// Both, after the commit: the agents lost each other. Nothing is freed at the source.
+    /// Both, after the commit: the agents have lost each other. The target's calls until the source's answers; nothing is
+    /// freed meanwhile.
     Interrupted {
         /// Why, in one line.
         reason: String,
     },
-    /// Both, before the commit: given up; the guest is at the source as it was.
+    /// Both: given up; the guest is at the source as it was.
     Failed {
         /// Why, in one line.
         reason: String,
@@ -258,7 +271,7 @@ pub enum State {
 impl State {
     /// Whether nothing follows this state.
     pub fn is_end(&self) -> bool {
-        matches!(self, Self::Complete | Self::Interrupted { .. } | Self::Failed { .. })
+        matches!(self, Self::Complete | Self::Failed { .. })
     }
 }
 

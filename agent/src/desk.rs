@@ -52,6 +52,11 @@ impl Desk {
         self.post(self.id.state(), state.to_string());
     }
 
+    /// Leaves what a later life of the agent must know; the toolstack keeps it.
+    pub(crate) fn note(&self, note: &str) {
+        self.post(self.id.note(), note.to_string());
+    }
+
     /// Says how far the stage is, unless it was said a moment ago. The rate is filled in here.
     pub(crate) fn progress(&self, mut progress: Progress) {
         let now = self.timer.now();

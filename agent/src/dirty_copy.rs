@@ -6,8 +6,9 @@
 //! connection, which is kept so short of data that a page on its way there arrives soon.
 
 use alloc::vec::Vec;
+use core::convert::Infallible;
 
-use embassy_futures::select::{Either3, select3};
+use embassy_futures::select::{Either, select};
 
 use crate::channel::Inlet;
 use crate::control::{Progress, State};
@@ -19,8 +20,8 @@ use crate::rescue;
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{Committed, PeerFault, Refusal, SessionError};
-use crate::tasks::MS;
+use crate::session::{Committed, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
+use crate::tasks::{MS, SECOND};
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
@@ -28,6 +29,8 @@ use crate::wire::{Cause, Message};
 const BACKLOG: (usize, usize) = (64 << 10, IN_FLIGHT_BULK);
 /// How long to wait before reading again what could not be read.
 const TRY_AGAIN: u64 = 50 * MS;
+/// How long to wait when the hypervisor does not say whether there are faults.
+const LOOK_AGAIN: u64 = SECOND;
 /// Pages pushed in one go, and most neighbours sent along with a demanded page.
 const PUSH: usize = 16;
 const NEIGHBOURS: u64 = 32;
@@ -36,17 +39,31 @@ const REMEMBERED: usize = 8;
 
 // The source.
 
-/// Sends what is missing until the target says that nothing is.
-pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> Result<(), SessionError> {
-    departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
+/// Sends what is missing over one pair of connections, until they are of no more use. The target says when nothing is
+/// missing any more.
+pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> SessionError {
+    match serve_demands(departure).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infallible, SessionError> {
     departure.rescue.begin();
+    departure.control.send(Message::Commit).await?;
+    if departure.recovers {
+        take_stock(departure).await?;
+    }
+    if !departure.ledger.is_in(Stage::DirtyCopy) {
+        departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
+    }
     let total = departure.left.count();
     let mut pace = Pace::default();
     let mut prepull = Prepull::default();
     let mut next = Gfn(0);
     let inbox = departure.inbox.clone();
     let timer = departure.timer.clone();
-    while !inbox.complete.get() {
+    loop {
         let demanded = inbox.demands.borrow_mut().pop_front();
         let bulk = departure.bulk.connection();
         let ahead = pace.allowed(bulk.delivered(), timer.now());
@@ -69,19 +86,41 @@ pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed
             let waiting = timer.wait_for(|| {
                 let demanded = !inbox.demands.borrow().is_empty();
                 let room = unsent && bulk.backlog() < ahead;
-                (demanded || room || inbox.complete.get()).then_some(())
+                (demanded || room).then_some(())
             });
             departure.rescue.beside(&mut departure.source, &departure.ram, waiting).await;
         }
         report(departure, total);
     }
+}
+
+/// After the agents lost each other the target says what it has not got: that, and only that, is left to send. What had
+/// been sent already was lost on its way; its send does not count.
+async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+    let inbox = departure.inbox.clone();
+    let told = departure.timer.wait_for(|| inbox.told.get().then_some(()));
+    departure.timer.within(PEER_WAIT, told).await.ok_or(SessionError::TimedOut(Wait::Missing))?;
+    let missing = &*inbox.missing.borrow();
+    let lost = &mut departure.scratch;
+    lost.copy_from(missing);
+    lost.subtract(&departure.ram);
+    if !lost.is_empty() {
+        return Err(SessionError::Peer(PeerFault::NoSuchPage));
+    }
+    lost.copy_from(missing);
+    lost.subtract(&departure.left);
+    departure.ledger.summary.resent += lost.count();
+    departure.ledger.summary.recoveries += 1;
+    lost.iter().for_each(|gfn| departure.sends.take_back(gfn));
+    departure.left.copy_from(missing);
+    departure.desk.state(State::Committed);
     Ok(())
 }
 
 /// Sends a demanded page, unless it is on its way already; whether it was not.
 pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
     if !departure.left.remove(gfn) {
-        if departure.sends.of(gfn) == 0 {
+        if !departure.ram.contains(gfn) {
             return Err(SessionError::Peer(PeerFault::NoSuchPage));
         }
         return Ok(false);
@@ -251,26 +290,9 @@ impl Prepull {
 
 // The target.
 
-/// Gets what is missing: serves faults, takes what comes.
-pub(crate) async fn fetch<T: Target>(
-    arrival: &Arrival<T>,
-    bulk: &mut Inlet,
-    line: &mut Line,
-) -> Result<(), SessionError> {
-    arrival.begin(Stage::DirtyCopy);
-    arrival.desk.state(State::Running);
-    // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
-    let complete = arrival.timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
-    let faults = select3(watch_faults(arrival), say_demands(arrival), rescue::ask(arrival, line));
-    match select3(complete, faults, take_pushed(arrival, bulk)).await {
-        Either3::First(()) => Ok(()),
-        Either3::Second(Either3::First(error) | Either3::Second(error)) | Either3::Third(error) => Err(error),
-        Either3::Second(Either3::Third(never)) => match never {},
-    }
-}
-
-/// Takes note of every fault. It waits for nothing else: a connection that stalls must not keep a fault from being known.
-async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> SessionError {
+/// Takes note of every fault, whatever happens to the connections: one that stalls must not keep a fault from being known,
+/// and the hypervisor's ring of faults is small and must not fill up while there is none.
+pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible {
     loop {
         let fault = arrival
             .timer
@@ -282,12 +304,23 @@ async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> SessionError {
         match fault {
             Ok(fault) if fault.dropped => arrival.forget(fault.gfn),
             Ok(fault) => arrival.note_fault(fault),
-            Err(error) => return error.into(),
+            Err(error) => {
+                log::error!("{}: {error}; looking for faults again", arrival.desk.id);
+                arrival.timer.sleep(LOOK_AGAIN).await;
+            }
         }
     }
 }
 
-/// Demands every page that somebody waits for, at once.
+/// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, line: &mut Line) -> SessionError {
+    arrival.timer.wait_for(|| arrival.is_running().then_some(())).await;
+    match select(say_demands(arrival), rescue::ask(arrival, line)).await {
+        Either::First(error) => error,
+        Either::Second(never) => match never {},
+    }
+}
+
 async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
     loop {
         let wanted = arrival.timer.wait_for(|| Some(arrival.take_unsaid()).filter(|wanted| !wanted.is_empty())).await;
@@ -298,10 +331,10 @@ async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
 }
 
 /// Takes what the source pushes.
-async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> SessionError {
+pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> SessionError {
     loop {
         let placed = match bulk.next().await {
-            Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place(&pages),
+            Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place_for_good(&pages).await,
             Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
             Err(error) => Err(error),
         };

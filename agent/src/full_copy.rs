@@ -35,8 +35,10 @@ pub(crate) struct Copied(());
 /// Sends every page once; in a pre-copy, dirty pages again.
 pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
     departure.ledger.begin(Stage::FullCopy, departure.bytes());
-    departure.source.log_on()?;
+    // From here on a dead agent leaves the guest other than it was.
+    departure.desk.note(&departure.note);
     departure.desk.state(State::Copying);
+    departure.source.log_on()?;
     let mut first = 0;
     while first < departure.frames {
         let count = CHUNK.min(departure.frames - first);

@@ -23,6 +23,12 @@ impl Sends {
     /// Counts one send of `gfn` and says how many that makes; the counter stays at 7.
     pub(crate) fn count(&mut self, gfn: Gfn) -> u64 {
         let sends = (self.of(gfn) + 1).min(7);
+        self.set(gfn, sends);
+        self.most = self.most.max(sends);
+        sends
+    }
+
+    fn set(&mut self, gfn: Gfn, sends: u64) {
         for (place, bit) in self.bits.iter_mut().enumerate() {
             if sends >> place & 1 == 1 {
                 bit.insert(gfn);
@@ -30,8 +36,12 @@ impl Sends {
                 bit.remove(gfn);
             }
         }
-        self.most = self.most.max(sends);
-        sends
+    }
+
+    /// The last send of `gfn` never arrived: it counts no more.
+    pub(crate) fn take_back(&mut self, gfn: Gfn) {
+        let sends = self.of(gfn).saturating_sub(1);
+        self.set(gfn, sends);
     }
 
     /// How often `gfn` was sent.
@@ -207,6 +217,9 @@ mod tests {
         pages.extend([Gfn(5), Gfn(6), Gfn(7)]);
         sends.take_sent_from(&mut pages);
         assert!(pages.iter().eq([Gfn(7)]));
+        sends.take_back(Gfn(6));
+        sends.take_back(Gfn(7));
+        assert_eq!((sends.of(Gfn(6)), sends.of(Gfn(7)), sends.most()), (0, 0, 7));
     }
 
     #[test]

@@ -117,7 +117,17 @@ where
         let registry = Registry::new(store, timer.clone());
         let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY + net::MEMORY));
         let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
-        let host = Rc::new(Host { platform, net, lobby, post, timer, config, budget, domains: Domains::default() });
+        let host = Rc::new(Host {
+            platform,
+            net,
+            lobby,
+            post,
+            timer,
+            config,
+            budget,
+            domains: Domains::default(),
+            epilogues: RefCell::default(),
+        });
         Self { host, device, registry, door, tasks: Vec::new(), announced: None }
     }
 

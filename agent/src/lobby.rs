@@ -49,7 +49,6 @@ struct Expected {
 pub(crate) struct Called {
     pub(crate) hello: Hello,
     /// Who called; nobody knows on plain connections.
-    #[allow(dead_code, reason = "for sessions that recover")]
     pub(crate) peer: Option<PublicKey>,
     pub(crate) control: Link,
     pub(crate) bulk: Link,
@@ -116,6 +115,16 @@ impl Expected {
 }
 
 impl Invitation {
+    /// The session that it is for.
+    pub(crate) fn session(&self) -> SessionToken {
+        self.session
+    }
+
+    /// From here on only the same peer may call, and only because the agents have lost each other.
+    pub(crate) fn expect_again(&self, only: Option<PublicKey>) {
+        self.lobby.find(self.session, |peer| (peer.purpose, peer.only) = (Purpose::Recover, only));
+    }
+
     /// Waits until the peer has called twice.
     pub(crate) async fn answered(&self, timer: &Timer) -> Called {
         let take = |peer: &mut Expected| {
@@ -126,6 +135,11 @@ impl Invitation {
             Some(Called { hello, peer: control.peer(), control, bulk })
         };
         timer.wait_for(|| self.lobby.find(self.session, take).flatten()).await
+    }
+
+    /// Waits until the peer has called twice, and leaves it waiting.
+    pub(crate) async fn asked(&self, timer: &Timer) {
+        timer.wait_for(|| self.lobby.find(self.session, |peer| peer.is_complete()).filter(|called| *called)).await;
     }
 
     /// Why the last caller that named the session was turned away, if one was.

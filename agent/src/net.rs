@@ -24,6 +24,8 @@ use crate::tasks::{SECOND, Timer};
 
 /// Packets taken in before others get a turn.
 const INGRESS_BUDGET: usize = 512;
+/// How often a silent peer is asked whether it is there, at least.
+const KEEP_ALIVE: u64 = 5 * SECOND;
 /// How long a closed connection may go on delivering what it still holds.
 const LINGER: u64 = 30 * SECOND;
 /// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
@@ -345,7 +347,8 @@ impl Connection {
         self.patience.set(patience_ns);
         self.socket(|socket| {
             socket.set_timeout(patience_ns.map(|ns| Duration::from_micros(ns / 1000)));
-            socket.set_keep_alive(Some(Duration::from_secs(5)));
+            let often = patience_ns.map_or(KEEP_ALIVE, |ns| KEEP_ALIVE.min(ns / 5));
+            socket.set_keep_alive(Some(Duration::from_micros(often / 1000)));
         });
     }
 
@@ -454,16 +457,23 @@ impl Connection {
         self.received.get()
     }
 
-    /// Waits until everything written has been acknowledged and the peer has closed its end, or the connection ends.
-    pub(crate) async fn finished(&self) {
+    /// Ends it at once; the peer sees it break.
+    pub(crate) fn abort(&self) {
+        self.socket(tcp::Socket::abort);
+        self.timer.nudge();
+    }
+
+    /// Waits until everything written has been acknowledged and the peer has closed its end; `false` if the connection
+    /// ended otherwise.
+    pub(crate) async fn finished(&self) -> bool {
         self.socket(|socket| socket.close());
         self.timer.nudge();
         self.timer
             .wait_for(|| {
-                let over = self.socket(|socket| !socket.is_active() || socket.state() == tcp::State::TimeWait);
-                over.then_some(())
+                let state = self.socket(|socket| socket.state());
+                matches!(state, tcp::State::TimeWait | tcp::State::Closed).then_some(state == tcp::State::TimeWait)
             })
-            .await;
+            .await
     }
 
     fn socket<T>(&self, look: impl FnOnce(&mut tcp::Socket<'static>) -> T) -> T {

@@ -142,12 +142,13 @@ pub trait Platform {
     /// Opens a guest that an earlier life of this agent was sending away, and changes nothing about it yet: its dirty log may
     /// be on, it may be suspended and held by that life's pause count, and it may be retained ([`Source::is_retained`]).
     /// [`Source::release`] then undoes all of that, [`Source::read`], [`Source::find_ram`] and [`Source::destroy`] work as
-    /// ever. `memo` is what [`Source::memo`] gave that life.
-    fn adopt_source(&mut self, domain: DomId, memo: u64) -> Result<Self::Source>;
+    /// ever. `memo` is what [`Source::memo`] gave that life; a domain with another `uuid` is refused.
+    fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self::Source>;
     /// Opens a guest that an earlier life of this agent was filling, and takes over its faults; gives the frames that are
     /// still absent, too. Whoever waits already for one of them shows as a [`Fault`] again. `memo` is what [`Target::memo`]
-    /// gave that life.
-    fn adopt_target(&mut self, domain: DomId, memo: u64, hold: Hold) -> Result<(Self::Target, PageSet)>;
+    /// gave that life; a domain with another `uuid` is refused, untouched.
+    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold)
+    -> Result<(Self::Target, PageSet)>;
 }
 
 /// Whether an earlier life of the agent still held an arriving guest back.

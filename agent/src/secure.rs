@@ -14,6 +14,9 @@ pub(crate) mod link;
 mod preamble;
 pub(crate) mod record;
 
+use snow::params::HashChoice;
+use snow::resolvers::{CryptoResolver, DefaultResolver};
+
 pub use identity::{Identity, IdentityError, PublicKey};
 
 pub(crate) use link::Link;
@@ -34,6 +37,20 @@ impl Security {
             Self::Plain => Protection::Plain,
             Self::Sealed(_) => Protection::Sealed,
         }
+    }
+
+    /// The key of a note with this salt: it follows from this agent's own, and nobody else has it. Plain agents share one.
+    pub(crate) fn note_key(&self, salt: &[u8]) -> record::Key {
+        let mut hash = DefaultResolver.resolve_hash(&HashChoice::Blake2s).expect("built in");
+        hash.input(b"tsmc note");
+        match self {
+            Self::Plain => hash.input(&[0; 32]),
+            Self::Sealed(identity) => hash.input(identity.private_key()),
+        }
+        hash.input(salt);
+        let mut key = record::Key::default();
+        hash.result(&mut *key);
+        key
     }
 
     /// The key by which other agents know this one.

@@ -32,18 +32,22 @@
 pub(crate) mod arrival;
 pub(crate) mod departure;
 pub(crate) mod dialing;
+mod epilogue;
+mod note;
 pub(crate) mod pages;
 pub(crate) mod sending;
+mod stay;
 
+use alloc::collections::VecDeque;
 use alloc::rc::Rc;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::cell::RefCell;
 use core::fmt;
 
 use crate::budget::Budget;
 use crate::claim::Domains;
 use crate::config::Config;
-use crate::control::{Request, State};
+use crate::control::{Request, SessionToken, State};
 use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
@@ -52,15 +56,22 @@ use crate::platform::{Platform, PlatformError, Source};
 use crate::secure::Protection;
 use crate::switchover::Prepared;
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{Message, WireError};
+use crate::wire::WireError;
 use departure::Departure;
 use dialing::Callee;
+use note::{Note, Role};
 
 /// How long the other agent may take to call, to answer, or to build.
 pub(crate) const PEER_WAIT: u64 = 30 * SECOND;
 /// How long nothing may arrive on the bulk connection. The peer's death shows on the control connection much sooner; here
 /// packets lost again and again may make smoltcp wait for up to 60 s before it sends one once more.
 pub(crate) const BULK_WAIT: u64 = 120 * SECOND;
+/// From `Ready` and the commit on: how long nothing may arrive before the connections are given up and made anew.
+pub(crate) const LOST: u64 = 10 * SECOND;
+/// The same on the bulk connection, where packets that are lost again and again make smoltcp wait.
+pub(crate) const BULK_LOST: u64 = 30 * SECOND;
+/// How long the target waits before it calls again.
+pub(crate) const CALL_AGAIN: u64 = SECOND;
 /// How long the toolstack may take to suspend the guest.
 pub(crate) const SUSPEND_WAIT: u64 = 60 * SECOND;
 /// How long the target may take to be ready.
@@ -76,6 +87,8 @@ pub(crate) struct Host<P> {
     pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,
     pub(crate) domains: Domains,
+    /// Sessions that are over, about which a target may still ask.
+    pub(crate) epilogues: RefCell<VecDeque<SessionToken>>,
 }
 
 /// Serves one request from beginning to end.
@@ -86,6 +99,21 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             let callee = Callee { address: peer, key };
             arrival::serve(&host, &desk, domain, callee, session, backends).await;
         }
+        Request::Recover { note } => recover(&host, &desk, &note).await,
+    }
+}
+
+/// Takes up what an earlier life of this agent left when it died.
+async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
+    let adopted = match Note::open(host, note) {
+        Err(error) => Err(error),
+        Ok(note) => match note.role {
+            Role::Source => departure::adopt(host, desk, &note).await,
+            Role::Ready | Role::Running => arrival::adopt(host, desk, &note).await,
+        },
+    };
+    if let Err(error) = adopted {
+        desk.state(State::Failed { reason: error.to_string() });
     }
 }
 
@@ -140,6 +168,8 @@ pub enum Wait {
     Ready,
     /// This agent's own address.
     Address,
+    /// The other agent, to say what it misses.
+    Missing,
 }
 
 /// Why this agent will not move this guest.
@@ -173,6 +203,16 @@ pub enum Refusal {
     PeerIsSealed,
     /// The other agent sends another guest than the toolstack expects here.
     OtherGuest,
+    /// The domain that was to be filled is gone before the guest could run in it.
+    GoneThere,
+    /// The agent was restarted in the middle.
+    Restarted,
+    /// The same, and the guest had not left.
+    GivenBack,
+    /// The note of an earlier life is not from this agent, or was changed.
+    Note,
+    /// The domain is gone, and nobody knows whether the guest ran in it.
+    Unknown,
 }
 
 impl Refusal {
@@ -203,6 +243,7 @@ impl fmt::Display for SessionError {
             Self::TimedOut(Wait::Build) => f.write_str("the other host's agent did not answer in time"),
             Self::TimedOut(Wait::Suspend) => f.write_str("the guest was not suspended in time"),
             Self::TimedOut(Wait::Ready) => f.write_str("the other host's agent was not ready in time"),
+            Self::TimedOut(Wait::Missing) => f.write_str("the other host's agent did not say in time what it misses"),
             Self::TimedOut(Wait::Address) => f.write_str("this agent has no network address"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
         }
@@ -226,6 +267,13 @@ impl fmt::Display for Refusal {
             Self::PeerIsPlain => "the other host's agent does not encrypt ('plain'), and this one does",
             Self::PeerIsSealed => "the other host's agent encrypts, and this one does not ('plain')",
             Self::OtherGuest => "the other host's agent sends another guest than the one that is expected here",
+            Self::GoneThere => "the domain on the other host is gone",
+            Self::Restarted => "the agent was restarted",
+            Self::GivenBack => "the agent was restarted before the guest had left; the guest is back",
+            Self::Note => "the note was not written by an agent with this agent's key, or it was changed",
+            Self::Unknown => {
+                "the domain is gone, and it is not known whether the guest ran in it: the other host keeps its copy"
+            }
         })
     }
 }
@@ -254,15 +302,15 @@ impl From<WireError> for SessionError {
 pub(crate) struct Committed(());
 
 /// The commit. Nothing before this line is final, nothing after it can be undone; see the module's commit rule.
-pub(crate) async fn commit<S: Source>(
-    departure: &mut Departure<S>,
-    _prepared: Prepared,
-) -> Result<Committed, SessionError> {
+pub(crate) fn commit<S: Source>(departure: &mut Departure<S>, _prepared: Prepared) -> Result<Committed, SessionError> {
     departure.source.retain()?;
     departure.inbox.committed.set(true);
     departure.desk.state(State::Committed);
-    departure.control.connection().set_patience(None);
-    departure.bulk.connection().set_patience(None);
-    departure.control.send(Message::Commit).await?;
+    departure.set_patience(LOST, BULK_LOST);
     Ok(Committed(()))
+}
+
+/// The same proof for a guest that an earlier life of this agent retained.
+fn is_committed<S: Source>(source: &S) -> Option<Committed> {
+    source.is_retained().then_some(Committed(()))
 }

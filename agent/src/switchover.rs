@@ -63,6 +63,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     send_dirty_set(departure).await?;
     send_urgent(departure, &urgent).await?;
     departure.bulk.send(Message::State(&state)).await?;
+    departure.switched = true;
     departure.bulk.send(Message::Switch).await?;
     let timer = departure.timer.clone();
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
@@ -262,6 +263,6 @@ pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), Sessi
     arrival.check_nothing_left_out()?;
     let state = arrival.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
     arrival.target.borrow_mut().load_state(&state)?;
-    arrival.enter_doubt();
+    arrival.enter_doubt().await;
     arrival.say(Message::Ready).await
 }

@@ -94,11 +94,11 @@ impl wanted::Platform for Platform {
         Ok(Target { target, fault_ports: self.fault_ports.clone() })
     }
 
-    fn adopt_source(&mut self, _: wanted::DomId, _: u64) -> Result<Source> {
+    fn adopt_source(&mut self, _: wanted::DomId, _: [u8; 16], _: u64) -> Result<Source> {
         Err(PlatformError::Unsupported { operation: "adopting a guest" })
     }
 
-    fn adopt_target(&mut self, _: wanted::DomId, _: u64, _: wanted::Hold) -> Result<(Target, PageSet)> {
+    fn adopt_target(&mut self, _: wanted::DomId, _: [u8; 16], _: u64, _: wanted::Hold) -> Result<(Target, PageSet)> {
         Err(PlatformError::Unsupported { operation: "adopting a guest" })
     }
 }

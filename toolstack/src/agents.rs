@@ -1,5 +1,6 @@
 //! Finding this host's agent, asking it for something, following what it does.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
@@ -53,6 +54,24 @@ impl Agent {
     }
 }
 
+/// Which way a guest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It leaves this host.
+    Out,
+    /// It arrives on this host.
+    In,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Out => "out",
+            Self::In => "in",
+        })
+    }
+}
+
 /// One thing that the agent was asked to do.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -64,8 +83,8 @@ pub struct Session {
 
 impl Session {
     /// Asks the agent. From now on its reports are changes in `store`.
-    pub fn ask(store: &mut Xenstore, agent: Agent, request: &Request) -> Result<Self, Refusal> {
-        let session = Self { agent, id: new_id(request)? };
+    pub fn ask(store: &mut Xenstore, agent: Agent, way: Way, domain: u16, request: &Request) -> Result<Self, Refusal> {
+        let session = Self { agent, id: new_id(way, domain)? };
         store.watch(&session.node(&session.id.session()))?;
         store.write(&session.node(&session.id.request()), &request.to_string())?;
         Ok(session)
@@ -125,13 +144,9 @@ fn node(domain: u16, relative: &str) -> String {
 }
 
 /// A name that no other helper chooses: `out-5-` or `in-7-` and a random number.
-fn new_id(request: &Request) -> Result<RequestId, Refusal> {
+fn new_id(way: Way, domain: u16) -> Result<RequestId, Refusal> {
     let mut random = [0; 4];
     File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(Refusal::System)?;
-    let (direction, domain) = match request {
-        Request::Out { domain, .. } => ("out", domain),
-        Request::In { domain, .. } => ("in", domain),
-    };
-    let text = format!("{direction}-{}-{:08x}", domain.0, u32::from_ne_bytes(random));
+    let text = format!("{way}-{domain}-{:08x}", u32::from_ne_bytes(random));
     text.parse().map_err(|_| Refusal::System(std::io::ErrorKind::InvalidInput.into()))
 }

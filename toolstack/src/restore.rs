@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use agent::control::{Request, State};
 use agent::platform::{Backends, DomId};
 
-use crate::agents::{Agent, Session};
+use crate::agents::{Agent, Session, Way};
 use crate::arguments::RestoreArguments;
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
@@ -62,7 +62,7 @@ pub fn restore(
     };
     let Invitation { peer, key, session, .. } = *invitation;
     let request = Request::In { domain: DomId(arguments.domain), peer, key, session, backends };
-    let session = Session::ask(store, agent, &request)?;
+    let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
     follow(libxl, store, waiter, &session).inspect_err(|_| {
         // The domain is about to be destroyed: the agent must let go of it.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use agent::control::{Mode, Progress, Request, State};
 use agent::platform::DomId;
 
-use crate::agents::{Agent, Session};
+use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
 use crate::refusal::Refusal;
@@ -85,7 +85,7 @@ impl<'a> Save<'a> {
         mode: Mode,
     ) -> Result<Self, Refusal> {
         let agent = Agent::find(store)?;
-        let session = Session::ask(store, agent, &Request::Out { domain: DomId(domain), mode })?;
+        let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode })?;
         let (guest, reported) = (Guest::Runs, Reported::default());
         Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled: None, reported })
     }

@@ -85,7 +85,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
         };
         rows.push(Row {
             id: session.id.to_string(),
-            what: session.request(store)?.map_or_else(|| direction(session.id.as_str()), what),
+            what: session.request(store)?.and_then(what).unwrap_or_else(|| direction(session.id.as_str())),
             state: state.as_ref().map_or("asked", name).into(),
             stage,
             left,
@@ -99,10 +99,11 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
     Ok(rows)
 }
 
-fn what(request: Request) -> String {
+fn what(request: Request) -> Option<String> {
     match request {
-        Request::Out { domain, mode } => format!("domain {} out ({mode})", domain.0),
-        Request::In { domain, peer, .. } => format!("domain {} in from {}", domain.0, peer.ip()),
+        Request::Out { domain, mode } => Some(format!("domain {} out ({mode})", domain.0)),
+        Request::In { domain, peer, .. } => Some(format!("domain {} in from {}", domain.0, peer.ip())),
+        Request::Recover { .. } => None,
     }
 }
 

@@ -142,6 +142,10 @@ summary! {
     rescue_rtt_us,
     /// Datagrams of this session that were not the peer's, or made no sense.
     rescue_refused,
+    /// How often the agents found each other again after the commit.
+    recoveries,
+    /// Source: pages that were on their way when the agents lost each other, and went again.
+    resent,
 }
 
 impl fmt::Display for Summary {

@@ -1,44 +1,55 @@
 //! The target's end of one migration.
 
+use alloc::boxed::Box;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::pin::pin;
 
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::cancelled;
 use super::dialing::{self, BULK, CONTROL, Callee};
+use super::note::{Note, Role};
 use super::pages::{SETS, Sets, Waiting};
-use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
+use super::stay::{self, Contact, Listening};
+use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue};
 use crate::budget::Reservation;
 use crate::channel::{Inlet, SharedOutlet};
+use crate::claim::Claim;
 use crate::control::{Progress, SessionToken, State};
-use crate::datagram::Line;
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
-use crate::platform::{BATCH, Backends, DomId, Gfn, Platform, Target};
+use crate::net::LinkError;
+use crate::platform::{BATCH, Backends, DomId, Gfn, Hold, Platform, Rings, Target};
 use crate::secure::Link;
-use crate::tasks::{MS, SECOND, Timer};
-use crate::wire::{Cause, Demanded, Kind, Message, Purpose, VERSIONS};
-use crate::{datagram, dirty_copy, full_copy, rescue, switchover};
+use crate::tasks::{SECOND, Timer};
+use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
+use crate::{datagram, full_copy, rescue, switchover};
 
 /// What a source may say on each.
-const CONTROLS: [Kind; 4] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort];
-const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
+pub(super) const CONTROLS: [Kind; 5] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete];
+pub(super) const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
-/// How often to look after the guest until it runs.
-const WATCH_BEGIN: u64 = 20 * MS;
+/// How often to look whether the domain is still there.
+const WATCH: u64 = SECOND;
 
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
     pub(crate) target: RefCell<T>,
     pub(crate) desk: Rc<Desk>,
     pub(crate) timer: Timer,
-    control: SharedOutlet,
+    pub(super) callee: Callee,
+    pub(super) session: SessionToken,
+    pub(super) uuid: [u8; 16],
+    pub(super) notes: Notes,
+    lines: RefCell<Option<Lines>>,
+    /// Bytes received on earlier connections.
+    earlier: Cell<u64>,
+    /// The agents have lost each other after the commit.
+    lost: Cell<bool>,
     pub(crate) can_page: bool,
     pub(crate) sets: RefCell<Sets>,
     pub(crate) ledger: RefCell<Ledger>,
@@ -46,10 +57,11 @@ pub(crate) struct Arrival<T> {
     pub(crate) stubborn: RefCell<Vec<Gfn>>,
     /// The machine state, until it is loaded.
     pub(crate) state: RefCell<Option<Vec<u8>>>,
-    phase: Cell<Phase>,
+    pub(super) phase: Cell<Phase>,
     /// The guest has been seen to run here.
     pub(crate) ran: Cell<bool>,
-    links: [Link; 2],
+    /// The guest may run.
+    pub(super) released: Cell<bool>,
     /// Pages that somebody waits for.
     pub(crate) waiting: RefCell<Vec<Waiting>>,
     /// Those of them that the source has not been told of.
@@ -59,17 +71,36 @@ pub(crate) struct Arrival<T> {
     pub(super) memory: RefCell<Reservation>,
 }
 
+/// The connections, as long as they last.
+struct Lines {
+    control: Rc<SharedOutlet>,
+    links: [Link; 2],
+}
+
+/// What a later life of the agent must know, in doubt and later.
+pub(super) struct Notes {
+    ready: String,
+    pub(super) running: String,
+}
+
+impl Notes {
+    fn new<P: Platform>(host: &Host<P>, note: &Note) -> Self {
+        let as_role = |role| Note { role, ..note.clone() }.seal(host);
+        Self { ready: as_role(Role::Ready), running: as_role(Role::Running) }
+    }
+}
+
 /// How far the session is, as far as a failure must know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// The source has not been told that it may commit.
     Filling,
     /// It has, and may have.
     InDoubt,
     /// It has committed.
     Committed,
-    /// Nothing is missing.
-    Complete,
+    /// Nothing is missing, or wanted any more.
+    Over,
 }
 
 /// Serves a request to fill `domain`.
@@ -95,7 +126,7 @@ async fn arrive<P: Platform>(
     session: SessionToken,
     backends: Backends,
 ) -> Result<(), SessionError> {
-    let _claim = host.domains.claim(domain)?;
+    let claim = host.domains.claim(domain)?;
     let mut memory = host.budget.reserve(MEMORY)?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
@@ -105,47 +136,93 @@ async fn arrive<P: Platform>(
     bulk.connection().set_patience(Some(BULK_WAIT));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
-    let (target, frames, pages) = match built {
+    let Built { target, rings, frames, pages, uuid } = match built {
         Either::First(Ok(built)) => built,
         Either::First(Err(error)) => return Err(abort(&host.timer, &SharedOutlet::new(control), error).await),
         Either::Second(()) => {
             return Err(abort(&host.timer, &SharedOutlet::new(control), SessionError::Cancelled).await);
         }
     };
-    let (target, rings) = target;
     desk.state(State::Built { store: rings.store, console: rings.console });
 
+    let (memo, peer) = (target.memo(), callee.address);
+    let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
+    let arrival = Arrival::new(host, desk, target, &note, pages, memory);
     let line = host.post.line(session, control.datagrams(), callee.address);
-    let arrival = Arrival::new(host, desk, target, [control, bulk.clone()], frames, pages, memory);
-    let error = {
-        let migration = pin!(migrate(&arrival, Inlet::new(bulk, &BULKS), line));
-        let listening = pin!(listen(&arrival, inlet));
-        match select3(migration, listening, watch(&arrival)).await {
-            Either3::First(Ok(())) => None,
-            Either3::First(Err(error)) | Either3::Second(error) | Either3::Third(error) => Some(error),
+    arrival.attach([control, bulk.clone()]);
+    let mut bulk = Inlet::new(bulk, &BULKS);
+    let mut listening: Listening<'_> = Box::pin(stay::listen(&arrival, inlet));
+    let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
+        Either3::First(Ok(())) => None,
+        Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),
+        Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
+    };
+    let contact = match error {
+        None => Contact::Open { listening, bulk, line },
+        Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
+            let reason = arrival.abort(error).await.to_string();
+            arrival.close(State::Failed { reason });
+            return Ok(());
+        }
+        Some(error) => {
+            arrival.lose(&error);
+            Contact::Cut
         }
     };
-    match (error, arrival.phase.get()) {
-        (None, _) | (Some(_), Phase::Complete) => arrival.close(State::Complete),
-        // The guest was destroyed after it had run here: nobody needs the rest. Had it not run, what the source has
-        // would be the only copy, and is kept.
-        (Some(SessionError::Refused(Refusal::Gone)), Phase::Committed) if arrival.ran.get() => {
-            let _ = host.timer.within(SECOND, arrival.say_complete()).await;
-            arrival.close(State::Complete);
-        }
-        (Some(error @ SessionError::Told(_)), Phase::Filling | Phase::InDoubt) | (Some(error), Phase::Filling) => {
-            let error = abort(&host.timer, &arrival.control, error).await;
-            arrival.close(State::Failed { reason: error.to_string() });
-        }
-        (Some(error), Phase::InDoubt | Phase::Committed) => {
-            arrival.close(State::Interrupted { reason: error.to_string() });
-            arrival.hold().await;
-        }
-    }
+    keep(host, &arrival, claim, contact).await;
     Ok(())
 }
 
-type Built<T> = ((T, crate::platform::Rings), u64, u64);
+/// Keeps the guest that could run; when it is whole or gone, the source hears of it whatever it takes.
+async fn keep<P: Platform>(host: &Host<P>, arrival: &Arrival<P::Target>, claim: Claim, contact: Contact<'_>) {
+    let unheard = stay::stay(host, arrival, contact).await;
+    let (callee, session) = (arrival.callee, arrival.session);
+    drop(claim);
+    if let Some(word) = unheard {
+        epilogue::report(host, callee, session, word).await;
+    }
+}
+
+/// Goes on with a guest that an earlier life of this agent was filling.
+pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
+    let claim = host.domains.claim(note.domain)?;
+    let mut memory = host.budget.reserve(MEMORY)?;
+    memory.add_sets(note.frames, SETS)?;
+    let (hold, phase) = match note.role {
+        Role::Running => (Hold::Released, Phase::Committed),
+        Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
+    };
+    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold);
+    let (mut target, absent) = adopted?;
+    let pages = target.info()?.pages;
+    let arrival = Arrival::new(host, desk, target, note, pages, memory);
+    {
+        // All else is here, and nobody sends it.
+        let sets = &mut *arrival.sets.borrow_mut();
+        sets.missing = absent.count();
+        [&mut sets.ram, &mut sets.armed, &mut sets.absent].into_iter().for_each(|set| set.union_with(&absent));
+    }
+    arrival.phase.set(phase);
+    if hold == Hold::Released {
+        arrival.released.set(true);
+        desk.note(&arrival.notes.running);
+        arrival.lose(&SessionError::Refused(Refusal::Restarted));
+    } else {
+        desk.note(&arrival.notes.ready);
+        desk.state(State::Ready);
+    }
+    keep(host, &arrival, claim, Contact::Cut).await;
+    Ok(())
+}
+
+/// A guest's frame that stands, and how much is to come.
+struct Built<T> {
+    target: T,
+    rings: Rings,
+    frames: u64,
+    pages: u64,
+    uuid: [u8; 16],
+}
 
 /// Hears what the guest is and builds its frame.
 async fn build<P: Platform>(
@@ -168,7 +245,8 @@ async fn build<P: Platform>(
     }
     memory.add_sets(welcome.frames, SETS)?;
     let rings = target.build(welcome.frame)?;
-    Ok(((target, rings), welcome.frames, welcome.pages))
+    let Welcome { frames, pages, uuid, .. } = welcome;
+    Ok(Built { target, rings, frames, pages, uuid })
 }
 
 /// Tells the source why it is over.
@@ -180,8 +258,8 @@ async fn abort(timer: &Timer, control: &SharedOutlet, error: SessionError) -> Se
     error
 }
 
-/// The whole way, phase by phase.
-async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet, mut line: Line) -> Result<(), SessionError> {
+/// The way to where the source may commit.
+async fn fill<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), SessionError> {
     let built = Message::Built { can_page: arrival.can_page };
     arrival.say(built).await?;
     arrival.begin(Stage::FullCopy);
@@ -191,64 +269,17 @@ async fn migrate<T: Target>(arrival: &Arrival<T>, mut bulk: Inlet, mut line: Lin
             break;
         }
     }
-    // From the moment that the source may commit, silence says nothing about whether it did.
-    arrival.links.iter().for_each(|link| link.connection().set_patience(None));
-    switchover::prepare(arrival).await?;
-    arrival.desk.state(State::Ready);
-    arrival.timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
-    arrival.target.borrow_mut().release()?;
-    dirty_copy::fetch(arrival, &mut bulk, &mut line).await?;
-    arrival.target.borrow_mut().finish()?;
-    arrival.phase.set(Phase::Complete);
-    arrival.say_complete().await
+    switchover::prepare(arrival).await
 }
 
-/// Takes in what the source says on the control connection. Ends only with an error.
-async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> SessionError {
-    loop {
-        let heard = match inlet.next().await {
-            Ok(Message::Pages(pages)) if pages.cause() != Cause::Push => {
-                let placed = arrival.place(&pages);
-                arrival.tcp_is_late.set(false);
-                arrival.report(3);
-                placed
-            }
-            Ok(Message::Commit) if arrival.phase.get() == Phase::InDoubt => {
-                arrival.phase.set(Phase::Committed);
-                Ok(())
-            }
-            Ok(Message::Abort(reason)) if arrival.phase.get() != Phase::Committed => {
-                Err(SessionError::Told(reason.to_string()))
-            }
-            Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
-            // The source closes once it has heard that all is complete.
-            Err(_) if arrival.phase.get() == Phase::Complete => core::future::pending().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = heard {
-            return error;
-        }
-        arrival.timer.nudge();
-    }
-}
-
-/// Notices that the toolstack gives up, that the guest begins to run, or that the domain is destroyed.
+/// Until the source may have committed: notices that the toolstack gives up, or that the domain is gone.
 async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
-    let gives_up = || {
-        let cancelled = arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling;
-        cancelled.then_some(())
-    };
     loop {
         if let Err(error) = arrival.target.borrow_mut().info() {
             return error.into();
         }
-        let begins = arrival.is_running() && !arrival.ran.get();
-        if begins {
-            arrival.ran.set(arrival.target.borrow_mut().has_run().unwrap_or(false));
-            arrival.timer.nudge();
-        }
-        let pause = if arrival.ran.get() { SECOND } else { WATCH_BEGIN };
-        if arrival.timer.within(pause, arrival.timer.wait_for(gives_up)).await.is_some() {
+        let gives_up = || (arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
+        if arrival.timer.within(WATCH, arrival.timer.wait_for(gives_up)).await.is_some() {
             return SessionError::Cancelled;
         }
     }
@@ -259,8 +290,7 @@ impl<T: Target> Arrival<T> {
         host: &Host<P>,
         desk: &Rc<Desk>,
         target: T,
-        links: [Link; 2],
-        frames: u64,
+        note: &Note,
         pages: u64,
         memory: Reservation,
     ) -> Self {
@@ -271,14 +301,20 @@ impl<T: Target> Arrival<T> {
             target: RefCell::new(target),
             desk: desk.clone(),
             timer: host.timer.clone(),
-            control: SharedOutlet::new(links[0].clone()),
-            sets: RefCell::new(Sets::new(frames)),
+            callee: Callee { address: note.peer, key: note.key },
+            session: note.session,
+            uuid: note.uuid,
+            notes: Notes::new(host, note),
+            lines: RefCell::default(),
+            earlier: Cell::new(0),
+            lost: Cell::new(false),
+            sets: RefCell::new(Sets::new(note.frames)),
             ledger: RefCell::new(ledger),
             stubborn: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
             ran: Cell::new(false),
-            links,
+            released: Cell::new(false),
             waiting: RefCell::default(),
             unsaid: RefCell::default(),
             tcp_is_late: Cell::new(false),
@@ -288,7 +324,38 @@ impl<T: Target> Arrival<T> {
 
     /// Sends on the control connection.
     pub(crate) async fn say(&self, message: Message<'_>) -> Result<(), SessionError> {
-        self.control.send(message).await
+        let control = self.lines.borrow().as_ref().map(|lines| lines.control.clone());
+        control.ok_or(LinkError::Lost)?.send(message).await
+    }
+
+    /// Goes on over these connections, control and bulk.
+    pub(super) fn attach(&self, links: [Link; 2]) {
+        let control = Rc::new(SharedOutlet::new(links[0].clone()));
+        *self.lines.borrow_mut() = Some(Lines { control, links });
+        if self.lost.replace(false) {
+            self.ledger.borrow_mut().summary.recoveries += 1;
+            self.desk.state(State::Running);
+        }
+    }
+
+    /// The connections are of no more use.
+    pub(super) fn lose(&self, error: &SessionError) {
+        if let Some(lines) = self.lines.take() {
+            lines.links.iter().for_each(|link| link.connection().abort());
+            self.earlier.set(self.earlier.get() + received(&lines));
+        }
+        if self.released.get() && !self.lost.replace(true) {
+            self.desk.state(State::Interrupted { reason: error.to_string() });
+        }
+    }
+
+    /// Tells the source why it is over.
+    async fn abort(&self, error: SessionError) -> SessionError {
+        let control = self.lines.borrow().as_ref().map(|lines| lines.control.clone());
+        match control {
+            Some(control) => abort(&self.timer, &control, error).await,
+            None => error,
+        }
     }
 
     /// Asks the source for up to [`BATCH`] pages, now.
@@ -298,13 +365,21 @@ impl<T: Target> Arrival<T> {
     }
 
     /// Whether the guest may run.
-    pub(super) fn is_running(&self) -> bool {
-        matches!(self.phase.get(), Phase::Committed | Phase::Complete)
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.phase.get(), Phase::Committed | Phase::Over)
     }
 
-    /// The source may commit from here on.
-    pub(crate) fn enter_doubt(&self) {
+    /// From here on the source may commit; neither silence nor a broken connection says whether it did.
+    pub(crate) async fn enter_doubt(&self) {
         self.phase.set(Phase::InDoubt);
+        if let Some(Lines { links: [control, bulk], .. }) = &*self.lines.borrow() {
+            control.connection().set_patience(Some(LOST));
+            bulk.connection().set_patience(Some(BULK_LOST));
+        }
+        self.desk.note(&self.notes.ready);
+        self.desk.state(State::Ready);
+        // The toolstack gets the note before the source hears anything.
+        self.timer.yield_now().await;
     }
 
     /// Begins a stage, unless it has begun.
@@ -317,7 +392,7 @@ impl<T: Target> Arrival<T> {
     }
 
     fn bytes(&self) -> u64 {
-        self.links.iter().map(|link| link.connection().received()).sum()
+        self.earlier.get() + self.lines.borrow().as_ref().map_or(0, received)
     }
 
     /// Says how far the stage is.
@@ -333,22 +408,13 @@ impl<T: Target> Arrival<T> {
         self.desk.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
     }
 
-    async fn say_complete(&self) -> Result<(), SessionError> {
-        self.say(Message::Complete).await?;
-        let _ = self.timer.within(PEER_WAIT, self.links[0].connection().finished()).await;
-        Ok(())
-    }
-
-    /// Keeps the guest as it is, waiting or not, until the toolstack destroys it.
-    async fn hold(&self) {
-        while self.target.borrow_mut().info().is_ok() {
-            self.timer.sleep(SECOND).await;
-        }
-    }
-
-    fn close(&self, state: State) {
+    pub(super) fn close(&self, state: State) {
         let bytes = self.bytes();
         self.desk.summary(&self.ledger.borrow_mut().close(bytes));
         self.desk.state(state);
     }
+}
+
+fn received(lines: &Lines) -> u64 {
+    lines.links.iter().map(|link| link.connection().received()).sum()
 }

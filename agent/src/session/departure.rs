@@ -1,28 +1,34 @@
 //! The source's end of one migration.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::net::{Ipv4Addr, SocketAddrV4};
-use core::pin::pin;
+use core::pin::{Pin, pin};
 
-use embassy_futures::select::{Either, select};
+use embassy_futures::select::{Either, Either3, select, select3};
 
-use super::{BULK_WAIT, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
+use super::epilogue::{self, Answer};
+use super::note::{Note, Role};
+use super::{
+    BULK_LOST, BULK_WAIT, Committed, Host, LOST, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait,
+};
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
+use crate::claim::Claim;
 use crate::config::Config;
 use crate::control::{Mode, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
-use crate::lobby::Called;
-use crate::net::IN_FLIGHT_CONTROL;
-use crate::platform::{BATCH, DomId, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
+use crate::lobby::{Called, Invitation};
+use crate::net::{IN_FLIGHT_CONTROL, LinkError};
+use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
@@ -40,7 +46,14 @@ const MEMORY: usize = 2 * (lobby::BUFFERS.size() + MAX_PAYLOAD)
 /// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
 /// What a target may say.
-const HEARD: [Kind; 5] = [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort];
+const HEARD: [Kind; 7] =
+    [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
+/// What is said of a guest whose domain at the target was destroyed before it ran.
+const REVOKED: &str = "the guest never ran on the other host; it is back";
+/// Nobody calls the target.
+const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+/// How often to try again what the hypervisor refused after the commit.
+const TRY_AGAIN: u64 = SECOND;
 
 /// A guest that leaves.
 pub(crate) struct Departure<S> {
@@ -76,6 +89,16 @@ pub(crate) struct Departure<S> {
     /// The toolstack has been asked to suspend the guest.
     pub(crate) asked: bool,
     pub(crate) rescue: Answering,
+    /// The target has been told all that it needs to run the guest: it may have said that it is ready.
+    pub(crate) switched: bool,
+    /// The connections are not the first ones: the target says what it misses.
+    pub(crate) recovers: bool,
+    /// What a later life of the agent must know.
+    pub(crate) note: String,
+    /// The agents have lost each other.
+    pub(crate) lost: bool,
+    /// Bytes handed to earlier connections.
+    earlier: u64,
     pub(super) batch: Vec<Page>,
     memory: Reservation,
 }
@@ -85,8 +108,10 @@ pub(crate) struct Departure<S> {
 pub(crate) struct Inbox {
     pub(crate) built: Cell<Option<bool>>,
     pub(crate) ready: Cell<bool>,
-    pub(crate) complete: Cell<bool>,
     pub(crate) demands: RefCell<VecDeque<Gfn>>,
+    /// After the agents lost each other: what the target misses, and whether it has named all of it.
+    pub(crate) missing: RefCell<PageSet>,
+    pub(crate) told: Cell<bool>,
     /// Not said by the target: the commit has happened here.
     pub(crate) committed: Cell<bool>,
 }
@@ -101,6 +126,18 @@ impl Inbox {
     }
 }
 
+/// How a target ends a session after the commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// It misses nothing more.
+    Complete,
+    /// The guest never ran there and never will.
+    Revoked,
+}
+
+/// What comes in on the control connection, until there is an end or an error.
+type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionError>>>>;
+
 /// Serves a request to send `domain` away.
 pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode) {
     if let Err(error) = leave(host, desk, domain, mode).await {
@@ -113,39 +150,138 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
     let claim = host.domains.claim(domain)?;
     let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
-    let called = invite(host, desk).await?;
+    let (invitation, called) = invite(host, desk).await?;
 
+    let session = invitation.session();
+    let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
+    let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer }.seal(host);
     let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
-    let inbox = departure.inbox.clone();
-    let mut listening = pin!(listen(Inlet::new(called.control.clone(), &HEARD), &inbox, &host.timer));
+    departure.note = note;
+    let mut listening = departure.listen(&called);
     let features = host.platform.borrow().features();
     let outcome = {
         let migration = pin!(migrate(&mut departure, &called, &info, features, &frame));
-        let cancelled = pin!(async {
-            cancelled(&host.timer, desk).await;
-            host.timer.wait_for(|| (!inbox.committed.get()).then_some(())).await;
-        });
-        match select(migration, select(listening.as_mut(), cancelled)).await {
+        let others = select3(listening.as_mut(), cancelled(&host.timer, desk), invitation.asked(&host.timer));
+        match select(migration, others).await {
             // A broken connection may have been closed for a reason that is still on its way.
             Either::First(Err(error @ SessionError::Link(_))) => {
-                let told = host.timer.within(SECOND, listening).await;
-                Err(told.filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
+                let told = host.timer.within(SECOND, listening.as_mut()).await;
+                Err(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
             }
             Either::First(outcome) => outcome,
-            Either::Second(Either::First(error)) => Err(error),
-            Either::Second(Either::Second(())) => Err(SessionError::Cancelled),
+            Either::Second(Either3::First(Ok(_))) => Err(SessionError::Refused(Refusal::GoneThere)),
+            Either::Second(Either3::First(Err(error))) => Err(error),
+            Either::Second(Either3::Second(())) => Err(SessionError::Cancelled),
+            // The target has lost us, and asks whether we have committed.
+            Either::Second(Either3::Third(())) => Err(LinkError::Lost.into()),
         }
     };
-    let Err(error) = outcome else {
-        departure.close(State::Complete);
+    match outcome {
+        Ok(committed) => see_off(host, departure, claim, invitation, Line::Open(listening), committed).await,
+        Err(error) => {
+            let doubt = departure.switched;
+            let reason = give_back(&mut departure, &error).await;
+            // The target may be ready and not know that it is over.
+            let told =
+                !doubt || host.timer.within(SECOND, departure.control.connection().finished()).await == Some(true);
+            drop((departure, claim, listening));
+            if !told {
+                epilogue::answer(host, invitation, Answer::Abort(reason)).await;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a departure is once it has committed.
+enum Line {
+    /// Connected, and heard.
+    Open(Listening),
+    /// The target has called again.
+    Called(Called),
+    /// Nobody has called yet.
+    Cut,
+}
+
+/// After the commit: serves the target, over as many connections as that takes, until it misses nothing.
+async fn see_off<P: Platform>(
+    host: &Host<P>,
+    mut departure: Departure<P::Source>,
+    claim: Claim,
+    invitation: Invitation,
+    mut line: Line,
+    committed: Committed,
+) {
+    let ending = loop {
+        line = match line {
+            Line::Cut => Line::Called(invitation.answered(&host.timer).await),
+            Line::Called(called) => match departure.welcome_back(host, &called).await {
+                Ok(listening) => Line::Open(listening),
+                Err(error) => departure.lose(&error),
+            },
+            Line::Open(mut listening) => {
+                let served = {
+                    let serving = pin!(dirty_copy::serve(&mut departure, &committed));
+                    select3(serving, listening.as_mut(), invitation.answered(&host.timer)).await
+                };
+                match served {
+                    Either3::Second(Ok(ending)) => break ending,
+                    Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
+                    Either3::Third(called) => {
+                        departure.lose(&LinkError::Lost.into());
+                        Line::Called(called)
+                    }
+                }
+            }
+        };
+    };
+    let (answer, state) = match ending {
+        Ending::Complete => {
+            let _ = host.timer.within(SECOND, departure.control.send(Message::Complete)).await;
+            departure.destroy().await;
+            (Answer::Complete, State::Complete)
+        }
+        Ending::Revoked => {
+            let reason = departure.take_back(committed).await;
+            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
+            (Answer::Abort(reason.clone()), State::Failed { reason })
+        }
+    };
+    departure.close(state);
+    departure.bulk.connection().abort();
+    let heard = host.timer.within(PEER_WAIT, departure.control.connection().finished()).await;
+    drop((departure, claim));
+    if heard != Some(true) {
+        epilogue::answer(host, invitation, answer).await;
+    }
+}
+
+/// Goes on with a guest that an earlier life of this agent was sending away.
+pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
+    let claim = host.domains.claim(note.domain)?;
+    let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
+    let info = source.info()?;
+    let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
+    let Some(committed) = session::is_committed(&source) else {
+        // dom0 may always have back a guest that has not left.
+        source.release()?;
+        drop((source, claim));
+        let reason = SessionError::Refused(Refusal::GivenBack).to_string();
+        desk.state(State::Failed { reason: reason.clone() });
+        epilogue::answer(host, invitation, Answer::Abort(reason)).await;
         return Ok(());
     };
-    if inbox.committed.get() {
-        departure.close(State::Interrupted { reason: error.to_string() });
-        claim.keep();
-    } else {
-        give_back(&mut departure, &error).await;
-    }
+    let mut memory = host.budget.reserve(MEMORY)?;
+    memory.add_sets(info.max_gfn + 1, SETS)?;
+    desk.note(&note.seal(host));
+    desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
+    let called = invitation.answered(&host.timer).await;
+    let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
+    // What the target was told is forgotten. Whatever it misses was RAM at the switch.
+    departure.ram.update(|words| words.fill(u64::MAX));
+    departure.inbox.committed.set(true);
+    departure.lost = true;
+    see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
     Ok(())
 }
 
@@ -169,7 +305,7 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
-async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<Called, SessionError> {
+async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<(Invitation, Called), SessionError> {
     let mut token = [0; 16];
     host.platform.borrow_mut().random(&mut token);
     let session = SessionToken(token);
@@ -180,7 +316,10 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<Called, Sess
     desk.state(State::Listening { session, address, port: *port, key: security.public_key() });
     let answered = host.timer.within(PEER_WAIT, invitation.answered(&host.timer));
     let error = match select(answered, cancelled(&host.timer, desk)).await {
-        Either::First(Some(called)) => return Ok(called),
+        Either::First(Some(called)) => {
+            invitation.expect_again(called.peer);
+            return Ok((invitation, called));
+        }
         Either::First(None) => SessionError::TimedOut(Wait::Call),
         Either::Second(()) => SessionError::Cancelled,
     };
@@ -188,30 +327,15 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<Called, Sess
     Err(invitation.turned_away().map_or(error, SessionError::Refused))
 }
 
-/// The whole way, phase by phase.
+/// The way to the commit, phase by phase.
 async fn migrate<S: Source>(
     departure: &mut Departure<S>,
     called: &Called,
     info: &GuestInfo,
-    features: crate::platform::Features,
+    features: Features,
     frame: &[u8],
-) -> Result<(), SessionError> {
-    let version = VERSIONS.1.min(called.hello.versions.1);
-    if version < VERSIONS.0.max(called.hello.versions.0) {
-        return Err(SessionError::Peer(PeerFault::Version));
-    }
-    let welcome = Welcome {
-        version,
-        mode: departure.policy,
-        features,
-        vcpus: info.vcpus,
-        pages: info.pages,
-        frames: departure.frames,
-        uuid: info.uuid,
-        verify: false,
-        frame,
-    };
-    departure.control.send(Message::Welcome(welcome)).await?;
+) -> Result<Committed, SessionError> {
+    departure.welcome(called, info, features, frame).await?;
     let inbox = departure.inbox.clone();
     let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.built.get())).await;
     let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;
@@ -221,17 +345,14 @@ async fn migrate<S: Source>(
 
     let copied = full_copy::send(departure).await?;
     let prepared = switchover::leave(departure, copied).await?;
-    let committed = session::commit(departure, prepared).await?;
-    dirty_copy::serve(departure, &committed).await?;
-    departure.source.destroy()?;
-    Ok(())
+    session::commit(departure, prepared)
 }
 
-/// Takes in what the target says. Ends only with an error.
-async fn listen(mut inlet: Inlet, inbox: &Inbox, timer: &Timer) -> SessionError {
+/// Takes in what the target says.
+async fn listen(mut inlet: Inlet, inbox: Rc<Inbox>, timer: Timer) -> Result<Ending, SessionError> {
     loop {
         match inlet.next().await {
-            Err(error) => return error,
+            Err(error) => return Err(error),
             Ok(Message::Built { can_page }) => inbox.built.set(Some(can_page)),
             Ok(Message::Ready) => inbox.ready.set(true),
             Ok(Message::Demand(body)) => {
@@ -239,20 +360,29 @@ async fn listen(mut inlet: Inlet, inbox: &Inbox, timer: &Timer) -> SessionError 
                 timer.nudge();
                 timer.wait_for(|| (inbox.demands.borrow().len() < DEMANDS).then_some(())).await;
             }
-            Ok(Message::Complete) if inbox.committed.get() => {
-                inbox.complete.set(true);
-                // The target closes now; that is no error.
-                core::future::pending::<()>().await;
+            Ok(Message::Missing(set)) if inbox.committed.get() && !inbox.told.get() => {
+                let missing = &mut *inbox.missing.borrow_mut();
+                let mut count = 0;
+                for gfn in set.gfns() {
+                    if gfn.0 >= missing.frames() {
+                        return Err(SessionError::Peer(PeerFault::NoSuchPage));
+                    }
+                    missing.insert(gfn);
+                    count += 1;
+                }
+                inbox.told.set(count == 0);
             }
-            Ok(Message::Abort(reason)) => return SessionError::Told(reason.to_string()),
-            Ok(_) => return SessionError::Peer(PeerFault::OutOfTurn),
+            Ok(Message::Complete) if inbox.committed.get() => return Ok(Ending::Complete),
+            Ok(Message::Revoked) => return Ok(Ending::Revoked),
+            Ok(Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
+            Ok(_) => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
         }
         timer.nudge();
     }
 }
 
-/// The one way out before the commit: the peer is told, and the guest runs on here.
-async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) {
+/// The one way out before the commit: the peer is told, and the guest runs on here. Gives the reason.
+async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) -> String {
     let (timer, desk) = (departure.timer.clone(), departure.desk.clone());
     let mut reason = error.to_string();
     if !matches!(error, SessionError::Told(_)) {
@@ -270,7 +400,15 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
     if let Err(error) = departure.source.release() {
         reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
     }
-    departure.close(State::Failed { reason });
+    departure.close(State::Failed { reason: reason.clone() });
+    reason
+}
+
+/// What answers the datagrams of whoever called.
+fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
+    let peer = called.control.connection().peer().unwrap_or(NOBODY);
+    let line = host.post.line(called.hello.session, called.control.datagrams(), peer);
+    Answering::new(line, host.timer.clone())
 }
 
 /// Waits until the toolstack gives up.
@@ -295,8 +433,6 @@ impl<S: Source> Departure<S> {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         let set = || PageSet::new(frames);
-        let peer = called.control.connection().peer().unwrap_or(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
-        let line = host.post.line(called.hello.session, called.control.datagrams(), peer);
         Self {
             source,
             desk: desk.clone(),
@@ -318,15 +454,94 @@ impl<S: Source> Departure<S> {
             next_peek: 0,
             rate: 0,
             asked: false,
-            rescue: Answering::new(line, host.timer.clone()),
+            rescue: answering(host, called),
+            switched: false,
+            recovers: false,
+            note: String::new(),
+            lost: false,
+            earlier: 0,
             batch: vec![[0; PAGE_SIZE]; BATCH],
             memory,
         }
     }
 
-    /// Bytes handed to both connections so far.
+    /// Hears what the target says on its control connection.
+    fn listen(&self, called: &Called) -> Listening {
+        let inlet = Inlet::new(called.control.clone(), &HEARD);
+        Box::pin(listen(inlet, self.inbox.clone(), self.timer.clone()))
+    }
+
+    /// Says what the guest is.
+    async fn welcome(
+        &mut self,
+        called: &Called,
+        info: &GuestInfo,
+        features: Features,
+        frame: &[u8],
+    ) -> Result<(), SessionError> {
+        let version = VERSIONS.1.min(called.hello.versions.1);
+        if version < VERSIONS.0.max(called.hello.versions.0) {
+            return Err(SessionError::Peer(PeerFault::Version));
+        }
+        let GuestInfo { vcpus, pages, uuid, .. } = *info;
+        let (mode, frames, verify) = (self.policy, self.frames, false);
+        let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame };
+        self.control.send(Message::Welcome(welcome)).await
+    }
+
+    /// The agents have lost each other after the commit: the target will call again.
+    fn lose(&mut self, error: &SessionError) -> Line {
+        [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
+        if !core::mem::replace(&mut self.lost, true) {
+            self.desk.state(State::Interrupted { reason: error.to_string() });
+        }
+        Line::Cut
+    }
+
+    /// The target has called again: everything goes on, over its new connections.
+    async fn welcome_back<P: Platform>(&mut self, host: &Host<P>, called: &Called) -> Result<Listening, SessionError> {
+        self.earlier = self.bytes();
+        self.control = Outlet::new(called.control.clone());
+        self.bulk = Outlet::new(called.bulk.clone());
+        self.rescue = answering(host, called);
+        called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
+        self.set_patience(LOST, BULK_LOST);
+        self.recovers = true;
+        self.inbox.demands.borrow_mut().clear();
+        self.inbox.told.set(false);
+        *self.inbox.missing.borrow_mut() = PageSet::new(self.frames);
+        let features = host.platform.borrow().features();
+        let info = self.source.info()?;
+        self.welcome(called, &info, features, &[]).await?;
+        Ok(self.listen(called))
+    }
+
+    /// How long the target may say nothing, or take nothing.
+    pub(super) fn set_patience(&self, control: u64, bulk: u64) {
+        self.control.connection().set_patience(Some(control));
+        self.bulk.connection().set_patience(Some(bulk));
+    }
+
+    /// Frees the guest's memory: the target has all of it.
+    async fn destroy(&mut self) {
+        while let Err(error) = self.source.destroy() {
+            log::error!("{}: the guest that has left cannot be destroyed: {error}; trying again", self.desk.id);
+            self.timer.sleep(TRY_AGAIN).await;
+        }
+    }
+
+    /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
+    async fn take_back(&mut self, _: Committed) -> String {
+        while let Err(error) = self.source.release() {
+            log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
+            self.timer.sleep(TRY_AGAIN).await;
+        }
+        REVOKED.to_string()
+    }
+
+    /// Bytes handed to all connections so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.control.connection().sent() + self.bulk.connection().sent()
+        self.earlier + self.control.connection().sent() + self.bulk.connection().sent()
     }
 
     /// Lets every set reach as far as the guest does now.

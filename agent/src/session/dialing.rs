@@ -53,7 +53,8 @@ pub(crate) async fn dial<P: Platform>(
     }
 }
 
-async fn both<P: Platform>(
+/// The same, tried once.
+pub(super) async fn both<P: Platform>(
     host: &Host<P>,
     callee: Callee,
     session: SessionToken,

@@ -3,9 +3,12 @@
 use super::arrival::Arrival;
 use super::{PeerFault, Refusal, SessionError};
 use crate::bitmap::PageSet;
-use crate::platform::{BATCH, Content, Fault, Gfn, PageMask, Target};
+use crate::platform::{BATCH, Content, Fault, Gfn, Target};
+use crate::tasks::MS;
 use crate::wire::{Arriving, Cause, Demanded};
 
+/// How long to wait before filling again what could not be filled.
+const TRY_AGAIN: u64 = 50 * MS;
 /// Page sets that an arrival keeps, and one for a moment in the switch.
 pub(super) const SETS: usize = 7;
 
@@ -36,6 +39,8 @@ impl Sets {
 pub(crate) struct Waiting {
     pub(crate) gfn: Gfn,
     pub(crate) since: u64,
+    /// A backend does, which gives up in the end.
+    first: bool,
     /// How often it was asked for by datagram, and when for the last time.
     pub(crate) asks: u32,
     pub(crate) asked: Option<u64>,
@@ -71,18 +76,18 @@ impl<T: Target> Arrival<T> {
             }
         }
         let target = &mut *self.target.borrow_mut();
-        let all = |done: PageMask, contents: &Contents<'_>| done.count_ones() as usize >= contents.len();
-        let written = writes.is_empty() || all(target.write(&writes)?, &writes);
-        let filled = fills.is_empty() || all(target.fill(&fills)?, &fills);
-        if !written || !filled {
+        let written = if writes.is_empty() { 0 } else { target.write(&writes)? };
+        let filled = if fills.is_empty() { 0 } else { target.fill(&fills)? };
+        let now = self.timer.now();
+        for (contents, mask) in [(&writes, written), (&fills, filled)] {
+            let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1);
+            done.for_each(|(_, (gfn, _))| self.settle(sets, *gfn, now));
+        }
+        self.timer.nudge();
+        if ((written.count_ones() + filled.count_ones()) as usize) < writes.len() + fills.len() {
             return Err(SessionError::Refused(Refusal::Unwritable));
         }
-        let now = self.timer.now();
-        for (gfn, _) in fills.iter().chain(&writes) {
-            self.settle(sets, *gfn, now);
-        }
         self.count(pages);
-        self.timer.nudge();
         Ok(())
     }
 
@@ -102,6 +107,34 @@ impl<T: Target> Arrival<T> {
             Ok(_) => {}
             Err(error) => log::warn!("{}: a rescued page was not filled: {error}", self.desk.id),
         }
+    }
+
+    /// As [`Arrival::place`], once the guest may run: then nobody is helped by giving up, and a page that cannot be filled
+    /// now is tried again until it can.
+    pub(crate) async fn place_for_good(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
+        let mut complained = false;
+        loop {
+            let error = match self.place(pages) {
+                Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable)))
+                    if self.is_running() =>
+                {
+                    error
+                }
+                placed => return placed,
+            };
+            if !core::mem::replace(&mut complained, true) {
+                log::error!("{}: {error}; trying again", self.desk.id);
+            }
+            self.timer.sleep(TRY_AGAIN).await;
+        }
+    }
+
+    /// After the agents lost each other: whatever somebody waits for is to be demanded again.
+    pub(super) fn forget_demands(&self) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.iter_mut().for_each(|wait| (wait.asks, wait.asked) = (0, None));
+        *self.unsaid.borrow_mut() = waiting.iter().map(|wait| Demanded { gfn: wait.gfn, first: wait.first }).collect();
+        self.tcp_is_late.set(false);
     }
 
     /// A page that the guest gave back needs no content.
@@ -144,8 +177,9 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn note_fault(&self, fault: Fault) {
         let (gfn, sets) = (fault.gfn, &mut *self.sets.borrow_mut());
         if sets.absent.contains(gfn) && sets.requested.insert(gfn) {
-            self.waiting.borrow_mut().push(Waiting { gfn, since: self.timer.now(), asks: 0, asked: None });
-            self.unsaid.borrow_mut().push(Demanded { gfn, first: !fault.vcpu_waits });
+            let first = !fault.vcpu_waits;
+            self.waiting.borrow_mut().push(Waiting { gfn, since: self.timer.now(), first, asks: 0, asked: None });
+            self.unsaid.borrow_mut().push(Demanded { gfn, first });
         }
     }
 

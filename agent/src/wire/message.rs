@@ -105,6 +105,10 @@ pub enum Message<'a> {
     Complete,
     /// See [`Kind::Abort`].
     Abort(&'a str),
+    /// See [`Kind::Missing`].
+    Missing(Set<'a>),
+    /// See [`Kind::Revoked`].
+    Revoked,
 }
 
 impl<'a> Message<'a> {
@@ -163,12 +167,14 @@ impl<'a> Message<'a> {
             Kind::Ram => return Set::parse(body).map(Self::Ram),
             Kind::Hints => return Set::parse(body).map(Self::Hints),
             Kind::Dirty => return Set::parse(body).map(Self::Dirty),
+            Kind::Missing => return Set::parse(body).map(Self::Missing),
             Kind::Pages => return Arriving::parse(body).map(Self::Pages),
             Kind::State => return Ok(Self::State(body)),
             Kind::Switch => Self::Switch,
             Kind::Ready => Self::Ready,
             Kind::Commit => Self::Commit,
             Kind::Complete => Self::Complete,
+            Kind::Revoked => Self::Revoked,
             Kind::Demand => {
                 let whole = !body.is_empty() && body.len().is_multiple_of(8) && body.len() <= 8 * BATCH;
                 return if whole { Ok(Self::Demand(body)) } else { Err(WireError::Value("demand")) };
@@ -235,6 +241,8 @@ impl<'a> Message<'a> {
             Self::Ready => Kind::Ready,
             Self::Commit => Kind::Commit,
             Self::Complete => Kind::Complete,
+            Self::Missing(_) => Kind::Missing,
+            Self::Revoked => Kind::Revoked,
         }
     }
 

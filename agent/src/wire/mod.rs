@@ -5,7 +5,7 @@
 //! a *view* of bytes that has been checked once and cannot fail afterwards ([`Set`], [`Pages`]), and the meaning
 //! ([`Message`]). Framing never judges meaning, and meaning never parses bytes.
 
-mod cursor;
+pub(crate) mod cursor;
 mod message;
 mod pages;
 mod rescue;
@@ -54,10 +54,14 @@ pub enum Kind {
     Commit = 11,
     /// Target: these pages, now.
     Demand = 12,
-    /// Target: nothing is missing.
+    /// Target: nothing is missing. The source says it back.
     Complete = 13,
-    /// Both, before the commit: it is over, and why.
+    /// Both, before the commit: it is over, and why. After it the source's answer to [`Kind::Revoked`].
     Abort = 14,
+    /// Target, on a connection that recovers a session: which pages it misses; an empty set ends it.
+    Missing = 15,
+    /// Target: the guest never ran here and never will.
+    Revoked = 16,
 }
 
 impl Kind {
@@ -67,17 +71,17 @@ impl Kind {
             Self::Hello => 56,
             Self::Welcome => 64 << 10,
             Self::Built => 4,
-            Self::Ram | Self::Hints | Self::Dirty => set::LIMIT,
+            Self::Ram | Self::Hints | Self::Dirty | Self::Missing => set::LIMIT,
             Self::Pages => pages::LIMIT,
             Self::State => 1 << 20,
-            Self::Switch | Self::Ready | Self::Commit | Self::Complete => 0,
+            Self::Switch | Self::Ready | Self::Commit | Self::Complete | Self::Revoked => 0,
             Self::Demand => 8 * BATCH,
             Self::Abort => 512,
         }
     }
 
     fn from_number(number: u16) -> Result<Self, WireError> {
-        const ALL: [Kind; 14] = [
+        const ALL: [Kind; 16] = [
             Kind::Hello,
             Kind::Welcome,
             Kind::Built,
@@ -92,6 +96,8 @@ impl Kind {
             Kind::Demand,
             Kind::Complete,
             Kind::Abort,
+            Kind::Missing,
+            Kind::Revoked,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number).ok_or(WireError::UnknownKind(number))
     }

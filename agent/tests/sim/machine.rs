@@ -118,19 +118,23 @@ impl Platform for Machine {
         guest.borrow_mut().held_there = true;
         Ok(Coming(self.clone(), guest))
     }
-    fn adopt_source(&mut self, domain: DomId, memo: u64) -> Result<Leaving> {
+    fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Leaving> {
         self.call(Op::OpenSource, 0)?;
-        assert_eq!(memo, MEMO);
-        Ok(Leaving(self.clone(), self.guest(domain)?))
+        let guest = self.guest(domain)?;
+        if guest.borrow().here == Here::Destroyed {
+            return Err(PlatformError::Gone);
+        }
+        assert_eq!((guest.borrow().uuid, memo), (uuid, MEMO));
+        Ok(Leaving(self.clone(), guest))
     }
-    fn adopt_target(&mut self, domain: DomId, memo: u64, hold: Hold) -> Result<(Coming, PageSet)> {
+    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold) -> Result<(Coming, PageSet)> {
         self.call(Op::OpenTarget, 0)?;
-        assert_eq!(memo, MEMO);
         let shared = self.guest(domain)?;
         let guest = &mut *shared.borrow_mut();
         if !guest.created {
             return Err(PlatformError::Gone);
         }
+        assert_eq!((guest.uuid_there, memo), (uuid, MEMO));
         assert_eq!(guest.held_there, hold == Hold::Held, "the note says otherwise");
         let mut missing = PageSet::new(guest.frames());
         let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));

@@ -1,0 +1,261 @@
+//! The target's end from `Ready` on: the guest is here to stay, over as many connections as it takes.
+//!
+//! What happens to the guest and what happens to the connections are two things. The guest waits for the commit, is
+//! released, meets faults, is whole at last, or is destroyed; meanwhile the agents talk, lose each other, and meet again.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use core::future::Future;
+use core::pin::{Pin, pin};
+
+use embassy_futures::select::{Either, Either3, select, select3};
+
+use super::arrival::{Arrival, BULKS, CONTROLS, Phase};
+use super::dialing;
+use super::epilogue::Word;
+use super::{BULK_LOST, CALL_AGAIN, Host, LOST, PeerFault, Refusal, SessionError, Wait};
+use crate::bitmap::PageSet;
+use crate::channel::{Inlet, Outlet};
+use crate::control::State;
+use crate::datagram::Line;
+use crate::dirty_copy;
+use crate::ledger::Stage;
+use crate::platform::{Gfn, Platform, PlatformError, Target};
+use crate::tasks::{MS, SECOND};
+use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
+
+/// How often to look after the guest, until it runs and then.
+const WATCH: [u64; 2] = [20 * MS, SECOND];
+/// How long to wait before asking the hypervisor again for what it refused.
+const TRY_AGAIN: u64 = SECOND;
+
+/// What the source says on the control connection, until there is an error, or its last word.
+pub(super) type Listening<'a> = Pin<Box<dyn Future<Output = Result<(), SessionError>> + 'a>>;
+
+/// The connections.
+pub(super) enum Contact<'a> {
+    Open { listening: Listening<'a>, bulk: Inlet, line: Line },
+    Cut,
+}
+
+/// How it ends.
+enum End {
+    /// Nothing is missing, and the guest has been seen to run.
+    Whole,
+    /// The domain is gone.
+    Destroyed(Ran),
+    /// The source has not committed and never will; this is why.
+    Told(String),
+}
+
+/// Whether a guest that is gone had run.
+enum Ran {
+    Yes,
+    Never,
+    Perhaps,
+}
+
+/// Keeps the guest until it is whole or gone, and lets the source know. Gives what the source could not be told.
+pub(super) async fn stay<'a, P: Platform>(
+    host: &Host<P>,
+    arrival: &'a Arrival<P::Target>,
+    mut contact: Contact<'a>,
+) -> Option<Word> {
+    let end = {
+        let mut life = pin!(live(arrival));
+        loop {
+            let error = match &mut contact {
+                Contact::Open { listening, bulk, line } => {
+                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, line));
+                    match select3(life.as_mut(), listening.as_mut(), others).await {
+                        Either3::First(end) => break end,
+                        Either3::Second(Ok(())) => SessionError::Peer(PeerFault::OutOfTurn),
+                        Either3::Second(Err(error)) => error,
+                        Either3::Third(Either::First(error) | Either::Second(error)) => error,
+                    }
+                }
+                Contact::Cut => match select(life.as_mut(), call_again(host, arrival)).await {
+                    Either::First(end) => break end,
+                    Either::Second(Ok(open)) => {
+                        contact = open;
+                        continue;
+                    }
+                    Either::Second(Err(error)) => error,
+                },
+            };
+            match error {
+                SessionError::Told(reason) if arrival.phase.get() == Phase::InDoubt => break End::Told(reason),
+                error => arrival.lose(&error),
+            }
+            contact = Contact::Cut;
+        }
+    };
+    let (word, state) = match end {
+        End::Whole | End::Destroyed(Ran::Yes) => (Some(Word::Complete), State::Complete),
+        End::Destroyed(Ran::Never) => (Some(Word::Revoked), failed(SessionError::Refused(Refusal::Gone))),
+        End::Destroyed(Ran::Perhaps) => (None, failed(SessionError::Refused(Refusal::Unknown))),
+        End::Told(reason) => (None, failed(SessionError::Told(reason))),
+    };
+    arrival.phase.set(Phase::Over);
+    let heard = match (word, contact) {
+        (None, _) => true,
+        (Some(_), Contact::Cut) => false,
+        (Some(word), Contact::Open { listening, .. }) => {
+            let told = async {
+                arrival.say(word.message()).await?;
+                listening.await
+            };
+            host.timer.within(LOST, told).await == Some(Ok(()))
+        }
+    };
+    arrival.close(state);
+    if heard { None } else { word }
+}
+
+fn failed(error: SessionError) -> State {
+    State::Failed { reason: error.to_string() }
+}
+
+/// What becomes of the guest.
+async fn live<T: Target>(arrival: &Arrival<T>) -> End {
+    match select(run(arrival), watch(arrival)).await {
+        Either::First(()) => End::Whole,
+        Either::Second(ran) => End::Destroyed(ran),
+    }
+}
+
+/// From the commit until nothing is missing.
+async fn run<T: Target>(arrival: &Arrival<T>) {
+    let timer = &arrival.timer;
+    if !arrival.released.get() {
+        timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
+        insist(arrival, T::release).await;
+        arrival.released.set(true);
+        arrival.desk.note(&arrival.notes.running);
+        arrival.desk.state(State::Running);
+    }
+    arrival.begin(Stage::DirtyCopy);
+    // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
+    let whole = timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
+    match select(whole, dirty_copy::watch_faults(arrival)).await {
+        Either::First(()) => insist(arrival, T::finish).await,
+        Either::Second(never) => match never {},
+    }
+}
+
+/// Asks the hypervisor for something after the commit, when nobody is helped by giving up, until it is done.
+async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::platform::Result<()>) {
+    let mut complained = false;
+    loop {
+        let done = work(&mut arrival.target.borrow_mut());
+        let Err(error) = done else { return };
+        if !core::mem::replace(&mut complained, true) {
+            log::error!("{}: {error}; trying again", arrival.desk.id);
+        }
+        arrival.timer.sleep(TRY_AGAIN).await;
+    }
+}
+
+/// Notices that the guest begins to run. Ends when the domain is gone.
+async fn watch<T: Target>(arrival: &Arrival<T>) -> Ran {
+    loop {
+        let info = arrival.target.borrow_mut().info();
+        let ran = arrival.released.get().then(|| arrival.target.borrow_mut().has_run());
+        if info == Err(PlatformError::Gone) {
+            return match ran {
+                // It never was without our pause count.
+                None | Some(Ok(false)) => Ran::Never,
+                Some(Ok(true)) => Ran::Yes,
+                Some(Err(_)) if arrival.ran.get() => Ran::Yes,
+                Some(Err(_)) => Ran::Perhaps,
+            };
+        }
+        if ran == Some(Ok(true)) && !arrival.ran.replace(true) {
+            arrival.timer.nudge();
+        }
+        arrival.timer.sleep(WATCH[usize::from(arrival.ran.get())]).await;
+    }
+}
+
+/// Takes in what the source says on the control connection.
+pub(super) async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), SessionError> {
+    loop {
+        let message = inlet.next().await?;
+        match (arrival.phase.get(), message) {
+            (Phase::Over, Message::Complete | Message::Abort(_)) => return Ok(()),
+            // It was on its way.
+            (Phase::Over, Message::Pages(_) | Message::Commit) => {}
+            (_, Message::Pages(pages)) if pages.cause() != Cause::Push => {
+                arrival.place_for_good(&pages).await?;
+                arrival.tcp_is_late.set(false);
+                arrival.report(3);
+            }
+            (Phase::InDoubt, Message::Commit) => arrival.phase.set(Phase::Committed),
+            (_, Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
+            _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
+        }
+        arrival.timer.nudge();
+    }
+}
+
+/// Calls the source again, and says what is missing.
+async fn call_again<'a, P: Platform>(
+    host: &Host<P>,
+    arrival: &'a Arrival<P::Target>,
+) -> Result<Contact<'a>, SessionError> {
+    let timed_out = || SessionError::TimedOut(Wait::Call);
+    host.timer.sleep(CALL_AGAIN).await;
+    let called = dialing::both(host, arrival.callee, arrival.session, Purpose::Recover);
+    let [control, bulk] = host.timer.within(LOST, called).await.ok_or_else(timed_out)??;
+    control.connection().set_patience(Some(LOST));
+    bulk.connection().set_patience(Some(BULK_LOST));
+    let mut inlet = Inlet::new(control.clone(), &CONTROLS);
+    host.timer.within(LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
+    say_missing(arrival, Outlet::new(control.clone())).await?;
+    arrival.attach([control.clone(), bulk.clone()]);
+    arrival.forget_demands();
+    let line = host.post.line(arrival.session, control.datagrams(), arrival.callee.address);
+    Ok(Contact::Open { listening: Box::pin(listen(arrival, inlet)), bulk: Inlet::new(bulk, &BULKS), line })
+}
+
+/// The source answers a call like this only once it has committed, or to say that it never will.
+async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Result<(), SessionError> {
+    match inlet.next().await? {
+        Message::Welcome(welcome) if welcome.uuid != arrival.uuid => {
+            return Err(SessionError::Refused(Refusal::OtherGuest));
+        }
+        Message::Welcome(welcome) if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) => {
+            return Err(SessionError::Peer(PeerFault::Version));
+        }
+        Message::Welcome(_) => {}
+        Message::Abort(reason) => return Err(SessionError::Told(reason.to_string())),
+        _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
+    }
+    match inlet.next().await? {
+        Message::Commit => {}
+        _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
+    }
+    if arrival.phase.get() == Phase::InDoubt {
+        arrival.phase.set(Phase::Committed);
+        arrival.timer.nudge();
+    }
+    Ok(())
+}
+
+async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Result<(), SessionError> {
+    let mut next = Gfn(0);
+    loop {
+        // What the guest gives back meanwhile is sent for nothing, and left alone when it comes.
+        let mut part = PageSet::default();
+        let first = {
+            let absent = &arrival.sets.borrow().absent;
+            let Some(gfn) = absent.next_from(next) else { break };
+            let first = Gfn(gfn.0 / CHUNK * CHUNK);
+            part.copy_from(absent);
+            first
+        };
+        control.send_set(Kind::Missing, &part, first, CHUNK.min(part.frames() - first.0)).await?;
+        next = Gfn(first.0 + CHUNK);
+    }
+    control.send_set(Kind::Missing, &PageSet::default(), Gfn(0), 1).await
+}
