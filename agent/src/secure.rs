@@ -17,7 +17,7 @@ pub(crate) mod record;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-pub use identity::{Identity, IdentityError, PublicKey};
+pub use identity::{Identity, IdentityError, PublicKey, public_key};
 
 pub(crate) use link::Link;
 pub(crate) use preamble::{Preamble, Protection};

@@ -19,9 +19,9 @@ use crate::session::{Refusal, SessionError};
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 /// The caller's message: its ephemeral key, its static key and a tag, a tag.
-const CALL: usize = 32 + 48 + 16;
+pub(crate) const CALL: usize = 32 + 48 + 16;
 /// The answer: an ephemeral key, a tag.
-const ANSWER: usize = 32 + 16;
+pub(crate) const ANSWER: usize = 32 + 16;
 
 /// Random bytes for one ephemeral key.
 pub(crate) type Entropy = Zeroizing<[u8; 32]>;
@@ -113,5 +113,115 @@ impl Random for Once {
         let entropy = self.0.take().ok_or(snow::Error::Rng)?;
         into.copy_from_slice(entropy.get(..into.len()).ok_or(snow::Error::Rng)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use embassy_futures::join::{join, join3};
+
+    use super::super::Protection;
+    use super::*;
+    use crate::control::SessionToken;
+    use crate::testing::{Pair, Wire, entropy, identity, pass, take};
+    use crate::wire::Channel;
+
+    const PREAMBLE: Preamble =
+        Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionToken([7; 16]) };
+
+    #[test]
+    fn both_ends_learn_who_the_other_is_and_share_what_nobody_else_has() {
+        let mut pair = Pair::new();
+        let wire = pair.wire();
+        let ([here, there], _) = pair.shake_hands(wire, PREAMBLE);
+        assert_eq!(here.peer(), Some(identity(2, &[]).public_key()));
+        assert_eq!(there.peer(), Some(identity(1, &[]).public_key()));
+        assert_eq!(here.binding(), there.binding());
+        let wire = pair.wire();
+        let ([other, _], _) = pair.shake_hands(wire, PREAMBLE);
+        assert_ne!(here.binding(), other.binding());
+        let mut body = b"a page".to_vec();
+        let number = here.datagrams().seal(b"", &mut body);
+        assert_eq!(other.datagrams().open(number, b"", &mut body.clone()), None);
+        assert_eq!(there.datagrams().open(number, b"", &mut body), Some(&b"a page"[..]));
+    }
+
+    /// What both ends say when agent 1 calls whom it takes for the agent `callee`, and agent 2 answers, who knows the
+    /// agents `known`, with this preamble.
+    fn shaken(callee: u8, known: &[u8], heard: Preamble) -> (SessionError, SessionError) {
+        let mut pair = Pair::new();
+        let [caller, answerer] = pair.connect();
+        let (one, two) = (identity(1, &[2, 3]), identity(2, known));
+        let key = identity(callee, &[]).public_key();
+        let call = call(caller, &one, key, PREAMBLE, entropy());
+        let answer = answer(answerer, &two, heard, entropy());
+        let (called, answered) = pair.finish(join(call, answer));
+        (called.err().unwrap(), answered.err().unwrap())
+    }
+
+    #[test]
+    fn a_caller_that_is_not_known_gets_no_answer() {
+        let (called, answered) = shaken(2, &[3], PREAMBLE);
+        assert_eq!(called, LinkError::TurnedAway.into());
+        assert_eq!(answered, SessionError::Refused(Refusal::UnknownPeer));
+    }
+
+    #[test]
+    fn a_caller_that_looks_for_somebody_else_gets_no_answer() {
+        let (called, answered) = shaken(3, &[1], PREAMBLE);
+        assert_eq!((called, answered), (LinkError::TurnedAway.into(), LinkError::Changed.into()));
+    }
+
+    #[test]
+    fn a_preamble_that_was_changed_on_its_way_is_found_out() {
+        let bulk = Preamble { channel: Channel::Bulk, ..PREAMBLE };
+        assert_eq!(shaken(2, &[1], bulk), (LinkError::TurnedAway.into(), LinkError::Changed.into()));
+        let other = Preamble { session: SessionToken([8; 16]), ..PREAMBLE };
+        assert_eq!(shaken(2, &[1], other).1, LinkError::Changed.into());
+    }
+
+    #[test]
+    fn whoever_answers_without_the_key_is_found_out() {
+        let mut pair = Pair::new();
+        let [caller, between] = pair.connect();
+        let (one, two) = (identity(1, &[2]), identity(2, &[]).public_key());
+        let answer = async {
+            take(&between, CALL).await;
+            between.write_all(&[9; ANSWER]).await.unwrap();
+        };
+        let (called, ()) = pair.finish(join(call(caller, &one, two, PREAMBLE, entropy()), answer));
+        assert_eq!(called.err(), Some(LinkError::Unproven.into()));
+    }
+
+    #[test]
+    fn whoever_repeats_an_old_call_cannot_go_on() {
+        let mut pair = Pair::new();
+        let Wire { agents: [caller, callee], between } = pair.wire();
+        let (one, two) = (identity(1, &[2]), identity(2, &[1]));
+        let call = call(caller, &one, two.public_key(), PREAMBLE, entropy());
+        let answered = answer(callee, &two, PREAMBLE, entropy());
+        let record = async {
+            let said = pass(&between[0], &between[1], CALL).await;
+            pass(&between[1], &between[0], ANSWER).await;
+            said
+        };
+        let (called, answered, said) = pair.finish(join3(call, answered, record));
+        let (here, _there) = (called.unwrap(), answered.unwrap());
+        let record = pair.finish(async {
+            here.begin().await.unwrap();
+            here.write(b"hello").await.unwrap();
+            here.end().await.unwrap();
+            take(&between[0], 4 + 5 + 16).await
+        });
+        let [again, callee] = pair.connect();
+        let repeat = async {
+            again.write_all(&said).await.unwrap();
+            take(&again, ANSWER).await;
+            again.write_all(&record).await.unwrap();
+            again
+        };
+        let (answered, _again) = pair.finish(join(answer(callee, &two, PREAMBLE, entropy()), repeat));
+        let mut read = alloc::vec::Vec::new();
+        assert_eq!(pair.finish(answered.unwrap().read(&mut read)), Err(LinkError::Changed));
     }
 }

@@ -70,6 +70,8 @@ pub enum IdentityError {
     NoKey,
     /// It has a second private key, in this line.
     SecondKey(usize),
+    /// It names an agent again, in this line.
+    SecondPeer(usize),
     /// It names more agents than this one can know.
     TooManyPeers,
 }
@@ -81,6 +83,7 @@ impl fmt::Display for IdentityError {
             Self::Line(line) => write!(f, "line {line} of the agent's identity cannot be understood"),
             Self::NoKey => f.write_str("the agent's identity has no key"),
             Self::SecondKey(line) => write!(f, "line {line} of the agent's identity has a second key"),
+            Self::SecondPeer(line) => write!(f, "line {line} of the agent's identity names a peer again"),
             Self::TooManyPeers => write!(f, "the agent's identity names more than {PEERS} peers"),
         }
     }
@@ -95,7 +98,7 @@ impl Identity {
         if lines.next().map(|(_, line)| line) != Some(HEAD) {
             return Err(IdentityError::Head);
         }
-        let (mut private, mut peers) = (None, Vec::new());
+        let (mut private, mut peers) = (None, Vec::<(PublicKey, String)>::new());
         for (index, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
             let bad = IdentityError::Line(index + 1);
             let (word, value) = line.split_once(' ').ok_or(bad)?;
@@ -108,7 +111,11 @@ impl Identity {
                     if name.contains(char::is_control) {
                         return Err(bad);
                     }
-                    peers.push((key.parse().map_err(|_| bad)?, name.to_string()));
+                    let key = key.parse().map_err(|_| bad)?;
+                    if peers.iter().any(|(known, _)| *known == key) {
+                        return Err(IdentityError::SecondPeer(index + 1));
+                    }
+                    peers.push((key, name.to_string()));
                 }
                 "seed" => {}
                 _ => return Err(bad),
@@ -186,7 +193,9 @@ mod tests {
             assert_eq!(identity(&format!("{key}\n{line}")).unwrap_err(), IdentityError::Line(4), "{line}");
         }
         assert_eq!(identity("key 12").unwrap_err(), IdentityError::Line(2));
-        let peers = format!("peer {PUBLIC} b\n").repeat(PEERS + 1);
+        let peer = format!("peer {PUBLIC} b\n");
+        assert_eq!(identity(&format!("{key}{peer}{peer}")).unwrap_err(), IdentityError::SecondPeer(4));
+        let peers: String = (0..=PEERS).map(|number| format!("peer {number:064x} b\n")).collect();
         assert_eq!(identity(&format!("{key}{peers}")).unwrap_err(), IdentityError::TooManyPeers);
     }
 

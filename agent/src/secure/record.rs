@@ -104,3 +104,56 @@ impl Direction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> [Direction; 2] {
+        [Direction::new(&Key::new([7; 32])), Direction::new(&Key::new([7; 32]))]
+    }
+
+    #[test]
+    fn any_changed_bit_of_a_record_is_found_out() {
+        let [mut out, _] = pair();
+        let mut payload = *b"sixteen pages or so";
+        let length = 19u32.to_le_bytes();
+        let tag = out.seal(&length, &mut payload);
+        for bit in 0..8 * (LENGTH + payload.len() + TAG) {
+            let (mut length, mut payload, mut tag) = (length, payload, tag);
+            let (at, mask) = (bit / 8, 1 << (bit % 8));
+            match at {
+                0..LENGTH => length[at] ^= mask,
+                at if at < LENGTH + payload.len() => payload[at - LENGTH] ^= mask,
+                at => tag[at - LENGTH - payload.len()] ^= mask,
+            }
+            let [_, mut into] = pair();
+            let before = payload;
+            assert_eq!((into.open(&length, &mut payload, &tag), payload), (Err(Changed), before), "bit {bit}");
+        }
+        let [_, mut into] = pair();
+        assert_eq!((into.open(&length, &mut payload, &tag), &payload), (Ok(()), b"sixteen pages or so"));
+    }
+
+    #[test]
+    fn both_ends_change_their_key_in_time_and_together() {
+        let [mut out, mut into] = pair();
+        let [_, mut stays] = pair();
+        (out.count, into.count, stays.count) = (REKEY_EVERY - 1, REKEY_EVERY - 1, REKEY_EVERY);
+        for count in 0..3 {
+            let mut payload = [count; 8];
+            let tag = out.seal(&[0; 4], &mut payload);
+            if count == 1 {
+                assert_eq!(stays.open(&[0; 4], &mut payload.clone(), &tag), Err(Changed), "the key has changed");
+            }
+            assert_eq!((into.open(&[0; 4], &mut payload, &tag), payload), (Ok(()), [count; 8]));
+        }
+    }
+
+    #[test]
+    fn no_record_has_a_nonce_that_makes_keys() {
+        let [out, _] = pair();
+        let keys = [&*out.cipher.derive(REKEY), &*out.cipher.derive(DATAGRAMS), &[7; 32]].map(|key| *key);
+        assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
+    }
+}

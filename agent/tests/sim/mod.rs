@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use agent::control::{Mode, Progress, Request, State, Summary};
 use agent::platform::{Backends, DomId};
-use agent::secure::Security;
+use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
 
 use guest::{Guest, Here, Shared};
@@ -100,7 +100,7 @@ impl World {
                 port: PORT,
                 mac: [2, 0, 0, 0, 0, host as u8],
                 memory: MEMORY,
-                security: Security::Plain,
+                security: Security::Sealed(identity(host)),
             };
             let machine = Machine {
                 clock: clock.clone(),
@@ -311,6 +311,15 @@ impl World {
         let path = format!("request/{}{leaf}", self.id(guest, end));
         self.stores[(guest + end) % 2].put(&path, value);
     }
+}
+
+/// Both hosts trust each other.
+fn identity(host: usize) -> Identity {
+    let private = |host: usize| [host as u8 + 1; 32];
+    let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
+    let peer = public_key(&private(1 - host));
+    let text = format!("tsmc-identity 1\nkey {}\npeer {peer} the other host\n", hex(private(host)));
+    Identity::parse(&text).expect("an identity")
 }
 
 fn new_guest(scenario: &Scenario, seed: u64) -> Shared {
