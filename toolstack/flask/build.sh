@@ -3,7 +3,7 @@
 # the stock policy two things are taken away: what `tsmc lockdown` must be able to take from dom0 (our module gives it back
 # until then), and the module `nomigrate` (ours declares its type, with fewer rights for dom0).
 #
-#	build.sh XEN_SOURCE OUTPUT [MODULE.te ...]
+#	build.sh XEN_SOURCE OUTPUT [MODULE.te ...]	also writes OUTPUT.conf, the policy's whole text
 #
 # XEN_SOURCE is only read, and needs no configure. Further modules (an operator's guest types, say) are built in after
 # ours; an interface file of the same name beside a module is taken along. Needs m4, make and checkpolicy.
@@ -61,4 +61,6 @@ if ! make -C "$work/tools/flask/policy" -f Makefile.common FLASK_BUILD_DIR="$wor
 	exit 1
 fi
 mkdir -p "$(dirname "$output")"
+# The text that was compiled, for audits.
+cp "$work/out/policy.conf" "$output.conf"
 cp "$work/out/xenpolicy-tsmc" "$output"

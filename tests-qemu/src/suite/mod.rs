@@ -8,6 +8,8 @@ mod faults;
 mod fixture;
 mod image;
 mod operator;
+#[cfg(test)]
+mod policy;
 mod refusals;
 #[cfg(test)]
 mod reliability;
