@@ -120,6 +120,12 @@ impl Link {
         Ok(())
     }
 
+    /// Whether the last message has been handed over, and none begun since.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        let out = self.0.out.borrow();
+        !out.open && out.handed == out.sealed
+    }
+
     /// Goes on with a message: as many of `bytes` as the record still holds.
     pub(crate) fn gather(&self, bytes: &[u8]) -> usize {
         self.0.out.borrow_mut().gather(bytes)

@@ -33,7 +33,7 @@ use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover};
+use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
 
 /// Page sets that a departure keeps, and one for a moment in the switch.
 const SETS: usize = 11;
@@ -465,10 +465,10 @@ impl<S: Source> Departure<S> {
         }
     }
 
-    /// Hears what the target says on its control connection.
+    /// Hears what the target says on its control connection, and minds what is said to it.
     fn listen(&self, called: &Called) -> Listening {
-        let inlet = Inlet::new(called.control.clone(), &HEARD);
-        Box::pin(listen(inlet, self.inbox.clone(), self.timer.clone()))
+        let listening = listen(Inlet::new(called.control.clone(), &HEARD), self.inbox.clone(), self.timer.clone());
+        Box::pin(tail::minding([called.control.clone(), called.bulk.clone()], self.timer.clone(), listening))
     }
 
     /// Says what the guest is.
