@@ -27,6 +27,7 @@ pub mod events;
 pub mod helper;
 pub mod lockdown;
 pub mod peek;
+pub mod recover;
 pub mod refusal;
 pub mod restore;
 pub mod save;

@@ -23,7 +23,7 @@ use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::claim::Claim;
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, State};
+use crate::control::{Mode, SessionToken, State, reason};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
@@ -48,8 +48,6 @@ const DEMANDS: usize = 4096;
 /// What a target may say.
 const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
-/// What is said of a guest whose domain at the target was destroyed before it ran.
-const REVOKED: &str = "the guest never ran on the other host; it is back";
 /// Nobody calls the target.
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 /// How often to try again what the hypervisor refused after the commit.
@@ -536,7 +534,7 @@ impl<S: Source> Departure<S> {
             log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
             self.timer.sleep(TRY_AGAIN).await;
         }
-        REVOKED.to_string()
+        reason::REVOKED.to_string()
     }
 
     /// Bytes handed to all connections so far.
