@@ -295,6 +295,7 @@ impl<T: Target> Arrival<T> {
     ) -> Self {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = pages;
+        ledger.summary.sealed = u64::from(note.key.is_some());
         Self {
             can_page: target.can_page(),
             target: RefCell::new(target),

@@ -430,6 +430,7 @@ impl<S: Source> Departure<S> {
         called.bulk.connection().set_patience(Some(BULK_WAIT));
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
+        ledger.summary.sealed = u64::from(called.peer.is_some());
         let set = || PageSet::new(frames);
         Self {
             source,
