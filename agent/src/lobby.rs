@@ -311,7 +311,6 @@ async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<
 mod tests {
     use core::future::poll_fn;
     use core::task::Poll;
-    use std::vec;
 
     use embassy_futures::select::{Either, select};
 
@@ -435,7 +434,7 @@ mod tests {
         assert_eq!(invitation.turned_away(), Some(Refusal::UnknownPeer));
         let plain = Preamble { protection: Protection::Plain, channel: Channel::Control, session: SESSION };
         let caller = scene.connect(&plain.emit());
-        assert!(scene.run(caller.read_exact(&mut vec![0])).is_err());
+        assert!(scene.run(caller.read_exact(&mut [0])).is_err());
         assert_eq!(invitation.turned_away(), Some(Refusal::PeerIsPlain));
         scene.meets(&invitation);
     }
