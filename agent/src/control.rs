@@ -7,6 +7,7 @@
 //! | node | who writes | what |
 //! |---|---|---|
 //! | `agent` | agent | [`AgentStatus`]: it can serve |
+//! | `refused` | agent | why it does not start, in one line |
 //! | `request/<id>` | dom0 | [`Request`] |
 //! | `request/<id>/suspended` | dom0 | `yes` or `no`: the answer to [`State::Suspend`] |
 //! | `request/<id>/cancel` | dom0 | anything: give up, if the commit has not happened |
@@ -36,22 +37,12 @@ pub use report::{Progress, Summary};
 pub const ROOT: &str = "data/tsmc";
 /// Where the agent says that it can serve.
 pub const AGENT: &str = "agent";
+/// Where an agent that does not start says why: one line.
+pub const REFUSED: &str = "refused";
 /// Where dom0 leaves requests.
 pub const REQUESTS: &str = "request";
 /// Where the agent reports.
 pub const SESSIONS: &str = "session";
-
-/// Reasons of [`State::Failed`] that the toolstack tells apart.
-pub mod reason {
-    /// There is no such guest, or no more.
-    pub const GONE: &str = "the guest is gone";
-    /// Another session has the guest, and goes on.
-    pub const IN_HAND: &str = "an earlier migration of the guest has not ended here; see 'tsmc status'";
-    /// The guest that was to be recovered had not left: it is whole, and runs on here.
-    pub const HERE: &str = "the guest has not left: it runs here";
-    /// The commit was undone: the guest's copy on the other host had never run.
-    pub const REVOKED: &str = "the guest never ran on the other host; it is back";
-}
 
 /// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -345,12 +336,15 @@ pub struct AgentStatus {
     pub memory_kib: u64,
     /// What its hypervisor can do.
     pub features: Features,
+    /// Its key; nothing if its connections are plain.
+    pub key: Option<PublicKey>,
 }
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, address, port, memory_kib, features } = self;
-        write!(f, "ready version={version} address={address} port={port} memory_kib={memory_kib} features={features}")
+        let Self { version, address, port, memory_kib, features, key } = self;
+        write!(f, "ready version={version} address={address} port={port} memory_kib={memory_kib} features={features}")?;
+        write_key(f, key)
     }
 }
 
@@ -367,6 +361,7 @@ impl FromStr for AgentStatus {
             port: line.field("port")?,
             memory_kib: line.field("memory_kib")?,
             features: line.field("features")?,
+            key: line.optional("key")?,
         })
     }
 }

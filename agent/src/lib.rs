@@ -35,7 +35,6 @@ mod rescue;
 pub mod secure;
 mod session;
 mod switchover;
-mod tail;
 mod tasks;
 #[cfg(test)]
 mod testing;
@@ -187,6 +186,7 @@ where
             port: config.port,
             memory_kib: config.memory as u64 / 1024,
             features: platform.borrow().features(),
+            key: config.security.public_key(),
         });
     }
 }

@@ -1,12 +1,16 @@
-//! What the toolstack gives the agent beside its image: its identity, and a seed for its random numbers.
+//! Who the agent is: from the module that the toolstack gave it beside its image. Or nobody, if its command line says so.
 
 use core::fmt;
 
+use agent::secure::{Identity, IdentityError, Security};
 use xen_pv::entropy::{Entropy, NoEntropy, SEED};
 use xen_pv::module::ModuleError;
 use zeroize::Zeroizing;
 
 use crate::start::Machine;
+
+/// The word on the command line that leaves connections unencrypted.
+const PLAIN: &str = "plain";
 
 /// Why the agent does not start with what it was given.
 #[derive(Debug)]
@@ -15,10 +19,16 @@ pub enum Refused {
     Module(ModuleError),
     /// The module is no text.
     NoText,
+    /// It holds no identity.
+    Identity(IdentityError),
     /// Its seed cannot be understood.
     BadSeed,
     /// Random numbers would be guessable.
     NoEntropy(NoEntropy),
+    /// It is nobody, and was not told to be.
+    Nobody,
+    /// It has an identity and shall not use it.
+    Both,
 }
 
 impl fmt::Display for Refused {
@@ -26,21 +36,37 @@ impl fmt::Display for Refused {
         match self {
             Self::Module(error) => error.fmt(f),
             Self::NoText => f.write_str("the module (ramdisk=) is no text; 'tsmc module' writes it"),
+            Self::Identity(error) => error.fmt(f),
             Self::BadSeed => write!(f, "the module's seed does not have {} hexadecimal digits", 2 * SEED),
             Self::NoEntropy(error) => error.fmt(f),
+            Self::Nobody => f.write_str(
+                "no identity: give the agent the file that 'tsmc module' writes as ramdisk=, or, to measure without \
+                 encryption, the word 'plain' on its command line",
+            ),
+            Self::Both => f.write_str(
+                "the command line says 'plain' and the module (ramdisk=) holds an identity: take one of them away",
+            ),
         }
     }
 }
 
-/// Takes what the module says. Its bytes are wiped before this returns.
-pub fn take(machine: &mut Machine) -> Result<Entropy, Refused> {
+/// Takes what the module and the command line say. The module's bytes are wiped before this returns.
+pub fn take(machine: &mut Machine) -> Result<(Security, Entropy), Refused> {
     let module = core::mem::replace(&mut machine.module, Ok(None)).map_err(Refused::Module)?;
-    let text = module.as_ref().map_or(Ok(""), |module| core::str::from_utf8(module.bytes()));
-    let text = text.map_err(|_| Refused::NoText)?;
-    let seed = seed(text)?;
+    let text = module.as_ref().map(|module| core::str::from_utf8(module.bytes()));
+    let text = text.transpose().map_err(|_| Refused::NoText)?;
+    let plain = machine.command_line.split_ascii_whitespace().any(|word| word == PLAIN);
+    let security = match text {
+        Some(_) if plain => return Err(Refused::Both),
+        Some(text) => Security::Sealed(Identity::parse(text).map_err(Refused::Identity)?),
+        None if plain => Security::Plain,
+        None => return Err(Refused::Nobody),
+    };
+    let seed = text.map_or(Ok(None), seed)?;
     let frames = machine.frames.map(u64::to_le_bytes);
     let domain = [machine.command_line.as_bytes(), frames.as_flattened()];
-    Entropy::new(seed.as_deref(), &domain).map_err(Refused::NoEntropy)
+    let entropy = Entropy::new(seed.as_deref(), &domain).map_err(Refused::NoEntropy)?;
+    Ok((security, entropy))
 }
 
 /// The value of the line `seed <64 hexadecimal digits>`, if there is one.

@@ -49,6 +49,9 @@ fn run(mut machine: Machine) -> ! {
         say!("{reason}");
         sched::shutdown(Reason::Crash)
     }
+    if words.clone().any(|word| word == "selftest=panic") {
+        panic!("asked for on the command line");
+    }
     if words.any(|word| word == "selftest") {
         say!("version {} on Xen {}: self-test", env!("CARGO_PKG_VERSION"), start::XenVersion);
         match selftest::run(&mut machine) {

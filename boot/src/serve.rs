@@ -5,8 +5,10 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::convert::Infallible;
 use core::fmt;
 
+use agent::control::{REFUSED, ROOT};
 use agent::platform::{Features, Platform as _};
 use agent::secure::Security;
 use agent::{Address, Agent, Config, Wake};
@@ -15,7 +17,7 @@ use xen_pv::abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};
-use xen_pv::xenstore::Xenstore;
+use xen_pv::xenstore::{Transaction, Xenstore};
 
 use crate::net_device::{Link, NetDevice};
 use crate::platform::{FaultPorts, Platform};
@@ -60,14 +62,25 @@ impl From<String> for Refusal {
 }
 
 /// Runs the agent; comes back only with the reason why it cannot.
-pub fn run(mut machine: Machine) -> Result<core::convert::Infallible, Refusal> {
+pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
+    let store = machine.store.take().ok_or_else(|| "there is no xenstore".to_string())?;
+    let store = Rc::new(RefCell::new(store));
+    let outcome = serve(machine, store.clone());
+    if let Err(Refusal::Configuration(reason)) = &outcome {
+        // For who cannot see the console; it is said there too.
+        let node = format!("{ROOT}/{REFUSED}");
+        let _ = store.borrow_mut().write(Transaction::NONE, &node, reason.as_bytes());
+    }
+    outcome
+}
+
+fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallible, Refusal> {
     agent::os::log_to_console(log_level(machine.command_line));
-    let entropy = identity::take(&mut machine).map_err(Refusal::configuration)?;
+    let (security, entropy) = identity::take(&mut machine).map_err(Refusal::configuration)?;
     let origin = entropy.origin();
     hermit::init(entropy);
-    let Machine { mut memory, mut pool, store, command_line, .. } = machine;
+    let Machine { mut memory, mut pool, command_line, .. } = machine;
 
-    let store = Rc::new(RefCell::new(store.ok_or_else(|| "there is no xenstore".to_string())?));
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
     let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
     let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
@@ -75,7 +88,7 @@ pub fn run(mut machine: Machine) -> Result<core::convert::Infallible, Refusal> {
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
-    let config = Config::from_command_line(command_line, mac, free, Security::Plain);
+    let config = Config::from_command_line(command_line, mac, free, security);
     let config = config.map_err(Refusal::configuration)?;
     let device = NetDevice::new(queue);
     let link = device.link();
@@ -154,7 +167,14 @@ fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config)
         ShownAddress(&config.address),
         config.port,
     );
-    say!("random numbers from {origin}");
+    match &config.security {
+        Security::Sealed(identity) => say!(
+            "sealed, key {}, {} peers; random numbers from {origin}",
+            identity.public_key().fingerprint(),
+            identity.peers().count()
+        ),
+        Security::Plain => say!("PLAIN: connections are neither encrypted nor authenticated, not for production"),
+    }
 }
 
 struct ShownAddress<'a>(&'a Address);

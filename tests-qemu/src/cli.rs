@@ -114,6 +114,9 @@ pub struct Migrate {
     pub mode: Mode,
     #[command(flatten)]
     pub scenario: Scenario,
+    /// Start the agents without keys: what they say to each other is in clear. To measure with.
+    #[arg(long)]
+    pub plain: bool,
     /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
     #[arg(long)]
     pub keep: bool,

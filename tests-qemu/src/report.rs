@@ -20,6 +20,8 @@ pub use text::SideBySide;
 pub struct Report {
     /// `tsmc`, `precopy` or `xl`.
     pub mode: String,
+    /// `sealed` or `plain`, as the agents talk to each other; nothing without agents.
+    pub channel: Option<String>,
     /// The limit of the link between the hosts, when there was one.
     pub link_mbit: Option<u32>,
     /// What took part: `agent`, `xen`, `dom0_kernel`, `guest_kernel`, ... and its version.
@@ -262,6 +264,7 @@ mod tests {
     pub fn example() -> Report {
         let mut report = Report {
             mode: "tsmc".to_owned(),
+            channel: Some("sealed".to_owned()),
             versions: [("agent", "0.1.0"), ("xen", "4.17.5")].map(|(a, b)| (a.to_owned(), b.to_owned())).into(),
             guest: Guest { memory_mb: 256, vcpus: 1, dirty_mb: 64, dirty_rate: 2000 },
             total_ms: Some(12_345),

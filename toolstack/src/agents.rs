@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 
-use agent::control::{AGENT, AgentStatus, Progress, ROOT, Request, RequestId, SESSIONS, State, Summary};
+use agent::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
 
 use crate::refusal::Refusal;
 use crate::xenstore::{Xenstore, XenstoreError};
@@ -35,7 +35,11 @@ impl Agent {
                 None => waiting = Some(domain),
             }
         }
-        Err(waiting.map_or(Refusal::NoAgent, |domain| Refusal::AgentNotReady { domain }))
+        let Some(domain) = waiting else { return Err(Refusal::NoAgent) };
+        Err(match store.read(&node(domain, REFUSED))? {
+            Some(reason) => Refusal::AgentRefuses { domain, reason },
+            None => Refusal::AgentNotReady { domain },
+        })
     }
 
     /// Whether the agent is still there.
@@ -102,11 +106,6 @@ impl Session {
             State::Built { store, console } => Some((store.0, console.0)),
             _ => None,
         }))
-    }
-
-    /// What the agent's next life must know of it, if there is anything yet.
-    pub fn note(&self, store: &mut Xenstore) -> Result<Option<String>, XenstoreError> {
-        store.read(&self.node(&self.id.note()))
     }
 
     /// How far the current stage is.

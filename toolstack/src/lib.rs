@@ -11,7 +11,6 @@
 //! | [`stream`] | the one record we put into the migration stream |
 //! | [`peek`] | looking at a stream without taking anything from it |
 //! | [`xenstore`] | a client of xenstored |
-//! | [`agents`] | finding the agent, asking it, watching a session |
 //! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
 //! | [`helper`] | whose job it is, and how it ends |
 //! | [`save`], [`restore`] | the two ends of a migration |
@@ -19,15 +18,16 @@
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | what the operator sees |
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
+//! | [`identity`] | keys of agents, and the module that an agent is started with |
 
 pub mod agents;
 pub mod arguments;
 pub mod callbacks;
 pub mod events;
 pub mod helper;
+pub mod identity;
 pub mod lockdown;
 pub mod peek;
-pub mod recover;
 pub mod refusal;
 pub mod restore;
 pub mod save;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::agents;
+use crate::identity::KeyError;
 use crate::stream::StreamError;
 use crate::xenstore::XenstoreError;
 
@@ -16,6 +17,13 @@ pub enum Refusal {
     AgentNotReady {
         /// The agent's domain.
         domain: u16,
+    },
+    /// The agent's domain was started with what makes no sense.
+    AgentRefuses {
+        /// The agent's domain.
+        domain: u16,
+        /// What the agent says about it.
+        reason: String,
     },
     /// The agent does not answer.
     AgentSilent,
@@ -43,6 +51,8 @@ pub enum Refusal {
     Mode(String),
     /// The policy does not do what the lockdown asks of it.
     Lockdown(String),
+    /// There is no key, or no module.
+    Key(KeyError),
     /// The operating system fails us.
     System(io::Error),
 }
@@ -53,6 +63,9 @@ impl fmt::Display for Refusal {
             Self::NoAgent => write!(f, "no migration agent on this host: no domain is named {}", agents::NAME),
             Self::AgentNotReady { domain } => {
                 write!(f, "the migration agent of this host (domain {domain}) is not ready")
+            }
+            Self::AgentRefuses { domain, reason } => {
+                write!(f, "the migration agent of this host (domain {domain}) refuses its configuration: {reason}")
             }
             Self::AgentSilent => write!(f, "the migration agent of this host does not answer"),
             Self::AgentLost => write!(f, "the migration agent of this host died during the migration"),
@@ -67,6 +80,7 @@ impl fmt::Display for Refusal {
             Self::NoSession(name) => write!(f, "no session is named {name}; see 'tsmc status'"),
             Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc or precopy"),
             Self::Lockdown(reason) => write!(f, "the lockdown is not complete: {reason}"),
+            Self::Key(error) => error.fmt(f),
             Self::System(error) => error.fmt(f),
         }
     }
@@ -77,6 +91,12 @@ impl std::error::Error for Refusal {}
 impl From<XenstoreError> for Refusal {
     fn from(error: XenstoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<KeyError> for Refusal {
+    fn from(error: KeyError) -> Self {
+        Self::Key(error)
     }
 }
 

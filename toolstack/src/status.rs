@@ -22,8 +22,17 @@ pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let status = &agent.status;
     let mut out = format!(
-        "agent: domain {}, version {}, {}:{}, {} KiB, features {}\n",
-        agent.domain, status.version, status.address, status.port, status.memory_kib, status.features
+        "agent: domain {}, version {}, {}:{}, {} KiB, features {}, {}\n",
+        agent.domain,
+        status.version,
+        status.address,
+        status.port,
+        status.memory_kib,
+        status.features,
+        match &status.key {
+            Some(key) => format!("sealed, key {}", key.fingerprint()),
+            None => "PLAIN: not encrypted, not for production".into(),
+        }
     );
     let rows = rows(store, &agent)?;
     if rows.is_empty() {
@@ -168,7 +177,8 @@ mod tests {
         let (fake, mut store) = FakeStore::with_agent();
         assert_eq!(
             table(&mut store).expect("a table"),
-            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging,foreign-map\n\
+            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging,foreign-map, \
+             PLAIN: not encrypted, not for production\n\
              no sessions\n"
         );
         let home = "/local/domain/1/data/tsmc";

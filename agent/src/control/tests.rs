@@ -34,13 +34,16 @@ fn every_line_survives_the_trip_through_text() {
     survives(Progress { stage: 1, round: None, done: 5, total: 9, bytes: 77, rate_kib: 3, faults: 2 });
     survives(Progress { stage: 1, round: Some(4), ..Progress::default() });
     survives(Summary { pages: 3, fault_p99_us: 44, load_ms: 9, ..Summary::default() });
-    survives(AgentStatus {
-        version: "0.1.0".to_string(),
-        address: Ipv4Addr::new(10, 77, 0, 11),
-        port: 7077,
-        memory_kib: 20000,
-        features: Features { dirty_log: true, paging: false, foreign_map: true },
-    });
+    for key in [None, Some(PublicKey([0x5a; 32]))] {
+        survives(AgentStatus {
+            version: "0.1.0".to_string(),
+            address: Ipv4Addr::new(10, 77, 0, 11),
+            port: 7077,
+            memory_kib: 20000,
+            features: Features { dirty_log: true, paging: false, foreign_map: true },
+            key,
+        });
+    }
 }
 
 #[test]

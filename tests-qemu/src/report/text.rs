@@ -9,7 +9,8 @@ const STAGE_NAMES: [&str; 3] = ["full copy", "switch", "dirty copy"];
 impl Display for Report {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         let guest = &self.guest;
-        write!(f, "{} of a guest with {} MB, {} vCPU", self.mode, guest.memory_mb, guest.vcpus)?;
+        let channel = self.channel.as_ref().map(|channel| format!(", {channel},")).unwrap_or_default();
+        write!(f, "{}{channel} of a guest with {} MB, {} vCPU", self.mode, guest.memory_mb, guest.vcpus)?;
         write!(f, ", writing {} pages/s over {} MB", count(guest.dirty_rate), guest.dirty_mb)?;
         match self.link_mbit {
             Some(limit) => writeln!(f, ", link of {limit} Mbit/s")?,
@@ -117,7 +118,10 @@ impl Display for SideBySide<'_> {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         type Cell = fn(&Report) -> Option<String>;
         let rows: [(&str, Cell); 11] = [
-            ("", |report| Some(report.mode.clone())),
+            ("", |report| {
+                let channel = report.channel.as_ref().map(|channel| format!(" {channel}"));
+                Some(report.mode.clone() + &channel.unwrap_or_default())
+            }),
             ("total", |report| report.total_ms.map(seconds)),
             ("xl returned", |report| report.xl_ms.map(seconds)),
             ("downtime", |report| report.downtime_ms.map(|ms| format!("{ms:.0} ms"))),
@@ -187,7 +191,7 @@ mod tests {
         let mut report = example();
         report.claim_the_usual();
         let expected = "\
-tsmc of a guest with 256 MB, 1 vCPU, writing 2,000 pages/s over 64 MB
+tsmc, sealed, of a guest with 256 MB, 1 vCPU, writing 2,000 pages/s over 64 MB
   total          12.3 s   xl returned after 9.9 s
   downtime       300 ms (1470 of 1500 probes answered), measured from outside
   1 full copy    8.0 s   64,000 pages, 180.2 MB, 22.5 MB/s
@@ -223,7 +227,7 @@ tsmc of a guest with 256 MB, 1 vCPU, writing 2,000 pages/s over 64 MB
         let xl = Report { mode: "xl".to_owned(), total_ms: Some(21_000), ..Report::default() };
         let text = SideBySide(&[example(), xl]).to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "                          tsmc            xl");
+        assert_eq!(lines[0], "                   tsmc sealed            xl");
         assert_eq!(lines[1], "  total                 12.3 s        21.0 s");
         assert_eq!(lines[4], "  pages sent            65,536             -");
     }

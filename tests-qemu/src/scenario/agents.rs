@@ -8,7 +8,7 @@ use agent::control::{AGENT, AgentStatus, ROOT};
 use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 
-use crate::network::{BRIDGE, Place};
+use crate::network::BRIDGE;
 
 /// The name of an agent's domain: the save helper finds it by this.
 pub const AGENT_NAME: &str = "tsmc-agent";
@@ -29,15 +29,24 @@ pub struct AgentConfiguration<'a> {
     /// More words for its command line. They come first, and the first word of a kind counts: `ip=dhcp` overrules the
     /// address.
     pub arguments: &'a str,
+    /// The module with its identity.
+    pub module: Option<&'a str>,
 }
 
 /// Creates an agent's domain from `configuration`.
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
-    let AgentConfiguration { image, address, arguments } = configuration;
+    let AgentConfiguration { image, address, arguments, module } = configuration;
     dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
     let hardware = address.octets()[3];
+    let ramdisk = match module {
+        Some(module) => {
+            dom0.put(module.as_bytes(), "/root/tsmc-module", 0o600)?;
+            "ramdisk=\"/root/tsmc-module\"\n"
+        }
+        None => "",
+    };
     let text = format!(
-        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\n{ramdisk}memory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments} ip={address}/24 gw={BRIDGE}\"\n\
          init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
@@ -64,13 +73,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts an agent on `place` and waits until it can serve.
-    pub fn start(dom0: &Dom0, place: &Place, image: &Path) -> Result<Self> {
-        Self::start_as(dom0, &AgentConfiguration { image, address: place.agent, arguments: "" })
-    }
-
     /// Starts an agent as `configuration` says and waits until it can serve.
-    pub fn start_as(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<Self> {
+    pub fn start(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<Self> {
         create(dom0, configuration)?;
         let created = Instant::now();
         let domain = domain_id(dom0, AGENT_NAME)?.context("the agent's domain is gone")?;

@@ -29,6 +29,7 @@ pub fn migrate(
 ) -> Result<(Crossing, Report)> {
     let mut report = Report {
         mode: mode.to_string(),
+        channel: agents.map(|(agent, _)| if agent.status.key.is_some() { "sealed" } else { "plain" }.to_owned()),
         link_mbit: testbed.link_mbit,
         versions: versions(testbed, from, guest, agents)?,
         guest: described(guest),

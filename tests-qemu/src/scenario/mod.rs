@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod compare;
 pub mod guest;
+pub mod keys;
 pub mod measure;
 pub mod migration;
 mod options;
@@ -28,6 +29,7 @@ use crate::network::{GUEST, Place};
 use crate::paths::Paths;
 use crate::qemu::Lifetime;
 use guest::{Guest, Label, Workload};
+use keys::Channel;
 use story::Story;
 use testbed::{A, B, Testbed};
 
@@ -36,7 +38,7 @@ const GUEST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
-    let Migrate { mode, scenario, keep } = options;
+    let Migrate { mode, scenario, plain, keep } = options;
     options::check(scenario)?;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
@@ -46,6 +48,9 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     let lifetime = if *keep { Lifetime::Kept } else { Lifetime::Runner };
     story.say("booting two Xen hosts in QEMU");
     let mut testbed = Testbed::boot(paths, artifacts, name, 2, scenario.size.into(), lifetime)?;
+    if *plain {
+        testbed.channel = Channel::Plain;
+    }
     story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {

@@ -4,7 +4,8 @@ use agent::control::AgentStatus;
 use anyhow::Result;
 use tests_qemu::exec::Dom0;
 
-use super::agents::Agent;
+use super::agents::{Agent, AgentConfiguration};
+use super::keys::{Channel, Keys};
 use super::migration::Agents;
 use super::story::Story;
 use crate::artifacts::Artifacts;
@@ -21,6 +22,10 @@ pub struct Testbed {
     pub run: Run,
     /// The limit of the link between the hosts.
     pub link_mbit: Option<u32>,
+    /// The keys of the agents.
+    pub keys: Keys,
+    /// How the agents are started that are not told otherwise.
+    pub channel: Channel,
 }
 
 /// Host A.
@@ -39,7 +44,8 @@ impl Testbed {
         lifetime: Lifetime,
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
-        Ok(Self { artifacts, run, link_mbit: None })
+        let keys = Keys::make(run.logs(paths).join("keys"))?;
+        Ok(Self { artifacts, run, link_mbit: None, keys, channel: Channel::Sealed })
     }
 
     /// The dom0 of a host.
@@ -61,10 +67,21 @@ impl Testbed {
 
     /// Starts an agent on `place`.
     pub fn start_agent(&self, place: &Place, story: &Story) -> Result<Agent> {
-        let agent = Agent::start(&self.dom0(place), place, &self.artifacts.image)?;
-        let AgentStatus { version, address, memory_kib, features, .. } = &agent.status;
+        self.start_agent_as(place, self.channel, &PLACES, story)
+    }
+
+    /// Starts an agent on `place`, in this mode; if it is sealed, it trusts the agents of `peers`.
+    pub fn start_agent_as(&self, place: &Place, channel: Channel, peers: &[Place], story: &Story) -> Result<Agent> {
+        let (module, arguments) = match channel {
+            Channel::Sealed => (Some(self.keys.module(place, peers)?), ""),
+            Channel::Plain => (None, "plain"),
+        };
+        let (image, address, module) = (&*self.artifacts.image, place.agent, module.as_deref());
+        let agent = Agent::start(&self.dom0(place), &AgentConfiguration { image, address, arguments, module })?;
+        let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;
+        let channel = key.map_or("PLAIN".to_owned(), |key| format!("sealed, key {}", key.fingerprint()));
         story.say(&format!(
-            "agent {version} on {} at {address}: domain {}, heap {memory_kib} KiB, can {features}",
+            "agent {version} on {} at {address}: domain {}, heap {memory_kib} KiB, can {features}; {channel}",
             place.letter, agent.domain
         ));
         Ok(agent)

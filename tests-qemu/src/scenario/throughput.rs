@@ -30,9 +30,9 @@ pub fn measure(testbed: &Testbed) -> Result<Throughput> {
     let dom0 = figure.and_then(|text| text.parse().ok()).with_context(|| format!("dom0d says: {line}"))?;
 
     let image = &testbed.artifacts.image;
-    create(&testbed.dom0(B), &AgentConfiguration { image, address: B.agent, arguments: "meter" })?;
+    create(&testbed.dom0(B), &AgentConfiguration { image, address: B.agent, arguments: "meter", module: None })?;
     let arguments = format!("selftest peer={}", B.agent);
-    create(&testbed.dom0(A), &AgentConfiguration { image, address: A.agent, arguments: &arguments })?;
+    create(&testbed.dom0(A), &AgentConfiguration { image, address: A.agent, arguments: &arguments, module: None })?;
     let said = wait_for_verdict(testbed)?;
     for place in [A, B] {
         // The one that measured has ended by itself.

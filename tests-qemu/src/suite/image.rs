@@ -34,7 +34,7 @@ pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
     let image = fixture.artifacts().image.clone();
     let dom0 = fixture.hosts()?.dom0(A);
     let arguments = "selftest peer=10.77.0.2";
-    create(&dom0, &AgentConfiguration { image: &image, address: A.agent, arguments })?;
+    create(&dom0, &AgentConfiguration { image: &image, address: A.agent, arguments, module: None })?;
     let deadline = Instant::now() + SELF_TEST_LIMIT;
     loop {
         let said = console(&dom0, AGENT_NAME)?;
@@ -59,8 +59,9 @@ pub fn takes_its_address_from_dhcp(fixture: &mut Fixture) -> Result<()> {
     dom0.put(DHCP_SERVER.as_bytes(), "/root/udhcpd.conf", 0o644)?;
     let served = dom0.run(&["sh", "-c", "touch /run/udhcpd.leases && udhcpd /root/udhcpd.conf"])?;
     ensure!(served.success(), "udhcpd: {}", String::from_utf8_lossy(&served.stderr));
-    let configuration = AgentConfiguration { image: &image, address: A.agent, arguments: "ip=dhcp" };
-    let agent = Agent::start_as(&dom0, &configuration)?;
+    let arguments = "ip=dhcp plain";
+    let configuration = AgentConfiguration { image: &image, address: A.agent, arguments, module: None };
+    let agent = Agent::start(&dom0, &configuration)?;
     dom0.run(&["sh", "-c", "kill $(cat /run/udhcpd.pid)"])?;
     println!("it says: {}", agent.status);
     ensure!(agent.status.address == LEASED, "the server had {LEASED} to give");

@@ -1,0 +1,351 @@
+//! Keys of agents, and the module that an agent is started with.
+//!
+//! A key file holds one line, `key <64 hexadecimal digits>`, the agent's private key. A file of peers holds a line `peer <64
+//! hexadecimal digits> <name>` for each agent that this one trusts with guests, as `tsmc keygen` prints them. A module is both
+//! together with a seed that is fresh for each start; [`agent::secure::Identity`] reads it. In all of them empty lines and
+//! lines that begin with `#` mean nothing.
+
+use std::fmt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use agent::secure::{Identity, IdentityError, PublicKey, public_key};
+use rustix::rand::{GetRandomFlags, getrandom};
+use zeroize::Zeroizing;
+
+/// Where this host's private key is kept unless told otherwise.
+pub const KEY_FILE: &str = "/etc/tsmc/key";
+/// Where the list of peers is kept unless told otherwise.
+pub const PEERS_FILE: &str = "/etc/tsmc/peers";
+/// Where the module of the next start is put unless told otherwise: in memory, until the agent has it.
+pub const MODULE_FILE: &str = "/run/tsmc/module";
+
+/// What a module is made of, and where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// The private key.
+    pub key: &'a Path,
+    /// The list of peers.
+    pub peers: &'a Path,
+    /// The module.
+    pub module: &'a Path,
+}
+
+impl Default for Files<'_> {
+    fn default() -> Self {
+        Self { key: Path::new(KEY_FILE), peers: Path::new(PEERS_FILE), module: Path::new(MODULE_FILE) }
+    }
+}
+
+/// Longest file that is read as a key or a list of peers.
+const FILE_LIMIT: u64 = 64 << 10;
+/// Longest name of an agent.
+const NAME_LIMIT: usize = 64;
+
+/// Why there is no key, or no module.
+#[derive(Debug)]
+pub enum KeyError {
+    /// A name that is none.
+    Name(String),
+    /// The file of a key is there already.
+    Exists(PathBuf),
+    /// A file cannot be read or written.
+    File(PathBuf, io::Error),
+    /// A file is too long to be what it should be.
+    TooLong(PathBuf),
+    /// A private key that others than its owner can read or write.
+    Exposed(PathBuf),
+    /// This line of a file, counted from 1, is not what it should be.
+    Line(PathBuf, usize, &'static str),
+    /// A file without a private key where one should be.
+    NoKey(PathBuf),
+    /// The module that came of it would be refused by the agent.
+    Module(IdentityError),
+    /// The operating system gives no random bytes.
+    Random(io::Error),
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => {
+                write!(f, "'{name}' is no name for an agent: use up to {NAME_LIMIT} letters, digits, '.', '-' and '_'")
+            }
+            Self::Exists(path) => write!(f, "{} exists: a key is not overwritten; remove it first", path.display()),
+            Self::File(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::TooLong(path) => write!(f, "{} has more than {FILE_LIMIT} bytes", path.display()),
+            Self::Exposed(path) => {
+                write!(f, "{} is open to others than its owner; it holds a private key: chmod 600", path.display())
+            }
+            Self::Line(path, line, what) => write!(f, "{}, line {line}: {what}", path.display()),
+            Self::NoKey(path) => write!(f, "{} has no line 'key ...'; 'tsmc keygen' makes such a file", path.display()),
+            Self::Module(error) => error.fmt(f),
+            Self::Random(error) => write!(f, "no random bytes: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// Makes a key pair; writes the private key to `path`, which must not exist, and returns the line for others' lists.
+pub fn generate(name: &str, path: &Path) -> Result<String, KeyError> {
+    check_name(name)?;
+    let private = random()?;
+    let public = public_key(&private);
+    let text = Zeroizing::new(format!("# {name}, known by {public}\nkey {}\n", &*hex(&private)));
+    if let Some(folder) = path.parent() {
+        make_folder(folder)?;
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => KeyError::Exists(path.into()),
+        _ => KeyError::File(path.into(), error),
+    })?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(|error| KeyError::File(path.into(), error))?;
+    Ok(format!("peer {public} {name}\n"))
+}
+
+/// Composes the module for one start of the agent that has the key in the file `key` and trusts those in the file `peers`.
+pub fn compose(key: &Path, peers: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let private = read_private_key(key)?;
+    let peers = read_peers(peers)?;
+    let seed = random()?;
+    let mut text =
+        Zeroizing::new(String::with_capacity(256 + peers.iter().map(|(_, name)| name.len() + 80).sum::<usize>()));
+    text.push_str("tsmc-identity 1\nkey ");
+    text.push_str(&hex(&private));
+    for (key, name) in &peers {
+        text.push_str(&format!("\npeer {key} {name}"));
+    }
+    text.push_str("\nseed ");
+    text.push_str(&hex(&seed));
+    text.push('\n');
+    // The very code that will read it.
+    Identity::parse(&text).map_err(KeyError::Module)?;
+    Ok(text)
+}
+
+impl Files<'_> {
+    /// As [`compose`], into the file of the module, for `ramdisk=`. An older one there is replaced.
+    pub fn write_module(&self) -> Result<(), KeyError> {
+        let text = compose(self.key, self.peers)?;
+        let path = self.module;
+        let failed = |error| KeyError::File(path.into(), error);
+        if let Some(folder) = path.parent() {
+            make_folder(folder)?;
+        }
+        // A new file, so that nobody has it open, and complete when it gets its name.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let _ = std::fs::remove_file(&new);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new).map_err(failed)?;
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        std::fs::rename(&new, path).map_err(failed)
+    }
+}
+
+fn read_private_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let failed = |error| KeyError::File(path.into(), error);
+    let mode = std::fs::metadata(path).map_err(failed)?.mode();
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed(path.into()));
+    }
+    let text = read(path)?;
+    let mut private = None;
+    for (number, line) in lines(&text) {
+        let bad = |what| KeyError::Line(path.into(), number, what);
+        let digits = line.strip_prefix("key ").ok_or_else(|| bad("not a line 'key <64 hexadecimal digits>'"))?;
+        if private.is_some() {
+            return Err(bad("a second key"));
+        }
+        private = Some(parse(digits).ok_or_else(|| bad("a key has 64 hexadecimal digits"))?);
+    }
+    private.ok_or_else(|| KeyError::NoKey(path.into()))
+}
+
+fn read_peers(path: &Path) -> Result<Vec<(PublicKey, String)>, KeyError> {
+    let text = read(path)?;
+    let mut peers: Vec<(PublicKey, String)> = Vec::new();
+    for (number, line) in lines(&text) {
+        let bad = |what| KeyError::Line(path.into(), number, what);
+        if line.starts_with("key ") {
+            return Err(bad("a private key has no place among peers"));
+        }
+        let parts = line.strip_prefix("peer ").and_then(|rest| rest.split_once(' '));
+        let (digits, name) = parts.ok_or_else(|| bad("not a line 'peer <64 hexadecimal digits> <name>'"))?;
+        let key: PublicKey = digits.parse().map_err(|_| bad("a key has 64 hexadecimal digits"))?;
+        check_name(name).map_err(|_| bad("a name has up to 64 letters, digits, '.', '-' and '_'"))?;
+        if peers.iter().any(|(known, _)| *known == key) {
+            return Err(bad("this key is listed before"));
+        }
+        if peers.iter().any(|(_, known)| known == name) {
+            return Err(bad("this name is listed before"));
+        }
+        peers.push((key, name.into()));
+    }
+    Ok(peers)
+}
+
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+fn read(path: &Path) -> Result<Zeroizing<String>, KeyError> {
+    let failed = |error| KeyError::File(path.into(), error);
+    // At its full size from the start: a string that grows leaves copies of itself behind.
+    let mut text = Zeroizing::new(String::with_capacity(FILE_LIMIT as usize + 1));
+    File::open(path).map_err(failed)?.take(FILE_LIMIT + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_LIMIT {
+        return Err(KeyError::TooLong(path.into()));
+    }
+    Ok(text)
+}
+
+fn check_name(name: &str) -> Result<(), KeyError> {
+    let fits = (1..=NAME_LIMIT).contains(&name.len());
+    let clean = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    if fits && clean { Ok(()) } else { Err(KeyError::Name(name.escape_debug().to_string())) }
+}
+
+fn make_folder(folder: &Path) -> Result<(), KeyError> {
+    if folder.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| KeyError::File(folder.into(), error))
+}
+
+fn random() -> Result<Zeroizing<[u8; 32]>, KeyError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    // Up to 256 bytes come in one piece.
+    getrandom(&mut *bytes, GetRandomFlags::empty()).map_err(|error| KeyError::Random(error.into()))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
+    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+    let mut text = Zeroizing::new(String::with_capacity(64));
+    text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
+    text
+}
+
+fn parse(digits: &str) -> Option<Zeroizing<[u8; 32]>> {
+    // The same digits as a public key has.
+    digits.parse::<PublicKey>().ok().map(|key| Zeroizing::new(key.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder of its own for each test, removed at the end.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tsmc-identity-{name}-{}", std::process::id()));
+            std::fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+
+        fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+            let path = self.0.join(name);
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&path).expect("a file");
+            file.write_all(text.as_bytes()).expect("written");
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("a file").mode() & 0o777
+    }
+
+    #[test]
+    fn two_hosts_come_to_know_each_other() {
+        let folder = Folder::new("two-hosts");
+        let (a, b) = (folder.0.join("new/a"), folder.0.join("new/b"));
+        let line_a = generate("host-a", &a).expect("a key");
+        let line_b = generate("host-b", &b).expect("a key");
+        assert_eq!(mode(&a), 0o600);
+        // Its own key among the peers does no harm: all hosts can have the same list.
+        let peers = folder.file("peers", &format!("# all\n\n{line_a}{line_b}"), 0o644);
+        let module = folder.0.join("module");
+        let files = Files { key: &a, peers: &peers, module: &module };
+        files.write_module().expect("a module");
+        assert_eq!(mode(&module), 0o600);
+        let text = std::fs::read_to_string(&module).expect("text");
+        let identity = Identity::parse(&text).expect("an identity");
+        assert_eq!(line_a, format!("peer {} host-a\n", identity.public_key()));
+        let names: Vec<_> = identity.peers().map(|(_, name)| name.to_string()).collect();
+        assert_eq!(names, ["host-a", "host-b"]);
+        // Composed again, it replaces the old one and has another seed.
+        files.write_module().expect("a module");
+        let again = std::fs::read_to_string(&module).expect("text");
+        let seed = |text: &str| text.lines().find(|line| line.starts_with("seed ")).map(str::to_string);
+        assert_eq!(seed(&text).expect("a seed").len(), 5 + 64);
+        assert_ne!(seed(&text), seed(&again));
+    }
+
+    #[test]
+    fn a_key_is_never_overwritten() {
+        let folder = Folder::new("overwrite");
+        let path = folder.0.join("key");
+        generate("a", &path).expect("a key");
+        let before = std::fs::read(&path).expect("a file");
+        assert!(matches!(generate("a", &path), Err(KeyError::Exists(_))));
+        assert_eq!(std::fs::read(&path).expect("a file"), before);
+        for name in ["", "a b", "a\n", "\u{e9}", &"a".repeat(65)] {
+            assert!(matches!(generate(name, &folder.0.join("other")), Err(KeyError::Name(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_peers_is_checked_line_by_line() {
+        let folder = Folder::new("peers");
+        let key = folder.0.join("key");
+        let own = generate("a", &key).expect("a key");
+        let other = "peer 8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        let refusal = |text: &str| compose(&key, &folder.file("peers", text, 0o644)).expect_err("refused").to_string();
+        let same_key = refusal(&format!("{own}{own}").replacen(" a\n", " b\n", 1));
+        assert!(same_key.ends_with("peers, line 2: this key is listed before"), "{same_key}");
+        let same_name = refusal(&format!("{own}\n{other} a\n"));
+        assert!(same_name.ends_with("peers, line 3: this name is listed before"), "{same_name}");
+        for text in [other, "peer 12 b", &format!("{other} two words"), "pear x y"] {
+            assert!(refusal(text).contains("peers, line 1: "), "{text}");
+        }
+        let private = std::fs::read_to_string(&key).expect("text");
+        assert!(refusal(&private).contains("a private key has no place"));
+        let many: String = (0..257).map(|n| format!("peer {n:064x} host{n}\n")).collect();
+        assert_eq!(refusal(&many), KeyError::Module(IdentityError::TooManyPeers).to_string());
+    }
+
+    #[test]
+    fn a_key_file_is_checked_and_no_error_shows_its_content() {
+        let folder = Folder::new("key-file");
+        let peers = folder.file("peers", "", 0o644);
+        let digits = "77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a";
+        let refusal = |text: &str, mode| {
+            let path = folder.0.join("key");
+            let _ = std::fs::remove_file(&path);
+            compose(&folder.file("key", text, mode), &peers).expect_err("refused").to_string()
+        };
+        assert!(refusal(&format!("key {digits}\n"), 0o640).ends_with("chmod 600"));
+        assert!(refusal("# nothing\n", 0o600).contains("has no line 'key ...'"));
+        for text in [format!("key {digits}0"), format!("key {digits}\nkey {digits}"), format!("{digits}\n")] {
+            let refusal = refusal(&text, 0o600);
+            assert!(refusal.contains("key, line ") && !refusal.contains(&digits[..8]), "{refusal}");
+        }
+        assert!(compose(&folder.0.join("none"), &peers).is_err());
+    }
+}
