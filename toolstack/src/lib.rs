@@ -11,6 +11,7 @@
 //! | [`stream`] | the one record we put into the migration stream |
 //! | [`peek`] | looking at a stream without taking anything from it |
 //! | [`xenstore`] | a client of xenstored |
+//! | [`agents`] | finding the agent, asking it, watching a session |
 //! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
 //! | [`helper`] | whose job it is, and how it ends |
 //! | [`save`], [`restore`] | the two ends of a migration |
@@ -19,6 +20,7 @@
 //! | [`status`] | what the operator sees |
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
 //! | [`identity`] | keys of agents, and the module that an agent is started with |
+//! | [`watch`] | the watchdog that keeps an agent running |
 
 pub mod agents;
 pub mod arguments;
@@ -34,6 +36,7 @@ pub mod save;
 pub mod status;
 pub mod stock;
 pub mod stream;
+pub mod watch;
 pub mod xenstore;
 
 #[cfg(test)]

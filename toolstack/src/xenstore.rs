@@ -8,7 +8,10 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use xen_pv::xenstore::wire::{Decoder, Kind, Message, Part, encode};
 
 /// Where xenstored listens, first match wins.
@@ -118,6 +121,22 @@ impl Xenstore {
     /// A watched path that changed, if one has been received.
     pub fn take_change(&mut self) -> Option<String> {
         self.changes.pop_front()
+    }
+
+    /// Waits until something watched has changed, and forgets what; at most `at_most`. Whether something has.
+    pub fn wait_for_change(&mut self, at_most: Option<Duration>) -> Result<bool> {
+        if self.changes.is_empty() {
+            let timeout = at_most
+                .map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) });
+            match poll(&mut [PollFd::new(&self.connection, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) => return Ok(false),
+                Ok(_) => self.receive_change()?,
+                Err(Errno::INTR) => return Ok(true),
+                Err(error) => return Err(XenstoreError::Connection(error.into())),
+            }
+        }
+        self.changes.clear();
+        Ok(true)
     }
 
     /// Whether [`Xenstore::take_change`] has something.

@@ -1,0 +1,269 @@
+//! dom0's watchdog: the agent's domain runs, or somebody reads why not.
+//!
+//! It starts the domain with `xl create`, sleeps until xenstore says that something happened to it, writes down why it
+//! ended, and starts the next one. After each start `tsmc recover` tells the new agent what the old one had in hand. An agent that
+//! refuses what it was configured with would refuse it again: the watchdog gives up, and says why. When the watchdog itself ends, the
+//! agent lives on, and the next watchdog takes it over.
+
+use std::convert::Infallible;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use agent::control::{AGENT, REFUSED, ROOT};
+
+use crate::agents::{Agent, NAME};
+use crate::identity;
+use crate::refusal::Refusal;
+use crate::xenstore::Xenstore;
+
+/// Where the agent's domain is described unless told otherwise.
+pub const CONFIG_FILE: &str = "/etc/xen/tsmc-agent.cfg";
+/// What xenstored says when any domain has shut down or is gone.
+const RELEASED: &str = "@releaseDomain";
+/// Where xenconsoled keeps what the agent said, if it is told to.
+const CONSOLE: &str = "/var/log/xen/console/guest-tsmc-agent.log";
+/// Lines of it that are shown.
+const CONSOLE_LINES: usize = 12;
+/// The first wait before a restart, and the longest. An agent that served for the longest wait starts from the first again.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// When to say that an agent is not ready yet.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What to start the agent with.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<'a> {
+    /// The domain's `xl.cfg`.
+    pub config: &'a Path,
+    /// Key, peers and module: a fresh module is composed before each start. Without them the configuration names a module, or
+    /// says `plain`.
+    pub files: Option<identity::Files<'a>>,
+}
+
+/// How an agent's domain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is not there any more.
+    Gone,
+    /// It crashed.
+    Crashed,
+    /// It ended by itself.
+    Ended,
+    /// It runs, and no longer says that it is ready.
+    NotReady,
+}
+
+impl Watch<'_> {
+    /// Keeps an agent running until that makes no sense any more.
+    pub fn run(&self) -> Result<Infallible, Refusal> {
+        let mut pause = PAUSES.0;
+        loop {
+            // A connection for each life: its watches go with it.
+            let mut store = Xenstore::connect()?;
+            store.watch(RELEASED)?;
+            let domain = match standing(&mut store)? {
+                Some(domain) => {
+                    println!("domain {domain} is the agent already");
+                    Some(domain)
+                }
+                None => self.start(&mut store)?,
+            };
+            if let Some(domain) = domain {
+                let (end, served) = follow(&mut store, domain)?;
+                bury(&mut store, domain, end)?;
+                if served >= PAUSES.1 {
+                    pause = PAUSES.0;
+                }
+            }
+            println!("starting it again in {} s", pause.as_secs());
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Starts the agent's domain; nothing if that failed in a way that may pass.
+    fn start(&self, store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+        if let Some(files) = &self.files {
+            files.write_module()?;
+        }
+        // Nobody else shall react to its end: what is left of it says why.
+        let output = Command::new("xl").args(["create", "-e"]).arg(self.config).output();
+        if let Some(files) = &self.files {
+            // The builder has read it.
+            let _ = fs::remove_file(files.module);
+        }
+        let output = output?;
+        if !output.status.success() {
+            println!("xl create {}: {}", self.config.display(), message(&output));
+            return Ok(None);
+        }
+        let domain = find(store)?;
+        match domain {
+            Some(domain) => println!("started domain {domain}"),
+            None => println!("{} makes no domain with the name {NAME}", self.config.display()),
+        }
+        Ok(domain)
+    }
+}
+
+/// The agent's domain, whatever its condition.
+fn find(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+    match Agent::find(store) {
+        Ok(Agent { domain, .. }) | Err(Refusal::AgentNotReady { domain } | Refusal::AgentRefuses { domain, .. }) => {
+            Ok(Some(domain))
+        }
+        Err(Refusal::NoAgent) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// An agent that runs already. What is left of one that ended is removed.
+fn standing(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+    let Some(domain) = find(store)? else { return Ok(None) };
+    match end_of(domain)? {
+        None => Ok(Some(domain)),
+        Some(end) => bury(store, domain, end).map(|()| None),
+    }
+}
+
+/// Waits for the end of the agent in `domain`; how it ended, and how long it served.
+fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal> {
+    let node = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
+    store.watch(&node)?;
+    let begun = Instant::now();
+    let mut ready_since: Option<Instant> = None;
+    let mut warned = false;
+    loop {
+        let status = store.read(&node)?;
+        let end = end_of(domain)?;
+        match (&status, ready_since) {
+            _ if end.is_some() => {}
+            (Some(status), None) => {
+                println!("domain {domain} is {status}");
+                recover();
+                ready_since = Some(Instant::now());
+            }
+            (None, Some(since)) => return Ok((End::NotReady, since.elapsed())),
+            _ => {}
+        }
+        if let Some(end) = end {
+            return Ok((end, ready_since.map_or(Duration::ZERO, |since| since.elapsed())));
+        }
+        let patience = (ready_since.is_none() && !warned).then(|| SOON.saturating_sub(begun.elapsed()));
+        if !store.wait_for_change(patience)? {
+            warned = true;
+            println!("domain {domain} is not ready after {} s; its console says why", SOON.as_secs());
+        }
+    }
+}
+
+/// Writes down why the agent ended, and removes what is left of its domain. A refusal of its configuration is ours too.
+fn bury(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refusal> {
+    let refused = store.read(&format!("/local/domain/{domain}/{ROOT}/{REFUSED}"))?;
+    let how = match end {
+        End::Gone => "is gone: somebody destroyed it",
+        End::Crashed => "has crashed",
+        End::Ended => "has ended by itself",
+        End::NotReady => "runs, but no longer says that it is ready",
+    };
+    println!("domain {domain} {how}");
+    if let Ok(console) = fs::read(CONSOLE) {
+        tail(&String::from_utf8_lossy(&console)).for_each(|line| println!("    {line}"));
+    }
+    if end != End::Gone {
+        let output = Command::new("xl").args(["destroy", &domain.to_string()]).output()?;
+        if !output.status.success() {
+            println!("xl destroy {domain}: {}", message(&output));
+        }
+    }
+    match refused {
+        Some(reason) => Err(Refusal::AgentRefuses { domain, reason }),
+        None => Ok(()),
+    }
+}
+
+/// How the domain ended, if it has.
+fn end_of(domain: u16) -> Result<Option<End>, Refusal> {
+    let output = Command::new("xl").args(["list", &domain.to_string()]).output()?;
+    Ok(if output.status.success() { end_in(&String::from_utf8_lossy(&output.stdout)) } else { Some(End::Gone) })
+}
+
+/// The same from what `xl list` prints: a line of headings, then name, number, memory, processors, state and time.
+fn end_in(list: &str) -> Option<End> {
+    let state = list.lines().nth(1).and_then(|line| line.split_whitespace().rev().nth(1)).unwrap_or_default();
+    [('c', End::Crashed), ('s', End::Ended), ('d', End::Gone)]
+        .into_iter()
+        .find(|(letter, _)| state.contains(*letter))
+        .map(|(_, end)| end)
+}
+
+/// Tells the agent what an earlier one had in hand.
+fn recover() {
+    let outcome = std::env::current_exe().and_then(|tsmc| Command::new(tsmc).arg("recover").output());
+    match outcome {
+        Ok(output) if output.status.success() => print!("{}", String::from_utf8_lossy(&output.stdout)),
+        Ok(output) => println!("tsmc recover: {}", message(&output)),
+        Err(error) => println!("tsmc recover: {error}"),
+    }
+}
+
+fn tail(text: &str) -> impl Iterator<Item = &str> {
+    let count = text.lines().count();
+    text.lines().skip(count.saturating_sub(CONSOLE_LINES))
+}
+
+/// What a command that failed said.
+fn message(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::FakeStore;
+
+    const HEADINGS: &str = "Name                                        ID   Mem VCPUs\tState\tTime(s)\n";
+
+    #[test]
+    fn the_end_of_a_domain_is_told_from_its_state() {
+        let end = |state| end_in(&format!("{HEADINGS}tsmc-agent        1    32     1     {state}       0.3\n"));
+        assert_eq!(end("-b----"), None);
+        assert_eq!(end("r-----"), None);
+        assert_eq!(end("---sc-"), Some(End::Crashed));
+        assert_eq!(end("---s--"), Some(End::Ended));
+        assert_eq!(end("--ps-d"), Some(End::Ended));
+        assert_eq!(end("-----d"), Some(End::Gone));
+        assert_eq!(end_in(""), None);
+    }
+
+    #[test]
+    fn an_agent_is_found_whatever_its_condition() {
+        let (fake, mut store) = FakeStore::start();
+        assert_eq!(find(&mut store).expect("an answer"), None);
+        fake.set("/local/domain/3/name", NAME);
+        assert_eq!(find(&mut store).expect("an answer"), Some(3));
+        fake.set("/local/domain/3/data/tsmc/refused", "no identity");
+        assert_eq!(find(&mut store).expect("an answer"), Some(3));
+        let refusal = Agent::find(&mut store).expect_err("refused").to_string();
+        assert_eq!(refusal, "the migration agent of this host (domain 3) refuses its configuration: no identity");
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_change_or_in_time() {
+        let (fake, mut store) = FakeStore::start();
+        store.watch("/local/domain/3/data/tsmc/agent").expect("a watch");
+        assert!(store.wait_for_change(None).expect("an answer"), "a new watch fires");
+        assert!(!store.wait_for_change(Some(Duration::ZERO)).expect("an answer"));
+        fake.set("/local/domain/3/data/tsmc/agent", "x");
+        assert!(store.wait_for_change(None).expect("an answer"));
+    }
+
+    #[test]
+    fn the_end_of_the_console_is_shown() {
+        let text: String = (0..20).map(|line| format!("{line}\n")).collect();
+        assert_eq!(tail(&text).next(), Some("8"));
+        assert_eq!(tail("one\n").collect::<Vec<_>>(), ["one"]);
+    }
+}
