@@ -75,18 +75,16 @@ fn no_lost_packet_of_the_source_stalls_a_vcpu() {
 
 #[test]
 fn no_lost_packet_of_the_target_stalls_a_vcpu() {
-    let (rescued, worst) = lose_each(1, 0);
-    assert!(rescued > 0);
+    // A lost demand may be repaired by a nudge as well.
+    let (_, worst) = lose_each(1, 0);
     assert!(worst <= BOUND, "{worst}");
 }
 
 #[test]
 fn bursts_of_twenty_lost_packets_stall_no_vcpu() {
-    for host in [0, 1] {
-        let (rescued, worst) = lose_each(host, 19);
-        assert!(rescued > 0);
-        assert!(worst <= BOUND, "{host} {worst}");
-    }
+    let [(rescued, source), (_, target)] = [0, 1].map(|host| lose_each(host, 19));
+    assert!(rescued > 0);
+    assert!(source.max(target) <= BOUND, "{source} {target}");
 }
 
 #[test]
