@@ -24,6 +24,8 @@ pub const CONFIG_FILE: &str = "/etc/xen/tsmc-agent.cfg";
 const RELEASED: &str = "@releaseDomain";
 /// Where xenconsoled keeps what the agent said, if it is told to.
 const CONSOLE: &str = "/var/log/xen/console/guest-tsmc-agent.log";
+/// How far xenconsoled may be behind.
+const CONSOLE_LAG: Duration = Duration::from_millis(500);
 /// Lines of it that are shown.
 const CONSOLE_LINES: usize = 12;
 /// The first wait before a restart, and the longest. An agent that served for the longest wait starts from the first again.
@@ -168,6 +170,7 @@ fn bury(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refusal> {
         End::NotReady => "runs, but no longer says that it is ready",
     };
     println!("domain {domain} {how}");
+    std::thread::sleep(CONSOLE_LAG);
     if let Ok(console) = fs::read(CONSOLE) {
         tail(&String::from_utf8_lossy(&console)).for_each(|line| println!("    {line}"));
     }

@@ -19,7 +19,6 @@ Usage: tsmc COMMAND
   lockdown [--seal-agent] [--arrivals-only]
                      until the next boot nobody changes the security policy or reaches around it; nor, with the
                      options, starts a further agent, or builds a private guest here
-
   keygen NAME [--out FILE]
                      make the key pair of this host's agent; the private key goes to FILE (/etc/tsmc/key), the line
                      that other hosts need in their list of peers is printed
