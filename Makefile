@@ -3,13 +3,14 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: help demo test test-faults check compare image tools clean prerequisites
+.PHONY: help demo test test-faults check soak compare image tools clean prerequisites
 
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
 	@echo "make test          everything that must pass: make check, then migrations on real Xen, with a sample of the faults"
 	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md)"
 	@echo "make check         format, clippy, host tests, gates of the image"
+	@echo "make soak      10,000 random migrations with random faults, in the simulator"
 	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
 	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
@@ -27,6 +28,10 @@ test: check
 
 test-faults: prerequisites
 	$(RUNNER) test --group faults
+
+# SOAK_RUNS says how many, SOAK_SEED the first seed.
+soak: prerequisites
+	$(CARGO) test --quiet --release --package agent --test recovery -- --ignored --nocapture soak
 
 compare: prerequisites
 	$(RUNNER) compare --report target/compare/report.json

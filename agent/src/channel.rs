@@ -24,13 +24,23 @@ impl Inlet {
         Self { link, kinds, message: Vec::new() }
     }
 
-    /// The next message. Its header has been checked before the rest of its body was read.
+    /// The next message that says something. Its header has been checked before the rest of its body was read.
     pub(crate) async fn next(&mut self) -> Result<Message<'_>, SessionError> {
+        let kind = loop {
+            let kind = self.read().await?;
+            if kind != Kind::Nudge {
+                break kind;
+            }
+        };
+        Ok(Message::parse(kind, &self.message[Header::LEN..])?)
+    }
+
+    async fn read(&mut self) -> Result<Kind, SessionError> {
         self.message.clear();
         self.link.read(&mut self.message).await?;
         let front = self.message.first_chunk().ok_or(WireError::Truncated)?;
         let header = Header::parse(front)?;
-        if !self.kinds.contains(&header.kind) {
+        if !self.kinds.contains(&header.kind) && header.kind != Kind::Nudge {
             return Err(SessionError::Peer(PeerFault::OutOfTurn));
         }
         let whole = Header::LEN + header.length;
@@ -43,7 +53,7 @@ impl Inlet {
         if self.message.len() > whole {
             return Err(WireError::Trailing.into());
         }
-        Ok(Message::parse(header.kind, &self.message[Header::LEN..])?)
+        Ok(header.kind)
     }
 }
 

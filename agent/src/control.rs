@@ -44,6 +44,18 @@ pub const REQUESTS: &str = "request";
 /// Where the agent reports.
 pub const SESSIONS: &str = "session";
 
+/// Reasons of [`State::Failed`] that the toolstack tells apart.
+pub mod reason {
+    /// There is no such guest, or no more.
+    pub const GONE: &str = "the guest is gone";
+    /// Another session has the guest, and goes on.
+    pub const IN_HAND: &str = "an earlier migration of the guest has not ended here; see 'tsmc status'";
+    /// The guest that was to be recovered had not left: it is whole, and runs on here.
+    pub const HERE: &str = "the guest has not left: it runs here";
+    /// The commit was undone: the guest's copy on the other host had never run.
+    pub const REVOKED: &str = "the guest never ran on the other host; it is back";
+}
+
 /// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(String);

@@ -35,6 +35,7 @@ mod rescue;
 pub mod secure;
 mod session;
 mod switchover;
+mod tail;
 mod tasks;
 #[cfg(test)]
 mod testing;

@@ -22,8 +22,11 @@ use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
 /// How long a caller may take to say who it is.
 const INTRODUCTION: u64 = 5 * SECOND;
-/// Callers that are listened to at once.
+/// Callers that are listened to at once, and how many of those places are kept free.
 const CALLERS: usize = 5;
+const FREE: usize = 2;
+/// How often a caller that was turned away is worth a line.
+const REPORT: u64 = SECOND;
 /// The source sends much and is told little.
 pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT_BULK };
 /// What listening may take.
@@ -167,6 +170,10 @@ struct Ear {
     lobby: Rc<Lobby>,
     config: Rc<Config>,
     entropy: Box<dyn Fn() -> Entropy>,
+    /// When the next caller that is turned away will be reported.
+    report_at: Cell<u64>,
+    /// Callers so far.
+    arrivals: Cell<u64>,
 }
 
 /// Somebody who may call, or has.
@@ -175,13 +182,13 @@ struct Caller {
     manners: Rc<Cell<Manners>>,
 }
 
-/// How far a caller has come. The further, the later it makes place for another.
+/// How far a caller has come, and the how-manieth it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Manners {
     /// It is only a packet, or a connection on which nothing came.
-    Silent,
+    Silent(u64),
     /// It has named a session that is expected.
-    Introduced,
+    Introduced(u64),
     /// Nobody has called yet.
     Awaited,
 }
@@ -194,7 +201,8 @@ impl Door {
         config: Rc<Config>,
         entropy: impl Fn() -> Entropy + 'static,
     ) -> Self {
-        Self { ear: Rc::new(Ear { net, timer, lobby, config, entropy: Box::new(entropy) }), callers: Vec::new() }
+        let (entropy, report_at, arrivals) = (Box::new(entropy), Cell::new(0), Cell::new(0));
+        Self { ear: Rc::new(Ear { net, timer, lobby, config, entropy, report_at, arrivals }), callers: Vec::new() }
     }
 
     /// Takes a turn.
@@ -204,11 +212,10 @@ impl Door {
             return;
         }
         self.callers.retain_mut(|caller| poll_once(&mut caller.task).is_pending());
-        let awaited = self.callers.iter().any(|caller| caller.manners.get() == Manners::Awaited);
-        if !awaited && self.callers.len() == CALLERS {
-            let last = self.callers.iter().enumerate().min_by_key(|(_, caller)| caller.manners.get());
-            let last = last.map_or(0, |(index, _)| index);
-            self.callers.remove(last);
+        let free = self.callers.iter().filter(|caller| caller.manners.get() == Manners::Awaited).count();
+        let room = CALLERS - self.callers.len();
+        for _ in free + room..FREE {
+            self.make_place();
         }
         while self.callers.len() < CALLERS {
             let manners = Rc::new(Cell::new(Manners::Awaited));
@@ -219,24 +226,52 @@ impl Door {
             self.callers.push(Caller { task, manners });
         }
     }
+
+    /// Drops a caller: one that has said nothing, or else the oldest. But not the newest, which had no time to say anything.
+    fn make_place(&mut self) {
+        let come = self.callers.iter().map(|caller| caller.manners.get());
+        let newest = come.clone().filter_map(Manners::number).max();
+        let least = come.filter(|manners| manners.number().is_some_and(|number| Some(number) != newest)).min();
+        if let Some(least) = least {
+            self.callers.retain(|caller| caller.manners.get() != least);
+        }
+    }
+}
+
+impl Manners {
+    fn number(self) -> Option<u64> {
+        match self {
+            Self::Silent(number) | Self::Introduced(number) => Some(number),
+            Self::Awaited => None,
+        }
+    }
 }
 
 /// Waits for one caller and lets it say who it is.
 async fn hear(ear: Rc<Ear>, manners: Rc<Cell<Manners>>) {
     let Ok(connection) = Connection::listen(&ear.net, &ear.timer, ear.config.port, BUFFERS) else { return };
     connection.approached().await;
-    manners.set(Manners::Silent);
+    let number = ear.arrivals.get();
+    ear.arrivals.set(number + 1);
+    manners.set(Manners::Silent(number));
     ear.timer.nudge();
-    match ear.timer.within(INTRODUCTION, introduce(&ear, connection, &manners)).await {
-        Some(Ok(())) => {}
-        Some(Err(error)) => log::warn!("a caller was turned away: {error}"),
-        None => log::warn!("a caller was turned away: it did not say who it is"),
+    let introduced =
+        ear.timer.within(INTRODUCTION, introduce(&ear, connection, || manners.set(Manners::Introduced(number)))).await;
+    ear.timer.nudge();
+    let now = ear.timer.now();
+    if introduced == Some(Ok(())) || now < ear.report_at.get() {
+        return;
     }
-    ear.timer.nudge();
+    // Strangers do not get to fill the log.
+    ear.report_at.set(now + REPORT);
+    match introduced {
+        Some(Err(error)) => log::warn!("a caller was turned away: {error}"),
+        _ => log::warn!("a caller was turned away: it did not say who it is"),
+    }
 }
 
 /// Lets a caller say who it is.
-async fn introduce(ear: &Ear, connection: Connection, manners: &Cell<Manners>) -> Result<(), SessionError> {
+async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce()) -> Result<(), SessionError> {
     connection.accepted().await?;
     let mut preamble = [0; Preamble::LEN];
     connection.read_exact(&mut preamble).await?;
@@ -245,7 +280,7 @@ async fn introduce(ear: &Ear, connection: Connection, manners: &Cell<Manners>) -
     if !expected {
         return Err(SessionError::Peer(PeerFault::Stranger));
     }
-    manners.set(Manners::Introduced);
+    introduced();
     let admitted = admit(ear, connection, preamble).await;
     if let Err(SessionError::Refused(refusal)) = admitted {
         ear.lobby.find(preamble.session, |peer| peer.turned_away = Some(refusal));
@@ -270,4 +305,161 @@ async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<
     link.connection().linger();
     let admitted = ear.lobby.find(preamble.session, |peer| peer.admit(hello, link));
     admitted.unwrap_or(Err(SessionError::Peer(PeerFault::Stranger)))
+}
+
+#[cfg(test)]
+mod tests {
+    use core::future::poll_fn;
+    use core::task::Poll;
+
+    use embassy_futures::select::{Either, select};
+
+    use super::*;
+    use crate::channel::SharedOutlet;
+    use crate::net::LinkError;
+    use crate::platform::Features;
+    use crate::secure::Protection;
+    use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
+    use crate::wire::VERSIONS;
+
+    const SESSION: SessionToken = SessionToken([7; 16]);
+
+    /// Agent 2, which expects agent 1 or 3, and everybody else on the same network.
+    struct Scene {
+        pair: Pair,
+        lobby: Rc<Lobby>,
+        door: Door,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let (pair, lobby) = (Pair::new(), Rc::new(Lobby::default()));
+            let security = Security::Sealed(identity(2, &[1, 3]));
+            let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2; 6], 0, security).unwrap();
+            let door = Door::new(pair.net.clone(), pair.timer.clone(), lobby.clone(), Rc::new(config), entropy);
+            Self { pair, lobby, door }
+        }
+
+        fn expect(&self) -> Invitation {
+            self.lobby.expect(SESSION, Purpose::Begin, None)
+        }
+
+        /// Runs `work` to its end, and the door meanwhile.
+        fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
+            let Self { pair, door, .. } = self;
+            let open = poll_fn(|_| {
+                door.poll();
+                Poll::<()>::Pending
+            });
+            match pair.finish(select(work, open)) {
+                Either::First(done) => done,
+                Either::Second(()) => unreachable!("it stays open"),
+            }
+        }
+
+        /// Somebody connects and says `said`.
+        fn connect(&mut self, said: &[u8]) -> Connection {
+            let (net, timer) = (self.pair.net.clone(), self.pair.timer.clone());
+            let connection = self.run(Connection::connect(&net, &timer, ADDRESS.parse().unwrap(), SMALL)).unwrap();
+            self.run(connection.write_all(said)).unwrap();
+            connection
+        }
+
+        /// An agent calls agent 2 and says hello.
+        fn call(&mut self, own: u8, channel: Channel, binding: [u8; 32]) -> Result<Link, SessionError> {
+            let preamble = Preamble { protection: Protection::Sealed, channel, session: SESSION };
+            let connection = self.connect(&preamble.emit());
+            let (caller, callee) = (identity(own, &[2]), identity(2, &[]).public_key());
+            let link = self.run(handshake::call(connection, &caller, callee, preamble, entropy()))?;
+            let (features, purpose) = (Features::default(), Purpose::Begin);
+            let hello = Hello { versions: VERSIONS, channel, features, purpose, session: SESSION, binding };
+            self.run(SharedOutlet::new(link.clone()).send(Message::Hello(hello)))?;
+            Ok(link)
+        }
+
+        /// Agent 1 calls twice, as it should, and is heard.
+        fn meets(&mut self, invitation: &Invitation) {
+            let control = self.call(1, Channel::Control, [0; 32]).unwrap();
+            let _bulk = self.call(1, Channel::Bulk, control.binding()).unwrap();
+            let timer = self.pair.timer.clone();
+            let called = self.run(invitation.answered(&timer));
+            assert_eq!(called.peer, Some(identity(1, &[]).public_key()));
+            assert_eq!(called.control.binding(), control.binding());
+        }
+
+        /// What an agent hears on a link that is not wanted.
+        fn is_dropped(&mut self, link: &Link) -> bool {
+            self.run(link.read(&mut Vec::new())) == Err(LinkError::Lost)
+        }
+    }
+
+    #[test]
+    fn strangers_that_hold_every_place_do_not_keep_the_right_caller_out() {
+        let named = Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SESSION }.emit();
+        for said in [&b""[..], b"TSM", &named] {
+            let mut scene = Scene::new();
+            let invitation = scene.expect();
+            let strangers: Vec<_> = (0..4 * CALLERS).map(|_| scene.connect(said)).collect();
+            let open = scene.pair.net.borrow().sockets();
+            assert!(open <= strangers.len() + 2 * CALLERS, "those that made place are still kept: {open}");
+            scene.meets(&invitation);
+        }
+    }
+
+    #[test]
+    fn strangers_that_come_meanwhile_leave_a_caller_its_place() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
+        let _strangers: Vec<_> = (0..4 * CALLERS).map(|_| scene.connect(b"")).collect();
+        let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+        let timer = scene.pair.timer.clone();
+        scene.run(invitation.answered(&timer));
+    }
+
+    #[test]
+    fn nobody_listens_unless_somebody_is_expected() {
+        let mut scene = Scene::new();
+        let (net, timer) = (scene.pair.net.clone(), scene.pair.timer.clone());
+        let peer = ADDRESS.parse().unwrap();
+        let refused = scene.run(Connection::connect(&net, &timer, peer, SMALL));
+        assert_eq!(refused.err(), Some(LinkError::NoAnswer(peer)));
+    }
+
+    #[test]
+    fn the_session_learns_why_its_caller_was_turned_away() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        assert_eq!(scene.call(9, Channel::Control, [0; 32]).err(), Some(LinkError::TurnedAway.into()));
+        assert_eq!(invitation.turned_away(), Some(Refusal::UnknownPeer));
+        let plain = Preamble { protection: Protection::Plain, channel: Channel::Control, session: SESSION };
+        let caller = scene.connect(&plain.emit());
+        assert!(scene.run(caller.read_exact(&mut [0])).is_err());
+        assert_eq!(invitation.turned_away(), Some(Refusal::PeerIsPlain));
+        scene.meets(&invitation);
+    }
+
+    #[test]
+    fn connections_that_do_not_belong_together_are_no_session() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
+        // Bound to something else; to the same, but by another agent that is trusted as well.
+        for (own, binding) in [(1, [0; 32]), (3, control.binding())] {
+            let bulk = scene.call(own, Channel::Bulk, binding).unwrap();
+            assert!(scene.is_dropped(&bulk));
+        }
+        let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+        let timer = scene.pair.timer.clone();
+        scene.run(invitation.answered(&timer));
+    }
+
+    #[test]
+    fn a_session_goes_on_with_the_same_agent_only() {
+        let mut scene = Scene::new();
+        let invitation = scene.lobby.expect(SESSION, Purpose::Begin, Some(identity(1, &[]).public_key()));
+        let other = scene.call(3, Channel::Control, [0; 32]).unwrap();
+        assert!(scene.is_dropped(&other));
+        scene.meets(&invitation);
+    }
 }

@@ -130,6 +130,12 @@ impl Net {
         }
     }
 
+    /// Sockets that take memory.
+    #[cfg(test)]
+    pub(crate) fn sockets(&self) -> usize {
+        self.sockets.iter().count()
+    }
+
     fn follow_dhcp(&mut self) {
         let Some(handle) = self.dhcp else { return };
         match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
@@ -196,8 +202,6 @@ pub enum LinkError {
     Closed,
     /// The connection broke or fell silent.
     Lost,
-    /// The other agent said that nothing follows.
-    Ended,
     /// A record does not open: somebody between the agents changed it, or put it there.
     Changed,
     /// The other agent closed the connection before it had said who it is.
@@ -214,7 +218,6 @@ impl fmt::Display for LinkError {
             Self::NoAnswer(peer) => write!(f, "no agent answers at {peer}"),
             Self::Closed => f.write_str("the other host's agent closed the connection"),
             Self::Lost => f.write_str("the connection to the other host's agent is lost"),
-            Self::Ended => f.write_str("the other host's agent ended the connection"),
             Self::Changed => f.write_str("a record from the other host's agent was changed on its way"),
             Self::TurnedAway => {
                 f.write_str("the other host's agent turned this one away; is this agent's key in its list?")

@@ -47,7 +47,7 @@ use core::fmt;
 use crate::budget::Budget;
 use crate::claim::Domains;
 use crate::config::Config;
-use crate::control::{Request, SessionToken, State};
+use crate::control::{Request, SessionToken, State, reason};
 use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
@@ -256,10 +256,10 @@ impl fmt::Display for Refusal {
             Self::NoDirtyLog => "this hypervisor cannot log which pages a guest dirties",
             Self::NoForeignMap => "this agent cannot map the guest's memory",
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
-            Self::InHand => "an earlier migration of the guest has not ended here; see 'tsmc status'",
+            Self::InHand => reason::IN_HAND,
             Self::NoMemory => "the agent has too little memory left for a guest of this size",
             Self::NotSuspended => "the guest did not suspend",
-            Self::Gone => "the guest is gone",
+            Self::Gone => reason::GONE,
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",
             Self::ThirdSend => "internal error: a page was about to be sent a third time",
@@ -269,7 +269,7 @@ impl fmt::Display for Refusal {
             Self::OtherGuest => "the other host's agent sends another guest than the one that is expected here",
             Self::GoneThere => "the domain on the other host is gone",
             Self::Restarted => "the agent was restarted",
-            Self::GivenBack => "the agent was restarted before the guest had left; the guest is back",
+            Self::GivenBack => reason::HERE,
             Self::Note => "the note was not written by an agent with this agent's key, or it was changed",
             Self::Unknown => {
                 "the domain is gone, and it is not known whether the guest ran in it: the other host keeps its copy"

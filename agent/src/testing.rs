@@ -20,8 +20,9 @@ use crate::secure::{Identity, Link, Preamble, Security, public_key};
 use crate::tasks::{Timer, poll_once};
 
 /// Less than a long message.
-const BUFFERS: Buffers = Buffers { receive: 256, send: 256 };
-const ADDRESS: &str = "10.0.0.1:7";
+pub(crate) const SMALL: Buffers = Buffers { receive: 256, send: 256 };
+/// The one interface.
+pub(crate) const ADDRESS: &str = "10.0.0.1:7";
 
 /// What moves the packets between both ends.
 pub(crate) struct Pair {
@@ -44,9 +45,9 @@ impl Pair {
 
     /// One more connection: the end that called, the end that was called.
     pub(crate) fn connect(&mut self) -> [Connection; 2] {
-        let there = Connection::listen(&self.net, &self.timer, 7, BUFFERS).unwrap();
+        let there = Connection::listen(&self.net, &self.timer, 7, SMALL).unwrap();
         let (net, timer) = (self.net.clone(), self.timer.clone());
-        let here = self.finish(Connection::connect(&net, &timer, ADDRESS.parse().unwrap(), BUFFERS)).unwrap();
+        let here = self.finish(Connection::connect(&net, &timer, ADDRESS.parse().unwrap(), SMALL)).unwrap();
         self.finish(there.accepted()).unwrap();
         [here, there]
     }

@@ -15,7 +15,7 @@ const BOUND: u64 = 10 * ROUND_TRIP + 20_000_000;
 /// A guest that faults all the time, and for a while.
 fn scenario() -> Scenario {
     let quality = Quality { bytes_per_second: 50_000_000, delay_ns: ROUND_TRIP / 2, lost_per_mille: 0 };
-    Scenario { frames: 1000, working_set: 700, vcpus: 4, quality, ..Scenario::default() }
+    Scenario { frames: 700, working_set: 500, vcpus: 4, quality, ..Scenario::default() }
 }
 
 /// A world whose guest has just begun to run at the target.
@@ -87,6 +87,43 @@ fn bursts_of_twenty_lost_packets_stall_no_vcpu() {
     assert!(source.max(target) <= BOUND, "{source} {target}");
 }
 
+/// A link that is away for a moment costs that moment, and no timer's time on top.
+#[test]
+fn a_link_that_is_away_for_50_ms_costs_little_more() {
+    let away = 50_000_000;
+    let (mut all, mut rescued) = (Vec::new(), 0);
+    for ms in 0..20 {
+        let mut world = in_stage_3(scenario());
+        world.run_until(ms, |_| false);
+        world.cable.cut(true);
+        world.run_until(away / 1_000_000, |_| false);
+        world.cable.cut(false);
+        let (world, waits) = waits(world);
+        rescued += world.summary(1).rescued;
+        all.extend(waits);
+    }
+    all.sort_unstable();
+    show("away for 50 ms", &all);
+    assert!(rescued > 0);
+    assert!(all[all.len() - 1] <= away + BOUND);
+}
+
+/// Where a firewall lets no datagram through, everything arrives, only later.
+#[test]
+fn without_datagrams_nothing_is_lost_but_time() {
+    let mut all = Vec::new();
+    for packet in (0..60).step_by(5) {
+        let world = in_stage_3(scenario());
+        world.cable.deny_datagrams();
+        world.cable.lose(1, packet..packet + 1);
+        let (world, waits) = waits(world);
+        assert_eq!(world.summary(1).rescued, 0);
+        all.extend(waits);
+    }
+    all.sort_unstable();
+    show("no datagram, and one packet lost", &all);
+}
+
 #[test]
 fn one_lost_packet_in_a_hundred_stalls_no_vcpu() {
     let (mut all, mut rescued) = (Vec::new(), 0);
@@ -103,4 +140,36 @@ fn one_lost_packet_in_a_hundred_stalls_no_vcpu() {
     // Now and then one is lost, and what was to replace it as well.
     assert!(all[(all.len() - 1) * 999 / 1000] <= BOUND);
     assert!(all[all.len() - 1] <= 2 * BOUND);
+}
+
+/// How long the guest runs nowhere when each packet of the switch that a host sends is lost in turn.
+#[test]
+fn no_lost_packet_of_the_switch_stops_the_guest_for_long() {
+    let suspended = || {
+        let mut world = World::new(scenario());
+        world.start();
+        assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Suspend)), "{:?}", world.states);
+        world
+    };
+    let stands = |mut world: World| {
+        let begun = world.clock.get();
+        assert!(world.run_until(60_000, |world| world.guest.borrow().released), "{:?}", world.states);
+        (world.clock.get() - begun, world)
+    };
+    let world = suspended();
+    let before = [0, 1].map(|host| world.cable.sent(host));
+    let (undisturbed, world) = stands(world);
+    println!("nothing lost: {} us", undisturbed / 1000);
+    let mut all = Vec::new();
+    for host in [0, 1] {
+        for packet in 0..world.cable.sent(host) - before[host] {
+            let world = suspended();
+            world.cable.lose(host, packet..packet + 1);
+            let (stood, _) = stands(world);
+            all.push(stood.saturating_sub(undisturbed));
+        }
+    }
+    all.sort_unstable();
+    show("each packet of the switch in turn lost; longer by", &all);
+    assert!(all[all.len() - 1] <= BOUND);
 }

@@ -60,6 +60,7 @@ fn a_guest_crosses_in_three_stages() {
     assert!(target.faults > 0 && target.armed_early > 0);
     assert!(world.guest.borrow().met_faults >= target.faults);
     assert!(world.stages.contains_key(&1) && world.stages.contains_key(&3));
+    assert_eq!((source.sealed, target.sealed), (1, 1));
 }
 
 #[test]

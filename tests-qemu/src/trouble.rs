@@ -12,6 +12,8 @@ use crate::network::{PLACES, Place};
 
 /// How many of a thousand packets are dropped.
 pub const ALL: u32 = 1000;
+/// A protocol of IP.
+const UDP: u8 = 17;
 
 /// Whose packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +43,26 @@ pub struct Trouble {
 impl Trouble {
     /// Drops this many of a thousand packets, in both directions.
     pub fn lose(namespace: &str, between: Between, per_mille: u32) -> Result<Self> {
+        Self::drop_packets(namespace, between, &[(None, per_mille)])
+    }
+
+    /// The same, and a firewall lets no UDP through between the agents.
+    pub fn lose_and_deny_datagrams(namespace: &str, per_mille: u32) -> Result<Self> {
+        Self::drop_packets(namespace, Between::Agents, &[(Some(UDP), ALL), (None, per_mille)])
+    }
+
+    /// Drops so many of a thousand packets of each protocol; of all, where none is named.
+    fn drop_packets(namespace: &str, between: Between, what: &[(Option<u8>, u32)]) -> Result<Self> {
         let mut trouble = Self { undo: Vec::new() };
         for (from, to) in [(&PLACES[0], &PLACES[1]), (&PLACES[1], &PLACES[0])] {
             let device = from.tap();
             run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
             trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
-            for (source, destination) in between.pairs(from, to) {
-                let program = dropper(source, destination, per_mille);
+            let pairs = between.pairs(from, to);
+            for ((source, destination), (protocol, per_mille)) in
+                pairs.into_iter().flat_map(|pair| what.iter().map(move |what| (pair, *what)))
+            {
+                let program = dropper(source, destination, protocol, per_mille);
                 let words = ["-n", namespace, "filter", "add", "dev", &device, "ingress", "bpf", "da", "bytecode"];
                 run(command("tc", words).arg(program))
                     .context("this kernel cannot drop packets (CONFIG_NET_CLS_BPF)")?;
@@ -93,14 +108,16 @@ impl Drop for Trouble {
 
 /// A classifier that drops so many of a thousand IPv4 packets from one address to another, by chance: classic BPF,
 /// as `tc` takes it. No other filter is so widely built in: netem and most actions are modules.
-fn dropper(source: Ipv4Addr, destination: Ipv4Addr, per_mille: u32) -> String {
+fn dropper(source: Ipv4Addr, destination: Ipv4Addr, protocol: Option<u8>, per_mille: u32) -> String {
     const ETHERTYPE: u32 = 12;
+    const PROTOCOL: u32 = 23;
     const SOURCE: u32 = 26;
     const DESTINATION: u32 = 30;
     /// `SKF_AD_OFF + SKF_AD_RANDOM` of linux/filter.h.
     const RANDOM: u32 = 0xffff_f038;
     const LOAD_HALF: u32 = 0x28;
     const LOAD_WORD: u32 = 0x20;
+    const LOAD_BYTE: u32 = 0x30;
     const JUMP_IF_EQUAL: u32 = 0x15;
     const JUMP_UNLESS_BELOW: u32 = 0x35;
     const MODULO: u32 = 0x94;
@@ -108,19 +125,26 @@ fn dropper(source: Ipv4Addr, destination: Ipv4Addr, per_mille: u32) -> String {
     /// `TC_ACT_SHOT` and `TC_ACT_UNSPEC` of linux/pkt_cls.h.
     const DROP: u32 = 2;
     const NEXT: u32 = u32::MAX;
-    let program = [
-        (LOAD_HALF, 0, 0, ETHERTYPE),
-        (JUMP_IF_EQUAL, 0, 8, 0x0800),
-        (LOAD_WORD, 0, 0, SOURCE),
-        (JUMP_IF_EQUAL, 0, 6, u32::from(source)),
-        (LOAD_WORD, 0, 0, DESTINATION),
-        (JUMP_IF_EQUAL, 0, 4, u32::from(destination)),
+    let mut tests = vec![
+        (LOAD_HALF, ETHERTYPE, 0x0800),
+        (LOAD_WORD, SOURCE, u32::from(source)),
+        (LOAD_WORD, DESTINATION, u32::from(destination)),
+    ];
+    tests.extend(protocol.map(|protocol| (LOAD_BYTE, PROTOCOL, u32::from(protocol))));
+    let mut program = Vec::new();
+    for (index, (load, field, wanted)) in tests.iter().enumerate() {
+        // A test that fails jumps to the last line.
+        let left = 2 * (tests.len() - 1 - index) + 4;
+        program.extend([(*load, 0, 0, *field), (JUMP_IF_EQUAL, 0, left, *wanted)]);
+    }
+    program.extend([
         (LOAD_WORD, 0, 0, RANDOM),
         (MODULO, 0, 0, ALL),
         (JUMP_UNLESS_BELOW, 1, 0, per_mille),
         (RETURN, 0, 0, DROP),
         (RETURN, 0, 0, NEXT),
-    ];
-    let words = program.map(|(code, yes, no, value)| format!("{code} {yes} {no} {value}"));
+    ]);
+    let words: Vec<String> =
+        program.iter().map(|(code, yes, no, value)| format!("{code} {yes} {no} {value}")).collect();
     format!("{},{}", words.len(), words.join(","))
 }

@@ -108,6 +108,11 @@ impl Session {
         }))
     }
 
+    /// What the agent's next life must know of it, if there is anything yet.
+    pub fn note(&self, store: &mut Xenstore) -> Result<Option<String>, XenstoreError> {
+        store.read(&self.node(&self.id.note()))
+    }
+
     /// How far the current stage is.
     pub fn progress(&self, store: &mut Xenstore) -> Result<Option<Progress>, XenstoreError> {
         Ok(store.read(&self.node(&self.id.progress()))?.and_then(|text| text.parse().ok()))

@@ -30,6 +30,7 @@ pub mod helper;
 pub mod identity;
 pub mod lockdown;
 pub mod peek;
+pub mod recover;
 pub mod refusal;
 pub mod restore;
 pub mod save;

@@ -26,6 +26,7 @@ use crate::agents::{Agent, Session, Way};
 use crate::arguments::RestoreArguments;
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
+use crate::recover;
 use crate::refusal::Refusal;
 use crate::stream::{HEAD, Invitation};
 use crate::xenstore::Xenstore;
@@ -64,22 +65,44 @@ pub fn restore(
     let request = Request::In { domain: DomId(arguments.domain), peer, key, session, backends };
     let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
-    follow(libxl, store, waiter, &session).inspect_err(|_| {
-        // The domain is about to be destroyed: the agent must let go of it.
-        let _ = session.cancel(store);
-    })?;
-    let (store_gfn, console_gfn) = session.rings(store)?.ok_or(Refusal::NoRings)?;
+    let (store_gfn, console_gfn) = follow(libxl, store, waiter, session, arguments.domain)?;
     Ok(libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?)
 }
 
-/// Waits until the guest belongs to this side.
-fn follow(libxl: &Libxl, store: &mut Xenstore, waiter: &mut Waiter, session: &Session) -> Result<(), Refusal> {
+/// Waits until the guest belongs to this side; gives its rings.
+fn follow(
+    libxl: &mut Libxl,
+    store: &mut Xenstore,
+    waiter: &mut Waiter,
+    mut session: Session,
+    domain: u16,
+) -> Result<(u64, u64), Refusal> {
+    let arrived = wait_for_guest(libxl, store, waiter, &mut session, domain);
+    if arrived.is_err() {
+        // The domain is about to be destroyed: the agent must let go of it.
+        let _ = session.cancel(store);
+        let _ = recover::forget(store, Way::In, domain);
+    }
+    arrived
+}
+
+fn wait_for_guest(
+    libxl: &mut Libxl,
+    store: &mut Xenstore,
+    waiter: &mut Waiter,
+    session: &mut Session,
+    domain: u16,
+) -> Result<(u64, u64), Refusal> {
+    let (mut rings, mut note) = (None, None);
     let mut waits_since = Instant::now();
     let mut cancelled: Option<Refusal> = None;
     loop {
         while store.take_change().is_some() {}
-        match session.state(store)? {
-            Some(State::Running | State::Complete | State::Interrupted { .. }) => return Ok(()),
+        let state = session.state(store)?;
+        rings = session.rings(store)?.or(rings);
+        note = recover::keep(store, session, Way::In, domain)?.or(note);
+        match state {
+            Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
             Some(State::Failed { reason }) => {
                 return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason)));
             }
@@ -98,7 +121,14 @@ fn follow(libxl: &Libxl, store: &mut Xenstore, waiter: &mut Waiter, session: &Se
             Event::Terminated => Refusal::Cancelled,
             Event::ParentGone => Refusal::ParentGone,
             Event::StreamGone => Refusal::PeerGone,
-            Event::Quiet if !session.agent.is_alive(store)? => return Err(Refusal::AgentLost),
+            Event::Quiet if !session.agent.is_alive(store)? => {
+                // Without a note it had not got so far that the other side may have let the guest go.
+                let note = note.as_deref().ok_or(Refusal::AgentLost)?;
+                libxl.log(Level::Notice, "the migration agent of this host died; waiting for another one");
+                *session = recover::hand_on(store, session.agent.domain, Way::In, domain, note)?;
+                waits_since = Instant::now();
+                continue;
+            }
             Event::Quiet | Event::Answer => continue,
         };
         if cancelled.is_none() {

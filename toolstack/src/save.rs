@@ -26,6 +26,7 @@ use agent::platform::DomId;
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
+use crate::recover;
 use crate::refusal::Refusal;
 use crate::stream::Invitation;
 use crate::xenstore::Xenstore;
@@ -48,6 +49,10 @@ pub struct Save<'a> {
     guest: Guest,
     cancelled: Option<Cancelled>,
     reported: Reported,
+    /// What another agent must know, should this one die.
+    note: Option<String>,
+    /// When the agent was asked.
+    asked: Instant,
 }
 
 /// The guest as libxl knows it.
@@ -86,8 +91,9 @@ impl<'a> Save<'a> {
     ) -> Result<Self, Refusal> {
         let agent = Agent::find(store)?;
         let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode })?;
-        let (guest, reported) = (Guest::Runs, Reported::default());
-        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled: None, reported })
+        let (guest, reported, asked) = (Guest::Runs, Reported::default(), Instant::now());
+        let (cancelled, note) = (None, None);
+        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, asked })
     }
 
     /// Runs until the guest belongs to the other side, or is back as it was.
@@ -106,7 +112,6 @@ impl<'a> Save<'a> {
     }
 
     fn follow(&mut self) -> Result<(), Refusal> {
-        let asked = Instant::now();
         let mut last = None;
         loop {
             let mut idle = true;
@@ -119,13 +124,14 @@ impl<'a> Save<'a> {
             let state = self.session.state(self.store)?;
             if state != last {
                 last.clone_from(&state);
+                self.note = recover::keep(self.store, &self.session, Way::Out, self.domain)?.or(self.note.take());
                 if let Some(state) = state
                     && self.enter(state)?.is_break()
                 {
                     return Ok(());
                 }
             } else if idle {
-                self.lose_patience(last.is_some(), asked)?;
+                self.lose_patience(last.is_some())?;
                 self.wait()?;
             }
         }
@@ -160,6 +166,7 @@ impl<'a> Save<'a> {
                 return Ok(ControlFlow::Break(()));
             }
             State::Failed { reason } => {
+                recover::forget(self.store, Way::Out, self.domain)?;
                 // libxl's answer must be read before anything else is asked of it. From one that is gone none will come:
                 // the guest may have suspended or not, and to be announced as running is right for both.
                 if self.guest == Guest::Suspending && self.take_answer().is_err() {
@@ -191,8 +198,23 @@ impl<'a> Save<'a> {
                 self.cancel(Refusal::ParentGone)?;
             }
             Event::Quiet if self.session.agent.is_alive(self.store)? => {}
-            Event::Quiet => return Err(Refusal::AgentLost),
+            Event::Quiet => self.turn_to_another()?,
         }
+        Ok(())
+    }
+
+    /// The agent died. Another one can give the guest back, or go on if it has left. A suspend that is under way ends first:
+    /// a guest that suspends afterwards would stay so.
+    fn turn_to_another(&mut self) -> Result<(), Refusal> {
+        let Some(note) = self.note.clone() else { return Err(Refusal::AgentLost) };
+        self.log(Level::Notice, "the migration agent of this host died; waiting for another one to take the guest up");
+        if self.guest == Guest::Suspending {
+            let suspended = self.libxl.answer().is_ok_and(|answer| answer != 0);
+            self.guest = if suspended { Guest::Suspended } else { Guest::Runs };
+        }
+        let lost = self.session.agent.domain;
+        self.session = recover::hand_on(self.store, lost, Way::Out, self.domain, &note)?;
+        self.asked = Instant::now();
         Ok(())
     }
 
@@ -221,11 +243,11 @@ impl<'a> Save<'a> {
     }
 
     /// Gives up on an agent that does not answer a request, or does not confirm that it gave up.
-    fn lose_patience(&mut self, answered: bool, asked: Instant) -> Result<(), Refusal> {
+    fn lose_patience(&mut self, answered: bool) -> Result<(), Refusal> {
         if let Some(cancelled) = self.cancelled.take_if(|cancelled| cancelled.since.elapsed() > PUT_BACK) {
             return Err(cancelled.why);
         }
-        if !answered && asked.elapsed() > PATIENCE {
+        if !answered && self.asked.elapsed() > PATIENCE {
             self.session.cancel(self.store)?;
             return Err(Refusal::AgentSilent);
         }

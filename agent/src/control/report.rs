@@ -146,6 +146,8 @@ summary! {
     recoveries,
     /// Source: pages that were on their way when the agents lost each other, and went again.
     resent,
+    /// 1 if the agents' connections were sealed.
+    sealed,
 }
 
 impl fmt::Display for Summary {

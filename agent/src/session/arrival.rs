@@ -1,6 +1,5 @@
 //! The target's end of one migration.
 
-use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -12,7 +11,7 @@ use super::departure::cancelled;
 use super::dialing::{self, BULK, CONTROL, Callee};
 use super::note::{Note, Role};
 use super::pages::{SETS, Sets, Waiting};
-use super::stay::{self, Contact, Listening};
+use super::stay::{self, Contact};
 use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue};
 use crate::budget::Reservation;
 use crate::channel::{Inlet, SharedOutlet};
@@ -149,9 +148,9 @@ async fn arrive<P: Platform>(
     let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, desk, target, &note, pages, memory);
     let line = host.post.line(session, control.datagrams(), callee.address);
-    arrival.attach([control, bulk.clone()]);
+    arrival.attach([control.clone(), bulk.clone()]);
+    let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
     let mut bulk = Inlet::new(bulk, &BULKS);
-    let mut listening: Listening<'_> = Box::pin(stay::listen(&arrival, inlet));
     let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
         Either3::First(Ok(())) => None,
         Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),
@@ -296,6 +295,7 @@ impl<T: Target> Arrival<T> {
     ) -> Self {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = pages;
+        ledger.summary.sealed = u64::from(note.key.is_some());
         Self {
             can_page: target.can_page(),
             target: RefCell::new(target),

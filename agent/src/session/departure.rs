@@ -23,7 +23,7 @@ use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::claim::Claim;
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, State};
+use crate::control::{Mode, SessionToken, State, reason};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
@@ -33,7 +33,7 @@ use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover};
+use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
 
 /// Page sets that a departure keeps, and one for a moment in the switch.
 const SETS: usize = 11;
@@ -48,8 +48,6 @@ const DEMANDS: usize = 4096;
 /// What a target may say.
 const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
-/// What is said of a guest whose domain at the target was destroyed before it ran.
-const REVOKED: &str = "the guest never ran on the other host; it is back";
 /// Nobody calls the target.
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 /// How often to try again what the hypervisor refused after the commit.
@@ -432,6 +430,7 @@ impl<S: Source> Departure<S> {
         called.bulk.connection().set_patience(Some(BULK_WAIT));
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
+        ledger.summary.sealed = u64::from(called.peer.is_some());
         let set = || PageSet::new(frames);
         Self {
             source,
@@ -465,10 +464,10 @@ impl<S: Source> Departure<S> {
         }
     }
 
-    /// Hears what the target says on its control connection.
+    /// Hears what the target says on its control connection, and minds what is said to it.
     fn listen(&self, called: &Called) -> Listening {
-        let inlet = Inlet::new(called.control.clone(), &HEARD);
-        Box::pin(listen(inlet, self.inbox.clone(), self.timer.clone()))
+        let listening = listen(Inlet::new(called.control.clone(), &HEARD), self.inbox.clone(), self.timer.clone());
+        Box::pin(tail::minding([called.control.clone(), called.bulk.clone()], self.timer.clone(), listening))
     }
 
     /// Says what the guest is.
@@ -536,7 +535,7 @@ impl<S: Source> Departure<S> {
             log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
             self.timer.sleep(TRY_AGAIN).await;
         }
-        REVOKED.to_string()
+        reason::REVOKED.to_string()
     }
 
     /// Bytes handed to all connections so far.

@@ -18,11 +18,12 @@ use crate::bitmap::PageSet;
 use crate::channel::{Inlet, Outlet};
 use crate::control::State;
 use crate::datagram::Line;
-use crate::dirty_copy;
 use crate::ledger::Stage;
 use crate::platform::{Gfn, Platform, PlatformError, Target};
+use crate::secure::Link;
 use crate::tasks::{MS, SECOND};
 use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
+use crate::{dirty_copy, tail};
 
 /// How often to look after the guest, until it runs and then.
 const WATCH: [u64; 2] = [20 * MS, SECOND];
@@ -177,8 +178,13 @@ async fn watch<T: Target>(arrival: &Arrival<T>) -> Ran {
     }
 }
 
+/// Hears what the source says on the control connection, and minds what is said to it.
+pub(super) fn listen<T: Target>(arrival: &Arrival<T>, links: [Link; 2], inlet: Inlet) -> Listening<'_> {
+    Box::pin(tail::minding(links, arrival.timer.clone(), hear(arrival, inlet)))
+}
+
 /// Takes in what the source says on the control connection.
-pub(super) async fn listen<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), SessionError> {
+async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), SessionError> {
     loop {
         let message = inlet.next().await?;
         match (arrival.phase.get(), message) {
@@ -215,7 +221,8 @@ async fn call_again<'a, P: Platform>(
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.forget_demands();
     let line = host.post.line(arrival.session, control.datagrams(), arrival.callee.address);
-    Ok(Contact::Open { listening: Box::pin(listen(arrival, inlet)), bulk: Inlet::new(bulk, &BULKS), line })
+    let listening = listen(arrival, [control, bulk.clone()], inlet);
+    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), line })
 }
 
 /// The source answers a call like this only once it has committed, or to say that it never will.

@@ -109,6 +109,8 @@ pub enum Message<'a> {
     Missing(Set<'a>),
     /// See [`Kind::Revoked`].
     Revoked,
+    /// See [`Kind::Nudge`].
+    Nudge,
 }
 
 impl<'a> Message<'a> {
@@ -175,6 +177,7 @@ impl<'a> Message<'a> {
             Kind::Commit => Self::Commit,
             Kind::Complete => Self::Complete,
             Kind::Revoked => Self::Revoked,
+            Kind::Nudge => Self::Nudge,
             Kind::Demand => {
                 let whole = !body.is_empty() && body.len().is_multiple_of(8) && body.len() <= 8 * BATCH;
                 return if whole { Ok(Self::Demand(body)) } else { Err(WireError::Value("demand")) };
@@ -243,6 +246,7 @@ impl<'a> Message<'a> {
             Self::Complete => Kind::Complete,
             Self::Missing(_) => Kind::Missing,
             Self::Revoked => Kind::Revoked,
+            Self::Nudge => Kind::Nudge,
         }
     }
 

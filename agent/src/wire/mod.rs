@@ -62,6 +62,8 @@ pub enum Kind {
     Missing = 15,
     /// Target: the guest never ran here and never will.
     Revoked = 16,
+    /// Both, at any time: nothing. It follows what may have been lost.
+    Nudge = 18,
 }
 
 impl Kind {
@@ -74,14 +76,14 @@ impl Kind {
             Self::Ram | Self::Hints | Self::Dirty | Self::Missing => set::LIMIT,
             Self::Pages => pages::LIMIT,
             Self::State => 1 << 20,
-            Self::Switch | Self::Ready | Self::Commit | Self::Complete | Self::Revoked => 0,
+            Self::Switch | Self::Ready | Self::Commit | Self::Complete | Self::Revoked | Self::Nudge => 0,
             Self::Demand => 8 * BATCH,
             Self::Abort => 512,
         }
     }
 
     fn from_number(number: u16) -> Result<Self, WireError> {
-        const ALL: [Kind; 16] = [
+        const ALL: [Kind; 17] = [
             Kind::Hello,
             Kind::Welcome,
             Kind::Built,
@@ -98,6 +100,7 @@ impl Kind {
             Kind::Abort,
             Kind::Missing,
             Kind::Revoked,
+            Kind::Nudge,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number).ok_or(WireError::UnknownKind(number))
     }

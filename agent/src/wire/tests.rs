@@ -40,7 +40,8 @@ proptest! {
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();
         prop_assert!(Message::demanded(&demand).flat_map(|demanded| demanded.emit()).eq(demand.iter().copied()));
         prop_assert!(Message::demanded(&demand).map(|demanded| demanded.gfn.0).eq(gfns.iter().map(|gfn| gfn << 1 >> 1)));
-        let simple = [Message::Switch, Message::Ready, Message::Commit, Message::Complete, Message::Revoked];
+        let simple =
+            [Message::Switch, Message::Ready, Message::Commit, Message::Complete, Message::Revoked, Message::Nudge];
         let others =
             [Message::Built { can_page }, Message::State(&blob), Message::Demand(&demand), Message::Abort(&reason)];
         simple.into_iter().chain(others).for_each(there_and_back);

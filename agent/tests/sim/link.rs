@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet};
 
 use super::random::Random;
 
@@ -34,6 +35,7 @@ pub struct Direction {
     sent: u64,
     /// Those of them that get lost, whatever else happens.
     doomed: Range<u64>,
+    no_datagrams: bool,
 }
 
 impl Direction {
@@ -46,6 +48,7 @@ impl Direction {
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
         let lost = self.random.below(1000) < self.quality.lost_per_mille || self.doomed.contains(&self.sent);
+        let lost = lost || self.no_datagrams && is_datagram(&frame);
         self.sent += 1;
         if !lost && !self.cut {
             self.frames.push_back((self.free_at + self.quality.delay_ns, frame));
@@ -59,6 +62,12 @@ impl Direction {
     }
 }
 
+fn is_datagram(frame: &[u8]) -> bool {
+    let frame = EthernetFrame::new_unchecked(frame);
+    frame.ethertype() == EthernetProtocol::Ipv4
+        && Ipv4Packet::new_unchecked(frame.payload()).next_header() == IpProtocol::Udp
+}
+
 /// Both directions.
 #[derive(Clone)]
 pub struct Cable([Rc<RefCell<Direction>>; 2]);
@@ -69,7 +78,17 @@ impl Cable {
             let random = Random::new(seed ^ side as u64);
             let frames = VecDeque::new();
             let (clock, doomed) = (clock.clone(), 0..0);
-            let direction = Direction { clock, quality, random, frames, free_at: 0, cut: false, sent: 0, doomed };
+            let direction = Direction {
+                clock,
+                quality,
+                random,
+                frames,
+                free_at: 0,
+                cut: false,
+                sent: 0,
+                doomed,
+                no_datagrams: false,
+            };
             Rc::new(RefCell::new(direction))
         }))
     }
@@ -94,6 +113,11 @@ impl Cable {
     /// Loses so many frames in a thousand from now on, in both directions.
     pub fn set_loss(&self, per_mille: u64) {
         self.0.iter().for_each(|direction| direction.borrow_mut().quality.lost_per_mille = per_mille);
+    }
+
+    /// Lets no UDP through from now on.
+    pub fn deny_datagrams(&self) {
+        self.0.iter().for_each(|direction| direction.borrow_mut().no_datagrams = true);
     }
 
     /// Frames that host `from` has sent.

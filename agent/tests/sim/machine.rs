@@ -32,7 +32,13 @@ pub enum Op {
     Write,
     Arm,
     LoadState,
+    Fill,
+    ReleaseThere,
+    Finish,
 }
+
+/// Everything that may fail after it, and is tried again.
+pub const AFTER_COMMIT: [Op; 5] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Destroy];
 
 /// Everything that may fail before the commit.
 pub const BEFORE_COMMIT: [Op; 15] = [
@@ -350,7 +356,10 @@ impl Target for Coming {
         Ok(next.map(|gfn| Fault { gfn, vcpu_waits: true, dropped: false }))
     }
     fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
-        self.0.clock.set(self.0.clock.get() + CALL_NS + PAGE_NS * pages.len() as u64);
+        self.0.call(Op::Fill, pages.len())?;
+        if !self.1.borrow().created {
+            return Err(PlatformError::Gone);
+        }
         pages.iter().for_each(|(gfn, content)| {
             assert!(self.frame(*gfn).expect("a frame").armed, "a page that may be in use is overwritten");
             self.put(*gfn, *content);
@@ -364,6 +373,7 @@ impl Target for Coming {
         Ok(())
     }
     fn release(&mut self) -> Result<()> {
+        self.0.call(Op::ReleaseThere, 0)?;
         let mut guest = self.1.borrow_mut();
         assert!(guest.state_loaded && !guest.released);
         assert_eq!(guest.here, Here::Retained, "the target runs the guest before the commit");
@@ -376,6 +386,7 @@ impl Target for Coming {
         Ok(self.1.borrow().ran_there)
     }
     fn finish(&mut self) -> Result<()> {
+        self.0.call(Op::Finish, 0)?;
         self.1.borrow_mut().finished = true;
         Ok(())
     }

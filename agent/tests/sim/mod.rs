@@ -68,10 +68,17 @@ pub struct World {
     pub trouble: Trouble,
     pub scenario: Scenario,
     agents: [Option<Agent<Machine, End, Nodes>>; 2],
+    machines: [Machine; 2],
+    /// What dom0 keeps of the agents' notes, for each guest and end.
+    notes: BTreeMap<(usize, usize), String>,
+    lives: u32,
     stores: [Nodes; 2],
     attempt: u32,
     next_step: u64,
     suspend_at: Vec<Option<u64>>,
+    start_at: Vec<Option<u64>>,
+    /// How long the toolstack takes to start a guest that has arrived.
+    pub start_ns: u64,
     /// Whether the toolstack says that guests suspended.
     pub suspends: bool,
     /// The last progress of each stage.
@@ -93,41 +100,52 @@ impl World {
         let cable = Cable::new(&clock, scenario.quality, scenario.seed);
         let trouble = Trouble::default();
         let stores = [Nodes::default(), Nodes::default()];
-        let mut ends = cable.ends().into_iter();
-        let agents = std::array::from_fn(|host| {
-            let config = Config {
-                address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
-                port: PORT,
-                mac: [2, 0, 0, 0, 0, host as u8],
-                memory: MEMORY,
-                security: Security::Sealed(identity(host)),
-            };
-            let machine = Machine {
-                clock: clock.clone(),
-                guests: guests.clone(),
-                trouble: trouble.clone(),
-                random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
-                stubborn: scenario.stubborn,
-                dead: Rc::default(),
-            };
-            ends.next().map(|end| Agent::new(machine, end, stores[host].clone(), config))
+        let machines = std::array::from_fn(|host| Machine {
+            clock: clock.clone(),
+            guests: guests.clone(),
+            trouble: trouble.clone(),
+            random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
+            stubborn: scenario.stubborn,
+            dead: Rc::default(),
         });
-        Self {
+        let mut world = Self {
             clock,
             guest,
             guests,
             cable,
             trouble,
             scenario,
-            agents,
+            agents: [None, None],
+            machines,
+            notes: BTreeMap::new(),
+            lives: 0,
             stores,
             attempt: 1,
             next_step: 0,
             suspend_at: vec![None],
+            start_at: vec![None],
+            start_ns: 0,
             suspends: true,
             stages: BTreeMap::new(),
             states: vec![Default::default()],
-        }
+        };
+        world.boot(0);
+        world.boot(1);
+        world
+    }
+
+    /// Starts the agent of a host.
+    fn boot(&mut self, host: usize) {
+        let config = Config {
+            address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
+            port: PORT,
+            mac: [2, 0, 0, 0, 0, host as u8],
+            memory: MEMORY,
+            security: Security::Sealed(identity(host)),
+        };
+        let end = self.cable.ends().into_iter().nth(host);
+        let (machine, store) = (self.machines[host].clone(), self.stores[host].clone());
+        self.agents[host] = end.map(|end| Agent::new(machine, end, store, config));
     }
 
     /// One more guest, on the other host than the last.
@@ -135,6 +153,7 @@ impl World {
         let seed = self.scenario.seed + self.states.len() as u64;
         self.guests.borrow_mut().push(new_guest(&self.scenario, seed));
         self.suspend_at.push(None);
+        self.start_at.push(None);
         self.states.push(Default::default());
     }
 
@@ -172,13 +191,53 @@ impl World {
             guest.there.fill(None);
             guest.state_loaded = false;
             guest.frozen = false;
+            (guest.created, guest.released, guest.started, guest.ran_there) = (true, false, false, false);
+            (guest.held_there, guest.finished) = (false, false);
+            guest.faults.clear();
+            guest.vcpus.fill(None);
         }
+        self.notes.clear();
+        self.start_at.fill(None);
         self.start();
     }
 
-    /// Kills the agent of a host: it says nothing more.
+    /// Kills the agent of a host: it says nothing more, and undoes nothing. The toolstack destroys the domain of a guest
+    /// that could not run yet.
     pub fn kill(&mut self, host: usize) {
+        self.toolstack();
+        let machine = &mut self.machines[host];
+        machine.dead.set(true);
+        machine.dead = Rc::default();
         self.agents[host] = None;
+        for guest in 0..self.states.len() {
+            let end = (guest + host) % 2;
+            if self.notes.contains_key(&(guest, end)) {
+                continue;
+            }
+            if end == 1 {
+                self.guests.borrow()[guest].borrow_mut().created = false;
+            }
+            // So the helper says; it has nothing to hand to another agent.
+            self.states[guest][end].push(State::Failed { reason: "the agent died".into() });
+        }
+    }
+
+    /// Starts the agent of a host once more, and hands it what its earlier life left.
+    pub fn revive(&mut self, host: usize) {
+        self.stores[host] = Nodes::default();
+        self.boot(host);
+        self.turn();
+        self.lives += 1;
+        let notes = self.notes.iter().filter(|((guest, end), _)| (guest + end) % 2 == host);
+        for ((guest, end), note) in notes {
+            let path = format!("request/{}-{guest}-r{}", ["out", "in"][*end], self.lives);
+            self.stores[host].put(&path, &Request::Recover { note: note.clone() }.to_string());
+        }
+    }
+
+    /// Whether libxl has been asked to suspend a guest and has not answered.
+    pub fn is_suspending(&self) -> bool {
+        self.suspend_at.iter().any(Option::is_some)
     }
 
     /// Gives up the first guest's migration, as the toolstack of its source (0) or target (1).
@@ -242,8 +301,8 @@ impl World {
         }
         self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().check_one_copy());
         let others = [self.cable.next_event(), Some(now + 50_000_000)];
-        let suspends = self.suspend_at.iter().copied();
-        let next = others.into_iter().chain(suspends).flatten().fold(next, u64::min);
+        let others = others.into_iter().chain(self.suspend_at.iter().copied()).chain(self.start_at.iter().copied());
+        let next = others.flatten().fold(next, u64::min);
         self.clock.set(next.clamp(now + 5_000, now + step.saturating_mul(64).max(5_000)));
     }
 
@@ -264,7 +323,15 @@ impl World {
                 } else if path.ends_with("/progress") {
                     let progress: Progress = value.parse().expect("progress");
                     self.stages.insert(progress.stage, progress);
+                } else if path.ends_with("/note") {
+                    self.notes.insert((guest, end), value);
                 }
+            }
+        }
+        for guest in 0..self.start_at.len() {
+            if self.start_at[guest].is_some_and(|at| at <= self.clock.get()) {
+                self.start_at[guest] = None;
+                self.guests.borrow()[guest].borrow_mut().started = true;
             }
         }
         for guest in 0..self.suspend_at.len() {
@@ -296,7 +363,9 @@ impl World {
                 self.guests.borrow()[guest].borrow_mut().frozen = true;
                 self.suspend_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns);
             }
-            State::Running => self.guests.borrow()[guest].borrow_mut().started = true,
+            State::Running if !self.guests.borrow()[guest].borrow().started && self.start_at[guest].is_none() => {
+                self.start_at[guest] = Some(self.clock.get() + self.start_ns);
+            }
             _ => {}
         }
     }

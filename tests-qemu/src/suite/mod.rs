@@ -7,6 +7,7 @@ mod crossings;
 mod faults;
 mod fixture;
 mod image;
+mod loss;
 mod operator;
 #[cfg(test)]
 mod policy;
@@ -41,6 +42,8 @@ const TESTS: &[Test] = &[
     Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
+    Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
+    Test { name: "lost_packets_are_survived_without_datagrams", run: loss::is_survived_without_datagrams },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },

@@ -9,13 +9,15 @@ use toolstack::lockdown::Lockdown;
 use toolstack::refusal::Refusal;
 use toolstack::watch::Watch;
 use toolstack::xenstore::Xenstore;
-use toolstack::{identity, status, watch};
+use toolstack::{identity, recover, status, watch};
 
 const USAGE: &str = "\
 Usage: tsmc COMMAND
 
   status [--json]    this host's migration agent and its sessions: stage, pages left, faults
   cancel SESSION     give up a migration that has not reached its commit; the guest stays where it is
+  recover [DOMAIN]   after the agent died: hand its successor the guests that it had in hand, all or one; say what came
+                     of each
   lockdown [--seal-agent] [--arrivals-only]
                      until the next boot nobody changes the security policy or reaches around it; nor, with the
                      options, starts a further agent, or builds a private guest here
@@ -42,6 +44,11 @@ fn main() -> ExitCode {
         ["status"] => connect().and_then(|mut store| status::table(&mut store)),
         ["status", "--json"] => connect().and_then(|mut store| status::json(&mut store)),
         ["cancel", session] => cancel(session),
+        ["recover"] | ["recover", "--all"] => connect().and_then(|mut store| recover::recover(&mut store, None)),
+        ["recover", domain] => match domain.parse() {
+            Ok(domain) => connect().and_then(|mut store| recover::recover(&mut store, Some(domain))),
+            Err(_) => return usage(),
+        },
         ["lockdown", ref options @ ..] => match Lockdown::parse(options) {
             Some(lockdown) => lockdown.apply(),
             None => return usage(),

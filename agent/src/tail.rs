@@ -1,0 +1,67 @@
+//! The end of what was sent on a connection, when it gets lost.
+//!
+//! TCP notices a lost packet at once by what arrives behind it. Behind the last one nothing does: then only smoltcp's
+//! timer helps, after a second at the earliest, and in the switch a whole guest waits for it. So an end that is not
+//! acknowledged in time is followed by a few small messages that say nothing. If it was lost, the acknowledgements of
+//! these make TCP send it again; if it was not, they cost next to nothing.
+
+use core::convert::Infallible;
+
+use embassy_futures::select::{Either3, select3};
+
+use crate::channel::SharedOutlet;
+use crate::secure::Link;
+use crate::tasks::{MS, Timer};
+use crate::wire::Message;
+
+/// What an acknowledgement takes, before one has come.
+const FIRST_GUESS: u64 = 10 * MS;
+/// Three acknowledgements that repeat the last one are a proof to TCP that something was lost. The first after it may not
+/// count, because it tells of new room as well.
+const NUDGES: usize = 4;
+/// How often to nudge before it is left to TCP's timer, ever more seldom.
+const ROUNDS: u32 = 6;
+
+/// Does `work`, and minds meanwhile the end of what is sent on both links of a session.
+pub(crate) async fn minding<T>(links: [Link; 2], timer: Timer, work: impl Future<Output = T>) -> T {
+    let [one, other] = links;
+    match select3(work, mind(&one, &timer), mind(&other, &timer)).await {
+        Either3::First(done) => done,
+        Either3::Second(never) | Either3::Third(never) => match never {},
+    }
+}
+
+/// Never ends.
+async fn mind(link: &Link, timer: &Timer) -> Infallible {
+    let connection = link.connection();
+    let outlet = SharedOutlet::new(link.clone());
+    let mut usual = None;
+    loop {
+        timer.wait_for(|| (connection.backlog() > 0).then_some(())).await;
+        let (end, since) = (connection.sent(), timer.now());
+        let (mut seen, mut round) = (connection.delivered(), 0);
+        while connection.backlog() > 0 && connection.delivered() < end {
+            let pause = (2 * usual.unwrap_or(FIRST_GUESS) + 2 * MS) << round;
+            let progress = timer.wait_for(|| (connection.delivered() > seen).then_some(()));
+            if timer.within(pause, progress).await.is_some() {
+                (seen, round) = (connection.delivered(), 0);
+                continue;
+            }
+            for _ in 0..NUDGES {
+                // Each is to be a packet of its own. Within a message there is more to come anyway.
+                if link.is_between_messages() && outlet.send(Message::Nudge).await.is_err() {
+                    return core::future::pending().await;
+                }
+                timer.yield_now().await;
+            }
+            round += 1;
+            if round == ROUNDS {
+                timer.wait_for(|| (connection.delivered() > seen).then_some(())).await;
+            }
+        }
+        if round == 0 {
+            let took = timer.now() - since;
+            usual = Some(usual.map_or(took, |usual| (usual + took) / 2));
+        }
+    }
+}

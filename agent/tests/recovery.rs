@@ -1,0 +1,277 @@
+//! One fault, at any point of a migration: afterwards there is exactly one guest, and it runs or comes to run.
+//!
+//! `SOAK_RUNS=10000 cargo test --release -p agent --test recovery -- --ignored --nocapture soak` runs random ones; `make
+//! soak` does. A run that fails says with which `SOAK_SEED` it does so again.
+
+#[expect(dead_code, reason = "the simulator serves other tests as well")]
+mod sim;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use agent::control::{Mode, State};
+use sim::guest::Here;
+use sim::link::Quality;
+use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op};
+use sim::random::Random;
+use sim::{Scenario, World};
+
+/// Longer than anybody waits for anybody, in milliseconds.
+const FOR_EVER: u64 = 400_000;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The cable is cut, for so many milliseconds.
+    Cut(u64),
+    /// An agent dies; so many milliseconds later another one is there, and dom0 hands it what it kept.
+    Restart { host: usize, after: u64 },
+    /// A toolstack gives up.
+    Cancel { end: usize },
+    /// The target's domain is destroyed.
+    DestroyTarget,
+    /// An operation of the hypervisor fails.
+    Fails(Op, u32),
+    /// So many frames of a host are lost.
+    Lose { host: usize, frames: u64 },
+}
+
+/// When it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// When a host has sent so many frames.
+    Sent { host: usize, frames: u64 },
+    /// When the source, or the target, has been in so many states.
+    States { end: usize, count: usize },
+}
+
+/// A migration with one fault.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    scenario: Scenario,
+    /// How long the target's toolstack takes to start the guest.
+    start_ns: u64,
+    when: When,
+    fault: Fault,
+}
+
+impl Run {
+    /// Runs it, and checks what must hold whatever went wrong. Whether the fault came before the end.
+    fn check(self) -> bool {
+        let mut world = World::new(self.scenario);
+        world.start_ns = self.start_ns;
+        world.start();
+        let due = |world: &World| match self.when {
+            When::Sent { host, frames } => world.cable.sent(host) >= frames,
+            When::States { end, count } => world.states[0][end].len() >= count,
+        };
+        world.run_until(FOR_EVER, |world| due(world) || over(world));
+        let in_time = !over(&world);
+        self.fault.happens(&mut world);
+        let settled = world.run_until(FOR_EVER, over);
+        let states = format!("{:?}", world.states);
+        assert!(settled, "nobody has the guest: {states}");
+        world.run_until(1_000, |_| false);
+        let may_lose = self.fault == Fault::DestroyTarget;
+        let (here, ran_there) = (world.guest.borrow().here, world.guest.borrow().ran_there);
+        match here {
+            Here::Running => {
+                let writes = world.guest.borrow().writes;
+                world.run_until(50 * self.scenario.step_ns / 1_000_000 + 20, |_| false);
+                {
+                    let guest = world.guest.borrow();
+                    assert!(guest.runs_here() && !guest.logging && !guest.ran_there, "{states}");
+                    assert!(guest.writes > writes, "the guest does not run: {states}");
+                }
+                again(&mut world);
+            }
+            Here::Destroyed if may_lose => assert!(ran_there || world.guest.borrow().finished, "{states}"),
+            Here::Destroyed => world.guest.borrow().check_complete(),
+            Here::Suspended | Here::Retained => panic!("{here:?}: {states}"),
+        }
+        in_time
+    }
+}
+
+/// Whether the guest is where it belongs, and both agents know.
+fn over(world: &World) -> bool {
+    let guest = world.guest.borrow();
+    let ended = |states: &Vec<State>| states.is_empty() || states.last().is_some_and(State::is_end);
+    let quiet = world.states.iter().flatten().all(ended);
+    let source = world.state(0).is_some();
+    source && quiet && !world.is_suspending() && matches!(guest.here, Here::Running | Here::Destroyed)
+}
+
+/// A later attempt succeeds.
+fn again(world: &mut World) {
+    world.trouble.borrow_mut().take();
+    [0, 1].into_iter().for_each(|host| world.cable.lose(host, 0..0));
+    // Whoever has not heard of the end gives up.
+    world.run_until(70_000, |_| false);
+    world.restart();
+    assert!(world.run(FOR_EVER), "the next attempt does not end: {:?}", world.states);
+    assert_eq!(world.state(0), Some(&State::Complete), "the next attempt fails: {:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
+impl Fault {
+    fn happens(self, world: &mut World) {
+        match self {
+            Self::Cut(ms) => {
+                world.cable.cut(true);
+                world.run_until(ms, |_| false);
+                world.cable.cut(false);
+            }
+            Self::Restart { host, after } => {
+                world.kill(host);
+                world.run_until(after, |_| false);
+                // The helper waits for libxl before it turns to the next agent.
+                world.run_until(FOR_EVER, |world| !world.is_suspending());
+                world.revive(host);
+                if world.state(host).is_none_or(|state| !state.is_end()) {
+                    world.run_until(FOR_EVER, over);
+                }
+            }
+            Self::Cancel { end } => world.cancel(end),
+            Self::DestroyTarget => world.guest.borrow_mut().created = false,
+            Self::Fails(op, after) => world.fail(op, after),
+            Self::Lose { host, frames } => world.cable.lose(host, 0..frames),
+        }
+    }
+}
+
+/// A small guest over a quick link: few messages, and something in each stage.
+fn small() -> Scenario {
+    let quality = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let guest = Scenario { frames: 300, vcpus: 2, working_set: 120, step_ns: 100_000, ..Scenario::default() };
+    Scenario { quality, suspend_ns: 2_000_000, ..guest }
+}
+
+const FAULTS: [Fault; 9] = [
+    Fault::Cut(2_000),
+    Fault::Cut(60_000),
+    Fault::Restart { host: 0, after: 500 },
+    Fault::Restart { host: 1, after: 500 },
+    Fault::Restart { host: 1, after: 30_000 },
+    Fault::Cancel { end: 0 },
+    Fault::Cancel { end: 1 },
+    Fault::DestroyTarget,
+    Fault::Lose { host: 0, frames: 3 },
+];
+
+#[test]
+fn one_fault_between_any_two_states_leaves_one_guest() {
+    for fault in FAULTS {
+        for (end, counts) in [(0, 1..=5), (1, 1..=4)] {
+            for (count, start_ns) in counts.flat_map(|count| [(count, 0), (count, 80_000_000)]) {
+                let when = When::States { end, count };
+                Run { scenario: small(), start_ns, when, fault }.check();
+            }
+        }
+    }
+}
+
+/// Every so many frames of either host; the soak does the rest.
+#[test]
+fn one_fault_between_any_two_frames_leaves_one_guest() {
+    let mut in_time = 0;
+    for (index, fault) in FAULTS.into_iter().enumerate() {
+        for host in [0, 1] {
+            for frames in (1..400).skip(index % 13).step_by(13) {
+                let when = When::Sent { host, frames };
+                let came = Run { scenario: small(), start_ns: 20_000_000, when, fault }.check();
+                in_time += u64::from(came);
+                if !came {
+                    break;
+                }
+            }
+        }
+    }
+    assert!(in_time > 50, "only {in_time} faults came in time");
+}
+
+#[test]
+fn what_the_hypervisor_refuses_after_the_commit_is_tried_again() {
+    for op in AFTER_COMMIT {
+        for after in [0, 3] {
+            let when = When::States { end: 1, count: 3 };
+            Run { scenario: small(), start_ns: 0, when, fault: Fault::Fails(op, after) }.check();
+        }
+    }
+}
+
+fn random_run(seed: u64) -> Run {
+    let mut random = Random::new(seed);
+    let mut below = |bound| random.below(bound);
+    let quality = Quality {
+        bytes_per_second: 2_000_000 + below(60_000_000),
+        delay_ns: 20_000 + below(2_000_000),
+        lost_per_mille: if below(3) == 0 { below(15) } else { 0 },
+    };
+    let scenario = Scenario {
+        seed,
+        frames: 20 + below(600),
+        vcpus: 1 + below(4) as usize,
+        working_set: 1 + below(400),
+        step_ns: 50_000 + below(400_000),
+        quality,
+        mode: if below(6) == 0 { Mode::Precopy } else { Mode::Tsmc },
+        can_page: below(8) != 0,
+        stubborn: below(3) == 0,
+        suspend_ns: below(100_000_000),
+    };
+    let short = |long: u64| 1 + long;
+    let fault = match below(12) {
+        0..3 => Fault::Cut(short(below(70_000))),
+        3..5 => Fault::Restart { host: 0, after: short(below(40_000)) },
+        5..7 => Fault::Restart { host: 1, after: short(below(40_000)) },
+        7 => Fault::Cancel { end: below(2) as usize },
+        8 => Fault::DestroyTarget,
+        9 => Fault::Fails(BEFORE_COMMIT[below(BEFORE_COMMIT.len() as u64) as usize], below(40) as u32),
+        10 => Fault::Fails(AFTER_COMMIT[below(AFTER_COMMIT.len() as u64) as usize], below(40) as u32),
+        _ => Fault::Lose { host: below(2) as usize, frames: 1 + below(40) },
+    };
+    let when = match below(4) {
+        0 => When::States { end: 0, count: 1 + below(5) as usize },
+        1 => When::States { end: 1, count: 1 + below(3) as usize },
+        _ => When::Sent { host: below(2) as usize, frames: 1 + below(1 + 2 * scenario.frames) },
+    };
+    Run { scenario, start_ns: below(150_000_000), when, fault }
+}
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Random migrations with random faults. `SOAK_SEED` is the first seed, `SOAK_RUNS` says how many.
+#[test]
+#[ignore = "takes minutes: make soak"]
+fn soak() {
+    let (first, runs) = (setting("SOAK_SEED", 1), setting("SOAK_RUNS", 10_000));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let began = Instant::now();
+    println!("soak: {runs} runs from seed {first} on");
+    let failed: Vec<u64> = std::thread::scope(|scope| {
+        let part = |thread| {
+            scope.spawn(move || {
+                (first..first + runs)
+                    .filter(|seed| seed % threads == thread)
+                    .filter(|seed| fails(*seed))
+                    .collect::<Vec<_>>()
+            })
+        };
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("a part")).collect()
+    });
+    println!("soak: {runs} runs in {} s, {} failed", began.elapsed().as_secs(), failed.len());
+    assert!(failed.is_empty(), "these seeds failed: {failed:?}");
+}
+
+fn fails(seed: u64) -> bool {
+    let run = random_run(seed);
+    let failed = catch_unwind(AssertUnwindSafe(|| run.check())).is_err();
+    if failed {
+        println!("seed {seed} fails: {run:?}\n  again: SOAK_SEED={seed} SOAK_RUNS=1 make soak");
+    }
+    failed
+}

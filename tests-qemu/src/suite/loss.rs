@@ -1,0 +1,97 @@
+//! Packets get lost while the guest runs on B and its pages are on A.
+
+use std::sync::{Mutex, PoisonError};
+
+use agent::control::State;
+use anyhow::{Context, Result, ensure};
+
+use super::brake::Brake;
+use super::crossings::assert_held;
+use super::fixture::Fixture;
+use crate::cli::Mode;
+use crate::network::Place;
+use crate::scenario::guest::{Guest, Label, Workload};
+use crate::scenario::testbed::{A, B};
+use crate::trouble::{Between, Trouble};
+use tests_qemu::report::Report;
+
+/// Packets of a thousand that get lost. A packet of the agents has up to 64 KiB here: in a migration there are few.
+const LOST: u32 = 20;
+/// What TCP takes to send a packet once more, at least: no virtual CPU may wait for that.
+const TCP_WAITS_US: u64 = 1_000_000;
+
+/// Whether the agents' datagrams get through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Datagrams {
+    Pass,
+    AreDenied,
+}
+
+/// Where TCP waits for its timer, datagrams bring what the guest waits for.
+pub fn stalls_no_vcpu(fixture: &mut Fixture) -> Result<()> {
+    let guest = busy(fixture);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    let mut rescued = 0;
+    for places in [(A, B), (B, A)] {
+        let report = cross(fixture, &guest, places, Datagrams::Pass)?;
+        let longest = report.faults.as_ref().context("the agents counted no faults")?.max_us;
+        ensure!(longest < TCP_WAITS_US, "a virtual CPU waited for {longest} us");
+        rescued += report.target.known("rescued").unwrap_or(0);
+    }
+    ensure!(rescued > 0, "no datagram brought a page");
+    Ok(())
+}
+
+/// A firewall that lets no datagram through makes faults slow where packets are lost, and nothing wrong.
+pub fn is_survived_without_datagrams(fixture: &mut Fixture) -> Result<()> {
+    let guest = busy(fixture);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    let report = cross(fixture, &guest, (A, B), Datagrams::AreDenied)?;
+    ensure!(report.target.known("rescued").is_none(), "datagrams passed");
+    Ok(())
+}
+
+fn busy(fixture: &Fixture) -> Guest {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.load = Workload { dirty_mb: 32, dirty_rate: 4000 };
+    guest
+}
+
+/// Crosses over a slow link that loses packets from the commit on.
+fn cross(fixture: &mut Fixture, guest: &Guest, places: (&Place, &Place), datagrams: Datagrams) -> Result<Report> {
+    let namespace = fixture.hosts()?.run.namespace.clone();
+    let brake = Brake::new(&namespace);
+    let trouble = Mutex::new(None);
+    let (_, report) = fixture.migrate(guest, places, Mode::Tsmc, &|source, _| {
+        if matches!(source.state, Some(State::Suspend | State::Committed)) {
+            brake.pull();
+        }
+        let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if source.state == Some(State::Committed) && trouble.is_none() {
+            *trouble = Some(match datagrams {
+                Datagrams::Pass => Trouble::lose(&namespace, Between::Agents, LOST),
+                Datagrams::AreDenied => Trouble::lose_and_deny_datagrams(&namespace, LOST),
+            });
+        }
+    })?;
+    let trouble = trouble.into_inner().unwrap_or_else(PoisonError::into_inner);
+    drop(trouble.context("the packets were never lost: nobody saw the commit")??);
+    assert_held(&report)?;
+    let faults = report.faults.as_ref().context("the agents counted no faults")?;
+    let of = |name: &str| report.target.known(name).unwrap_or(0);
+    println!(
+        "datagrams {datagrams:?}, {LOST} of 1000 packets lost: {} faults, us: p50 {}, p99 {}, longest {}; round trip {} us; {} rescued, \
+         {} asked for by datagram",
+        faults.count,
+        faults.p50_us,
+        faults.p99_us,
+        faults.max_us,
+        of("rescue_rtt_us"),
+        of("rescued"),
+        of("rescue_asked")
+    );
+    ensure!(faults.count > 0, "no fault was served");
+    Ok(report)
+}
