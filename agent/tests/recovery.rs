@@ -200,6 +200,37 @@ fn what_the_hypervisor_refuses_after_the_commit_is_tried_again() {
     }
 }
 
+#[test]
+fn a_note_that_was_changed_or_is_another_agent_s_is_refused() {
+    let mut world = World::new(small());
+    world.start();
+    assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&State::Running)));
+    world.cable.cut(true);
+    let [source, target] = [0, 1].map(|end| world.note(end).expect("a note"));
+    let changed = |at: usize| {
+        let mut note = source.clone().into_bytes();
+        note[at] = if note[at] == b'0' { b'1' } else { b'0' };
+        String::from_utf8(note).expect("text")
+    };
+    let short = source[2..].to_string();
+    let notes = [changed(0), changed(40), changed(source.len() - 1), target, short, "00".into()];
+    for (index, note) in notes.iter().enumerate() {
+        let id = format!("forged-{index}");
+        world.ask(0, &id, &format!("recover note={note}"));
+        world.run_until(20, |_| false);
+        let Some(State::Failed { reason }) = world.answer(0, &id) else { panic!("{id}: {:?}", world.answer(0, &id)) };
+        assert_eq!(reason, "the note was not written by an agent with this agent's key, or it was changed");
+    }
+    // The agent's own note, while it has the guest in hand.
+    world.ask(0, "twice", &format!("recover note={source}"));
+    world.run_until(20, |_| false);
+    let Some(State::Failed { reason }) = world.answer(0, "twice") else { panic!("{:?}", world.states) };
+    assert_eq!(reason, agent::control::reason::IN_HAND);
+    world.cable.cut(false);
+    assert!(world.run(FOR_EVER), "{:?}", world.states);
+    world.guest.borrow().check_complete();
+}
+
 fn random_run(seed: u64) -> Run {
     let mut random = Random::new(seed);
     let mut below = |bound| random.below(bound);

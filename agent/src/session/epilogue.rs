@@ -16,10 +16,14 @@ use crate::channel::{Inlet, Outlet};
 use crate::control::SessionToken;
 use crate::lobby::Invitation;
 use crate::platform::Platform;
+use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};
 
 /// Sessions that are remembered.
 const REMEMBERED: usize = 8;
+
+/// The longest time between two calls of a target whose guest does not depend on them.
+const SELDOM: u64 = 60 * SECOND;
 
 /// How a session ended.
 pub(super) enum Answer {
@@ -69,6 +73,7 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
 /// At the target: calls the source until it has heard.
 pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Word) {
     let reporting = async {
+        let mut pause = CALL_AGAIN;
         loop {
             let told = async {
                 let [control, _bulk] = dialing::both(host, callee, session, Purpose::Recover).await?;
@@ -78,7 +83,8 @@ pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session:
             if host.timer.within(LOST, told).await.is_some_and(|told| told.is_ok()) {
                 return;
             }
-            host.timer.sleep(CALL_AGAIN).await;
+            host.timer.sleep(pause).await;
+            pause = (pause * 2).min(SELDOM);
         }
     };
     while_remembered(host, session, reporting).await;

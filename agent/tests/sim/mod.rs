@@ -235,6 +235,11 @@ impl World {
         }
     }
 
+    /// What dom0 keeps of one end of the first guest's migration.
+    pub fn note(&self, end: usize) -> Option<String> {
+        self.notes.get(&(0, end)).cloned()
+    }
+
     /// Whether libxl has been asked to suspend a guest and has not answered.
     pub fn is_suspending(&self) -> bool {
         self.suspend_at.iter().any(Option::is_some)
