@@ -36,6 +36,8 @@ pub struct Direction {
     /// Those of them that get lost, whatever else happens.
     doomed: Range<u64>,
     no_datagrams: bool,
+    /// The next packet of at least this length is changed on its way.
+    change: Option<usize>,
 }
 
 impl Direction {
@@ -43,7 +45,11 @@ impl Direction {
         self.frames.iter().filter(|(at, _)| *at > self.clock.get() + self.quality.delay_ns).count() >= QUEUE
     }
 
-    fn send(&mut self, frame: Vec<u8>) {
+    fn send(&mut self, mut frame: Vec<u8>) {
+        if self.change.is_some_and(|length| frame.len() >= length && !is_datagram(&frame)) {
+            self.change = None;
+            frame.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        }
         let now = self.clock.get();
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
@@ -88,6 +94,7 @@ impl Cable {
                 sent: 0,
                 doomed,
                 no_datagrams: false,
+                change: None,
             };
             Rc::new(RefCell::new(direction))
         }))
@@ -97,6 +104,16 @@ impl Cable {
     pub fn ends(&self) -> [End; 2] {
         let [there, back] = &self.0;
         [End { out: there.clone(), into: back.clone() }, End { out: back.clone(), into: there.clone() }]
+    }
+
+    /// Changes the next packet of at least this length that one end sends.
+    pub fn change(&self, from: usize, length: usize) {
+        self.0[from].borrow_mut().change = Some(length);
+    }
+
+    /// Whether that has happened.
+    pub fn changed(&self, from: usize) -> bool {
+        self.0[from].borrow().change.is_none()
     }
 
     /// Cuts or mends it.

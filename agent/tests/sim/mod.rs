@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use agent::control::{Mode, Progress, Request, State, Summary};
 use agent::platform::{Backends, DomId};
-use agent::secure::{Identity, Security, public_key};
+use agent::secure::{Identity, PublicKey, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
 
 use guest::{Guest, Here, Shared};
@@ -68,7 +68,10 @@ pub struct World {
     pub trouble: Trouble,
     pub scenario: Scenario,
     agents: [Option<Agent<Machine, End, Nodes>>; 2],
+    security: [Security; 2],
     machines: [Machine; 2],
+    /// What dom0 says is the source's key, if it is not what the source says.
+    pub false_key: Option<PublicKey>,
     /// What dom0 keeps of the agents' notes, for each guest and end.
     notes: BTreeMap<(usize, usize), String>,
     lives: u32,
@@ -93,7 +96,12 @@ const MEMORY: usize = 28 << 20;
 const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
 
 impl World {
+    /// Both hosts' agents trust each other.
     pub fn new(scenario: Scenario) -> Self {
+        Self::secured(scenario, [sealed(0, &[1]), sealed(1, &[0])])
+    }
+
+    pub fn secured(scenario: Scenario, security: [Security; 2]) -> Self {
         let clock = Rc::new(Cell::new(1_000_000_000));
         let guest = new_guest(&scenario, scenario.seed);
         let guests = Rc::new(RefCell::new(vec![guest.clone()]));
@@ -116,7 +124,9 @@ impl World {
             trouble,
             scenario,
             agents: [None, None],
+            security,
             machines,
+            false_key: None,
             notes: BTreeMap::new(),
             lives: 0,
             stores,
@@ -141,7 +151,7 @@ impl World {
             port: PORT,
             mac: [2, 0, 0, 0, 0, host as u8],
             memory: MEMORY,
-            security: Security::Sealed(identity(host)),
+            security: self.security[host].clone(),
         };
         let end = self.cable.ends().into_iter().nth(host);
         let (machine, store) = (self.machines[host].clone(), self.stores[host].clone());
@@ -358,7 +368,7 @@ impl World {
                 let request = Request::In {
                     domain: DomId(guest as u16),
                     peer: std::net::SocketAddrV4::new(*address, *port),
-                    key: *key,
+                    key: self.false_key.or(*key),
                     session: *session,
                     backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
                 };
@@ -387,13 +397,16 @@ impl World {
     }
 }
 
-/// Both hosts trust each other.
-fn identity(host: usize) -> Identity {
-    let private = |host: usize| [host as u8 + 1; 32];
-    let hex = |bytes: [u8; 32]| bytes.map(|byte| format!("{byte:02x}")).concat();
-    let peer = public_key(&private(1 - host));
-    let text = format!("tsmc-identity 1\nkey {}\npeer {peer} the other host\n", hex(private(host)));
-    Identity::parse(&text).expect("an identity")
+/// A host's agent that trusts these hosts.
+pub fn sealed(host: u8, peers: &[u8]) -> Security {
+    let peers: String = peers.iter().map(|peer| format!("peer {} host {peer}\n", key(*peer))).collect();
+    let private = format!("{:02x}", host + 1).repeat(32);
+    Security::Sealed(Identity::parse(&format!("tsmc-identity 1\nkey {private}\n{peers}")).expect("an identity"))
+}
+
+/// The key of a host's agent.
+pub fn key(host: u8) -> PublicKey {
+    public_key(&[host + 1; 32])
 }
 
 fn new_guest(scenario: &Scenario, seed: u64) -> Shared {
