@@ -156,3 +156,117 @@ impl Line {
         post.net.borrow_mut().send_datagram(to, [&front, scratch])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec;
+
+    use super::*;
+    use crate::platform::Gfn;
+    use crate::secure::{Link, Preamble, Protection};
+    use crate::testing::Pair;
+    use crate::wire::Channel;
+
+    const HOME: &str = "10.0.0.1:7077";
+    const SESSION: SessionToken = SessionToken([9; 16]);
+
+    /// What the agent at the other end of `link` sends, as bytes.
+    fn sealed(link: &Link, session: SessionToken, rescue: &Rescue<'_>) -> Vec<u8> {
+        let mut body = Vec::new();
+        rescue.emit(&mut body);
+        let counter = link.datagrams().seal(&session.0, &mut body);
+        [&session.0[..], &counter.to_le_bytes(), &body].concat()
+    }
+
+    /// Lets what was sent leave, and then arrive.
+    fn deliver(pair: &mut Pair) {
+        let timer = pair.timer.clone();
+        pair.finish(async {
+            timer.yield_now().await;
+            timer.yield_now().await;
+        });
+    }
+
+    /// Sends datagrams to the port, and says which of them the session reads, by their stamps.
+    fn read(pair: &mut Pair, post: &Post, line: &mut Line, datagrams: &[&[u8]]) -> Vec<u64> {
+        let home = HOME.parse().unwrap();
+        for datagram in datagrams {
+            assert!(pair.net.borrow_mut().send_datagram(home, [datagram, &[]]));
+        }
+        deliver(pair);
+        post.poll();
+        let mut stamps = Vec::new();
+        while line.receive(|_, from, rescue| match rescue {
+            Rescue::Probe(stamp) if from == home => stamps.push(stamp),
+            other => panic!("{other:?} from {from}"),
+        }) {}
+        stamps
+    }
+
+    #[test]
+    fn only_what_the_peer_sent_to_this_session_is_read_and_only_once() {
+        let mut pair = Pair::new();
+        let preamble = Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SESSION };
+        let wire = pair.wire();
+        let ([there, here], _) = pair.shake_hands(wire, preamble);
+        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut line = post.line(SESSION, here.datagrams(), HOME.parse().unwrap());
+
+        let genuine: Vec<Vec<u8>> = (0..3).map(|stamp| sealed(&there, SESSION, &Rescue::Probe(stamp))).collect();
+        // Out of order, and one twice.
+        let sent = [&genuine[1][..], &genuine[0], &genuine[1]];
+        assert_eq!(read(&mut pair, &post, &mut line, &sent), [1, 0]);
+        assert_eq!(line.refused, 1);
+
+        let mut changed = genuine[2].clone();
+        *changed.last_mut().unwrap() ^= 1;
+        let mut renumbered = genuine[2].clone();
+        renumbered[16] ^= 8;
+        let reflected = sealed(&here, SESSION, &Rescue::Probe(7));
+        let short = &genuine[2][..30];
+        assert_eq!(read(&mut pair, &post, &mut line, &[&changed, &renumbered, &reflected, short]), []);
+        assert_eq!((line.refused, post.stray.get()), (5, 0));
+
+        let strange = sealed(&there, SessionToken([8; 16]), &Rescue::Probe(7));
+        let long = vec![9; LONGEST + 1];
+        assert_eq!(read(&mut pair, &post, &mut line, &[&strange, &long, &[9; 20], &[]]), []);
+        assert_eq!((line.refused, post.stray.get()), (5, 4));
+
+        // None of this was in the way of what is genuine.
+        assert_eq!(read(&mut pair, &post, &mut line, &[&genuine[2]]), [2]);
+    }
+
+    #[test]
+    fn who_is_not_where_the_peer_is_is_not_read() {
+        let (mut pair, [there, here]) = Pair::plain();
+        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut line = post.line(SESSION, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
+        let datagram = sealed(&there, SESSION, &Rescue::Probe(1));
+        assert_eq!(read(&mut pair, &post, &mut line, &[&datagram]), []);
+        assert_eq!(line.refused, 1);
+    }
+
+    #[test]
+    fn a_flood_costs_no_more_than_a_mailbox() {
+        let (mut pair, [there, here]) = Pair::plain();
+        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut line = post.line(SESSION, here.datagrams(), HOME.parse().unwrap());
+        for _ in 0..10 {
+            let piece = Rescue::Piece { gfn: Gfn(1), index: 0, bytes: &[1; crate::wire::PIECE] };
+            let flood: Vec<Vec<u8>> = (0..30).map(|_| sealed(&there, SESSION, &piece)).collect();
+            for datagram in &flood {
+                pair.net.borrow_mut().send_datagram(HOME.parse().unwrap(), [datagram, &[]]);
+            }
+            deliver(&mut pair);
+            post.poll();
+        }
+        let mut unread = 0;
+        while line.receive(|_, _, _| ()) {
+            unread += 1;
+        }
+        assert_eq!(unread, UNREAD);
+        drop(line);
+        post.poll();
+        assert!(post.mailboxes.borrow().is_empty());
+    }
+}

@@ -223,14 +223,32 @@ pub(crate) struct Answering {
     timer: Timer,
     /// The guest stands still here, and what is read is what the target must get.
     settled: bool,
-    /// When the last page that was sent would have been, had each come at its time.
-    paid_until: u64,
+    allowance: Allowance,
     page: Box<[Page; 1]>,
+}
+
+/// How much may be read and sent.
+#[derive(Default)]
+struct Allowance {
+    /// When the last page would have been sent, had each come at its time.
+    paid_until: u64,
+}
+
+impl Allowance {
+    /// Takes one page out of it; whether there was one.
+    fn take(&mut self, now: u64) -> bool {
+        let due = self.paid_until.max(now) + PAGE_EVERY;
+        let may = due <= now + BURST * PAGE_EVERY;
+        if may {
+            self.paid_until = due;
+        }
+        may
+    }
 }
 
 impl Answering {
     pub(crate) fn new(line: Line, timer: Timer) -> Self {
-        Self { line, timer, settled: false, paid_until: 0, page: Box::new([[0; PAGE_SIZE]]) }
+        Self { line, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
     }
 
     /// Answers from here on: after the commit.
@@ -257,17 +275,15 @@ impl Answering {
         if !self.settled {
             return;
         }
-        let Self { line, timer, paid_until, page, .. } = self;
+        let Self { line, timer, allowance, page, .. } = self;
         for _ in 0..PER_TURN {
             let read = |line: &mut Line, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
                 Rescue::Probe(stamp) => _ = line.send_to(from, &Rescue::Echo(stamp)),
                 Rescue::Ask(wanted) => {
                     for (gfn, pieces) in Rescue::wanted(wanted).filter(|(gfn, _)| ram.contains(*gfn)) {
-                        let due = (*paid_until).max(timer.now()) + PAGE_EVERY;
-                        if due > timer.now() + BURST * PAGE_EVERY {
+                        if !allowance.take(timer.now()) {
                             break;
                         }
-                        *paid_until = due;
                         if source.read(&[gfn], &mut page[..]) == Ok(1) {
                             send_pieces(line, from, gfn, &page[0], pieces);
                         }
@@ -297,3 +313,19 @@ fn send_pieces(line: &mut Line, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces:
 }
 
 const _: () = assert!(ROUND <= BATCH);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_without_end_gets_a_burst_and_then_a_page_at_a_time() {
+        let mut allowance = Allowance::default();
+        let granted = (0..10_000).filter(|_| allowance.take(SECOND)).count();
+        assert_eq!(granted as u64, BURST);
+        // Asked for every microsecond of a second.
+        let granted = (0..1_000_000).filter(|us| allowance.take(SECOND + us * 1000)).count();
+        assert_eq!(granted as u64, SECOND / PAGE_EVERY - 1);
+        assert_eq!((0..10_000).filter(|_| allowance.take(10 * SECOND)).count() as u64, BURST);
+    }
+}

@@ -111,6 +111,42 @@ proptest! {
     }
 
     #[test]
+    fn datagrams_survive_the_wire(
+        number in any::<u64>(), wanted in proptest::collection::vec((any::<u64>(), 1..=WHOLE), 1..=64),
+        index in 0..PIECES, byte in any::<u8>(),
+    ) {
+        let mut asked = Vec::new();
+        wanted.iter().for_each(|(gfn, pieces)| Rescue::want(&mut asked, Gfn(*gfn), *pieces));
+        prop_assert!(Rescue::wanted(&asked).eq(wanted.iter().map(|(gfn, pieces)| (Gfn(*gfn), *pieces))));
+        let piece = Rescue::Piece { gfn: Gfn(number), index, bytes: &[byte; PIECE] };
+        let others = [Rescue::Probe(number), Rescue::Echo(number), Rescue::Zero(Gfn(number)), Rescue::Ask(&asked)];
+        for rescue in others.into_iter().chain([piece]) {
+            let mut body = Vec::new();
+            rescue.emit(&mut body);
+            prop_assert!(body.len() <= RESCUE_LIMIT);
+            prop_assert_eq!(Rescue::parse(&body), Ok(rescue));
+            prop_assert!(Rescue::parse(&body[..body.len() - 1]).is_err());
+            body.push(0);
+            prop_assert!(Rescue::parse(&body).is_err());
+        }
+    }
+
+    #[test]
+    fn datagrams_of_any_bytes_are_refused_or_within_bounds(
+        kind in 0..7u8, body in proptest::collection::vec(any::<u8>(), 0..1100),
+    ) {
+        let body = [&[kind][..], &body].concat();
+        match Rescue::parse(&body) {
+            Ok(Rescue::Ask(wanted)) => {
+                prop_assert!((1..=64).contains(&Rescue::wanted(wanted).count()));
+                prop_assert!(Rescue::wanted(wanted).all(|(_, pieces)| pieces != 0 && pieces <= WHOLE));
+            }
+            Ok(Rescue::Piece { index, .. }) => prop_assert!(index < PIECES),
+            _ => {}
+        }
+    }
+
+    #[test]
     fn sets_of_any_bytes_are_refused_or_in_range(
         form in 0..4u8, count in 0..200u32, tail in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
