@@ -76,8 +76,8 @@ fn builder<'a>(identity: &'a Identity, prologue: &'a [u8], entropy: Entropy) -> 
 fn link(connection: Connection, state: &mut HandshakeState, peer: PublicKey) -> Link {
     let mut hash = [0; 32];
     hash.copy_from_slice(state.get_handshake_hash());
-    let (there, back) = state.dangerously_get_raw_split();
-    let [there, back] = [there, back].map(|key| Direction::new(&Key::new(key)));
+    let split = Zeroizing::new(state.dangerously_get_raw_split());
+    let (there, back) = (Direction::new(&Key::new(split.0)), Direction::new(&Key::new(split.1)));
     let directions = if state.is_initiator() { [there, back] } else { [back, there] };
     Link::sealed(connection, peer, hash, directions)
 }
