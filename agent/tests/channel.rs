@@ -3,6 +3,8 @@
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 
+use std::collections::HashSet;
+
 use agent::control::State;
 use agent::secure::Security;
 use sim::guest::Here;
@@ -38,6 +40,26 @@ fn plain_agents_migrate_and_say_that_nothing_was_sealed() {
     assert!(world.run(600_000), "{:?}", world.states);
     world.guest.borrow().check_complete();
     assert_eq!((world.summary(0).sealed, world.summary(1).sealed), (0, 0));
+}
+
+/// How many frames of the source hold something that stood in the guest's memory.
+fn readable(security: [Security; 2]) -> usize {
+    let mut world = World::secured(Scenario { frames: 500, ..Scenario::default() }, security);
+    let values: HashSet<u64> =
+        world.guest.borrow().truth.iter().flatten().copied().filter(|value| *value != 0).collect();
+    assert!(values.len() > 100);
+    world.cable.overhear(0);
+    world.start();
+    assert!(world.run(600_000), "{:?}", world.states);
+    let known = |bytes: &[u8]| values.contains(&u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
+    let frames = world.cable.overheard(0);
+    frames.iter().filter(|frame| frame.windows(8).any(known)).count()
+}
+
+#[test]
+fn whoever_listens_reads_nothing_of_the_guest() {
+    assert!(readable([Security::Plain, Security::Plain]) > 50, "nobody would notice");
+    assert_eq!(readable([sealed(0, &[1]), sealed(1, &[0])]), 0);
 }
 
 #[test]

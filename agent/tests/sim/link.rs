@@ -38,6 +38,8 @@ pub struct Direction {
     no_datagrams: bool,
     /// The next packet of at least this length is changed on its way.
     change: Option<usize>,
+    /// What somebody who listens has heard.
+    overheard: Option<Vec<Vec<u8>>>,
 }
 
 impl Direction {
@@ -49,6 +51,9 @@ impl Direction {
         if self.change.is_some_and(|length| frame.len() >= length && !is_datagram(&frame)) {
             self.change = None;
             frame.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        }
+        if let Some(overheard) = &mut self.overheard {
+            overheard.push(frame.clone());
         }
         let now = self.clock.get();
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
@@ -95,6 +100,7 @@ impl Cable {
                 doomed,
                 no_datagrams: false,
                 change: None,
+                overheard: None,
             };
             Rc::new(RefCell::new(direction))
         }))
@@ -109,6 +115,16 @@ impl Cable {
     /// Changes the next packet of at least this length that one end sends.
     pub fn change(&self, from: usize, length: usize) {
         self.0[from].borrow_mut().change = Some(length);
+    }
+
+    /// Listens to what one end sends.
+    pub fn overhear(&self, from: usize) {
+        self.0[from].borrow_mut().overheard = Some(Vec::new());
+    }
+
+    /// What was heard since.
+    pub fn overheard(&self, from: usize) -> Vec<Vec<u8>> {
+        self.0[from].borrow_mut().overheard.take().unwrap_or_default()
     }
 
     /// Whether that has happened.
