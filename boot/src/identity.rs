@@ -3,9 +3,8 @@
 use core::fmt;
 
 use agent::secure::{Identity, IdentityError, Security};
-use xen_pv::entropy::{Entropy, NoEntropy, SEED};
+use xen_pv::entropy::{Entropy, NoEntropy, Seed};
 use xen_pv::module::ModuleError;
-use zeroize::Zeroizing;
 
 use crate::start::Machine;
 
@@ -37,7 +36,7 @@ impl fmt::Display for Refused {
             Self::Module(error) => error.fmt(f),
             Self::NoText => f.write_str("the module (ramdisk=) is no text; 'tsmc module' writes it"),
             Self::Identity(error) => error.fmt(f),
-            Self::BadSeed => write!(f, "the module's seed does not have {} hexadecimal digits", 2 * SEED),
+            Self::BadSeed => f.write_str("the module's seed does not have 64 hexadecimal digits"),
             Self::NoEntropy(error) => error.fmt(f),
             Self::Nobody => f.write_str(
                 "no identity: give the agent the file that 'tsmc module' writes as ramdisk=, or, to measure without \
@@ -65,19 +64,12 @@ pub fn take(machine: &mut Machine) -> Result<(Security, Entropy), Refused> {
     let seed = text.map_or(Ok(None), seed)?;
     let frames = machine.frames.map(u64::to_le_bytes);
     let domain = [machine.command_line.as_bytes(), frames.as_flattened()];
-    let entropy = Entropy::new(seed.as_deref(), &domain).map_err(Refused::NoEntropy)?;
+    let entropy = Entropy::new(seed.as_ref(), &domain).map_err(Refused::NoEntropy)?;
     Ok((security, entropy))
 }
 
-/// The value of the line `seed <64 hexadecimal digits>`, if there is one.
-fn seed(text: &str) -> Result<Option<Zeroizing<[u8; SEED]>>, Refused> {
-    let Some(digits) = text.lines().find_map(|line| line.trim().strip_prefix("seed ")) else { return Ok(None) };
-    if digits.len() != 2 * SEED || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return Err(Refused::BadSeed);
-    }
-    let mut seed = Zeroizing::new([0; SEED]);
-    for (at, byte) in seed.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).map_err(|_| Refused::BadSeed)?;
-    }
-    Ok(Some(seed))
+/// The value of the line `seed ...`, if there is one.
+fn seed(text: &str) -> Result<Option<Seed>, Refused> {
+    let digits = text.lines().find_map(|line| line.trim().strip_prefix("seed "));
+    digits.map(|digits| Seed::parse(digits).ok_or(Refused::BadSeed)).transpose()
 }

@@ -16,10 +16,29 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::time;
 
 /// Bytes of a seed.
-pub const SEED: usize = 32;
+const SEED: usize = 32;
 
 /// Words of the processor's generator that go into a key: one for each of its 32-bit words.
 const WORDS: usize = 8;
+
+/// Bytes that the toolstack drew for one start.
+pub struct Seed(Zeroizing<[u8; SEED]>);
+
+impl Seed {
+    /// Reads 64 hexadecimal digits.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };
+        if pairs.len() != SEED {
+            return None;
+        }
+        let mut seed = Zeroizing::new([0; SEED]);
+        for (byte, pair) in seed.iter_mut().zip(pairs) {
+            let nibble = |digit: u8| char::from(digit).to_digit(16);
+            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
+        }
+        Some(Self(seed))
+    }
+}
 
 /// What the random bytes rest on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +85,11 @@ pub struct Entropy {
 
 impl Entropy {
     /// Takes what the processor offers, `seed`, the time, and `domain`: what differs from other domains and other starts.
-    pub fn new(seed: Option<&[u8; SEED]>, domain: &[&[u8]]) -> Result<Self, NoEntropy> {
+    pub fn new(seed: Option<&Seed>, domain: &[&[u8]]) -> Result<Self, NoEntropy> {
         Self::gather(processor_word, seed, domain)
     }
 
-    fn gather(processor: Processor, seed: Option<&[u8; SEED]>, domain: &[&[u8]]) -> Result<Self, NoEntropy> {
+    fn gather(processor: Processor, seed: Option<&Seed>, domain: &[&[u8]]) -> Result<Self, NoEntropy> {
         let words = words(processor);
         let origin = match (&words, seed) {
             (Some(_), Some(_)) => Origin::Both,
@@ -84,7 +103,7 @@ impl Entropy {
             hash.update(bytes);
         };
         words.iter().flat_map(|words| words.iter()).for_each(|word| mix(&word.to_le_bytes()));
-        mix(seed.map_or(&[], |seed| seed));
+        mix(seed.map_or(&[], |seed| &*seed.0));
         mix(&time::wall_clock_ns().to_le_bytes());
         // SAFETY: every x86-64 processor has it.
         mix(&unsafe { _rdtsc() }.to_le_bytes());
@@ -166,6 +185,10 @@ mod tests {
         Some(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    fn seed() -> Seed {
+        Seed(Zeroizing::new([1; SEED]))
+    }
+
     fn taken(entropy: &mut Entropy) -> [u8; 33] {
         let mut bytes = [0; 33];
         entropy.fill(&mut bytes);
@@ -180,17 +203,28 @@ mod tests {
 
     #[test]
     fn one_of_both_is_enough() {
-        let origin = |processor, seed| Entropy::gather(processor, seed, &[]).map(|entropy| entropy.origin());
+        let origin = |processor: Processor, seed: Option<Seed>| {
+            Entropy::gather(processor, seed.as_ref(), &[]).map(|entropy| entropy.origin())
+        };
         assert_eq!(origin(counting, None), Ok(Origin::Processor));
-        assert_eq!(origin(none, Some(&[1; SEED])), Ok(Origin::Seed));
-        assert_eq!(origin(stuck, Some(&[1; SEED])), Ok(Origin::Seed));
-        assert_eq!(origin(counting, Some(&[1; SEED])), Ok(Origin::Both));
+        assert_eq!(origin(none, Some(seed())), Ok(Origin::Seed));
+        assert_eq!(origin(stuck, Some(seed())), Ok(Origin::Seed));
+        assert_eq!(origin(counting, Some(seed())), Ok(Origin::Both));
+    }
+
+    #[test]
+    fn a_seed_has_64_hexadecimal_digits() {
+        let digits = "00fF".repeat(16);
+        assert_eq!(*Seed::parse(&digits).unwrap().0, [0, 0xff].repeat(16)[..]);
+        for digits in ["", &digits[1..], &digits[2..], &(digits.clone() + "00"), &digits.replace("fF", "+1")] {
+            assert!(Seed::parse(digits).is_none(), "{digits}");
+        }
     }
 
     #[test]
     fn bytes_do_not_repeat() {
         for processor in [none, counting] {
-            let mut entropy = Entropy::gather(processor, Some(&[1; SEED]), &[]).unwrap();
+            let mut entropy = Entropy::gather(processor, Some(&seed()), &[]).unwrap();
             let (a, b) = (taken(&mut entropy), taken(&mut entropy));
             assert_ne!(a, b);
             assert_ne!(a[25..], [0; 8]);
@@ -199,7 +233,7 @@ mod tests {
 
     #[test]
     fn two_starts_with_one_seed_differ() {
-        let start = |domain: &[u8]| taken(&mut Entropy::gather(none, Some(&[1; SEED]), &[domain]).unwrap());
+        let start = |domain: &[u8]| taken(&mut Entropy::gather(none, Some(&seed()), &[domain]).unwrap());
         assert_ne!(start(b"1"), start(b"2"));
         // The same domain at another time.
         assert_ne!(start(b"1"), start(b"1"));
