@@ -15,7 +15,6 @@ use super::stay::{self, Contact};
 use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue};
 use crate::budget::Reservation;
 use crate::channel::{Inlet, SharedOutlet};
-use crate::claim::Claim;
 use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
@@ -147,39 +146,34 @@ async fn arrive<P: Platform>(
     let (memo, peer) = (target.memo(), callee.address);
     let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, desk, target, &note, pages, memory);
-    let line = host.post.line(session, control.datagrams(), callee.address);
-    arrival.attach([control.clone(), bulk.clone()]);
-    let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
-    let mut bulk = Inlet::new(bulk, &BULKS);
-    let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
-        Either3::First(Ok(())) => None,
-        Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),
-        Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
+    let unheard = {
+        let line = host.post.line(session, control.datagrams(), callee.address);
+        arrival.attach([control.clone(), bulk.clone()]);
+        let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
+        let mut bulk = Inlet::new(bulk, &BULKS);
+        let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
+            Either3::First(Ok(())) => None,
+            Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),
+            Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
+        };
+        let contact = match error {
+            None => Contact::Open { listening, bulk, line },
+            Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
+                let reason = arrival.abort(error).await.to_string();
+                arrival.close(State::Failed { reason });
+                return Ok(());
+            }
+            Some(error) => {
+                arrival.lose(&error);
+                Contact::Cut
+            }
+        };
+        stay::stay(host, &arrival, contact).await
     };
-    let contact = match error {
-        None => Contact::Open { listening, bulk, line },
-        Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
-            let reason = arrival.abort(error).await.to_string();
-            arrival.close(State::Failed { reason });
-            return Ok(());
-        }
-        Some(error) => {
-            arrival.lose(&error);
-            Contact::Cut
-        }
-    };
-    keep(host, &arrival, claim, contact).await;
+    // The source hears of the end whatever it takes; the domain is not held for that.
+    drop((arrival, claim));
+    epilogue::report(host, callee, session, unheard).await;
     Ok(())
-}
-
-/// Keeps the guest that could run; when it is whole or gone, the source hears of it whatever it takes.
-async fn keep<P: Platform>(host: &Host<P>, arrival: &Arrival<P::Target>, claim: Claim, contact: Contact<'_>) {
-    let unheard = stay::stay(host, arrival, contact).await;
-    let (callee, session) = (arrival.callee, arrival.session);
-    drop(claim);
-    if let Some(word) = unheard {
-        epilogue::report(host, callee, session, word).await;
-    }
 }
 
 /// Goes on with a guest that an earlier life of this agent was filling.
@@ -210,7 +204,9 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         desk.note(&arrival.notes.ready);
         desk.state(State::Ready);
     }
-    keep(host, &arrival, claim, Contact::Cut).await;
+    let unheard = stay::stay(host, &arrival, Contact::Cut).await;
+    drop((arrival, claim));
+    epilogue::report(host, Callee { address: note.peer, key: note.key }, note.session, unheard).await;
     Ok(())
 }
 

@@ -70,8 +70,9 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
     while_remembered(host, invitation.session(), answering).await;
 }
 
-/// At the target: calls the source until it has heard.
-pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Word) {
+/// At the target: calls the source until it has heard the last word, if it has not yet.
+pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Option<Word>) {
+    let Some(word) = word else { return };
     let reporting = async {
         let mut pause = CALL_AGAIN;
         loop {
