@@ -4,12 +4,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use crate::bitmap::PageSet;
+use crate::digest::Digest;
 use crate::net::{Connection, LinkError};
 use crate::platform::{Gfn, Page, PageMask};
 use crate::secure::Link;
 use crate::secure::record::TAG;
 use crate::session::{PeerFault, SessionError};
-use crate::wire::{Cause, Header, Kind, Message, Pages, Set, WireError};
+use crate::wire::{Cause, Digests, Header, Kind, Message, Pages, Set, WireError};
 
 /// The receiving half of a channel.
 pub(crate) struct Inlet {
@@ -94,6 +95,14 @@ impl Outlet {
         self.begin();
         Set::emit(set, first, count, &mut self.scratch);
         self.front(kind, self.scratch.len() - Header::LEN).await?;
+        Ok(self.link.end().await?)
+    }
+
+    /// Sends digests of pages, ascending and all within the same 64 frames; a page without one is spared.
+    pub(crate) async fn send_digests(&mut self, pages: &[(Gfn, Option<Digest>)]) -> Result<(), SessionError> {
+        self.begin();
+        Digests::emit(pages, &mut self.scratch);
+        self.front(Kind::Digests, self.scratch.len() - Header::LEN).await?;
         Ok(self.link.end().await?)
     }
 

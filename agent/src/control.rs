@@ -176,6 +176,8 @@ pub enum Request {
         domain: DomId,
         /// How.
         mode: Mode,
+        /// Whether to compare all memory at the switch.
+        verify: bool,
     },
     /// Fill this domain from another agent.
     In {
@@ -200,7 +202,10 @@ pub enum Request {
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Out { domain, mode } => write!(f, "out domain={} mode={mode}", domain.0),
+            Self::Out { domain, mode, verify } => {
+                let verify = if *verify { " verify=yes" } else { "" };
+                write!(f, "out domain={} mode={mode}{verify}", domain.0)
+            }
             Self::In { domain, peer, key, session, backends } => {
                 write!(f, "in domain={} peer={peer} session={session}", domain.0)?;
                 write_key(f, key)?;
@@ -218,7 +223,15 @@ impl FromStr for Request {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let line = Line::new(text);
         match line.word() {
-            "out" => Ok(Self::Out { domain: DomId(line.field("domain")?), mode: line.field("mode")? }),
+            "out" => Ok(Self::Out {
+                domain: DomId(line.field("domain")?),
+                mode: line.field("mode")?,
+                verify: match line.optional::<String>("verify")?.as_deref() {
+                    None | Some("no") => false,
+                    Some("yes") => true,
+                    Some(_) => return Err(ParseError::Bad("verify")),
+                },
+            }),
             "in" => Ok(Self::In {
                 domain: DomId(line.field("domain")?),
                 peer: line.field("peer")?,

@@ -22,6 +22,7 @@ use crate::session::departure::Departure;
 use crate::session::sending::Batch;
 use crate::session::{Committed, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
 use crate::tasks::{MS, SECOND};
+use crate::verify;
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
@@ -335,6 +336,7 @@ pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inle
     loop {
         let placed = match bulk.next().await {
             Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place_for_good(&pages).await,
+            Ok(Message::Digests(digests)) => verify::take(arrival, &digests),
             Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
             Err(error) => Err(error),
         };

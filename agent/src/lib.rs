@@ -23,6 +23,7 @@ pub mod config;
 pub mod control;
 mod datagram;
 mod desk;
+pub mod digest;
 mod dirty_copy;
 mod full_copy;
 mod hex;
@@ -39,6 +40,7 @@ mod tail;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod verify;
 pub mod wire;
 
 use alloc::boxed::Box;

@@ -267,6 +267,8 @@ pub trait Target {
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
     /// Writes up to [`BATCH`] populated pages that are not armed, or armed and not faulted on; the mask says which were written.
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
+    /// Copies up to [`BATCH`] pages out that are present; the mask says which could be read.
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
     /// Makes up to [`BATCH`] populated pages absent, so that a touch becomes a [`Fault`]; the mask says which are armed now.
     /// A page the hypervisor uses itself cannot be armed and must be written before the guest runs.
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask>;

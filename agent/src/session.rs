@@ -59,7 +59,7 @@ use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
 use crate::net::{LinkError, Net};
-use crate::platform::{Platform, PlatformError, Source};
+use crate::platform::{Gfn, Platform, PlatformError, Source};
 use crate::secure::Protection;
 use crate::switchover::Prepared;
 use crate::tasks::{SECOND, Timer};
@@ -101,7 +101,7 @@ pub(crate) struct Host<P> {
 /// Serves one request from beginning to end.
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
     match request {
-        Request::Out { domain, mode } => departure::serve(&host, &desk, domain, mode).await,
+        Request::Out { domain, mode, verify } => departure::serve(&host, &desk, domain, mode, verify).await,
         Request::In { domain, peer, key, session, backends } => {
             let callee = Callee { address: peer, key };
             arrival::serve(&host, &desk, domain, callee, session, backends).await;
@@ -141,6 +141,13 @@ pub enum SessionError {
     TimedOut(Wait),
     /// This agent will not move this guest.
     Refused(Refusal),
+    /// Verifying found pages that differ, before the commit.
+    Differing {
+        /// The first of them.
+        first: Gfn,
+        /// How many.
+        pages: u64,
+    },
 }
 
 /// What a peer must not do.
@@ -192,6 +199,8 @@ pub enum Refusal {
     InHand,
     /// This agent's memory does not hold what it would have to know of it.
     NoMemory,
+    /// It does not hold the digests that verifying takes.
+    NoMemoryToVerify,
     /// The toolstack said that it could not suspend it.
     NotSuspended,
     /// It does not exist, or no more.
@@ -253,6 +262,16 @@ impl fmt::Display for SessionError {
             Self::TimedOut(Wait::Missing) => f.write_str("the other host's agent did not say in time what it misses"),
             Self::TimedOut(Wait::Address) => f.write_str("this agent has no network address"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::Differing { first, pages: 1 } => {
+                write!(f, "verifying found that guest frame {:#x} differs between the hosts", first.0)
+            }
+            Self::Differing { first, pages } => {
+                write!(
+                    f,
+                    "verifying found {pages} pages that differ between the hosts, first guest frame {:#x}",
+                    first.0
+                )
+            }
         }
     }
 }
@@ -265,6 +284,9 @@ impl fmt::Display for Refusal {
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
             Self::InHand => reason::IN_HAND,
             Self::NoMemory => "the agent has too little memory left for a guest of this size",
+            Self::NoMemoryToVerify => {
+                "the agent has too little memory left to verify a guest of this size; migrate without"
+            }
             Self::NotSuspended => "the guest did not suspend",
             Self::Gone => reason::GONE,
             Self::Unreadable => "pages of the guest cannot be read",

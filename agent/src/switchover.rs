@@ -19,6 +19,7 @@ use crate::session::departure::Departure;
 use crate::session::sending::Batch;
 use crate::session::{BULK_WAIT, PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::tasks::MS;
+use crate::verify;
 use crate::wire::{CHUNK, Cause, Demanded, Kind, Message, Set};
 
 /// Pages that the resuming kernel touches first, at most: some for the guest, and the area of each virtual CPU, which the
@@ -61,8 +62,10 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     let sent = departure.timer.now();
     let urgent = choose_urgent(departure)?;
     send_dirty_set(departure).await?;
+    verify::begin(departure)?;
     send_urgent(departure, &urgent).await?;
     departure.bulk.send(Message::State(&state)).await?;
+    verify::tell_rest(departure, &urgent).await?;
     departure.switched = true;
     departure.bulk.send(Message::Switch).await?;
     let timer = departure.timer.clone();
@@ -138,6 +141,7 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
         for batch in gone.chunks(BATCH) {
             let batch = Batch::from_slice(batch).unwrap_or_default();
             departure.send_as_zeros(Cause::Urgent, &batch).await?;
+            verify::tell_zeros(departure, &batch).await?;
             batch.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
         }
         departure.timer.yield_now().await;
@@ -198,6 +202,7 @@ async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) 
         if !departure.send(Cause::Urgent, &mut batch).await?.is_empty() {
             return Err(SessionError::Refused(Refusal::Unreadable));
         }
+        verify::tell_sent(departure, &batch).await?;
     }
 }
 
@@ -220,7 +225,11 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
         Message::Dirty(stale) => arm_rest(arrival, stale)?,
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
         Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
-        Message::Switch => return Ok(true),
+        Message::Digests(digests) => verify::take(arrival, digests)?,
+        Message::Switch => {
+            verify::settle(arrival)?;
+            return Ok(true);
+        }
         _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
     }
     Ok(false)

@@ -2,6 +2,8 @@
 
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
+#[path = "migration/verify.rs"]
+mod verify;
 
 use agent::control::{Mode, State, Summary};
 use proptest::prelude::*;
@@ -26,6 +28,8 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
     // What a datagram brought first may still have been on its way by TCP.
     let unheard = source.stage3_pages - target.stage3_pages;
     assert!(unheard <= target.rescued, "{source}\n{target}");
+    assert!(source.verified > 0 && target.differing == 0, "{source}\n{target}");
+    assert_eq!(source.verified, target.verified + target.spared, "{source}\n{target}");
     (world, source, target)
 }
 

@@ -216,6 +216,10 @@ impl wanted::Target for Target {
         with_pages(pages, |pages| self.target.write(pages))
     }
 
+    fn read(&mut self, gfns: &[wanted::Gfn], into: &mut [Page]) -> Result<PageMask> {
+        with_gfns(gfns, |gfns| self.target.read(gfns, into))
+    }
+
     fn arm(&mut self, gfns: &[wanted::Gfn]) -> Result<PageMask> {
         with_gfns(gfns, |gfns| self.target.arm(gfns))
     }

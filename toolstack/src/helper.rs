@@ -14,13 +14,16 @@ use crate::events::{Signals, Waiter};
 use crate::peek::Look;
 use crate::refusal::Refusal;
 use crate::restore::{restore, take_invitation};
-use crate::save::Save;
+use crate::save::{Order, Save};
 use crate::stream::{self, Owner};
 use crate::xenstore::Xenstore;
 use crate::{peek, stock};
 
 /// Chooses how pages move: `tsmc` (the default) or `precopy`. Read from the environment of whoever starts the migration.
 pub const MODE: &str = "TSMC_MODE";
+
+/// Makes the agents compare all memory at the switch if it is `1`. Read where [`MODE`] is.
+pub const VERIFY: &str = "TSMC_VERIFY";
 
 /// Serves one call of libxl. Returns when libxl knows the outcome; does not return if it is the stock helper's job.
 ///
@@ -71,9 +74,13 @@ fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Re
     if whose_guest(&mut store, arguments.domain)? == Whose::Stock {
         return Ok(Whose::Stock);
     }
-    let mode = chosen_mode()?;
+    let order = Order {
+        domain: arguments.domain,
+        mode: chosen_mode()?,
+        verify: is_to_be_verified(std::env::var(VERIFY).ok())?,
+    };
     let mut waiter = Waiter::new(Signals::take()?, inherited(arguments.stream)?);
-    Save::start(libxl, &mut store, &mut waiter, arguments.domain, mode)?.run()?;
+    Save::start(libxl, &mut store, &mut waiter, order)?.run()?;
     Ok(Whose::Ours)
 }
 
@@ -106,6 +113,14 @@ fn chosen_mode() -> Result<Mode, Refusal> {
     }
 }
 
+fn is_to_be_verified(wish: Option<String>) -> Result<bool, Refusal> {
+    match wish.as_deref() {
+        None | Some("" | "0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(other) => Err(Refusal::Verify(other.into())),
+    }
+}
+
 /// A descriptor that libxl left open for us, under a number of our own. Going through the kernel instead of claiming
 /// the number needs no promise that nobody else uses it.
 fn inherited(descriptor: i32) -> io::Result<OwnedFd> {
@@ -126,6 +141,16 @@ mod tests {
         assert_eq!(whose_guest(&mut store, 5).expect("an answer"), Whose::Ours);
         assert_eq!(whose_guest(&mut store, 6).expect("an answer"), Whose::Stock);
         assert_eq!(whose_guest(&mut store, 7).expect("an answer"), Whose::Stock);
+    }
+
+    #[test]
+    fn verifying_is_asked_for_in_one_way() {
+        let verify = |wish: &str| is_to_be_verified(Some(wish.into()));
+        assert!(verify("1").expect("an answer"));
+        assert!(
+            ![verify(""), verify("0"), is_to_be_verified(None)].map(|wish| wish.expect("an answer")).contains(&true)
+        );
+        assert_eq!(verify("yes").expect_err("a refusal").to_string(), "TSMC_VERIFY is 'yes': choose 0 or 1");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum Refusal {
     Lockdown(String),
     /// There is no key, or no module.
     Key(KeyError),
+    /// `TSMC_VERIFY` is neither yes nor no.
+    Verify(String),
     /// The operating system fails us.
     System(io::Error),
 }
@@ -81,6 +83,7 @@ impl fmt::Display for Refusal {
             Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc or precopy"),
             Self::Lockdown(reason) => write!(f, "the lockdown is not complete: {reason}"),
             Self::Key(error) => error.fmt(f),
+            Self::Verify(wish) => write!(f, "TSMC_VERIFY is '{wish}': choose 0 or 1"),
             Self::System(error) => error.fmt(f),
         }
     }

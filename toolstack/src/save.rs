@@ -55,6 +55,17 @@ pub struct Save<'a> {
     asked: Instant,
 }
 
+/// Which guest leaves, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// The guest.
+    pub domain: u16,
+    /// How its pages move.
+    pub mode: Mode,
+    /// Whether all memory is compared at the switch.
+    pub verify: bool,
+}
+
 /// The guest as libxl knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guest {
@@ -86,11 +97,11 @@ impl<'a> Save<'a> {
         libxl: &'a mut Libxl,
         store: &'a mut Xenstore,
         waiter: &'a mut Waiter,
-        domain: u16,
-        mode: Mode,
+        Order { domain, mode, verify }: Order,
     ) -> Result<Self, Refusal> {
         let agent = Agent::find(store)?;
-        let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode })?;
+        let session =
+            Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Instant::now());
         let (cancelled, note) = (None, None);
         Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, asked })

@@ -1,6 +1,6 @@
 //! What the operator sees: this host's agent, its sessions, how far they are.
 
-use agent::control::{Request, State};
+use agent::control::{Request, State, Summary};
 
 use crate::agents::{Agent, Session};
 use crate::refusal::Refusal;
@@ -99,18 +99,27 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
             stage,
             left,
             faults: faults.map_or_else(|| "-".into(), |faults| faults.to_string()),
-            note: match state {
-                Some(State::Failed { reason } | State::Interrupted { reason }) => reason.replace(char::is_control, " "),
-                _ => String::new(),
-            },
+            note: note(state, summary),
         });
     }
     Ok(rows)
 }
 
+/// What an operator must know of a session besides.
+fn note(state: Option<State>, summary: Option<Summary>) -> String {
+    match (state, summary) {
+        (Some(State::Failed { reason } | State::Interrupted { reason }), _) => reason.replace(char::is_control, " "),
+        (_, Some(Summary { differing: differing @ 1.., .. })) => format!(
+            "WRONG MEMORY: {differing} pages are not what they were on the other host; the agent's console names them"
+        ),
+        (_, Some(Summary { verified: 1.., .. })) => "verified".into(),
+        _ => String::new(),
+    }
+}
+
 fn what(request: Request) -> Option<String> {
     match request {
-        Request::Out { domain, mode } => Some(format!("domain {} out ({mode})", domain.0)),
+        Request::Out { domain, mode, .. } => Some(format!("domain {} out ({mode})", domain.0)),
         Request::In { domain, peer, .. } => Some(format!("domain {} in from {}", domain.0, peer.ip())),
         Request::Recover { .. } => None,
     }
@@ -189,6 +198,8 @@ mod tests {
         fake.set(&format!("{home}/session/in-8-c/progress"), "stage=3 done=9 total=10 bytes=1 rate_kib=2 faults=31");
         fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\"\u{1b}room");
         fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
+        fake.set(&format!("{home}/session/in-9-d/state"), "complete");
+        fake.set(&format!("{home}/session/in-9-d/summary"), "faults=3 verified=700 differing=2");
         let table = table(&mut store).expect("a table");
         let rows: Vec<&str> = table.lines().skip(3).collect();
         assert_eq!(
@@ -196,7 +207,8 @@ mod tests {
             "in-7-b           domain 7 in                failed       -                   -      12  \"no\" room"
         );
         assert_eq!(rows[1], "in-8-c           domain 8 in                running      3 (90 %)            1      31");
-        assert_eq!(rows[2], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
+        assert!(rows[2].starts_with("in-9-d ") && rows[2].contains("WRONG MEMORY: 2 pages"), "{}", rows[2]);
+        assert_eq!(rows[3], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
         assert!(json.contains("\"state\":\"failed reason=\\\"no\\\"\\u001broom\""), "{json}");
     }

@@ -148,6 +148,14 @@ summary! {
     resent,
     /// 1 if the agents' connections were sealed.
     sealed,
+    /// Pages whose digests were told (source) or found equal (target), when the migration is verified.
+    verified,
+    /// Pages left out of that: a backend wrote to them after the guest had stopped.
+    spared,
+    /// Pages that differ from what they were at the switch, found when the guest had run already.
+    differing,
+    /// What verifying took: at the source, how long it kept the guest stopped; at the target, reading and comparing.
+    verify_ms,
 }
 
 impl fmt::Display for Summary {

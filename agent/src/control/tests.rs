@@ -9,7 +9,8 @@ fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug
 #[test]
 fn every_line_survives_the_trip_through_text() {
     let session = SessionToken([0xa5; 16]);
-    survives(Request::Out { domain: DomId(5), mode: Mode::Precopy });
+    survives(Request::Out { domain: DomId(5), mode: Mode::Precopy, verify: false });
+    survives(Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: true });
     let backends = Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) };
     let peer = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077);
     for key in [None, Some(PublicKey([0x5a; 32]))] {
@@ -49,7 +50,7 @@ fn every_line_survives_the_trip_through_text() {
 #[test]
 fn the_protocol_reads_as_agreed() {
     let request: Request = "out domain=5 mode=tsmc".parse().unwrap();
-    assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc });
+    assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: false });
     assert_eq!(State::Failed { reason: "no room".to_string() }.to_string(), "failed reason=no room");
     let id: RequestId = "out-5".parse().unwrap();
     assert_eq!(id.suspended(), "request/out-5/suspended");
@@ -59,6 +60,7 @@ fn the_protocol_reads_as_agreed() {
 fn what_cannot_be_understood_is_refused() {
     assert_eq!("out domain=5".parse::<Request>(), Err(ParseError::Missing("mode")));
     assert_eq!("out domain=x mode=tsmc".parse::<Request>(), Err(ParseError::Bad("domain")));
+    assert_eq!("out domain=5 mode=tsmc verify=maybe".parse::<Request>(), Err(ParseError::Bad("verify")));
     assert_eq!("".parse::<Request>(), Err(ParseError::Bad("request")));
     assert_eq!("failed".parse::<State>(), Err(ParseError::Missing("reason")));
     for id in ["", "A", "a/b", "a b", "0123456789012345678901234567890123"] {

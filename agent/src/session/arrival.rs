@@ -22,12 +22,15 @@ use crate::net::LinkError;
 use crate::platform::{BATCH, Backends, DomId, Gfn, Hold, Platform, Rings, Target};
 use crate::secure::Link;
 use crate::tasks::{SECOND, Timer};
+use crate::verify::Verifier;
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
 use crate::{datagram, full_copy, rescue, switchover};
 
 /// What a source may say on each.
-pub(super) const CONTROLS: [Kind; 5] = [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete];
-pub(super) const BULKS: [Kind; 6] = [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::State, Kind::Switch];
+pub(super) const CONTROLS: [Kind; 6] =
+    [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete, Kind::Digests];
+pub(super) const BULKS: [Kind; 7] =
+    [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::Digests, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
@@ -53,6 +56,8 @@ pub(crate) struct Arrival<T> {
     pub(crate) ledger: RefCell<Ledger>,
     /// Pages that must be written before the guest runs, because they cannot be armed.
     pub(crate) stubborn: RefCell<Vec<Gfn>>,
+    /// If all memory is compared at the switch.
+    pub(crate) verifier: RefCell<Option<Verifier>>,
     /// The machine state, until it is loaded.
     pub(crate) state: RefCell<Option<Vec<u8>>>,
     pub(super) phase: Cell<Phase>,
@@ -66,7 +71,7 @@ pub(crate) struct Arrival<T> {
     pub(super) unsaid: RefCell<Vec<Demanded>>,
     /// A datagram brought a page before TCP did, and TCP has brought none since.
     pub(crate) tcp_is_late: Cell<bool>,
-    pub(super) memory: RefCell<Reservation>,
+    pub(crate) memory: RefCell<Reservation>,
 }
 
 /// The connections, as long as they last.
@@ -134,7 +139,7 @@ async fn arrive<P: Platform>(
     bulk.connection().set_patience(Some(BULK_WAIT));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
-    let Built { target, rings, frames, pages, uuid } = match built {
+    let Built { target, rings, frames, pages, uuid, verifier } = match built {
         Either::First(Ok(built)) => built,
         Either::First(Err(error)) => return Err(abort(&host.timer, &SharedOutlet::new(control), error).await),
         Either::Second(()) => {
@@ -146,6 +151,7 @@ async fn arrive<P: Platform>(
     let (memo, peer) = (target.memo(), callee.address);
     let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, desk, target, &note, pages, memory);
+    arrival.verifier.replace(verifier);
     let unheard = {
         let line = host.post.line(session, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
@@ -217,6 +223,7 @@ struct Built<T> {
     frames: u64,
     pages: u64,
     uuid: [u8; 16],
+    verifier: Option<Verifier>,
 }
 
 /// Hears what the guest is and builds its frame.
@@ -238,10 +245,11 @@ async fn build<P: Platform>(
     if welcome.uuid != target.info()?.uuid {
         return Err(SessionError::Refused(Refusal::OtherGuest));
     }
-    memory.add_sets(welcome.frames, SETS)?;
+    let Welcome { frames, pages, uuid, verify, .. } = welcome;
+    memory.add_sets(frames, SETS)?;
+    let verifier = if verify { Some(Verifier::new(frames, memory)?) } else { None };
     let rings = target.build(welcome.frame)?;
-    let Welcome { frames, pages, uuid, .. } = welcome;
-    Ok(Built { target, rings, frames, pages, uuid })
+    Ok(Built { target, rings, frames, pages, uuid, verifier })
 }
 
 /// Tells the source why it is over.
@@ -263,6 +271,8 @@ async fn fill<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), S
         if !full_copy::take(arrival, &message)? && switchover::take(arrival, &message)? {
             break;
         }
+        // Small messages may mean much work, and many of them are here at once.
+        arrival.timer.yield_now().await;
     }
     switchover::prepare(arrival).await
 }
@@ -307,6 +317,7 @@ impl<T: Target> Arrival<T> {
             sets: RefCell::new(Sets::new(note.frames)),
             ledger: RefCell::new(ledger),
             stubborn: RefCell::default(),
+            verifier: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
             ran: Cell::new(false),

@@ -25,6 +25,7 @@ use crate::claim::Claim;
 use crate::config::Config;
 use crate::control::{Mode, SessionToken, State, reason};
 use crate::desk::Desk;
+use crate::digest::Kept;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
 use crate::net::{IN_FLIGHT_CONTROL, LinkError};
@@ -97,8 +98,12 @@ pub(crate) struct Departure<S> {
     pub(crate) lost: bool,
     /// Bytes handed to earlier connections.
     earlier: u64,
-    pub(super) batch: Vec<Page>,
-    memory: Reservation,
+    pub(crate) batch: Vec<Page>,
+    /// All memory is compared at the switch.
+    pub(crate) verify: bool,
+    /// What the pages that follow in stage 3 held then.
+    pub(crate) told: Option<Kept>,
+    pub(crate) memory: Reservation,
 }
 
 /// What the target has said.
@@ -137,14 +142,20 @@ enum Ending {
 type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionError>>>>;
 
 /// Serves a request to send `domain` away.
-pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode) {
-    if let Err(error) = leave(host, desk, domain, mode).await {
+pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode, verify: bool) {
+    if let Err(error) = leave(host, desk, domain, mode, verify).await {
         desk.state(State::Failed { reason: error.to_string() });
     }
 }
 
 /// An error here means that nothing was begun: the guest was only looked at.
-async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode) -> Result<(), SessionError> {
+async fn leave<P: Platform>(
+    host: &Host<P>,
+    desk: &Rc<Desk>,
+    domain: DomId,
+    mode: Mode,
+    verify: bool,
+) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
     let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
@@ -155,6 +166,7 @@ async fn leave<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode
     let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer }.seal(host);
     let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
     departure.note = note;
+    departure.verify = verify;
     let mut listening = departure.listen(&called);
     let features = host.platform.borrow().features();
     let outcome = {
@@ -460,6 +472,8 @@ impl<S: Source> Departure<S> {
             lost: false,
             earlier: 0,
             batch: vec![[0; PAGE_SIZE]; BATCH],
+            verify: false,
+            told: None,
             memory,
         }
     }
@@ -483,7 +497,7 @@ impl<S: Source> Departure<S> {
             return Err(SessionError::Peer(PeerFault::Version));
         }
         let GuestInfo { vcpus, pages, uuid, .. } = *info;
-        let (mode, frames, verify) = (self.policy, self.frames, false);
+        let (mode, frames, verify) = (self.policy, self.frames, self.verify);
         let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame };
         self.control.send(Message::Welcome(welcome)).await
     }

@@ -5,6 +5,7 @@ use super::{PeerFault, Refusal, SessionError};
 use crate::bitmap::PageSet;
 use crate::platform::{BATCH, Content, Fault, Gfn, Target};
 use crate::tasks::MS;
+use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
 
 /// How long to wait before filling again what could not be filled.
@@ -55,6 +56,9 @@ impl<T: Target> Arrival<T> {
             let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
             all.into_iter().for_each(|set| set.grow(frames));
             sets.scratch.grow(frames);
+            if let Some(verifier) = &mut *self.verifier.borrow_mut() {
+                verifier.grow(frames, &mut self.memory.borrow_mut())?;
+            }
         }
         Ok(())
     }
@@ -80,8 +84,9 @@ impl<T: Target> Arrival<T> {
         let filled = if fills.is_empty() { 0 } else { target.fill(&fills)? };
         let now = self.timer.now();
         for (contents, mask) in [(&writes, written), (&fills, filled)] {
-            let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1);
-            done.for_each(|(_, (gfn, _))| self.settle(sets, *gfn, now));
+            let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, page)| *page);
+            verify::check(self, done.clone())?;
+            done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
         self.timer.nudge();
         if ((written.count_ones() + filled.count_ones()) as usize) < writes.len() + fills.len() {
@@ -99,6 +104,7 @@ impl<T: Target> Arrival<T> {
         }
         match self.target.borrow_mut().fill(&[(gfn, content)]) {
             Ok(1) => {
+                verify::check_rescued(self, gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;
                 self.tcp_is_late.set(true);

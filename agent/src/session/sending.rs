@@ -2,8 +2,10 @@
 
 use super::departure::Departure;
 use super::{Refusal, SessionError};
+use crate::channel::Outlet;
 use crate::control::Mode;
 use crate::platform::{BATCH, Gfn, Page, PageMask, Source};
+use crate::verify;
 use crate::wire::Cause;
 
 /// Pages that are handled in one go.
@@ -35,6 +37,7 @@ impl<S: Source> Departure<S> {
             Cause::Prepull => summary.prepull_sent += sent,
             Cause::Copy | Cause::Urgent | Cause::Demand => {}
         }
+        verify::tell_changed(self, cause, gfns).await?;
         let channel = match cause {
             Cause::Demand | Cause::Prepull => &mut self.control,
             Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
@@ -42,6 +45,14 @@ impl<S: Source> Departure<S> {
         let sending = channel.send_pages(cause, gfns, &self.batch, zero);
         self.rescue.beside(&mut self.source, &self.ram, sending).await?;
         Ok(unreadable)
+    }
+
+    /// Where pages go that are sent for `cause`.
+    pub(crate) fn channel(&mut self, cause: Cause) -> &mut Outlet {
+        match cause {
+            Cause::Demand | Cause::Prepull => &mut self.control,
+            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
+        }
     }
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
@@ -58,7 +69,7 @@ impl<S: Source> Departure<S> {
 
     /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
     /// others.
-    fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
+    pub(crate) fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
         let (mut zero, mut unreadable) = (0, Batch::new());
         if gfns.is_empty() {
             return Ok((zero, unreadable));

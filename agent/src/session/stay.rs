@@ -22,6 +22,7 @@ use crate::ledger::Stage;
 use crate::platform::{Gfn, Platform, PlatformError, Target};
 use crate::secure::Link;
 use crate::tasks::{MS, SECOND};
+use crate::verify;
 use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
 use crate::{dirty_copy, tail};
 
@@ -190,12 +191,13 @@ async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), S
         match (arrival.phase.get(), message) {
             (Phase::Over, Message::Complete | Message::Abort(_)) => return Ok(()),
             // It was on its way.
-            (Phase::Over, Message::Pages(_) | Message::Commit) => {}
+            (Phase::Over, Message::Pages(_) | Message::Digests(_) | Message::Commit) => {}
             (_, Message::Pages(pages)) if pages.cause() != Cause::Push => {
                 arrival.place_for_good(&pages).await?;
                 arrival.tcp_is_late.set(false);
                 arrival.report(3);
             }
+            (_, Message::Digests(digests)) => verify::take(arrival, &digests)?,
             (Phase::InDoubt, Message::Commit) => arrival.phase.set(Phase::Committed),
             (_, Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
             _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),

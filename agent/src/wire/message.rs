@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::cursor::Cursor;
-use super::{Arriving, Kind, Set, WireError};
+use super::{Arriving, Digests, Kind, Set, WireError};
 use crate::control::{Mode, SessionToken};
 use crate::platform::{BATCH, Features, Gfn};
 
@@ -65,7 +65,7 @@ pub struct Welcome<'a> {
     pub frames: u64,
     /// The guest's UUID, which must be that of the domain at the target.
     pub uuid: [u8; 16],
-    /// The source will send digests of what it sends.
+    /// Every page is told as a digest at the switch, and compared.
     pub verify: bool,
     /// What [`Source::frame`](crate::platform::Source::frame) gave.
     pub frame: &'a [u8],
@@ -109,6 +109,8 @@ pub enum Message<'a> {
     Missing(Set<'a>),
     /// See [`Kind::Revoked`].
     Revoked,
+    /// See [`Kind::Digests`].
+    Digests(Digests<'a>),
     /// See [`Kind::Nudge`].
     Nudge,
 }
@@ -171,6 +173,7 @@ impl<'a> Message<'a> {
             Kind::Dirty => return Set::parse(body).map(Self::Dirty),
             Kind::Missing => return Set::parse(body).map(Self::Missing),
             Kind::Pages => return Arriving::parse(body).map(Self::Pages),
+            Kind::Digests => return Digests::parse(body).map(Self::Digests),
             Kind::State => return Ok(Self::State(body)),
             Kind::Switch => Self::Switch,
             Kind::Ready => Self::Ready,
@@ -192,8 +195,8 @@ impl<'a> Message<'a> {
         Ok(message)
     }
 
-    /// The kind and the body, appended to `into`. Bodies that carry sets and pages are made by [`Set::emit`] and
-    /// [`Pages::emit`](super::Pages::emit) instead and are empty here.
+    /// The kind and the body, appended to `into`. Bodies that carry sets, pages and digests are made by [`Set::emit`],
+    /// [`Pages::emit`](super::Pages::emit) and [`Digests::emit`] instead and are empty here.
     pub fn emit(&self, into: &mut Vec<u8>) -> Kind {
         match self {
             Self::Hello(hello) => {
@@ -240,6 +243,7 @@ impl<'a> Message<'a> {
             Self::Pages(_) => Kind::Pages,
             Self::Hints(_) => Kind::Hints,
             Self::Dirty(_) => Kind::Dirty,
+            Self::Digests(_) => Kind::Digests,
             Self::Switch => Kind::Switch,
             Self::Ready => Kind::Ready,
             Self::Commit => Kind::Commit,

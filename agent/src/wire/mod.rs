@@ -6,6 +6,7 @@
 //! ([`Message`]). Framing never judges meaning, and meaning never parses bytes.
 
 pub(crate) mod cursor;
+mod digests;
 mod message;
 mod pages;
 mod rescue;
@@ -15,6 +16,7 @@ use core::fmt;
 
 use crate::platform::{BATCH, PAGE_SIZE};
 
+pub use digests::Digests;
 pub use message::{Channel, Demanded, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
 pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
@@ -62,6 +64,8 @@ pub enum Kind {
     Missing = 15,
     /// Target: the guest never ran here and never will.
     Revoked = 16,
+    /// Source, when asked to verify: what pages hold at the switch.
+    Digests = 17,
     /// Both, at any time: nothing. It follows what may have been lost.
     Nudge = 18,
 }
@@ -79,11 +83,12 @@ impl Kind {
             Self::Switch | Self::Ready | Self::Commit | Self::Complete | Self::Revoked | Self::Nudge => 0,
             Self::Demand => 8 * BATCH,
             Self::Abort => 512,
+            Self::Digests => digests::LIMIT,
         }
     }
 
     fn from_number(number: u16) -> Result<Self, WireError> {
-        const ALL: [Kind; 17] = [
+        const ALL: [Kind; 18] = [
             Kind::Hello,
             Kind::Welcome,
             Kind::Built,
@@ -100,6 +105,7 @@ impl Kind {
             Kind::Abort,
             Kind::Missing,
             Kind::Revoked,
+            Kind::Digests,
             Kind::Nudge,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number).ok_or(WireError::UnknownKind(number))

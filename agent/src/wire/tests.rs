@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::bitmap::PageSet;
 use crate::control::{Mode, SessionToken};
+use crate::digest::{Digest, ZERO_PAGE};
 use crate::platform::{Content, Features, Gfn};
 use proptest::prelude::*;
 
@@ -94,8 +95,29 @@ proptest! {
     }
 
     #[test]
+    fn digests_survive_the_wire(
+        block in 0..1000u64, told in proptest::collection::btree_map(0..64u64, (0..4u8, 1..u64::MAX), 1..=64),
+    ) {
+        let told: Vec<_> = told.into_iter().map(|(bit, (form, digest))| {
+            let digest = match form {
+                0 => None,
+                1 => Some(ZERO_PAGE),
+                _ => Digest::new(digest),
+            };
+            (Gfn(block * 64 + bit), digest)
+        }).collect();
+        let mut body = Vec::new();
+        Digests::emit(&told, &mut body);
+        prop_assert!(body.len() <= Kind::Digests.limit());
+        prop_assert!(Digests::parse(&body).unwrap().each().eq(told));
+        prop_assert!(Digests::parse(&body[..body.len() - 1]).is_err());
+        body.push(0);
+        prop_assert!(Digests::parse(&body).is_err());
+    }
+
+    #[test]
     fn no_bytes_make_a_parser_panic(
-        header in any::<[u8; Header::LEN]>(), kind in 1..=14u16, body in proptest::collection::vec(any::<u8>(), 0..300),
+        header in any::<[u8; Header::LEN]>(), kind in prop_oneof![1..=14u16, Just(17u16)], body in proptest::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = Header::parse(&header);
         let kind = Kind::from_number(kind).unwrap();
@@ -106,6 +128,7 @@ proptest! {
                 prop_assert!(members.iter().all(|gfn| (set.first().0..set.first().0 + set.count()).contains(&gfn.0)));
             }
             Ok(Message::Pages(pages)) => prop_assert!(pages.contents().count() <= 64),
+            Ok(Message::Digests(digests)) => prop_assert!(digests.each().count() <= 64),
             _ => {}
         }
     }

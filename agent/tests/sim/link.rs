@@ -40,6 +40,8 @@ pub struct Direction {
     change: Option<usize>,
     /// What somebody who listens has heard.
     overheard: Option<Vec<Vec<u8>>>,
+    /// A byte is wrong behind each of these, once.
+    wrong_behind: Vec<[u8; 8]>,
 }
 
 impl Direction {
@@ -55,6 +57,11 @@ impl Direction {
         if let Some(overheard) = &mut self.overheard {
             overheard.push(frame.clone());
         }
+        self.wrong_behind.retain(|mark| {
+            let mark = frame.windows(mark.len()).position(|bytes| bytes == mark);
+            let byte = mark.and_then(|at| frame.get_mut(at + 100));
+            byte.map(|byte| *byte ^= 1).is_none()
+        });
         let now = self.clock.get();
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
@@ -87,8 +94,8 @@ impl Cable {
     pub fn new(clock: &Rc<Cell<u64>>, quality: Quality, seed: u64) -> Self {
         Self(std::array::from_fn(|side| {
             let random = Random::new(seed ^ side as u64);
-            let frames = VecDeque::new();
-            let (clock, doomed) = (clock.clone(), 0..0);
+            let (clock, frames) = (clock.clone(), VecDeque::new());
+            let (doomed, wrong_behind) = (0..0, Vec::new());
             let direction = Direction {
                 clock,
                 quality,
@@ -101,6 +108,7 @@ impl Cable {
                 no_datagrams: false,
                 change: None,
                 overheard: None,
+                wrong_behind,
             };
             Rc::new(RefCell::new(direction))
         }))
@@ -156,6 +164,16 @@ impl Cable {
     /// Frames that host `from` has sent.
     pub fn sent(&self, from: usize) -> u64 {
         self.0[from].borrow().sent
+    }
+
+    /// Sends a wrong byte behind each of these, once.
+    pub fn spoil(&self, marks: &[[u8; 8]]) {
+        self.0.iter().for_each(|direction| direction.borrow_mut().wrong_behind = marks.to_vec());
+    }
+
+    /// Marks behind which no wrong byte has been sent.
+    pub fn unspoilt(&self) -> usize {
+        self.0.iter().map(|direction| direction.borrow().wrong_behind.len()).min().unwrap_or(0)
     }
 
     /// When the next frame arrives somewhere.

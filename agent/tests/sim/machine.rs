@@ -30,6 +30,7 @@ pub enum Op {
     Build,
     Populate,
     Write,
+    ReadBack,
     Arm,
     LoadState,
     Fill,
@@ -41,7 +42,7 @@ pub enum Op {
 pub const AFTER_COMMIT: [Op; 5] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Destroy];
 
 /// Everything that may fail before the commit.
-pub const BEFORE_COMMIT: [Op; 15] = [
+pub const BEFORE_COMMIT: [Op; 16] = [
     Op::OpenSource,
     Op::Frame,
     Op::LogOn,
@@ -55,6 +56,7 @@ pub const BEFORE_COMMIT: [Op; 15] = [
     Op::Build,
     Op::Populate,
     Op::Write,
+    Op::ReadBack,
     Op::Arm,
     Op::LoadState,
 ];
@@ -338,6 +340,16 @@ impl Target for Coming {
             self.put(*gfn, *content);
         });
         Ok(mask(pages.len(), |_| true))
+    }
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
+        self.0.call(Op::ReadBack, gfns.len())?;
+        assert!(!self.1.borrow().released, "a running guest's memory is read");
+        for (gfn, page) in gfns.iter().zip(into) {
+            let frame = self.frame(*gfn).expect("a frame");
+            assert!(!frame.armed, "an absent page is read");
+            *page = page_of(frame.value);
+        }
+        Ok(mask(gfns.len(), |_| true))
     }
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         self.0.call(Op::Arm, gfns.len())?;

@@ -84,6 +84,8 @@ pub struct World {
     pub start_ns: u64,
     /// Whether the toolstack says that guests suspended.
     pub suspends: bool,
+    /// Whether all memory is compared at the switch.
+    pub verify: bool,
     /// The last progress of each stage.
     pub stages: BTreeMap<u8, Progress>,
     /// For each guest, every state that its source and its target went through.
@@ -136,6 +138,7 @@ impl World {
             start_at: vec![None],
             start_ns: 0,
             suspends: true,
+            verify: true,
             stages: BTreeMap::new(),
             states: vec![Default::default()],
         };
@@ -176,7 +179,7 @@ impl World {
     pub fn start(&mut self) {
         self.turn();
         for guest in 0..self.states.len() {
-            let request = Request::Out { domain: DomId(guest as u16), mode: self.scenario.mode };
+            let request = Request::Out { domain: DomId(guest as u16), mode: self.scenario.mode, verify: self.verify };
             self.request(guest, 0, "", &request.to_string());
         }
     }

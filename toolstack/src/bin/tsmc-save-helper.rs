@@ -13,6 +13,7 @@ goes to the stock helper. Set in the environment of the toolstack:
 
   LIBXL_SAVE_HELPER=/usr/lib/tsmc/tsmc-save-helper   on both hosts
   TSMC_MODE=tsmc|precopy                             how pages move (default: tsmc)
+  TSMC_VERIFY=1                                      compare all memory at the switch
   TSMC_STOCK_HELPER=FILE                             the stock helper, if it is not where distributions put it";
 
 fn main() -> ExitCode {

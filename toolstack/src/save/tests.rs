@@ -28,7 +28,8 @@ fn scene(suspend: i32) -> Scene {
     let (signals, theirs) = UnixStream::pair().expect("a pair");
     let helper = thread::spawn(move || {
         let mut waiter = Waiter::new(Signals::from_socket(theirs), to);
-        let save = Save::start(&mut ours, &mut store, &mut waiter, 5, Mode::Tsmc);
+        let order = Order { domain: 5, mode: Mode::Tsmc, verify: false };
+        let save = Save::start(&mut ours, &mut store, &mut waiter, order);
         save.and_then(Save::run).map_err(|refusal| refusal.to_string())
     });
     let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");

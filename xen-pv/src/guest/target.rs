@@ -8,7 +8,7 @@ use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
 use super::label::{Label, Sid};
 use super::pager::{Fault, Pager};
-use super::reach::{Content, Reach};
+use super::reach::{Content, Page, Reach};
 use super::{domctl, grants, label, machine, memory};
 use crate::abi::{DomId, Errno, Gfn, Port};
 
@@ -184,6 +184,11 @@ impl Target {
             return Err(Error::Malformed("page list: names a ring"));
         }
         self.reach.write(self.domain, pages)
+    }
+
+    /// Copies up to 64 pages out that are present; says which could be read.
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+        self.reach.read(self.domain, gfns, into)
     }
 
     /// Makes up to 64 populated pages absent; says which are.
