@@ -117,6 +117,9 @@ pub struct Migrate {
     /// Start the agents without keys: what they say to each other is in clear. To measure with.
     #[arg(long)]
     pub plain: bool,
+    /// Compare all memory at the switch. The guest stands still for longer.
+    #[arg(long)]
+    pub verify: bool,
     /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
     #[arg(long)]
     pub keep: bool,

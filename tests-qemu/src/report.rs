@@ -44,6 +44,8 @@ pub struct Report {
     pub pages: Option<Pages>,
     /// What the guest waited for in stage 3.
     pub faults: Option<Faults>,
+    /// What comparing all memory found, when it was asked for.
+    pub verified: Option<Verified>,
     /// Processor time that the migration took.
     pub cpu_seconds: CpuSeconds,
     /// The prober's record.
@@ -143,6 +145,21 @@ pub struct Faults {
     pub max_us: u64,
 }
 
+/// What comparing all memory at the switch found, and what it cost.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Pages that are equal.
+    pub pages: u64,
+    /// Pages that a backend wrote to after the guest had stopped, so that nobody compared them.
+    pub spared: u64,
+    /// Pages that differ.
+    pub differing: u64,
+    /// How long it kept the guest stopped.
+    pub stopped_ms: u64,
+    /// What the target took to read and compare.
+    pub compared_ms: u64,
+}
+
 /// Processor seconds of each domain that took part, from the start of the migration to its end.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -200,6 +217,13 @@ impl Report {
             p99_us: met("fault_p99_us"),
             max_us: met("fault_max_us"),
         });
+        self.verified = source.known("verified").map(|_| Verified {
+            pages: target.known("verified").unwrap_or(0),
+            spared: target.known("spared").unwrap_or(0),
+            differing: target.known("differing").unwrap_or(0),
+            stopped_ms: source.known("verify_ms").unwrap_or(0),
+            compared_ms: target.known("verify_ms").unwrap_or(0),
+        });
         (self.source, self.target) = (source, target);
     }
 
@@ -229,6 +253,10 @@ impl Report {
         if let Some(probe) = &self.probe {
             let held = probe.answers_at_end;
             self.claim("the guest's network answers", held);
+        }
+        if let Some(verified) = &self.verified {
+            let held = verified.differing == 0 && verified.pages > 0;
+            self.claim("both hosts had the same memory at the switch", held);
         }
         if let Some(pages) = self.pages.as_ref().filter(|_| self.mode == "tsmc") {
             let held = pages.most_sends <= 2;
@@ -287,9 +315,9 @@ mod tests {
         let source = "pages=65536 zero_pages=20000 stage1_pages=64000 stage1_bytes=180224000 stage1_ms=8000 \
                       stage2_pages=40 stage2_bytes=170000 stage2_ms=250 stage3_pages=1496 stage3_bytes=6127616 \
                       stage3_ms=900 most_sends=2 hints=1500 dirty_pages=1536 rounds=1 prepull_sent=400 pushed=900 \
-                      suspend_ms=90 capture_ms=60 load_ms=100 total_ms=9200";
+                      suspend_ms=90 capture_ms=60 load_ms=100 total_ms=9200 verified=65536 verify_ms=950";
         let target = "armed_early=1200 armed_switch=336 faults=196 fault_p50_us=1200 fault_p99_us=8100 \
-                      fault_max_us=22000 prepull_hits=250 stage1_bytes=1";
+                      fault_max_us=22000 prepull_hits=250 stage1_bytes=1 verified=65530 spared=6 verify_ms=700";
         report.set_figures(Figures::parse(source), Figures::parse(target));
         report
     }
@@ -319,18 +347,19 @@ mod tests {
         assert!(!report.all_held(), "nothing was claimed");
         report.claim_the_usual();
         assert!(report.all_held());
-        assert_eq!(report.claims.len(), 4);
+        assert_eq!(report.claims.len(), 5);
         report.claim("dom0 cannot read the guest on A", false);
         assert!(!report.all_held());
     }
 
     #[test]
-    fn a_wrong_page_a_restarted_guest_and_a_third_send_are_noticed() {
+    fn a_wrong_page_a_restarted_guest_a_difference_and_a_third_send_are_noticed() {
         let mut report = example();
         report.guest_check = Some(Check { errors: 1, pages: 16_384, ms: 1 });
         report.guest_after = Some(Status { t_ms: 100, writes: 5, ..Status::default() });
         report.pages.as_mut().unwrap().most_sends = 3;
+        report.verified.as_mut().unwrap().differing = 1;
         report.claim_the_usual();
-        assert_eq!(report.claims.iter().filter(|claim| !claim.held).count(), 3);
+        assert_eq!(report.claims.iter().filter(|claim| !claim.held).count(), 4);
     }
 }

@@ -75,7 +75,10 @@ pub fn migrate(
         Some((source, target)) => Some((Follower::start(source)?, Follower::start(target)?)),
         None => None,
     };
-    let request = request(guest::NAME, to, mode);
+    let mut request = request(guest::NAME, to, mode);
+    if testbed.verify {
+        verify(&mut request);
+    }
     story.say(&format!("{} in dom0 of {}", command_line(&request), from.letter));
     let begun = Instant::now();
     let ended = OnceLock::new();
@@ -124,6 +127,11 @@ pub fn request(guest: &str, to: &Place, mode: Mode) -> Request {
             request
         }
     }
+}
+
+/// Makes the agents compare all memory at the switch.
+pub fn verify(request: &mut Request) {
+    request.env.push(("TSMC_VERIFY".to_owned(), "1".to_owned()));
 }
 
 fn command_line(request: &Request) -> String {

@@ -38,7 +38,7 @@ const GUEST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
-    let Migrate { mode, scenario, plain, keep } = options;
+    let Migrate { mode, scenario, plain, verify, keep } = options;
     options::check(scenario)?;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
@@ -51,6 +51,7 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     if *plain {
         testbed.channel = Channel::Plain;
     }
+    testbed.verify = *verify;
     story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {

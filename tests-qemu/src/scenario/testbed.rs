@@ -26,6 +26,8 @@ pub struct Testbed {
     pub keys: Keys,
     /// How the agents are started that are not told otherwise.
     pub channel: Channel,
+    /// Whether the agents compare all memory at the switch.
+    pub verify: bool,
 }
 
 /// Host A.
@@ -45,7 +47,7 @@ impl Testbed {
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
-        Ok(Self { artifacts, run, link_mbit: None, keys, channel: Channel::Sealed })
+        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel: Channel::Sealed })
     }
 
     /// The dom0 of a host.

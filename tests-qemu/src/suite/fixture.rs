@@ -63,7 +63,8 @@ impl Fixture {
         if self.testbed.is_none() {
             let artifacts = self.artifacts.clone();
             let name = self.name.as_deref();
-            let testbed = Testbed::boot(&self.paths, artifacts, name, PLACES.len(), self.size, Lifetime::Runner)?;
+            let mut testbed = Testbed::boot(&self.paths, artifacts, name, PLACES.len(), self.size, Lifetime::Runner)?;
+            testbed.verify = true;
             self.testbed = Some(testbed);
         } else if self.spoiled {
             self.agents = None;
@@ -149,6 +150,8 @@ impl Fixture {
         let agents = agents.map(|(a, b)| if places.0 == A { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) });
         let (crossing, report) = measure::migrate(testbed, guest, places, mode, agents.as_ref(), on_look, &self.story)?;
         println!("{report}");
+        let verified = mode == Mode::Xl || !crossing.is_success() || report.verified.is_some();
+        ensure!(verified, "nobody compared the memory of both hosts");
         Ok((crossing, report))
     }
 

@@ -9,6 +9,7 @@ use tests_qemu::exec::{self, Dom0, Event, Request, Running};
 
 use super::super::fixture::Fixture;
 use crate::network::Place;
+use crate::scenario::migration;
 use crate::scenario::sessions::{Follower, Session};
 
 /// How long anything may take that is not waited for by design.
@@ -72,7 +73,9 @@ impl Attempt {
         let (source, target) = (Follower::start(fixture.agent(from)?)?, Follower::start(fixture.agent(to)?)?);
         let dom0 = fixture.testbed()?.dom0(from);
         println!("{} in dom0 of {}", request.argv.join(" "), from.letter);
-        let running = dom0.start(request)?;
+        let mut request = request.clone();
+        migration::verify(&mut request);
+        let running = dom0.start(&request)?;
         Ok(Self { source, target, dom0, xl: Some(std::thread::spawn(move || listen(running))) })
     }
 

@@ -92,7 +92,8 @@ impl<'a> Pair<'a> {
     }
 
     fn migrate(&self, which: usize, (from, to): (&Place, &Place)) -> Result<Running> {
-        let request = migration::request(self.guests[which].name, to, Mode::Tsmc);
+        let mut request = migration::request(self.guests[which].name, to, Mode::Tsmc);
+        migration::verify(&mut request);
         Ok(self.fixture.testbed()?.dom0(from).start(&request)?)
     }
 
