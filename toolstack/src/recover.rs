@@ -27,8 +27,21 @@ pub fn keep(store: &mut Xenstore, session: &Session, way: Way, domain: u16) -> R
     let note = session.note(store)?;
     if let Some(note) = &note {
         store.write(&node(way, domain), note)?;
+        store.write(&helper(way, domain), &format!("{} {}", std::process::id(), program(std::process::id())))?;
     }
     Ok(note)
+}
+
+/// Whether a helper still follows the migration: it turns to the next agent by itself.
+fn is_followed(store: &mut Xenstore, way: Way, domain: u16) -> Result<bool, XenstoreError> {
+    let kept = store.read(&helper(way, domain))?.unwrap_or_default();
+    let Some((process, name)) = kept.split_once(' ') else { return Ok(false) };
+    Ok(process.parse().is_ok_and(|process| program(process) == name) && !name.is_empty())
+}
+
+/// What a process is called; nothing if there is none.
+fn program(process: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default().trim_end().into()
 }
 
 /// Keeps it no more: the guest is as it was, or whole.
@@ -64,6 +77,10 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
             let Ok(domain) = name.parse() else { continue };
             let Some(note) = store.read(&node(way, domain))? else { continue };
             if only.is_some_and(|only| only != domain) {
+                continue;
+            }
+            if is_followed(store, way, domain)? {
+                told.push_str(&format!("domain {domain}: its migration is under way, and its helper sees to it\n"));
                 continue;
             }
             let session = hand_over(store, agent.clone(), way, domain, &note)?;
@@ -132,6 +149,11 @@ fn node(way: Way, domain: u16) -> String {
     format!("{KEPT}/{way}/{domain}")
 }
 
+/// The node of the helper that follows the migration: its process, and what that is called.
+fn helper(way: Way, domain: u16) -> String {
+    format!("{}/helper", node(way, domain))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +190,18 @@ mod tests {
         assert!(text.contains("its pages follow"), "{text}");
         assert_eq!(agent.resumed(), [""; 0]);
         assert_eq!(store.read("/tool/tsmc/in/5").expect("an answer").as_deref(), Some("00ff"));
+    }
+
+    #[test]
+    fn a_migration_that_a_helper_follows_is_left_to_it() {
+        let (agent, mut store) = FakeStore::with_agent();
+        agent.set("/tool/tsmc/out/5", "00ff");
+        let us = std::process::id();
+        agent.set("/tool/tsmc/out/5/helper", &format!("{us} {}", program(us)));
+        let text = recover(&mut store, None).expect("an answer");
+        assert_eq!(text, "domain 5: its migration is under way, and its helper sees to it\n");
+        agent.set("/tool/tsmc/out/5/helper", &format!("{us} something-else"));
+        assert!(!is_followed(&mut store, Way::Out, 5).expect("an answer"));
     }
 
     #[test]
