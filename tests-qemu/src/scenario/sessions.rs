@@ -68,10 +68,11 @@ impl Follower {
         sessions.values().next_back().cloned().unwrap_or_default()
     }
 
-    /// The name of that session.
-    pub fn name(&self) -> Option<String> {
+    /// The same of those whose name begins like this: `out-` leave the host, `in-` arrive. With its name.
+    pub fn session_of(&self, way: &str) -> Option<(String, Session)> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.last_key_value().map(|(name, _)| name.clone())
+        let last = sessions.iter().rfind(|(name, _)| name.starts_with(way));
+        last.map(|(name, session)| (name.clone(), session.clone()))
     }
 }
 

@@ -42,7 +42,7 @@ impl Choice {
         }
         match self.group {
             Some(Group::Core) => TESTS.iter().collect(),
-            Some(Group::Faults) => faults::TESTS.iter().collect(),
+            Some(Group::Faults) => faults::all().collect(),
             None => {
                 let seed = self.seed.unwrap_or_else(|| seed_of_commit(workspace));
                 let drawn = draw(faults::TESTS, self.sample, seed);

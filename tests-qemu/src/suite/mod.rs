@@ -92,7 +92,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choi
 
 /// All tests.
 fn all() -> impl Iterator<Item = &'static Test> {
-    TESTS.iter().chain(faults::TESTS)
+    TESTS.iter().chain(faults::all())
 }
 
 /// The names of all tests.

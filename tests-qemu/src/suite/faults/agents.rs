@@ -1,5 +1,6 @@
 //! An agent dies, or its whole host.
 
+use agent::control::State;
 use anyhow::{Result, ensure};
 
 use super::super::fixture::Fixture;
@@ -21,12 +22,12 @@ fn killed_while_copying(fixture: &mut Fixture, whose: fn(&Scene) -> &'static Pla
     let place = whose(&scene);
     let (mut attempt, slow) = scene.copying()?;
     scene.kill_agent(place)?;
+    scene.fixture.restart_agent(place)?;
     let ended = attempt.ended()?;
     ensure!(ended.status != 0, "xl migrate exits with 0");
-    ensure!(ended.printed.contains("the migration agent of this host died"), "xl does not say which agent died");
+    ensure!(ended.printed.contains("the migration agent of this host died"), "xl does not say that an agent died");
     drop(slow);
     scene.runs_only_on(scene.from)?;
-    scene.fixture.restart_agent(place)?;
     scene.crosses()
 }
 
@@ -40,6 +41,42 @@ pub fn target_killed_while_suspended(fixture: &mut Fixture) -> Result<()> {
     scene.runs_only_on(scene.from)?;
     scene.fixture.restart_agent(scene.to)?;
     scene.crosses()
+}
+
+/// The guest stands still at the source with nobody who could run it, until there is an agent again: the helper, which has
+/// waited for one, hands it the guest.
+pub fn source_killed_while_suspended(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, cut) = scene.suspended()?;
+    scene.kill_agent(scene.from)?;
+    scene.fixture.restart_agent(scene.from)?;
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    drop(cut);
+    scene.runs_only_on(scene.from)?;
+    scene.crosses()
+}
+
+pub fn source_killed_in_stage_3(fixture: &mut Fixture) -> Result<()> {
+    killed_in_stage_3(fixture, |scene| scene.from)
+}
+
+pub fn target_killed_in_stage_3(fixture: &mut Fixture) -> Result<()> {
+    killed_in_stage_3(fixture, |scene| scene.to)
+}
+
+/// The guest waits at the target for pages that nobody brings, until there is an agent again that takes up the session.
+fn killed_in_stage_3(fixture: &mut Fixture, whose: fn(&Scene) -> &'static Place) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let place = whose(&scene);
+    let (mut attempt, slow) = scene.stage_3()?;
+    ensure!(attempt.ended()?.status == 0, "xl migrate failed");
+    ensure!(!attempt.is_over(), "stage 3 was over before the agent could die");
+    scene.kill_agent(place)?;
+    drop(slow);
+    scene.fixture.restart_agent(place)?;
+    scene.recover(place)?;
+    scene.runs_only_on(scene.to)?;
+    scene.returns()
 }
 
 pub fn host_gone_while_copying(fixture: &mut Fixture) -> Result<()> {
@@ -61,7 +98,8 @@ pub fn host_gone_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     let (mut attempt, _slow) = scene.stage_3()?;
     ensure!(attempt.ended()?.status == 0, "xl migrate failed");
     scene.fixture.testbed()?.run.cut_power(scene.to)?;
-    scene.says(scene.from, &attempt, "committed", &[])?;
+    attempt.wait("the source's agent knows", |source, _| matches!(source.state, Some(State::Interrupted { .. })))?;
+    scene.says(scene.from, &attempt, "interrupted", &[])?;
     let dom0 = scene.dom0(scene.from)?;
     let kept = domains(&dom0)?;
     ensure!(

@@ -46,7 +46,9 @@ pub enum Moment {
     Suspend,
     /// The source has committed and the target has released the guest.
     Running,
-    /// The source's agent has given up, before the commit.
+    /// After the commit, the agents have lost each other.
+    Interrupted,
+    /// The source's agent has given up: the guest belongs to the source.
     Failed,
     /// Both agents are done.
     Complete,
@@ -61,6 +63,7 @@ impl Moment {
             Self::Copying => from == Some(&State::Copying) && copies(source),
             Self::Suspend => from == Some(&State::Suspend),
             Self::Running => from == Some(&State::Committed) && to == Some(&State::Running),
+            Self::Interrupted => [from, to].iter().all(|state| matches!(state, Some(State::Interrupted { .. }))),
             Self::Failed => matches!(from, Some(State::Failed { .. })),
             Self::Complete => source.is_complete() && target.is_complete(),
         }
@@ -81,12 +84,14 @@ impl Attempt {
 
     /// What the source's and the target's agent say of it now.
     pub fn sessions(&self) -> (Session, Session) {
-        (self.source.session(), self.target.session())
+        let of = |follower: &Follower, way| follower.session_of(way).map(|(_, session)| session).unwrap_or_default();
+        (of(&self.source, "out-"), of(&self.target, "in-"))
     }
 
     /// The session's name at the source and at the target, where it has begun.
     pub fn names(&self) -> (Option<String>, Option<String>) {
-        (self.source.name(), self.target.name())
+        let of = |follower: &Follower, way| follower.session_of(way).map(|(name, _)| name);
+        (of(&self.source, "out-"), of(&self.target, "in-"))
     }
 
     /// Whether both agents are done with it, well or not.

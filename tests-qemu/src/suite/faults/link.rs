@@ -73,25 +73,24 @@ pub fn back_in_time_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     arrives(&mut scene, attempt)
 }
 
+/// So late that the agents have given each other up: they say so, and meet again.
+pub fn back_late_in_stage_3(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (attempt, slow) = scene.stage_3()?;
+    let cut = scene.cut()?;
+    attempt.reach(Moment::Interrupted)?;
+    scene.says(scene.from, &attempt, "interrupted", &[])?;
+    scene.says(scene.to, &attempt, "interrupted", &[])?;
+    drop((slow, cut));
+    arrives(&mut scene, attempt)
+}
+
 pub fn loses_one_percent(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let lossy = Trouble::lose(scene.network()?, Between::Agents, 10)?;
     let attempt = scene.attempt()?;
     attempt.reach(Moment::Complete)?;
     drop(lossy);
-    arrives(&mut scene, attempt)
-}
-
-/// Nothing passes for a tenth of a second, again and again.
-pub fn loses_bursts(fixture: &mut Fixture) -> Result<()> {
-    let mut scene = Scene::set(fixture)?;
-    let attempt = scene.attempt()?;
-    while !attempt.is_over() {
-        let cut = scene.cut()?;
-        std::thread::sleep(Duration::from_millis(100));
-        drop(cut);
-        std::thread::sleep(Duration::from_millis(900));
-    }
     arrives(&mut scene, attempt)
 }
 

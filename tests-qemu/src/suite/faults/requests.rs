@@ -1,6 +1,6 @@
 //! What an operator asks for at a bad time: while pages of the guest are still on the host that it has left.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, Moment};
@@ -54,6 +54,18 @@ pub fn pause_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     ensure!(dom0.run(&["xl", "pause", guest::NAME])?.success(), "xl pause fails");
     ensure!(!domains(&dom0)?.iter().any(|domain| domain.is_runnable()), "the guest runs although it is paused");
     ensure!(dom0.run(&["xl", "unpause", guest::NAME])?.success(), "xl unpause fails");
+    ends_well(&mut scene, &attempt, slow)
+}
+
+/// Too late: the guest belongs to the target.
+pub fn cancel_in_stage_3(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (attempt, slow) = early_in_stage_3(&scene)?;
+    let (source, target) = attempt.names();
+    for (place, name) in [(scene.from, source), (scene.to, target)] {
+        let name = name.context("a session has no name")?;
+        scene.dom0(place)?.run(&["tsmc", "cancel", &name])?;
+    }
     ends_well(&mut scene, &attempt, slow)
 }
 

@@ -133,26 +133,21 @@ impl<'a> Scene<'a> {
 
     /// Fails unless exactly one guest runs, on `place`, and all of its memory is as it must be.
     pub fn runs_on(&self, place: &Place) -> Result<()> {
-        let other = if place == A { B } else { A };
         let begun = Instant::now();
         let mut writes = None;
         loop {
-            // A guest may go from A to B while it is looked for, and is then seen twice unless B comes first.
-            let there = domains(&self.dom0(B)?)?;
-            let here = domains(&self.dom0(A)?)?;
-            let runnable = |place: &Place| {
-                (if place == A { &here } else { &there }).iter().filter(|domain| domain.is_runnable()).count()
-            };
-            ensure!(runnable(A) + runnable(B) <= 1, "two guests run: {here:?} on A, {there:?} on B");
+            // A guest may cross while it is looked for, and would be seen twice if the source came first.
+            let there = domains(&self.dom0(self.to)?)?;
+            let here = domains(&self.dom0(self.from)?)?;
+            let runnable = |domains: &[Domain]| domains.iter().filter(|domain| domain.is_runnable()).count();
+            let found = || format!("{here:?} on {}, {there:?} on {}", self.from.letter, self.to.letter);
+            ensure!(runnable(&here) + runnable(&there) <= 1, "two guests run: {}", found());
             let answered = guest::status_now().map(|status| status.writes);
-            if runnable(place) == 1 && runnable(other) == 0 && writes.is_some() && answered > writes {
+            let runs_here = runnable(if place == self.from { &here } else { &there }) == 1;
+            if runs_here && writes.is_some() && answered > writes {
                 break;
             }
-            ensure!(
-                begun.elapsed() < LIMIT,
-                "the guest does not run on {}: {here:?} on A, {there:?} on B",
-                place.letter
-            );
+            ensure!(begun.elapsed() < LIMIT, "the guest does not run on {}: {}", place.letter, found());
             writes = writes.or(answered);
         }
         let check = guest::load()?.check()?;
@@ -199,6 +194,15 @@ impl<'a> Scene<'a> {
         let output = self.dom0(place)?.run(&["xl", "destroy", AGENT_NAME])?;
         ensure!(output.success(), "xl destroy of the agent: {}", String::from_utf8_lossy(&output.stderr));
         println!("the agent on {} is dead", place.letter);
+        Ok(())
+    }
+
+    /// What an operator does on a host when a migration has not ended by itself.
+    pub fn recover(&self, place: &Place) -> Result<()> {
+        let output = self.dom0(place)?.run_within(&["tsmc", "recover"], LIMIT)?;
+        let said = String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
+        println!("tsmc recover on {}: {said}", place.letter);
+        ensure!(output.status == 0, "tsmc recover on {} fails: {said}", place.letter);
         Ok(())
     }
 }

@@ -1,15 +1,30 @@
 //! `xl`'s own two-step after the commit: the receiver says *ready*, the sender says *go*, the receiver reports. Broken at
-//! any of its places, it leaves one guest: at the target if that had been told to go.
+//! each of its places, it leaves one guest: at B if B had been told to go, else back at A.
 
 use anyhow::{Result, ensure};
 use tests_qemu::exec::Request;
 
 use super::super::fixture::Fixture;
-use super::attempt::Moment;
-use super::scene::Scene;
+use super::attempt::{Attempt, Moment};
+use super::scene::{INCOMING, RECEIVER, SENDER, Scene, domains, signal};
 use crate::cli::Mode;
 use crate::scenario::guest;
 use crate::scenario::migration;
+
+/// How `xl` calls a guest that it has sent away.
+const AWAY: &str = "guest--migratedaway";
+
+pub fn ready_lost(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let mut attempt = scene.attempt_by(&until(&scene, "ready"))?;
+    comes_back(&mut scene, &mut attempt)
+}
+
+pub fn go_lost(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let mut attempt = scene.attempt_by(&until(&scene, "go"))?;
+    comes_back(&mut scene, &mut attempt)
+}
 
 pub fn report_lost(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
@@ -18,6 +33,40 @@ pub fn report_lost(fixture: &mut Fixture) -> Result<()> {
     ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
     scene.runs_only_on(scene.to)?;
     scene.returns()
+}
+
+pub fn sender_killed_before_go(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, slow) = scene.stage_3()?;
+    signal(&attempt.dom0, "KILL", SENDER)?;
+    drop(slow);
+    comes_back(&mut scene, &mut attempt)
+}
+
+/// The receiving `xl` leaves a whole guest at B that it never started, and of which the sender thinks that it is lost.
+pub fn receiver_killed_before_go(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, slow) = scene.stage_3()?;
+    signal(&scene.dom0(scene.to)?, "KILL", RECEIVER)?;
+    drop(slow);
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    // Who is there to say that it shall run? The operator, where it is.
+    ensure!(scene.dom0(scene.to)?.run(&["xl", "destroy", INCOMING])?.success(), "xl destroy fails");
+    scene.runs_only_on(scene.from)?;
+    scene.crosses()
+}
+
+/// The guest at B never ran and is destroyed; A's agent hears of it and gives the guest back to A.
+fn comes_back(scene: &mut Scene, attempt: &mut Attempt) -> Result<()> {
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    attempt.reach(Moment::Failed)?;
+    scene.runs_only_on(scene.from)?;
+    // From the moment that it says go, `xl` leaves a name that says that the guest is away.
+    let dom0 = scene.dom0(scene.from)?;
+    if domains(&dom0)?.iter().any(|domain| domain.name == AWAY) {
+        ensure!(dom0.run(&["xl", "rename", AWAY, guest::NAME])?.success(), "xl rename fails");
+    }
+    scene.crosses()
 }
 
 /// A migration whose transport breaks in front of a message of the two-step.
