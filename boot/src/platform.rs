@@ -94,12 +94,29 @@ impl wanted::Platform for Platform {
         Ok(Target { target, fault_ports: self.fault_ports.clone() })
     }
 
-    fn adopt_source(&mut self, _: wanted::DomId, _: [u8; 16], _: u64) -> Result<Source> {
-        Err(PlatformError::Unsupported { operation: "adopting a guest" })
+    fn adopt_source(&mut self, domain: wanted::DomId, uuid: [u8; 16], memo: u64) -> Result<Source> {
+        let source = source::Source::adopt(self.reach.clone(), DomId(domain.0), uuid, memo).map_err(failure)?;
+        Ok(Source { source })
     }
 
-    fn adopt_target(&mut self, _: wanted::DomId, _: [u8; 16], _: u64, _: wanted::Hold) -> Result<(Target, PageSet)> {
-        Err(PlatformError::Unsupported { operation: "adopting a guest" })
+    fn adopt_target(
+        &mut self,
+        domain: wanted::DomId,
+        uuid: [u8; 16],
+        _: u64,
+        hold: wanted::Hold,
+    ) -> Result<(Target, PageSet)> {
+        let hold = match hold {
+            wanted::Hold::Held => target::Hold::Held,
+            wanted::Hold::Released => target::Hold::Released,
+        };
+        let (target, absent) =
+            target::Target::adopt(self.reach.clone(), DomId(domain.0), uuid, hold).map_err(failure)?;
+        let mut missing = PageSet::new(absent.len() as u64 * 64);
+        missing.update(|words| words.copy_from_slice(&absent));
+        let target = Target { target, fault_ports: self.fault_ports.clone() };
+        target.listen();
+        Ok((target, missing))
     }
 }
 
@@ -115,7 +132,7 @@ impl wanted::Source for Source {
     }
 
     fn memo(&self) -> u64 {
-        0
+        self.source.memo()
     }
 
     fn is_retained(&self) -> bool {
@@ -179,6 +196,12 @@ pub struct Target {
 }
 
 impl Target {
+    fn listen(&self) {
+        if let Some(port) = self.target.fault_port() {
+            self.fault_ports.add(port);
+        }
+    }
+
     fn forget_port(&self) {
         if let Some(port) = self.target.fault_port() {
             self.fault_ports.remove(port);
@@ -192,15 +215,14 @@ impl wanted::Target for Target {
         Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
     }
 
+    // All that there is to know of such a guest, the hypervisor knows.
     fn memo(&self) -> u64 {
         0
     }
 
     fn build(&mut self, frame: &[u8]) -> Result<wanted::Rings> {
         let rings = self.target.build(frame).map_err(failure)?;
-        if let Some(port) = self.target.fault_port() {
-            self.fault_ports.add(port);
-        }
+        self.listen();
         Ok(wanted::Rings { store: wanted::Gfn(rings.store.0), console: wanted::Gfn(rings.console.0) })
     }
 

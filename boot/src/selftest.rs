@@ -10,6 +10,7 @@ use xen_pv::time;
 use xen_pv::window::Access;
 use xen_pv::xenstore::Transaction;
 
+mod adoption;
 mod cipher;
 pub mod meter;
 mod network;
@@ -21,6 +22,9 @@ type Outcome = Result<(), String>;
 
 /// Runs all tests; the first failure ends it.
 pub fn run(machine: &mut Machine) -> Outcome {
+    if let Some(outcome) = adoption::run(machine) {
+        return outcome;
+    }
     clock()?;
     events()?;
     window(machine)?;

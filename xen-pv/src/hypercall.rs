@@ -82,6 +82,16 @@ impl MulticallEntry {
         Self { op: MEMORY_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
     }
 
+    /// A domctl; what is true of [`MulticallEntry::memory_op`]'s argument is true of this one.
+    pub fn domctl<T>(arg: *mut T) -> Self {
+        Self { op: DOMCTL, result: 0, args: [arg as u64, 0, 0, 0, 0, 0] }
+    }
+
+    /// An operation on an HVM domain; what is true of [`MulticallEntry::memory_op`]'s argument is true of this one.
+    pub fn hvm_op<T>(cmd: u32, arg: *mut T) -> Self {
+        Self { op: HVM_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
+    }
+
     /// An operation of a device model on a domain; what is true of [`MulticallEntry::memory_op`]'s argument is true of the
     /// buffer and of what is in it.
     pub fn dm_op(domain: DomId, buffer: *mut DmOpBuffer) -> Self {

@@ -18,7 +18,7 @@ use xen_pv::abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
 use xen_pv::abi::version;
 use xen_pv::guest::abi::domctl::{self, *};
 use xen_pv::guest::abi::flask::{self, RelabelOp, SidContextOp};
-use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmParam};
+use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmGetMemType, HvmParam};
 use xen_pv::guest::abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
 use xen_pv::guest::abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
 use xen_pv::hypercall::{DM_OP, DmOpBuffer, MulticallEntry};
@@ -311,6 +311,7 @@ fn memory_and_paging(facts: &mut Vec<Fact>) {
 
 fn translated_guests(facts: &mut Vec<Fact>) {
     layout!(facts, "struct xen_hvm_param", HvmParam { domid, index, value });
+    layout!(facts, "struct xen_hvm_get_mem_type", HvmGetMemType { domid, mem_type, pfn });
     layout!(facts, "struct xen_dm_op_buf", DmOpBuffer { data: "h", size });
     layout!(
         facts,
@@ -344,7 +345,10 @@ fn translated_guests(facts: &mut Vec<Fact>) {
         "HVMOP_set_param" = hvm::HVMOP_SET_PARAM,
         "HVMOP_get_param" = hvm::HVMOP_GET_PARAM,
         "XEN_DMOP_set_mem_type" = hvm::DMOP_SET_MEM_TYPE,
+        "HVMOP_get_mem_type" = hvm::HVMOP_GET_MEM_TYPE,
         "HVMMEM_ram_rw" = hvm::MEM_RAM_RW,
+        "HVMMEM_ram_ro" = hvm::MEM_RAM_RO,
+        "HVMMEM_mmio_dm" = hvm::MEM_MMIO_DM,
         "HVM_PARAM_STORE_PFN" = hvm::PARAM_STORE_PFN,
         "HVM_PARAM_STORE_EVTCHN" = hvm::PARAM_STORE_EVTCHN,
         "HVM_PARAM_IOREQ_PFN" = hvm::PARAM_IOREQ_PFN,

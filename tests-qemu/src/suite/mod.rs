@@ -1,6 +1,7 @@
 //! The tests on real Xen: `tests-qemu test`. They share two hosts, which are booted afresh after a test that failed.
 //! [`Choice`] says which of them run.
 
+mod adoption;
 mod brake;
 mod choice;
 mod crossings;
@@ -37,6 +38,8 @@ const TESTS: &[Test] = &[
     Test { name: "image_passes_its_self_test", run: image::passes_its_self_test },
     Test { name: "image_takes_its_address_from_dhcp", run: image::takes_its_address_from_dhcp },
     Test { name: "image_serves_within_two_seconds", run: image::serves_within_two_seconds },
+    Test { name: "restarted_agent_finds_and_serves_absent_pages", run: adoption::pages_are_found_and_served },
+    Test { name: "destroyed_guest_says_whether_it_ran", run: adoption::destroyed_guest_says_whether_it_ran },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
     Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },

@@ -34,6 +34,11 @@ impl DirtyLog {
         Ok(Self { domain, scratch: Vec::new(), on: true })
     }
 
+    /// A log that an agent before us may have turned on.
+    pub fn adopt(domain: DomId) -> Self {
+        Self { domain, scratch: Vec::new(), on: true }
+    }
+
     /// ORs the log into `dirty` and says how many pages it counted. A reading that clears must cover the whole guest
     /// (`max_gfn + 1` bits): the log is cleared in leaves of 32768 pages, whether or not they were copied out.
     pub fn read(&mut self, how: Read, dirty: &mut [u64]) -> Result<u64> {

@@ -5,7 +5,7 @@ use core::mem::size_of;
 use super::abi::Plain;
 use super::abi::domctl::{self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, VcpuContext, VcpuGuestContext};
 use super::error::{Error, Operation, Result};
-use crate::abi::sched::SHUTDOWN_SUSPEND;
+use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
 use crate::abi::{DomId, Errno};
 use crate::hypercall;
 
@@ -30,6 +30,16 @@ impl GetDomainInfo {
     /// The guest stopped because it was asked to suspend.
     pub fn is_suspended(&self) -> bool {
         self.flags & abi::DOMINF_SHUTDOWN != 0 && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
+    }
+
+    /// The guest stopped because it crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.flags & abi::DOMINF_SHUTDOWN != 0 && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_CRASH
+    }
+
+    /// Somebody holds the domain by a pause count; Xen does not say who, nor how many.
+    pub fn is_paused(&self) -> bool {
+        self.flags & abi::DOMINF_PAUSED != 0
     }
 
     /// Virtual CPUs the domain was made with.
@@ -74,14 +84,27 @@ pub fn frame_types(domain: DomId, gfns: &mut [u64]) -> Result {
     unsafe { call(domain, abi::GETPAGEFRAMEINFO3, body) }.map(drop).map_err(|errno| Operation::FrameTypes.error(errno))
 }
 
-/// Makes vCPU 0, stopped in the suspend hypercall, find 1 as its result: "the suspend was cancelled".
-/// The domain must be paused.
-pub fn mark_suspend_cancelled(domain: DomId) -> Result {
+/// What vCPU 0 finds as a suspend hypercall's result that was cancelled.
+const CANCELLED: u64 = 1;
+
+/// Whether vCPU 0 would find that its suspend was cancelled. The domain must stand still.
+pub fn is_suspend_cancelled(domain: DomId) -> Result<bool> {
+    Ok(vcpu_context(domain)?.rax == CANCELLED)
+}
+
+fn vcpu_context(domain: DomId) -> Result<VcpuGuestContext> {
     let mut context = VcpuGuestContext { before_rax: [0; 600], rax: 0, after_rax: [0; 4560] };
     let body = VcpuContext { vcpu: 0, ctxt: &mut context };
     // SAFETY: Xen writes one `vcpu_guest_context`, which `context` is as large as.
     unsafe { call(domain, abi::GETVCPUCONTEXT, body) }.map_err(|errno| Operation::GetVcpu.error(errno))?;
-    context.rax = 1;
+    Ok(context)
+}
+
+/// Makes vCPU 0, stopped in the suspend hypercall, find 1 as its result: "the suspend was cancelled".
+/// The domain must be paused.
+pub fn mark_suspend_cancelled(domain: DomId) -> Result {
+    let mut context = vcpu_context(domain)?;
+    context.rax = CANCELLED;
     let body = VcpuContext { vcpu: 0, ctxt: &mut context };
     // SAFETY: Xen reads one `vcpu_guest_context`.
     unsafe { call(domain, abi::SETVCPUCONTEXT, body) }.map(drop).map_err(|errno| Operation::SetVcpu.error(errno))
@@ -92,15 +115,26 @@ pub fn mark_suspend_cancelled(domain: DomId) -> Result {
 /// # Safety
 /// Pointers in `body` must be valid for what `cmd` reads and writes through them.
 pub(super) unsafe fn call<T: Plain>(domain: DomId, cmd: u32, body: T) -> core::result::Result<T, Errno> {
-    const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
-    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
-    let place: *mut T = (&raw mut domctl.u).cast();
-    // SAFETY: the union is large and aligned enough for `T`, checked above.
-    unsafe { place.write(body) };
+    let mut domctl = prepared(domain, cmd, body);
     // SAFETY: a complete domctl; its pointers are the caller's promise.
     unsafe { hypercall::domctl(&mut domctl) }?;
-    // SAFETY: as above, and any bits are a `T`.
-    Ok(unsafe { (&raw const domctl.u).cast::<T>().read() })
+    Ok(answer(&domctl))
+}
+
+/// A domctl as the hypervisor takes it.
+pub(super) fn prepared<T: Plain>(domain: DomId, cmd: u32, body: T) -> Domctl {
+    const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
+    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
+    // SAFETY: the union is large and aligned enough for `T`, checked above.
+    unsafe { (&raw mut domctl.u).cast::<T>().write(body) };
+    domctl
+}
+
+/// What the hypervisor left in a domctl.
+pub(super) fn answer<T: Plain>(domctl: &Domctl) -> T {
+    const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
+    // SAFETY: the union is large and aligned enough for `T`, and any bits are a `T`.
+    unsafe { (&raw const domctl.u).cast::<T>().read() }
 }
 
 unsafe fn call_plain(domain: DomId, cmd: u32) -> core::result::Result<(), Errno> {

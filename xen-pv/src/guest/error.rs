@@ -86,6 +86,8 @@ pub enum Operation {
     Paging,
     /// Changing the type of its pages.
     MemoryType,
+    /// Asking for the type of its pages.
+    GetMemoryType,
     /// Looking up a label.
     FindLabel,
     /// Changing its label.
@@ -134,6 +136,7 @@ impl Operation {
             Self::PagerChannel => ("the pager's event channel", "event { create } and { bind } on both channel types"),
             Self::Paging => ("making pages absent", "domain2 { mem_paging }"),
             Self::MemoryType => ("completing pages", "hvm { dm }"),
+            Self::GetMemoryType => ("finding absent pages", "hvm { hvmctl }"),
             Self::FindLabel => ("looking up a label", "security { check_context }"),
             Self::Relabel => ("relabelling the guest", "domain2 { relabelfrom relabelto }, domain { transition }"),
         }

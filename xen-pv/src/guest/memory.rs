@@ -1,9 +1,11 @@
 //! A guest's frames: how many, allocate, free, claim.
 
+use super::abi::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType};
 use super::abi::memory::*;
 use super::error::{Operation, Result};
 use crate::abi::{DomId, Errno, Gfn};
-use crate::hypercall;
+use crate::hypercall::{self, MulticallEntry};
+use crate::window::BATCH;
 
 /// The highest frame number in use.
 pub fn max_gfn(domain: DomId) -> Result<u64> {
@@ -21,6 +23,22 @@ pub fn populate(domain: DomId, first: Gfn, order: u32) -> Result {
 /// Takes one frame away from the guest.
 pub fn free(domain: DomId, gfn: Gfn) -> Result {
     reserve(XENMEM_DECREASE_RESERVATION, domain, gfn, 0)
+}
+
+/// How up to [`BATCH`] pages are treated (`MEM_`).
+pub fn types(domain: DomId, gfns: &[Gfn]) -> Result<[u16; BATCH]> {
+    let mut questions = [HvmGetMemType { domid: domain, mem_type: 0, pad: [0; 2], pfn: 0 }; BATCH];
+    let mut calls = [MulticallEntry::default(); BATCH];
+    let gfns = &gfns[..gfns.len().min(BATCH)];
+    for (index, gfn) in gfns.iter().enumerate() {
+        questions[index].pfn = gfn.0;
+        calls[index] = MulticallEntry::hvm_op(HVMOP_GET_MEM_TYPE, &raw mut questions[index]);
+    }
+    // SAFETY: each call is a complete question about another domain; the questions outlive it.
+    unsafe { hypercall::multicall(&mut calls[..gfns.len()]) }
+        .and_then(|()| calls[..gfns.len()].iter().try_for_each(|call| call.outcome().map(drop)))
+        .map_err(|errno| Operation::GetMemoryType.error(errno))?;
+    Ok(questions.map(|question| question.mem_type))
 }
 
 /// Reserves memory so that the domain can grow to `pages`; 0 gives a claim back.

@@ -9,6 +9,7 @@
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
 
 pub mod abi;
+mod absent;
 pub mod dirty_log;
 pub mod domctl;
 pub mod error;
@@ -22,6 +23,7 @@ mod page_set;
 pub mod pager;
 mod paging_ring;
 pub mod pinned;
+mod ram;
 pub mod reach;
 pub mod source;
 pub mod target;

@@ -2,15 +2,15 @@
 
 use alloc::vec::Vec;
 
-use super::abi::domctl::{
-    DOMINF_HVM_GUEST, GetDomainInfo, PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB,
-};
+use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
 use super::abi::hvm::{PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
 use super::dirty_log::{DirtyLog, Read};
 use super::error::{Error, Result};
 use super::frame::{Frame, KEPT_PARAMS, State};
 use super::label::{self, Label, Sid};
+use super::ram::Scan;
 use super::reach::{Page, Reach};
+use super::target::ANOTHER_GUEST;
 use super::{domctl, machine, memory, walk};
 use crate::abi::{DomId, Gfn, PAGE_SHIFT};
 
@@ -31,6 +31,8 @@ pub struct Source {
     log: Option<DirtyLog>,
     /// Pages that are never copied: the target's toolstack has rings of its own.
     private: [Gfn; 2],
+    /// The guest's own label.
+    own: Sid,
     away: Sid,
     stage: Stage,
     /// Of the last machine state.
@@ -45,8 +47,8 @@ enum Stage {
     Open,
     /// We hold a pause count, and it had suspended: vCPU 0 will find "cancelled".
     Held,
-    /// It has the label of a guest that left; its own was this.
-    Away(Sid),
+    /// As that, and it has the label of a guest that left.
+    Away,
     /// It runs again, or is gone: nothing of it is ours.
     Over,
 }
@@ -55,6 +57,42 @@ impl Source {
     /// Opens a running guest; changes nothing about it.
     pub fn open(reach: Reach, domain: DomId) -> Result<Self> {
         let info = domctl::live_info(domain)?;
+        let source = Self::new(reach, domain, &info)?;
+        if source.own == source.away {
+            return Err(Error::Refused("the guest has left this host: an agent must adopt it"));
+        }
+        Ok(source)
+    }
+
+    /// Opens a guest that an agent which is gone was sending away, as that agent left it, and changes nothing about it until
+    /// [`Source::release`] or [`Source::destroy`]. `memo` is what [`Source::memo`] gave that agent.
+    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self> {
+        let info = domctl::live_info(domain)?;
+        if info.handle != uuid {
+            return Err(Error::Refused(ANOTHER_GUEST));
+        }
+        let mut source = Self::new(reach, domain, &info)?;
+        let own = u32::try_from(memo).map(Sid).map_err(|_| Error::Malformed("number of the guest's label"))?;
+        let label = core::mem::replace(&mut source.own, own);
+        if label == source.away && own != source.away {
+            source.stage = Stage::Away;
+        } else if label != own {
+            return Err(Error::Refused("the guest bears another label than when it was to leave"));
+        } else if info.is_paused() && (info.is_suspended() || domctl::is_suspend_cancelled(domain)?) {
+            // Nothing tells whose pause count it is. A guest that has suspended for us, or would find that its suspend was
+            // cancelled, and yet does not run, is held by that agent.
+            source.stage = Stage::Held;
+        }
+        source.log = Some(DirtyLog::adopt(domain));
+        Ok(source)
+    }
+
+    /// What an agent must know that adopts this guest.
+    pub fn memo(&self) -> u64 {
+        self.own.0.into()
+    }
+
+    fn new(reach: Reach, domain: DomId, info: &GetDomainInfo) -> Result<Self> {
         if info.flags & DOMINF_HVM_GUEST == 0 {
             return Err(Error::Refused("only PVH guests can be migrated, this one is PV"));
         }
@@ -71,6 +109,7 @@ impl Source {
             domain,
             log: None,
             private,
+            own: Sid(info.ssidref),
             away,
             stage: Stage::Open,
             context: Vec::new(),
@@ -104,59 +143,15 @@ impl Source {
         Ok(frame.encode())
     }
 
-    /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others.
-    ///
-    /// Asking about every number below 4 GiB takes a second and more, and most of them are holes: a scan from frame 0 upwards
-    /// stops asking when it has found as many pages as the guest owns.
+    /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others. A scan from frame 0
+    /// upwards is the quickest.
     pub fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
-        if first.0 == 0 {
-            self.begin_scan()?;
-        } else if first.0 != self.scan.next {
-            self.scan.left = u64::MAX;
-        }
-        let end = (first.0 + count).min(ram.len() as u64 * 64);
-        let mut next = first.0;
-        while next < end {
-            let chunk = (end - next).min(PAGE_FRAME_INFOS as u64);
-            self.scan_chunk(next, chunk, ram)?;
-            next += chunk;
-        }
-        self.scan.next = end;
-        for gfn in self.private.iter().filter(|gfn| (first.0..end).contains(&gfn.0)) {
+        self.scan.find(self.domain, first, count, ram)?;
+        let found = first.0..first.0.saturating_add(count).min(ram.len() as u64 * 64);
+        for gfn in self.private.iter().filter(|gfn| found.contains(&gfn.0)) {
             ram[gfn.0 as usize / 64] &= !(1 << (gfn.0 % 64));
         }
         Ok(())
-    }
-
-    fn begin_scan(&mut self) -> Result {
-        let mut in_special = 0;
-        for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
-            let types = self.types(first, PAGE_FRAME_INFOS as u64)?;
-            in_special += types.iter().filter(|kind| is_ram(**kind)).count() as u64;
-        }
-        self.scan.left = self.info()?.tot_pages.saturating_sub(in_special);
-        Ok(())
-    }
-
-    fn scan_chunk(&mut self, first: u64, count: u64, ram: &mut [u64]) -> Result {
-        clear(ram, first, first + count);
-        if self.scan.left == 0 && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
-            return Ok(());
-        }
-        let types = self.types(first, count)?;
-        for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
-            ram[gfn as usize / 64] |= 1 << (gfn % 64);
-            let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
-            self.scan.left = self.scan.left.saturating_sub(counts.into());
-        }
-        Ok(())
-    }
-
-    /// What stands at `count` frame numbers from `first` on.
-    fn types(&self, first: u64, count: u64) -> Result<[u64; PAGE_FRAME_INFOS]> {
-        let mut types: [u64; PAGE_FRAME_INFOS] = core::array::from_fn(|i| first + i as u64);
-        domctl::frame_types(self.domain, &mut types[..count as usize])?;
-        Ok(types)
     }
 
     /// Copies up to 64 pages out; the mask says which could be read.
@@ -256,22 +251,21 @@ impl Source {
         if self.stage != Stage::Held {
             return Err(Error::Refused("only a stopped guest can leave"));
         }
-        let own = Sid(self.info()?.ssidref);
         label::relabel(self.domain, self.away)?;
-        self.stage = Stage::Away(own);
+        self.stage = Stage::Away;
         Ok(())
     }
 
     /// Whether the commit has happened.
     pub fn is_retained(&self) -> bool {
-        matches!(self.stage, Stage::Away(_))
+        self.stage == Stage::Away
     }
 
     /// Gives the guest back: its label, if it had lost it; the dirty log goes off; and if it has suspended it goes on here
     /// and finds that its suspend was cancelled.
     pub fn release(&mut self) -> Result {
-        if let Stage::Away(own) = self.stage {
-            label::relabel(self.domain, own)?;
+        if self.stage == Stage::Away {
+            label::relabel(self.domain, self.own)?;
             self.stage = Stage::Held;
         }
         // A log that stays on costs the guest time; a guest that stays stopped is worse.
@@ -280,6 +274,10 @@ impl Source {
             self.hold(|source| domctl::mark_suspend_cancelled(source.domain))?;
         }
         if self.stage == Stage::Held {
+            // An agent before us may have died over it.
+            if self.info()?.is_suspended() {
+                domctl::mark_suspend_cancelled(self.domain)?;
+            }
             domctl::resume(self.domain)?;
             domctl::unpause(self.domain)?;
         }
@@ -289,9 +287,9 @@ impl Source {
 
     /// Ends the guest and frees its memory.
     pub fn destroy(&mut self) -> Result {
-        let Stage::Away(_) = self.stage else {
+        if self.stage != Stage::Away {
             return Err(Error::Refused("only a guest that has left can be destroyed"));
-        };
+        }
         domctl::destroy(self.domain)?;
         self.log = None;
         self.stage = Stage::Over;
@@ -305,38 +303,7 @@ impl Drop for Source {
             // Nobody is left to tell about an error here.
             Stage::Held => drop(self.release()),
             // An open log goes off by itself.
-            Stage::Open | Stage::Away(_) | Stage::Over => {}
+            Stage::Open | Stage::Away | Stage::Over => {}
         }
     }
-}
-
-/// Clears the bits `first .. end`.
-fn clear(bits: &mut [u64], first: u64, end: u64) {
-    let mut next = first;
-    while next < end {
-        if next.is_multiple_of(64) && end - next >= 64 {
-            bits[next as usize / 64] = 0;
-            next += 64;
-        } else {
-            bits[next as usize / 64] &= !(1 << (next % 64));
-            next += 1;
-        }
-    }
-}
-
-fn is_ram(kind: u64) -> bool {
-    !matches!(kind & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
-}
-
-/// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
-const SPECIAL_START: u64 = 0xfc000;
-const SPECIAL_END: u64 = 0xff000;
-
-/// A scan for RAM from frame 0 upwards.
-#[derive(Clone, Copy, Debug, Default)]
-struct Scan {
-    /// Where it goes on.
-    next: u64,
-    /// Pages outside the special range that have not been found yet.
-    left: u64,
 }

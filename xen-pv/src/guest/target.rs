@@ -1,5 +1,7 @@
 //! A guest that arrives on this host.
 
+use alloc::vec::Vec;
+
 use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
 use super::abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
@@ -9,8 +11,9 @@ use super::frame::{Frame, State};
 use super::label::{Label, Sid};
 use super::pager::{Fault, Pager};
 use super::reach::{Content, Page, Reach};
-use super::{domctl, grants, label, machine, memory};
+use super::{absent, domctl, grants, label, machine, memory, walk};
 use crate::abi::{DomId, Errno, Gfn, Port};
+use crate::window::Held;
 
 /// Where the toolstack's backends for the guest live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,18 +37,28 @@ pub struct Rings {
     pub console: Gfn,
 }
 
+/// Whether an agent that is gone still held a domain back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// Its pause count is there, unless the domain runs.
+    Held,
+    /// It had given it back.
+    Released,
+}
+
 /// A domain that the toolstack made for an arriving guest.
 ///
 /// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
-/// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting; unless
-/// the guest has been destroyed.
+/// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
 pub struct Target {
     reach: Reach,
     domain: DomId,
-    label: Label,
-    backends: Backends,
+    /// Until the domain is built: whom it was made for, and who serves it.
+    shell: Option<(Label, Backends)>,
     rings: Option<Rings>,
     pager: Option<Pager>,
+    /// Keeps the domain from going away altogether, where no ring of a pager does: see [`Target::has_run`].
+    anchor: Option<Held>,
     held: bool,
     claimed: bool,
 }
@@ -66,7 +79,56 @@ impl Target {
             return Err(Error::Refused("the domain has memory already, which its maker may have mapped"));
         }
         domctl::pause(domain)?;
-        Ok(Self { reach, domain, label, backends, rings: None, pager: None, held: true, claimed: false })
+        Ok(Self {
+            reach,
+            domain,
+            shell: Some((label, backends)),
+            rings: None,
+            pager: None,
+            anchor: None,
+            held: true,
+            claimed: false,
+        })
+    }
+
+    /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives one bit for each frame that
+    /// may be absent. That agent had released the domain, unless `hold` says that its pause count may still be there.
+    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold) -> Result<(Self, Vec<u64>)> {
+        let info = domctl::live_info(domain)?;
+        if info.flags & DOMINF_HVM_GUEST == 0 || info.handle != uuid {
+            return Err(Error::Refused(ANOTHER_GUEST));
+        }
+        let pages = absent::find(domain)?;
+        let absent = || (0..).zip(&pages.absent).flat_map(|(at, word)| bits(*word).map(move |bit| Gfn(at * 64 + bit)));
+        let pager = Pager::adopt(reach.clone(), domain, info.vcpus(), absent(), &pages.present)?;
+        if pager.is_none() && absent().next().is_some() {
+            return Err(Error::Refused("pages of the guest are absent, and this hypervisor does not page for it"));
+        }
+        // It may have been released a moment after the agent said that it was not.
+        let held = hold == Hold::Held && info.is_paused();
+        let mut target = Self { reach, domain, shell: None, rings: None, pager, anchor: None, held, claimed: true };
+        target.expect_faults();
+        target.keep_anchor()?;
+        Ok((target, pages.absent))
+    }
+
+    /// Who waited for a page when the agent before us died does not say so again. A guess saves it a wait for the push.
+    fn expect_faults(&mut self) {
+        let (reach, domain) = (&self.reach, self.domain);
+        let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
+        // Without the context there is no guess.
+        if let (Some(pager), Ok(context)) = (&mut self.pager, machine::context(domain)) {
+            pager.expect_faults(walk::last_touched(&context, GUESSES, read).into_iter());
+        }
+    }
+
+    /// Keeps one page mapped if nothing else is.
+    fn keep_anchor(&mut self) -> Result {
+        if self.pager.is_none() && self.anchor.is_none() {
+            let store = Gfn(machine::param(self.domain, PARAM_STORE_PFN)?);
+            self.anchor = Some(self.reach.hold(self.domain, store)?);
+        }
+        Ok(())
     }
 
     /// What the domain is now.
@@ -81,15 +143,13 @@ impl Target {
 
     /// Builds what the source's frame describes: all of the guest but its memory and its state.
     pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        if self.rings.is_some() {
-            return Err(Error::Refused("the domain is built already"));
-        }
+        let (label, backends) = self.shell.take().ok_or(Error::Refused("the domain is built already"))?;
         let frame = Frame::decode(frame)?;
         let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
             return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
         }
-        if !self.label.is_for(&frame.label) {
+        if !label.is_for(&frame.label) {
             return Err(Error::Refused("the domain was made for guests of another label"));
         }
         let info = self.info()?;
@@ -100,9 +160,10 @@ impl Target {
         memory::claim(self.domain, (frame.pages + 2).min(info.max_pages))?;
         self.claimed = true;
         machine::set_cpu_policy(self.domain, &frame.policy)?;
-        self.build_rings(rings)?;
+        self.build_rings(rings, backends)?;
         self.build_pager(&frame, rings)?;
-        self.build_params(&frame)?;
+        self.build_params(&frame, backends)?;
+        self.keep_anchor()?;
         self.rings = Some(rings);
         Ok(rings)
     }
@@ -120,10 +181,10 @@ impl Target {
         Ok(())
     }
 
-    fn build_params(&self, frame: &Frame) -> Result {
+    fn build_params(&self, frame: &Frame, backends: Backends) -> Result {
         let channels = [
-            (PARAM_STORE_EVTCHN, self.backends.store_port.0.into()),
-            (PARAM_CONSOLE_EVTCHN, self.backends.console_port.0.into()),
+            (PARAM_STORE_EVTCHN, backends.store_port.0.into()),
+            (PARAM_CONSOLE_EVTCHN, backends.console_port.0.into()),
         ];
         for &(index, value) in frame.params.iter().chain(&channels) {
             machine::set_param(self.domain, index, value)?;
@@ -131,7 +192,7 @@ impl Target {
         Ok(())
     }
 
-    fn build_rings(&self, rings: Rings) -> Result {
+    fn build_rings(&self, rings: Rings, backends: Backends) -> Result {
         let gfns = [rings.store, rings.console];
         for gfn in gfns {
             // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
@@ -141,8 +202,8 @@ impl Target {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
         }
         let grants = grants::Reserved {
-            console: (self.backends.console_domain, rings.console),
-            store: (self.backends.store_domain, rings.store),
+            console: (backends.console_domain, rings.console),
+            store: (backends.store_domain, rings.store),
         };
         grants::seed(&self.reach, self.domain, grants)
     }
@@ -226,7 +287,8 @@ impl Target {
         Ok(())
     }
 
-    /// Whether the guest has run at all on this host.
+    /// Whether the guest has run at all on this host. Answers also when its toolstack has destroyed it: as long as a page of it
+    /// is mapped, the domain remains.
     pub fn has_run(&self) -> Result<bool> {
         Ok(domctl::info(self.domain)?.cpu_time != 0)
     }
@@ -261,10 +323,12 @@ impl Drop for Target {
             // It never ran; the toolstack destroys it.
             self.pager = None;
             let _ = domctl::unpause(self.domain);
-        } else if self.absent() != 0 && domctl::live_info(self.domain).is_ok() {
-            // It runs and misses pages. With the ring it waits for them; without, the next touch would crash it. Of a guest
-            // that was destroyed the ring page, while it is mapped, would keep the rest of the domain for ever.
-            core::mem::forget(self.pager.take());
+        } else if self.absent() != 0 {
+            // It runs and misses pages.
+            self.pager.take().map(Pager::abandon).unwrap_or_default();
+        }
+        if let Some(page) = self.anchor.take() {
+            self.reach.let_go(page);
         }
     }
 }
@@ -280,8 +344,17 @@ fn shut_out(domain: DomId) -> Result<Label> {
     }
 }
 
+/// Why an agent adopts nothing.
+pub(super) const ANOTHER_GUEST: &str = "another guest has the domain's number by now";
+/// Pages that virtual CPUs may have waited for.
+const GUESSES: usize = 64;
 /// Where the builder of PVH guests would put the pager's ring.
 const USUAL_RING: u64 = 0xfeff8;
 /// 2 MiB: the most that Xen lets a domain like ours allocate at once.
 const MAX_ORDER: u8 = 9;
 const MAX_GFN: u64 = 1 << 40;
+
+/// The numbers of the bits that are set.
+fn bits(word: u64) -> impl Iterator<Item = u64> {
+    (0..64).filter(move |bit| word >> bit & 1 != 0)
+}

@@ -17,6 +17,8 @@ use crate::abi::{Gfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// Pages of a per-CPU area that are taken along.
 const PER_CPU_PAGES: u64 = 64;
+/// Registers that hold operands and addresses.
+const GENERAL: usize = 16;
 /// Bytes of a kernel stack, and its alignment.
 const STACK: u64 = 16 << 10;
 
@@ -43,9 +45,22 @@ pub fn first_touched(context: &[u8], limit: usize, read: impl FnMut(Gfn, &mut Pa
     walk.order
 }
 
+/// Frames that the virtual CPUs of this HVM context may have touched when they stopped, at most `limit`: where they were, and
+/// what their registers point at.
+pub fn last_touched(context: &[u8], limit: usize, read: impl FnMut(Gfn, &mut Page) -> bool) -> Vec<Gfn> {
+    let mut walk = Walk { read, tables: Vec::new(), order: Vec::new(), known: BTreeSet::new(), limit };
+    for cpu in &cpus(context) {
+        for address in [cpu.rip, cpu.rsp].into_iter().chain(cpu.general) {
+            walk.touch(cpu, address);
+        }
+    }
+    walk.order
+}
+
 /// The registers of one virtual CPU that matter here.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cpu {
+    general: [u64; GENERAL],
     rsp: u64,
     rip: u64,
     cr0: u64,
@@ -105,6 +120,7 @@ fn cpus(mut context: &[u8]) -> Vec<Cpu> {
 fn registers(record: &[u8]) -> Cpu {
     let word = |at: usize| record.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     Cpu {
+        general: core::array::from_fn(|index| word(cpu::GENERAL + 8 * index)),
         rsp: word(cpu::RSP),
         rip: word(cpu::RIP),
         cr0: word(cpu::CR0),

@@ -110,6 +110,8 @@ pub const DOMINF_DYING: u32 = 1 << 0;
 pub const DOMINF_HVM_GUEST: u32 = 1 << 1;
 /// It has shut down; the reason is in bits 16 to 23.
 pub const DOMINF_SHUTDOWN: u32 = 1 << 2;
+/// It is paused by a toolstack's count.
+pub const DOMINF_PAUSED: u32 = 1 << 3;
 /// It uses hardware-assisted paging.
 pub const DOMINF_HAP: u32 = 1 << 8;
 /// Where the reason of a shutdown stands in the flags.

@@ -21,6 +21,23 @@ pub struct HvmParam {
     pub value: u64,
 }
 
+/// Says how a page is treated.
+pub const HVMOP_GET_MEM_TYPE: u32 = 15;
+
+/// `struct xen_hvm_get_mem_type`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct HvmGetMemType {
+    /// In: the domain.
+    pub domid: DomId,
+    /// Out: `MEM_`.
+    pub mem_type: u16,
+    /// Padding.
+    pub pad: [u16; 2],
+    /// In: the page.
+    pub pfn: u64,
+}
+
 /// Frame of the xenstore ring.
 pub const PARAM_STORE_PFN: u32 = 1;
 /// Event channel of the xenstore ring.
@@ -82,6 +99,10 @@ pub struct DmOpSetMemType {
 pub const DMOP_SET_MEM_TYPE: u32 = 12;
 /// Ordinary RAM.
 pub const MEM_RAM_RW: u16 = 0;
+/// RAM that the guest cannot write to as it is.
+pub const MEM_RAM_RO: u16 = 1;
+/// Nothing.
+pub const MEM_MMIO_DM: u16 = 2;
 
 /// Record: the end.
 pub const SAVE_END: u16 = 0;
@@ -92,6 +113,8 @@ pub const SAVE_CPU: u16 = 2;
 pub mod cpu {
     /// Bytes of the record, at least.
     pub const SIZE: usize = 1032;
+    /// The first of 16 general registers.
+    pub const GENERAL: usize = 512;
     /// Stack pointer.
     pub const RSP: usize = 568;
     /// Instruction pointer.

@@ -1,0 +1,142 @@
+//! An agent dies while a guest misses pages, and another takes the guest over: `selftest arm=DOMAIN` is the first agent, which
+//! makes most pages of a running guest absent, spoils them and waits for its end; `selftest adopt=DOMAIN` is the second, which
+//! must find exactly those pages, and gives each one its content back when somebody touches it or its turn comes.
+//! `selftest hold=DOMAIN` tells whether a guest ran that is destroyed while it is held.
+
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use xen_pv::abi::{DomId, Gfn};
+use xen_pv::guest::abi::domctl::DOMINF_DYING;
+use xen_pv::guest::reach::{Content, Page, Reach};
+use xen_pv::guest::target::{Hold, Target};
+use xen_pv::guest::{Error, domctl};
+use xen_pv::window::BATCH;
+use xen_pv::{event, time};
+
+use super::{Outcome, check};
+use crate::say;
+use crate::start::Machine;
+
+/// Every fourth batch of pages stays present.
+const LEFT_ALONE: usize = 4;
+/// Between two batches that nobody asked for: time for faults.
+const PAUSE_NS: u64 = 2_000_000;
+/// How long a guest may take to be destroyed, and then to go away.
+const PATIENCE_NS: u64 = 30_000_000_000;
+
+/// Plays the part that the command line names, if it names one.
+pub fn run(machine: &mut Machine) -> Option<Outcome> {
+    let (part, domain) = machine.command_line.split_ascii_whitespace().find_map(|word| {
+        let (key, value) = word.split_once('=')?;
+        let part: fn(&Reach, DomId) -> Outcome = match key {
+            "arm" => arm,
+            "adopt" => adopt,
+            "hold" => hold,
+            _ => return None,
+        };
+        Some((part, DomId(value.parse().ok()?)))
+    })?;
+    let windows = machine.memory.window().and_then(|batch| Ok(Reach::new(batch, vec![machine.memory.window()?])));
+    Some(windows.map_err(|errno| errno.to_string()).and_then(|reach| part(&reach, domain)))
+}
+
+fn arm(reach: &Reach, domain: DomId) -> Outcome {
+    let (mut target, bits) = open(reach, domain)?;
+    let mut armed = 0;
+    for batch in (0..bits.len()).filter(|batch| batch % LEFT_ALONE != 0) {
+        let gfns: [Gfn; BATCH] = core::array::from_fn(|at| Gfn((batch * BATCH + at) as u64));
+        let mask = target.arm(&gfns).map_err(text)?;
+        for gfn in (0..BATCH).filter(|at| mask >> at & 1 != 0).map(|at| gfns[at]) {
+            let page = spoilt(reach, domain, gfn)?;
+            let written = reach.write(domain, &[(gfn, Content::Bytes(&page))]).map_err(text)?;
+            check(written == 1, || "an absent page cannot be written".to_string())?;
+            armed += 1;
+        }
+    }
+    say!("ADOPTION armed {armed}");
+    loop {
+        event::wait(&[], None);
+    }
+}
+
+fn adopt(reach: &Reach, domain: DomId) -> Outcome {
+    let begun = time::now_ns();
+    let (mut target, absent) = open(reach, domain)?;
+    say!("ADOPTION found {} in {} ms", pages(&absent).count(), (time::now_ns() - begun) / 1_000_000);
+    let port: Vec<_> = target.fault_port().into_iter().collect();
+    let mut faults = 0;
+    for (count, gfn) in pages(&absent).enumerate() {
+        let deadline = time::now_ns() + if count % BATCH == 0 { PAUSE_NS } else { 0 };
+        while let Some(gfn) = next_fault(&mut target, &port, deadline)? {
+            faults += 1;
+            fill(&mut target, reach, domain, gfn)?;
+        }
+        // A fault may have had it before: then this changes nothing.
+        fill(&mut target, reach, domain, gfn)?;
+    }
+    target.finish().map_err(text)?;
+    say!("ADOPTION served {faults} faults");
+    Ok(())
+}
+
+fn hold(reach: &Reach, domain: DomId) -> Outcome {
+    let (target, _) = open(reach, domain)?;
+    say!("ADOPTION holds");
+    wait_until(|| domctl::info(domain).is_ok_and(|info| info.flags & DOMINF_DYING != 0))?;
+    let ran = target.has_run().map_err(text)?;
+    drop(target);
+    wait_until(|| domctl::info(domain).is_err())?;
+    say!("ADOPTION it is gone and {}", if ran { "ran" } else { "never ran" });
+    Ok(())
+}
+
+/// Opens a guest whose agent, if it had one, is gone.
+fn open(reach: &Reach, domain: DomId) -> Result<(Target, Vec<u64>), String> {
+    let uuid = domctl::live_info(domain).map_err(text)?.handle;
+    Target::adopt(reach.clone(), domain, uuid, Hold::Released).map_err(text)
+}
+
+/// The page that somebody waits for, now or before `deadline`.
+fn next_fault(target: &mut Target, port: &[xen_pv::abi::Port], deadline: u64) -> Result<Option<Gfn>, String> {
+    loop {
+        match target.next_fault().map_err(text)? {
+            Some(fault) if !fault.dropped => return Ok(Some(fault.gfn)),
+            Some(_) => {}
+            None if time::now_ns() >= deadline => return Ok(None),
+            None => event::wait(port, Some(deadline)),
+        }
+    }
+}
+
+fn fill(target: &mut Target, reach: &Reach, domain: DomId, gfn: Gfn) -> Outcome {
+    let page = spoilt(reach, domain, gfn)?;
+    let filled = target.fill(&[(gfn, Content::Bytes(&page))]).map_err(text)?;
+    check(filled == 1, || "an absent page cannot be filled".to_string())
+}
+
+/// The page with every bit turned; twice, and it is as it was.
+fn spoilt(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<Page, String> {
+    let mut page = [[0; 4096]];
+    let read = reach.read(domain, &[gfn], &mut page).map_err(text)?;
+    check(read == 1, || "an absent page cannot be read".to_string())?;
+    Ok(page[0].map(|byte| !byte))
+}
+
+fn pages(bits: &[u64]) -> impl Iterator<Item = Gfn> {
+    (0..bits.len() * 64).filter(|at| bits[at / 64] >> (at % 64) & 1 != 0).map(|at| Gfn(at as u64))
+}
+
+fn wait_until(holds: impl Fn() -> bool) -> Outcome {
+    let deadline = time::now_ns() + PATIENCE_NS;
+    while !holds() {
+        check(time::now_ns() < deadline, || "the guest is neither destroyed nor gone".to_string())?;
+        event::wait(&[], Some(time::now_ns() + 50_000_000));
+    }
+    Ok(())
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}

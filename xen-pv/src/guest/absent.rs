@@ -1,0 +1,76 @@
+//! Which pages of a guest are absent, when the agent that made them so is gone.
+//!
+//! Xen has no question for it: to a toolstack an absent page looks like any RAM. But while a dirty log is on, a page that is
+//! present reads as one that cannot be written to as it is, and an absent one does not (`p2m_is_readonly`, `p2m_recalc_type`
+//! in `xen/arch/x86`): nothing about a page must change to tell. A page that the guest writes to meanwhile looks absent
+//! too; that costs a page sent in vain, because [`Pager::fill`](super::pager::Pager::fill) leaves present pages alone.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::abi::domctl::DOMINF_HAP;
+use super::abi::hvm::MEM_RAM_RW;
+use super::dirty_log::DirtyLog;
+use super::error::{Error, Operation, Result};
+use super::ram::Scan;
+use super::{domctl, memory};
+use crate::abi::{DomId, Errno, Gfn};
+use crate::window::BATCH;
+
+/// The pages of a guest.
+pub(super) struct Pages {
+    /// One bit for each frame number that is absent, and for some that the guest writes to.
+    pub(super) absent: Vec<u64>,
+    /// A few that are present.
+    pub(super) present: Vec<Gfn>,
+}
+
+/// How many present pages are remembered.
+const PRESENT: usize = 64;
+
+/// Looks at every page of a guest.
+pub(super) fn find(domain: DomId) -> Result<Pages> {
+    let frames = memory::max_gfn(domain)? + 1;
+    if frames > MAX_FRAMES {
+        return Err(Error::Refused("the guest's physical address space is larger than the agent's limit"));
+    }
+    let mut bits = vec![0; frames.div_ceil(64) as usize];
+    let mut present = Vec::new();
+    // Only hardware-assisted paging can make pages absent.
+    if domctl::live_info(domain)?.flags & DOMINF_HAP != 0 {
+        Scan::default().find(domain, Gfn(0), frames, &mut bits)?;
+        let log = start_log(domain)?;
+        for (first, word) in (0..).step_by(BATCH).zip(&mut bits).filter(|(_, word)| **word != 0) {
+            let mut gfns = [Gfn(0); BATCH];
+            let mut count = 0;
+            for bit in (0..BATCH).filter(|bit| *word >> bit & 1 != 0) {
+                gfns[count] = Gfn(first + bit as u64);
+                count += 1;
+            }
+            for (gfn, kind) in gfns[..count].iter().zip(memory::types(domain, &gfns[..count])?) {
+                if kind != MEM_RAM_RW {
+                    *word &= !(1 << (gfn.0 - first));
+                    if present.len() < PRESENT {
+                        present.push(*gfn);
+                    }
+                }
+            }
+        }
+        log.stop()?;
+    }
+    Ok(Pages { absent: bits, present })
+}
+
+/// Turns the dirty log on; an agent that looked before us may have died over it.
+fn start_log(domain: DomId) -> Result<DirtyLog> {
+    match DirtyLog::start(domain) {
+        Err(Error::Xen { operation: Operation::DirtyLog, errno: Errno::EINVAL }) => {
+            DirtyLog::adopt(domain).stop()?;
+            DirtyLog::start(domain)
+        }
+        result => result,
+    }
+}
+
+/// 256 GiB.
+const MAX_FRAMES: u64 = 1 << 26;

@@ -1,0 +1,105 @@
+//! Which frame numbers of a guest hold RAM.
+
+use super::abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
+use super::abi::hvm::MEM_MMIO_DM;
+use super::error::{Error, Result};
+use super::{domctl, memory};
+use crate::abi::{DomId, Gfn};
+
+/// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
+const SPECIAL_START: u64 = 0xfc000;
+const SPECIAL_END: u64 = 0xff000;
+
+/// A scan for RAM from frame 0 upwards.
+///
+/// Asking about every number below 4 GiB takes a second and more, and most of them are holes: the scan stops asking when it
+/// has found as many pages as the guest owns.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Scan {
+    /// Where it goes on.
+    next: u64,
+    /// Pages outside the special range that have not been found yet.
+    left: u64,
+}
+
+impl Scan {
+    /// Sets the bit of every frame in `first .. first + count` that holds RAM, clears the others.
+    pub(super) fn find(&mut self, domain: DomId, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
+        if first.0 == 0 {
+            self.begin(domain)?;
+        } else if first.0 != self.next {
+            self.left = u64::MAX;
+        }
+        let end = first.0.saturating_add(count).min(ram.len() as u64 * 64);
+        let mut next = first.0;
+        while next < end {
+            let chunk = (end - next).min(PAGE_FRAME_INFOS as u64);
+            self.chunk(domain, next, chunk, ram)?;
+            next += chunk;
+        }
+        self.next = end;
+        Ok(())
+    }
+
+    fn begin(&mut self, domain: DomId) -> Result {
+        let mut in_special = 0;
+        for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
+            let types = types(domain, first, PAGE_FRAME_INFOS as u64)?;
+            in_special += types.iter().filter(|kind| is_ram(**kind)).count() as u64;
+        }
+        self.left = domctl::live_info(domain)?.tot_pages.saturating_sub(in_special);
+        Ok(())
+    }
+
+    fn chunk(&mut self, domain: DomId, first: u64, count: u64, ram: &mut [u64]) -> Result {
+        clear(ram, first, first + count);
+        if self.left == 0 && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
+            return Ok(());
+        }
+        let types = types(domain, first, count)?;
+        for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
+            ram[gfn as usize / 64] |= 1 << (gfn % 64);
+            let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
+            self.left = self.left.saturating_sub(counts.into());
+        }
+        Ok(())
+    }
+}
+
+/// A frame number among the special pages where nothing stands.
+pub(super) fn free_gfn(domain: DomId) -> Result<Gfn> {
+    for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
+        for (gfn, kind) in (first..).map(Gfn).zip(types(domain, first, PAGE_FRAME_INFOS as u64)?) {
+            // Pages that Xen shares with the guest are not the guest's RAM, and no holes either.
+            if kind & PFINFO_LTAB_MASK == PFINFO_XTAB && memory::types(domain, &[gfn])?[0] == MEM_MMIO_DM {
+                return Ok(gfn);
+            }
+        }
+    }
+    Err(Error::Refused("the guest has filled its address space below 4 GiB: there is no place for the pager's ring"))
+}
+
+/// What stands at `count` frame numbers from `first` on.
+fn types(domain: DomId, first: u64, count: u64) -> Result<[u64; PAGE_FRAME_INFOS]> {
+    let mut types: [u64; PAGE_FRAME_INFOS] = core::array::from_fn(|i| first + i as u64);
+    domctl::frame_types(domain, &mut types[..count as usize])?;
+    Ok(types)
+}
+
+fn is_ram(kind: u64) -> bool {
+    !matches!(kind & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
+}
+
+/// Clears the bits `first .. end`.
+fn clear(bits: &mut [u64], first: u64, end: u64) {
+    let mut next = first;
+    while next < end {
+        if next.is_multiple_of(64) && end - next >= 64 {
+            bits[next as usize / 64] = 0;
+            next += 64;
+        } else {
+            bits[next as usize / 64] &= !(1 << (next % 64));
+            next += 1;
+        }
+    }
+}
