@@ -195,6 +195,9 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
     let arrival = Arrival::new(host, desk, target, note, pages, memory);
+    if let Some(last) = absent.iter().last() {
+        arrival.reach(last.0 + 1)?;
+    }
     {
         // All else is here, and nobody sends it.
         let sets = &mut *arrival.sets.borrow_mut();
