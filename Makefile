@@ -8,7 +8,7 @@ RUNNER = $(CARGO) run --quiet --package tests-qemu --
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
 	@echo "make test          everything that must pass: make check, then migrations on real Xen, with a sample of the faults"
-	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md)"
+	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent"
 	@echo "make check         format, clippy, host tests, gates of the image"
 	@echo "make soak      10,000 random migrations with random faults, in the simulator"
 	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
@@ -28,6 +28,7 @@ test: check
 
 test-faults: prerequisites
 	$(RUNNER) test --group faults
+	$(RUNNER) test --group policy
 
 # SOAK_RUNS says how many, SOAK_SEED the first seed.
 soak: prerequisites

@@ -30,6 +30,8 @@ pub enum Group {
     Core,
     /// Something breaks: every fault in every phase.
     Faults,
+    /// dom0 attacks; the agent's permissions are taken away, one by one.
+    Policy,
 }
 
 impl Choice {
@@ -43,6 +45,7 @@ impl Choice {
         match self.group {
             Some(Group::Core) => TESTS.iter().collect(),
             Some(Group::Faults) => faults::all().collect(),
+            Some(Group::Policy) => faults::POLICY.iter().collect(),
             None => {
                 let seed = self.seed.unwrap_or_else(|| seed_of_commit(workspace));
                 let drawn = draw(faults::TESTS, self.sample, seed);

@@ -15,6 +15,7 @@ mod policy;
 mod refusals;
 #[cfg(test)]
 mod reliability;
+mod shutout;
 
 use std::time::Instant;
 
@@ -95,7 +96,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choi
 
 /// All tests.
 fn all() -> impl Iterator<Item = &'static Test> {
-    TESTS.iter().chain(faults::all())
+    TESTS.iter().chain(faults::all()).chain(faults::POLICY)
 }
 
 /// The names of all tests.

@@ -50,7 +50,8 @@ pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
     assert_held(&report)
 }
 
-fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
+/// Puts a policy in force.
+pub fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
     dom0.put_file(policy, "/root/xenpolicy")?;
     let output = dom0.run(&["flask-loadpolicy", "/root/xenpolicy"])?;
     ensure!(output.success(), "flask-loadpolicy: {}", String::from_utf8_lossy(&output.stderr));

@@ -5,12 +5,20 @@ mod agents;
 mod attempt;
 mod link;
 mod pairs;
+mod permissions;
 mod requests;
 mod scene;
 mod toolstack;
 mod two_step;
 
-use super::Test;
+use super::{Test, shutout};
+
+/// The policy put to the test: dom0 attacks, on hosts that it then finds locked; and the policy without each of the agent's
+/// permissions, a migration or two for each. An ordinary run draws neither.
+pub const POLICY: &[Test] = &[
+    Test { name: "dom0_is_shut_out_for_the_whole_way", run: shutout::whole_way },
+    Test { name: "each_permission_of_the_agent_is_needed", run: permissions::each_is_needed },
+];
 
 /// Those that an ordinary run may draw: each has passed.
 pub const TESTS: &[Test] = &[
