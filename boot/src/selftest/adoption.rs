@@ -57,7 +57,8 @@ fn arm(reach: &Reach, domain: DomId) -> Outcome {
     }
     say!("ADOPTION armed {armed}");
     loop {
-        event::wait(&[], None);
+        // Without a deadline Xen would come back at once.
+        event::wait(&[], Some(time::now_ns() + PATIENCE_NS));
     }
 }
 
