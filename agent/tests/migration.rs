@@ -1,5 +1,7 @@
 //! Both ends of the agent against each other: real agents, real TCP, virtual time.
 
+#[path = "migration/guests.rs"]
+mod guests;
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 #[path = "migration/verify.rs"]
@@ -29,7 +31,8 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
     let unheard = source.stage3_pages - target.stage3_pages;
     assert!(unheard <= target.rescued, "{source}\n{target}");
     assert!(source.verified > 0 && target.differing == 0, "{source}\n{target}");
-    assert_eq!(source.verified, target.verified + target.spared, "{source}\n{target}");
+    // What the guest gave back in stage 3 was compared with nothing.
+    assert!(source.verified >= target.verified + target.spared, "{source}\n{target}");
     (world, source, target)
 }
 

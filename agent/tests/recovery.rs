@@ -87,7 +87,7 @@ impl Run {
             }
             Here::Destroyed if may_lose => assert!(ran_there || world.guest.borrow().finished, "{states}"),
             Here::Destroyed => world.guest.borrow().check_complete(),
-            Here::Suspended | Here::Retained => panic!("{here:?}: {states}"),
+            Here::Suspended | Here::Stopped | Here::Gone | Here::Retained => panic!("{here:?}: {states}"),
         }
         in_time
     }

@@ -32,6 +32,7 @@ fn before_the_switch() -> World {
 fn in_stage_3() -> (World, Vec<usize>) {
     let quality = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0 };
     let mut world = World::secured(Scenario { quality, ..Scenario::default() }, [Security::Plain, Security::Plain]);
+    world.guest.borrow_mut().balloons_there = false;
     world.start();
     assert!(world.run_until(60_000, |world| world.guest.borrow().released), "{:?}", world.states);
     let absent = {

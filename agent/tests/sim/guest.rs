@@ -40,6 +40,10 @@ pub const PINNED: Value = 1 << 63;
 pub enum Here {
     Running,
     Suspended,
+    /// It crashed or shut down by itself: its toolstack will see to it.
+    Stopped,
+    /// Its toolstack destroyed it.
+    Gone,
     /// After the commit.
     Retained,
     Destroyed,
@@ -76,6 +80,10 @@ pub struct Guest {
     pub can_page: bool,
     pub state_loaded: bool,
     pub faults: Vec<Gfn>,
+    /// Pages given back while they were absent.
+    pub dropped: Vec<Gfn>,
+    /// The balloon moves at the target, too.
+    pub balloons_there: bool,
     /// What each virtual CPU waits for, and since when.
     pub vcpus: Vec<Option<(Gfn, u64)>>,
     /// How long each wait took.
@@ -121,6 +129,8 @@ impl Guest {
             can_page: true,
             state_loaded: false,
             faults: Vec::new(),
+            dropped: Vec::new(),
+            balloons_there: true,
             vcpus: vec![None; vcpus],
             waits: Vec::new(),
             finished: false,
@@ -205,6 +215,9 @@ impl Guest {
         }
         let gfn = self.pick();
         let at = gfn.0 as usize;
+        if self.balloons_there && self.balloon_there(gfn) {
+            return;
+        }
         let Some(truth) = self.truth[at] else { return };
         self.touches += 1;
         let frame = self.there[at].unwrap_or_else(|| panic!("{gfn:?} has no frame at the target"));
@@ -219,6 +232,28 @@ impl Guest {
         let value = self.fresh(truth);
         self.truth[at] = Some(value);
         self.there[at] = Some(Frame { value, armed: false });
+    }
+
+    /// Now and then the guest gives a page back, absent or not, or takes one, where nobody armed anything; whether it did.
+    fn balloon_there(&mut self, gfn: Gfn) -> bool {
+        let at = gfn.0 as usize;
+        let waited_for = self.vcpus.iter().flatten().any(|(waits, _)| *waits == gfn);
+        match self.truth[at] {
+            Some(value) if value & PINNED == 0 && !waited_for && self.random.below(200) == 0 => {
+                if self.there[at].take().is_some_and(|frame| frame.armed) {
+                    self.dropped.push(gfn);
+                }
+                self.truth[at] = None;
+                true
+            }
+            None if self.random.below(8) == 0 => {
+                let value = self.fresh(0);
+                self.truth[at] = Some(value);
+                self.there[at] = Some(Frame { value, armed: false });
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The guest as it must look once all is complete.

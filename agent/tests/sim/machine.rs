@@ -168,9 +168,19 @@ fn mask(count: usize, is_set: impl Fn(usize) -> bool) -> PageMask {
 /// The source's end.
 pub struct Leaving(Machine, Shared);
 
+impl Leaving {
+    fn call(&self, op: Op, pages: usize) -> Result<()> {
+        self.0.call(op, pages)?;
+        if self.1.borrow().here == Here::Gone { Err(PlatformError::Gone) } else { Ok(()) }
+    }
+}
+
 impl Source for Leaving {
     fn info(&mut self) -> Result<GuestInfo> {
         let guest = self.1.borrow();
+        if guest.here == Here::Gone {
+            return Err(PlatformError::Gone);
+        }
         let pages = guest.truth.iter().flatten().count() as u64;
         Ok(GuestInfo {
             uuid: guest.uuid,
@@ -189,11 +199,11 @@ impl Source for Leaving {
         self.1.borrow().here == Here::Retained
     }
     fn frame(&mut self) -> Result<Vec<u8>> {
-        self.0.call(Op::Frame, 0)?;
+        self.call(Op::Frame, 0)?;
         Ok(b"a frame".to_vec())
     }
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
-        self.0.call(Op::FindRam, count as usize / 64)?;
+        self.call(Op::FindRam, count as usize / 64)?;
         let guest = self.1.borrow();
         for gfn in first.0..first.0 + count {
             let bit = 1 << (gfn % 64);
@@ -203,7 +213,7 @@ impl Source for Leaving {
         Ok(())
     }
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
-        self.0.call(Op::Read, gfns.len())?;
+        self.call(Op::Read, gfns.len())?;
         assert_eq!(gfns.len(), into.len());
         let guest = self.1.borrow();
         let values: Vec<_> = gfns.iter().map(|gfn| guest.truth[gfn.0 as usize]).collect();
@@ -213,24 +223,24 @@ impl Source for Leaving {
         Ok(mask(gfns.len(), |index| values[index].is_some()))
     }
     fn log_on(&mut self) -> Result<()> {
-        self.0.call(Op::LogOn, 0)?;
+        self.call(Op::LogOn, 0)?;
         self.1.borrow_mut().logging = true;
         Ok(())
     }
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
-        self.0.call(Op::Peek, 10)?;
+        self.call(Op::Peek, 10)?;
         or(dirty, self.1.borrow().log.words());
         Ok(())
     }
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
-        self.0.call(Op::Clean, 1000)?;
+        self.call(Op::Clean, 1000)?;
         let mut guest = self.1.borrow_mut();
         or(dirty, guest.log.words());
         guest.log.clear();
         Ok(())
     }
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
-        self.0.call(Op::MachineState, 100)?;
+        self.call(Op::MachineState, 100)?;
         let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Suspended);
         guest.paused_here = true;
@@ -248,28 +258,30 @@ impl Source for Leaving {
         Ok((0..guest.frames()).filter(pinned).take(limit).map(Gfn).collect())
     }
     fn retain(&mut self) -> Result<()> {
-        self.0.call(Op::Retain, 0)?;
+        self.call(Op::Retain, 0)?;
         let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Suspended);
         guest.here = Here::Retained;
         Ok(())
     }
     fn release(&mut self) -> Result<()> {
-        self.0.call(Op::Release, 0)?;
+        self.call(Op::Release, 0)?;
         let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();
         match guest.here {
             Here::Running | Here::Suspended => {}
             Here::Retained => assert!(!guest.created && !guest.ran_there, "the commit is undone"),
-            Here::Destroyed => panic!("nothing is left to give back"),
+            // What stopped by itself stays so.
+            Here::Stopped => return Ok(()),
+            Here::Destroyed | Here::Gone => panic!("nothing is left to give back"),
         }
         guest.paused_here = false;
         guest.here = Here::Running;
         Ok(())
     }
     fn destroy(&mut self) -> Result<()> {
-        self.0.call(Op::Destroy, 0)?;
+        self.call(Op::Destroy, 0)?;
         let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Retained);
         guest.here = Here::Destroyed;
@@ -364,6 +376,9 @@ impl Target for Coming {
     fn next_fault(&mut self) -> Result<Option<Fault>> {
         let guest = &mut *self.1.borrow_mut();
         guest.faults.retain(|gfn| guest.there[gfn.0 as usize].is_some_and(|frame| frame.armed));
+        if let Some(gfn) = guest.dropped.pop() {
+            return Ok(Some(Fault { gfn, vcpu_waits: false, dropped: true }));
+        }
         let next = if guest.faults.is_empty() { None } else { Some(guest.faults.remove(0)) };
         Ok(next.map(|gfn| Fault { gfn, vcpu_waits: true, dropped: false }))
     }
@@ -373,8 +388,10 @@ impl Target for Coming {
             return Err(PlatformError::Gone);
         }
         pages.iter().for_each(|(gfn, content)| {
-            assert!(self.frame(*gfn).expect("a frame").armed, "a page that may be in use is overwritten");
-            self.put(*gfn, *content);
+            // What the guest gave back, or has put there since, is its own business.
+            if self.frame(*gfn).is_some_and(|frame| frame.armed) {
+                self.put(*gfn, *content);
+            }
         });
         Ok(mask(pages.len(), |_| true))
     }

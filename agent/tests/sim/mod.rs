@@ -359,7 +359,8 @@ impl World {
                 if shared.borrow().here == Here::Running && self.suspends {
                     shared.borrow_mut().here = Here::Suspended;
                 }
-                self.request(guest, 0, "/suspended", if self.suspends { "yes" } else { "no" });
+                let stopped = matches!(shared.borrow().here, Here::Stopped | Here::Gone);
+                self.request(guest, 0, "/suspended", if self.suspends && !stopped { "yes" } else { "no" });
             }
         }
     }

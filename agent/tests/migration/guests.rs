@@ -1,0 +1,63 @@
+//! Guests that change, stop or go away while they migrate.
+
+use agent::control::State;
+
+use crate::completes;
+use crate::sim::guest::Here;
+use crate::sim::link::Quality;
+use crate::sim::{Scenario, World};
+
+/// Runs a migration whose guest becomes something else at some time before the switch; gives the reasons of both ends.
+fn becomes(here: Here, ms: u64) -> Option<(World, String)> {
+    let mut world = World::new(Scenario { suspend_ns: 20_000_000, ..Scenario::default() });
+    world.start();
+    world.run_until(ms, |_| false);
+    if world.guest.borrow().here != Here::Running {
+        return None;
+    }
+    world.guest.borrow_mut().here = here;
+    assert!(world.run(300_000), "{:?}", world.states);
+    let reasons = world.states[0].iter().map(|states| match states.last() {
+        Some(State::Failed { reason }) => reason.clone(),
+        other => panic!("{other:?} is not a failure: {:?}", world.states),
+    });
+    let reasons = reasons.collect::<Vec<_>>().join(" / ");
+    assert!(!world.guest.borrow().released && !world.guest.borrow().logging);
+    Some((world, reasons))
+}
+
+#[test]
+fn a_guest_that_stops_by_itself_is_left_to_its_toolstack() {
+    let mut tried = 0;
+    for ms in (0..120).step_by(10) {
+        let Some((world, reasons)) = becomes(Here::Stopped, ms) else { continue };
+        assert_eq!(world.guest.borrow().here, Here::Stopped, "it was made to run");
+        assert!(reasons.contains("the guest did not suspend"), "{ms}: {reasons}");
+        tried += 1;
+    }
+    assert!(tried > 3);
+}
+
+#[test]
+fn a_guest_that_is_destroyed_before_the_switch_ends_the_migration() {
+    let mut tried = 0;
+    for ms in (0..120).step_by(10) {
+        let Some((world, reasons)) = becomes(Here::Gone, ms) else { continue };
+        assert_eq!(world.guest.borrow().here, Here::Gone);
+        let either = ["the guest is gone", "the guest did not suspend"].iter().any(|reason| reasons.contains(reason));
+        assert!(either, "{ms}: {reasons}");
+        tried += 1;
+    }
+    assert!(tried > 3);
+}
+
+/// What it gives back is not waited for, and what it puts there instead is not overwritten.
+#[test]
+fn a_guest_that_balloons_in_stage_3_arrives_whole() {
+    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0 };
+    for seed in 0..4 {
+        let guest = Scenario { seed, working_set: 2000, step_ns: 5_000, quality, ..Scenario::default() };
+        let (_, source, target) = completes(guest);
+        assert!(source.dirty_pages > 500 && target.verified > 0, "{source}");
+    }
+}
