@@ -28,11 +28,14 @@ const INGRESS_BUDGET: usize = 512;
 const KEEP_ALIVE: u64 = 5 * SECOND;
 /// How long a closed connection may go on delivering what it still holds.
 const LINGER: u64 = 30 * SECOND;
+/// Closed connections that may do so at the same time: both of as many sessions as there may be.
+const LINGERING: usize = 2 * crate::desk::SESSIONS;
 /// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
 const DATAGRAMS: usize = 96;
 const DATAGRAM_BYTES: usize = 96 << 10;
 /// What they take.
-pub(crate) const MEMORY: usize = 2 * (DATAGRAM_BYTES + DATAGRAMS * size_of::<udp::PacketMetadata>());
+pub(crate) const MEMORY: usize = LINGERING * (IN_FLIGHT_BULK + SPARE + (4 << 10))
+    + 2 * (DATAGRAM_BYTES + DATAGRAMS * size_of::<udp::PacketMetadata>());
 
 /// The interface and all sockets.
 pub(crate) struct Net {
@@ -146,6 +149,16 @@ impl Net {
             Some(dhcpv4::Event::Deconfigured) => set_address(&mut self.interface, None, None),
             None => {}
         }
+    }
+
+    /// Keeps a socket that was given up until it has said all it had to say. There is memory for so many: one more ends the
+    /// oldest.
+    fn linger(&mut self, handle: SocketHandle, deadline: u64) {
+        if self.lingering.len() >= LINGERING {
+            let (oldest, _) = self.lingering.remove(0);
+            self.sockets.remove(oldest);
+        }
+        self.lingering.push((handle, deadline));
     }
 
     /// Removes sockets that were given up and have said all they had to say.
@@ -489,6 +502,6 @@ impl Drop for Connection {
         let lingers = self.lingers.get();
         self.socket(|socket| if lingers { socket.close() } else { socket.abort() });
         let deadline = self.timer.now() + LINGER;
-        self.net.borrow_mut().lingering.push((self.handle, deadline));
+        self.net.borrow_mut().linger(self.handle, deadline);
     }
 }
