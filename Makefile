@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: help demo test test-faults check soak compare image tools clean prerequisites
+.PHONY: fuzz help demo test test-faults check soak compare image tools clean prerequisites
 
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
@@ -14,6 +14,7 @@ help:
 	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
 	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
+	@echo "make fuzz      every parser of what others wrote, SECONDS=60 each, two at a time"
 	@echo "make clean         remove all that was built, and what was downloaded"
 
 demo: prerequisites
@@ -46,6 +47,14 @@ check: prerequisites
 	$(CARGO) test --quiet --workspace --exclude boot
 	$(MAKE) --no-print-directory image
 	$(RUNNER) image-gates
+
+SECONDS = 60
+fuzz: prerequisites
+	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz
+	@command -v c++ >/dev/null || { apt-get update && apt-get install -y --no-install-recommends g++; }
+	$(CARGO) +nightly fuzz build --fuzz-dir fuzz --dev
+	ls fuzz/fuzz_targets | sed 's/[.]rs$$//' | xargs -P 2 -I{} \
+		$(CARGO) +nightly fuzz run --fuzz-dir fuzz --dev {} -- -max_total_time=$(SECONDS) -max_len=8192 -verbosity=0
 
 image: prerequisites
 	sh boot/build-image.sh
