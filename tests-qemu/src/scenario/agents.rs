@@ -37,7 +37,6 @@ pub struct AgentConfiguration<'a> {
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
     let AgentConfiguration { image, address, arguments, module } = configuration;
     dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
-    let hardware = address.octets()[3];
     let ramdisk = match module {
         Some(module) => {
             dom0.put(module.as_bytes(), "/root/tsmc-module", 0o600)?;
@@ -45,18 +44,25 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
         }
         None => "",
     };
-    let text = format!(
-        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\n{ramdisk}memory={MEMORY_MIB}\nvcpus=1\n\
-         tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments} ip={address}/24 gw={BRIDGE}\"\n\
-         init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
-         vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n"
-    );
+    let arguments = format!("{arguments} ip={address}/24 gw={BRIDGE}");
+    let text = configuration_text(*address, &arguments, ramdisk);
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
     let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
     if !output.success() {
         bail!("xl create of the agent: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+/// The `xl.cfg` of an agent's domain; `more` holds further lines.
+pub fn configuration_text(address: Ipv4Addr, arguments: &str, more: &str) -> String {
+    let hardware = address.octets()[3];
+    format!(
+        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+         tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments}\"\n\
+         init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
+         vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n{more}"
+    )
 }
 
 /// The agent of one host.

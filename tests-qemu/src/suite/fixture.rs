@@ -12,6 +12,7 @@ use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::scenario::agents::{AGENT_NAME, Agent};
 use crate::scenario::guest::{self, Guest};
+use crate::scenario::keys::Channel;
 use crate::scenario::measure;
 use crate::scenario::migration::{Agents, Crossing, OnLook};
 use crate::scenario::story::Story;
@@ -96,6 +97,16 @@ impl Fixture {
     pub fn agent(&self, place: &Place) -> Result<&Agent> {
         let (a, b) = self.agents.as_ref().context("no agents")?;
         Ok(if place == A { a } else { b })
+    }
+
+    /// Starts new agents on A and B, each in a mode of its own, and trusting these hosts' agents.
+    pub fn start_agents_as(&mut self, a: (Channel, &[Place]), b: (Channel, &[Place])) -> Result<()> {
+        self.drop_agents()?;
+        let testbed = self.testbed()?;
+        let start = |place, (channel, peers)| testbed.start_agent_as(place, channel, peers, &self.story);
+        let agents = (start(A, a)?, start(B, b)?);
+        self.agents = Some(agents);
+        Ok(())
     }
 
     /// Starts an agent on `place`, where the last one has died.

@@ -1,0 +1,143 @@
+//! Who an agent is, whom it trusts, and who keeps it running.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tests_qemu::exec::{Event, Request, Running};
+
+use super::crossings::assert_held;
+use super::fixture::Fixture;
+use super::refusals::assert_stayed;
+use crate::cli::Mode;
+use crate::network::{BRIDGE, PLACES};
+use crate::scenario::agents::{self, AGENT_NAME};
+use crate::scenario::guest::{Guest, Label, Workload};
+use crate::scenario::keys::Channel;
+use crate::scenario::testbed::{A, B};
+
+/// How long the watchdog may take to say the next thing.
+const SAID_LIMIT: Duration = Duration::from_secs(60);
+
+/// A key that is not in the list, on either side, and a mode that is not the other's: the guest stays, and `xl` says why. Agents that are
+/// both plain migrate, and say that they are.
+pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.memory_mib = 128;
+    guest.load = Workload { dirty_mb: 16, dirty_rate: 1000 };
+    let (everybody, only_a, only_b) = (&PLACES[..], &PLACES[..1], &PLACES[1..]);
+    let (sealed, plain) = (Channel::Sealed, Channel::Plain);
+    fixture.start_agents_as((sealed, everybody), (sealed, only_b))?;
+    fixture.start_guest(A, &guest)?;
+    for (a, b, words) in [
+        (None, None, ["a key that is not in", "list"]),
+        (Some((sealed, only_a)), Some((sealed, everybody)), ["a key that is not in", "list"]),
+        (Some((sealed, everybody)), Some((plain, everybody)), ["the other host's agent encrypts", "'plain'"]),
+    ] {
+        if let (Some(a), Some(b)) = (a, b) {
+            fixture.start_agents_as(a, b)?;
+        }
+        let outcome = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+        assert_stayed(fixture, &outcome, &words)?;
+    }
+    fixture.start_agents_as((plain, everybody), (plain, everybody))?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    assert_held(&report)?;
+    ensure!(report.channel.as_deref() == Some("plain"), "the report says {:?}", report.channel);
+    let status = fixture.hosts()?.dom0(B).run(&["tsmc", "status"])?.text();
+    ensure!(status.contains("PLAIN"), "tsmc status does not say that the agent is plain:\n{status}");
+    fixture.drop_agents()
+}
+
+/// The watchdog restarts an agent that was killed and one that panics, and shows why it ended; it gives up on one that refuses its
+/// configuration.
+pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
+    fixture.drop_agents()?;
+    let image = fixture.artifacts().image.clone();
+    let testbed = fixture.hosts()?;
+    let dom0 = testbed.dom0(A);
+    dom0.put_file(&image, "/root/tsmc-agent.elf")?;
+    dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
+    dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
+    let configure = |arguments: &str, module: &str| -> Result<()> {
+        let address = format!("ip={}/24 gw={BRIDGE}", A.agent);
+        let text = agents::configuration_text(A.agent, &format!("{arguments} {address}"), module);
+        Ok(dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
+    };
+    let module = "ramdisk=\"/run/tsmc/module\"\n";
+
+    configure("", module)?;
+    let mut watch = Watchdog::start(&dom0)?;
+    watch.wait_for("is ready")?;
+    let left = dom0.run(&["ls", "/run/tsmc"])?.text();
+    ensure!(left.is_empty(), "the module is still there: {left}");
+    dom0.run(&["xl", "destroy", AGENT_NAME])?;
+    watch.wait_for("somebody destroyed it")?;
+    let said = watch.wait_for("is ready")?;
+    ensure!(said.contains("key="), "the agent is not sealed: {said}");
+
+    configure("selftest=panic", module)?;
+    dom0.run(&["xl", "destroy", AGENT_NAME])?;
+    watch.wait_for("has crashed")?;
+    watch.wait_for("panic at boot/src/main.rs:")?;
+
+    configure("", "")?;
+    watch.wait_for("refuses its configuration: no identity")?;
+    ensure!(watch.status()? == 78, "the watchdog's exit status");
+    let domain = agents::domain_id(&dom0, AGENT_NAME)?;
+    ensure!(domain.is_none(), "an agent that refuses to start is left as domain {domain:?}");
+    Ok(())
+}
+
+/// A running `tsmc watch`, and what it has said.
+struct Watchdog {
+    running: Running,
+    said: String,
+    read: usize,
+    status: Option<i32>,
+}
+
+impl Watchdog {
+    fn start(dom0: &tests_qemu::exec::Dom0) -> Result<Self> {
+        let request = Request::new(&["tsmc", "watch", "--key", "/etc/tsmc/key", "--peers", "/etc/tsmc/peers"]);
+        Ok(Self { running: dom0.start(&request)?, said: String::new(), read: 0, status: None })
+    }
+
+    /// The next line that contains `words`.
+    fn wait_for(&mut self, words: &str) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            ensure!(begun.elapsed() < SAID_LIMIT, "the watchdog does not say '{words}'; it said:\n{}", self.said);
+            while let Some(length) = self.said[self.read..].find('\n') {
+                let line = self.said[self.read..self.read + length].to_owned();
+                self.read += length + 1;
+                println!("watch: {line}");
+                if line.contains(words) {
+                    return Ok(line);
+                }
+            }
+            if let Some(status) = self.status {
+                bail!("the watchdog ended with {status} instead of saying '{words}':\n{}", self.said);
+            }
+            self.hear().with_context(|| format!("the watchdog does not say '{words}'; it said:\n{}", self.said))?;
+        }
+    }
+
+    fn status(&mut self) -> Result<i32> {
+        loop {
+            match self.status {
+                Some(status) => return Ok(status),
+                None => self.hear().context("the watchdog does not end")?,
+            }
+        }
+    }
+
+    /// Takes the next thing that it says, or its end.
+    fn hear(&mut self) -> Result<()> {
+        match self.running.next_event(Some(SAID_LIMIT))? {
+            Event::Stdout(bytes) | Event::Stderr(bytes) => self.said.push_str(&String::from_utf8_lossy(&bytes)),
+            Event::StdinClosed => {}
+            Event::Exit(status) => self.status = Some(status),
+        }
+        Ok(())
+    }
+}
