@@ -21,6 +21,9 @@ const ORDINARY: &str = "ordinary";
 /// The name that `xl migrate-receive` gives the arriving domain.
 const INCOMING: &str = "guest--incoming";
 
+/// How the hypervisor answers when a domain is gone.
+const NO_SUCH_DOMAIN: &str = "(os error 3)";
+
 /// What dom0 may do to an ordinary guest, so that the refusals elsewhere mean something.
 const WORKS_ON_ORDINARY: [&str; 10] = [
     "map a page",
@@ -130,12 +133,14 @@ struct Attempt {
     line: String,
 }
 
-/// Runs the attack program; no attempts if the domain is gone.
+/// Runs the attack program; of a domain that ended meanwhile there are the attempts before its end.
 fn attack(dom0: &Dom0, arguments: &[&str]) -> Result<Vec<Attempt>> {
     let output = dom0.run(&[&["dom0-attack"], arguments].concat())?;
     ensure!(output.success(), "dom0-attack: {}", String::from_utf8_lossy(&output.stderr));
     let text = output.text();
-    let attempts = text.lines().filter(|line| *line != "gone").map(|line| Attempt {
+    let is_gone = text.lines().last() == Some("gone");
+    let too_late = |line: &str| is_gone && (line == "gone" || line.ends_with(NO_SUCH_DOMAIN));
+    let attempts = text.lines().filter(|line| !too_late(line)).map(|line| Attempt {
         what: line.split('\t').nth(1).unwrap_or_default().to_owned(),
         refused: line.starts_with("refused\t"),
         line: line.replace('\t', " "),

@@ -65,6 +65,11 @@ impl DirtyLog {
         self.on = false;
         stop(self.domain)
     }
+
+    /// Leaves the log as it is.
+    pub fn leave(mut self) {
+        self.on = false;
+    }
 }
 
 impl Drop for DirtyLog {

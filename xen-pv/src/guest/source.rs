@@ -170,6 +170,13 @@ impl Source {
         self.log.take().map_or(Ok(()), DirtyLog::stop)
     }
 
+    /// A guest that has left writes nothing: nobody needs to turn its log off.
+    fn leave_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.leave();
+        }
+    }
+
     /// ORs the dirty log into `dirty` without clearing it.
     pub fn peek(&mut self, dirty: &mut [u64]) -> Result {
         self.read_log(Read::Peek, dirty)
@@ -291,7 +298,7 @@ impl Source {
             return Err(Error::Refused("only a guest that has left can be destroyed"));
         }
         domctl::destroy(self.domain)?;
-        self.log = None;
+        self.leave_log();
         self.stage = Stage::Over;
         Ok(())
     }
@@ -302,8 +309,9 @@ impl Drop for Source {
         match self.stage {
             // Nobody is left to tell about an error here.
             Stage::Held => drop(self.release()),
+            Stage::Away => self.leave_log(),
             // An open log goes off by itself.
-            Stage::Open | Stage::Away | Stage::Over => {}
+            Stage::Open | Stage::Over => {}
         }
     }
 }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One line an attempt: `refused`, `done`, or `passed` (the security policy let it through, and it failed later), a tab, what
-//! it was, a tab, and the error; or `gone` when there is no such domain. Whatever succeeds is harmless or undone at once.
+//! it was, a tab, and the error; and as the last line `gone`, if there is no such domain any more. Whatever succeeds is
+//! harmless or undone at once.
 
 mod privcmd;
 
@@ -52,10 +53,16 @@ fn main() -> ExitCode {
         }
     };
     match (words.as_slice(), words.get(1).and_then(|word| word.parse().ok())) {
-        (["domain", _], Some(domain)) => dom0.attack_domain(domain),
-        (["domain", _, "away"], Some(domain)) => {
-            dom0.attack_domain(domain);
-            dom0.revive(domain);
+        (["domain", _, more @ ..], Some(domain)) if matches!(more, [] | ["away"]) => {
+            if let Some(is_hvm) = dom0.look_at(domain) {
+                dom0.attack_domain(domain, is_hvm);
+                if more == ["away"] {
+                    dom0.revive(domain);
+                }
+            }
+            if dom0.look_at(domain).is_none() {
+                println!("gone");
+            }
         }
         (["host"], _) => dom0.attack_host(),
         _ => {
@@ -77,14 +84,16 @@ fn report(what: &str, outcome: Outcome) {
 }
 
 impl Attacker {
-    /// Everything that would show or change memory or registers of a domain.
-    fn attack_domain(&self, domain: u16) {
+    /// Whether a domain is an HVM one, if it exists.
+    fn look_at(&self, domain: u16) -> Option<bool> {
         let mut info = [0u64; 16];
+        self.domctl(5, domain, &mut info).ok()?;
         // Of a number that is free the hypervisor tells about the next domain.
-        let is_hvm = match self.domctl(5, domain, &mut info) {
-            Ok(()) if info[0] as u16 == domain => info[0] & HVM_GUEST != 0,
-            _ => return println!("gone"),
-        };
+        (info[0] as u16 == domain).then_some(info[0] & HVM_GUEST != 0)
+    }
+
+    /// Everything that would show or change memory or registers of a domain.
+    fn attack_domain(&self, domain: u16, is_hvm: bool) {
         let mut buffer = vec![0u64; 2 * PAGE / 8];
         let address = buffer.as_mut_ptr() as u64;
         let domctl = |what, command, body: &[u64]| {

@@ -17,7 +17,9 @@ use super::{Test, shutout};
 /// permissions, a migration or two for each. An ordinary run draws neither.
 pub const POLICY: &[Test] = &[
     Test { name: "dom0_is_shut_out_for_the_whole_way", run: shutout::whole_way },
-    Test { name: "each_permission_of_the_agent_is_needed", run: permissions::each_is_needed },
+    Test { name: "each_permission_on_guests_that_left_is_needed", run: permissions::on_guests_that_left },
+    Test { name: "each_permission_on_arriving_guests_is_needed", run: permissions::on_arriving_guests },
+    Test { name: "each_permission_on_running_guests_is_needed", run: permissions::on_running_guests },
 ];
 
 /// Those that an ordinary run may draw: each has passed.

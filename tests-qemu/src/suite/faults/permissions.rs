@@ -4,27 +4,46 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use tests_qemu::exec::Dom0;
 
 use super::super::fixture::Fixture;
 use super::super::refusals::load_policy;
-use super::attempt::Moment;
-use super::scene::Scene;
+use super::attempt::{Attempt, LIMIT, Moment};
+use super::scene::{Domain, Scene, domains};
 use crate::command::{command, run};
+use crate::network::Place;
 use crate::paths::Paths;
+use crate::scenario::guest;
 use crate::scenario::testbed::{A, B};
 
 /// The agent's type.
 const AGENT: &str = "tsmc_agent_t";
 
-/// What only other paths need, each with the path. Neither a migration nor one that is given up asks for it.
-const OTHER_PATHS: [(&str, &str); 4] = [
-    ("tsmc_away_t:domain2 relabelfrom", "a copy that never ran is revoked"),
-    ("nomigrate_t:domain2 relabelto", "a copy that never ran is revoked"),
-    ("tsmc_away_t:mmu stat", "a restarted agent takes up a guest that has left"),
-    ("tsmc_away_t:mmu pageinfo", "a restarted agent takes up a guest that has left"),
+/// What an undisturbed migration does not ask for, nor one that is given up, each with the path that does.
+const OTHER_PATHS: [(&str, &[&str]); 3] = [
+    ("a copy that never ran is revoked", &["tsmc_away_t:domain2 relabelfrom", "nomigrate_t:domain2 relabelto"]),
+    (
+        "an agent that was restarted takes up a guest that has left, or its peer calls again",
+        &["tsmc_away_t:mmu stat", "tsmc_away_t:mmu pageinfo", "tsmc_away_t:hvm getparam"],
+    ),
+    (
+        "an agent that was restarted takes up a guest with absent pages",
+        &[
+            "nomigrate_t:hvm hvmctl",
+            "nomigrate_t:hvm setparam",
+            "nomigrate_t:mmu adjust",
+            "nomigrate_t_inbound:domain resume",
+            "nomigrate_t_inbound:hvm gethvmc",
+            "nomigrate_t_inbound:hvm getparam",
+            "nomigrate_t_inbound:hvm hvmctl",
+            "nomigrate_t_inbound:mmu pageinfo",
+            "nomigrate_t_inbound:shadow disable",
+            "nomigrate_t_inbound:shadow logdirty",
+        ],
+    ),
 ];
 
 /// One thing that the agent may do.
@@ -64,60 +83,98 @@ enum Without {
     TheSame,
 }
 
-/// Without any one permission a migration, or the giving up of one, is not what it was.
-pub fn each_is_needed(fixture: &mut Fixture) -> Result<()> {
+/// Without any one permission on guests that run, or are about to leave, a migration is not what it was.
+pub fn on_running_guests(fixture: &mut Fixture) -> Result<()> {
+    each_is_needed(fixture, &["nomigrate_t", "nomigrate_t_channel"])
+}
+
+/// The same for guests that arrive.
+pub fn on_arriving_guests(fixture: &mut Fixture) -> Result<()> {
+    each_is_needed(fixture, &["nomigrate_t_building", "nomigrate_t_inbound"])
+}
+
+/// The same for guests that have left.
+pub fn on_guests_that_left(fixture: &mut Fixture) -> Result<()> {
+    each_is_needed(fixture, &["tsmc_away_t"])
+}
+
+fn each_is_needed(fixture: &mut Fixture, targets: &[&str]) -> Result<()> {
     let paths = fixture.paths().clone();
     let full = fixture.artifacts().boot.policy.clone();
     let text = policy_text(&paths)?;
     let mut idle = Vec::new();
-    for permission in permissions(&text) {
+    for permission in permissions(&text).into_iter().filter(|permission| targets.contains(&&*permission.target)) {
+        let name = permission.to_string();
+        if let Some((path, _)) = OTHER_PATHS.iter().find(|(_, names)| names.contains(&&*name)) {
+            println!("not without {name}: {path}");
+            continue;
+        }
         let lame = compile(&paths, &without(&text, &permission))?;
         match migrate_without(fixture, &permission, &lame, &full)? {
-            Without::Broken(how) => println!("without {permission}: {how}"),
-            Without::Degraded => println!("without {permission}: refused, and it goes on"),
-            Without::TheSame => match OTHER_PATHS.iter().find(|(known, _)| *known == permission.to_string()) {
-                Some((_, path)) => println!("without {permission}: the same, but {path}"),
-                None => idle.push(permission.to_string()),
-            },
+            Without::Broken(how) => println!("without {name}: {how}"),
+            Without::Degraded => println!("without {name}: refused, and it goes on"),
+            Without::TheSame => {
+                println!("without {name}: the same");
+                idle.push(name);
+            }
         }
     }
     ensure!(idle.is_empty(), "nothing needs: {}", idle.join(", "));
     Ok(())
 }
 
+/// What is done without a permission; the last puts the whole policy in force again.
+type Course = fn(&Scene, &Permission, &dyn Fn() -> Result<()>) -> Result<()>;
+
 fn migrate_without(fixture: &mut Fixture, permission: &Permission, lame: &Path, full: &Path) -> Result<Without> {
+    for course in [cross as Course, give_up] {
+        let without = follow(fixture, permission, course, [lame, full])?;
+        if !matches!(without, Without::TheSame) {
+            return Ok(without);
+        }
+    }
+    Ok(Without::TheSame)
+}
+
+fn follow(fixture: &mut Fixture, permission: &Permission, course: Course, policies: [&Path; 2]) -> Result<Without> {
+    let [lame, full] = policies;
     let scene = Scene::set(fixture)?;
     let hosts = [scene.dom0(A)?, scene.dom0(B)?];
     for dom0 in &hosts {
         dom0.run(&["xl", "dmesg", "-c"])?;
         load_policy(dom0, lame)?;
     }
-    let outcome = give_up(&scene).and_then(|()| cross(&scene, permission));
+    let mend = || hosts.iter().try_for_each(|dom0| load_policy(dom0, full));
+    let outcome = course(&scene, permission, &mend);
+    mend()?;
     let mut denied = false;
     for dom0 in &hosts {
         denied |= is_denied(dom0, permission)?;
-        load_policy(dom0, full)?;
     }
-    let (from, to) = (scene.from, scene.to);
-    match outcome {
-        Ok(()) => {
-            fixture.set_resident(to);
-            Ok(if denied { Without::Degraded } else { Without::TheSame })
-        }
-        Err(error) => {
-            // Where the guest is as it was, it serves the next one.
-            if scene.runs_only_on(from).is_ok() {
-                fixture.set_resident(from)
-            } else {
-                fixture.spoil()
-            }
-            Ok(Without::Broken(format!("{error:#}")))
+    // Where the guest is as it was, it serves the next one.
+    match whereabouts(&scene)? {
+        Some(place) => fixture.set_resident(place),
+        None => fixture.spoil(),
+    }
+    Ok(match outcome {
+        Ok(()) if denied => Without::Degraded,
+        Ok(()) => Without::TheSame,
+        Err(error) => Without::Broken(format!("{error:#}")),
+    })
+}
+
+/// The one host on which the guest runs, whole.
+fn whereabouts(scene: &Scene) -> Result<Option<&'static Place>> {
+    for place in [scene.from, scene.to] {
+        if domains(&scene.dom0(place)?)?.iter().any(Domain::is_runnable) && scene.runs_only_on(place).is_ok() {
+            return Ok(Some(place));
         }
     }
+    Ok(None)
 }
 
 /// A migration that is given up after the guest has suspended: the guest goes on where it was.
-fn give_up(scene: &Scene) -> Result<()> {
+fn give_up(scene: &Scene, _: &Permission, _: &dyn Fn() -> Result<()>) -> Result<()> {
     let (mut attempt, trouble) = scene.suspended().context("before the switch")?;
     let name = attempt.names().0.context("no session")?;
     attempt.dom0.run(&["tsmc", "cancel", &name])?;
@@ -127,17 +184,32 @@ fn give_up(scene: &Scene) -> Result<()> {
     scene.runs_only_on(scene.from).context("given up after the suspend")
 }
 
-fn cross(scene: &Scene, permission: &Permission) -> Result<()> {
+/// A migration whose stage 3 goes on after the guest has got its last label.
+fn cross(scene: &Scene, permission: &Permission, mend: &dyn Fn() -> Result<()>) -> Result<()> {
     let mut attempt = scene.attempt()?;
-    let complete = attempt.reach(Moment::Complete);
+    let complete = cross_slowly(scene, &attempt);
+    // An agent may try again for ever what it may not.
+    mend()?;
+    let ended = attempt.ended()?;
     if complete.is_err() {
-        let ended = attempt.ended()?;
         let words = [permission.class.as_str(), permission.name.as_str()];
         let line = ended.printed.lines().find(|line| words.iter().all(|word| line.contains(word)));
         return complete.context(line.unwrap_or("xl does not name the permission").to_owned());
     }
-    attempt.ended()?;
     scene.runs_only_on(scene.to)
+}
+
+fn cross_slowly(scene: &Scene, attempt: &Attempt) -> Result<()> {
+    attempt.reach(Moment::Suspend)?;
+    let slow = scene.crawl()?;
+    attempt.reach(Moment::Running)?;
+    let target = scene.dom0(scene.to)?;
+    let begun = Instant::now();
+    while !domains(&target)?.iter().any(|domain| domain.name == guest::NAME) {
+        ensure!(begun.elapsed() < LIMIT, "the guest does not get its name");
+    }
+    drop(slow);
+    attempt.reach(Moment::Complete)
 }
 
 fn is_denied(dom0: &Dom0, permission: &Permission) -> Result<bool> {

@@ -78,6 +78,11 @@ impl<'a> Scene<'a> {
         Trouble::slow(self.network()?, self.from, self.to, kbit)
     }
 
+    /// Lets stage 3 last.
+    pub fn crawl(&self) -> Result<Trouble> {
+        self.slow(CRAWL_KBIT)
+    }
+
     /// Starts a migration and lets it come to stage 1, in which it is slow.
     pub fn copying(&self) -> Result<(Attempt, Trouble)> {
         let slow = self.slow(SLOW_KBIT)?;
@@ -107,7 +112,7 @@ impl<'a> Scene<'a> {
     pub fn stage_3(&self) -> Result<(Attempt, Trouble)> {
         let attempt = self.attempt()?;
         attempt.reach(Moment::Suspend)?;
-        let slow = self.slow(CRAWL_KBIT)?;
+        let slow = self.crawl()?;
         attempt.reach(Moment::Running)?;
         Ok((attempt, slow))
     }
