@@ -51,8 +51,8 @@ pub struct Save<'a> {
     reported: Reported,
     /// What another agent must know, should this one die.
     note: Option<String>,
-    /// When the agent was asked.
-    asked: Instant,
+    /// When the agent was asked, if it has not answered yet.
+    asked: Option<Instant>,
 }
 
 /// Which guest leaves, and how.
@@ -102,7 +102,7 @@ impl<'a> Save<'a> {
         let agent = Agent::find(store)?;
         let session =
             Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
-        let (guest, reported, asked) = (Guest::Runs, Reported::default(), Instant::now());
+        let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
         let (cancelled, note) = (None, None);
         Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, asked })
     }
@@ -136,13 +136,14 @@ impl<'a> Save<'a> {
             if state != last {
                 last.clone_from(&state);
                 self.note = recover::keep(self.store, &self.session, Way::Out, self.domain)?.or(self.note.take());
-                if let Some(state) = state
-                    && self.enter(state)?.is_break()
-                {
-                    return Ok(());
+                if let Some(state) = state {
+                    self.asked = None;
+                    if self.enter(state)?.is_break() {
+                        return Ok(());
+                    }
                 }
             } else if idle {
-                self.lose_patience(last.is_some())?;
+                self.lose_patience()?;
                 self.wait()?;
             }
         }
@@ -225,7 +226,7 @@ impl<'a> Save<'a> {
         }
         let lost = self.session.agent.domain;
         self.session = recover::hand_on(self.store, lost, Way::Out, self.domain, &note)?;
-        self.asked = Instant::now();
+        self.asked = Some(Instant::now());
         Ok(())
     }
 
@@ -254,11 +255,11 @@ impl<'a> Save<'a> {
     }
 
     /// Gives up on an agent that does not answer a request, or does not confirm that it gave up.
-    fn lose_patience(&mut self, answered: bool) -> Result<(), Refusal> {
+    fn lose_patience(&mut self) -> Result<(), Refusal> {
         if let Some(cancelled) = self.cancelled.take_if(|cancelled| cancelled.since.elapsed() > PUT_BACK) {
             return Err(cancelled.why);
         }
-        if !answered && self.asked.elapsed() > PATIENCE {
+        if self.asked.is_some_and(|asked| asked.elapsed() > PATIENCE) {
             self.session.cancel(self.store)?;
             return Err(Refusal::AgentSilent);
         }

@@ -44,12 +44,18 @@ impl FakeStore {
     /// Starts one on a host with an agent in domain 1.
     pub fn with_agent() -> (Self, Xenstore) {
         let (fake, store) = Self::start();
-        fake.set("/local/domain/1/name", "tsmc-agent");
-        fake.set(
-            "/local/domain/1/data/tsmc/agent",
+        fake.add_agent(1);
+        (fake, store)
+    }
+
+    /// Starts an agent in `domain`.
+    pub fn add_agent(&self, domain: u16) {
+        let home = format!("/local/domain/{domain}");
+        self.set(&format!("{home}/name"), "tsmc-agent");
+        self.set(
+            &format!("{home}/data/tsmc/agent"),
             "ready version=0.1.0 address=10.77.0.11 port=7077 memory_kib=1024 features=dirty-log,paging,foreign-map",
         );
-        (fake, store)
     }
 
     /// Somebody else writes.

@@ -1,5 +1,6 @@
 use std::io::Read;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc;
 use std::thread;
 
 use super::*;
@@ -22,21 +23,33 @@ struct Scene {
 }
 
 fn scene(suspend: i32) -> Scene {
+    let (scene, go) = scene_that_waits(suspend, Duration::ZERO);
+    go.send(()).expect("a helper");
+    scene
+}
+
+/// The same, of which the helper does not look at what the agent says until it is told to go; it asked `earlier` than it did.
+fn scene_that_waits(suspend: i32, earlier: Duration) -> (Scene, mpsc::Sender<()>) {
     let (agent, mut store) = FakeStore::with_agent();
     let (libxl, mut ours) = FakeLibxl::start(suspend);
     let (from, to) = rustix::pipe::pipe().expect("a pipe");
     let (signals, theirs) = UnixStream::pair().expect("a pair");
+    let (go, gone) = mpsc::channel();
     let helper = thread::spawn(move || {
         let mut waiter = Waiter::new(Signals::from_socket(theirs), to);
         let order = Order { domain: 5, mode: Mode::Tsmc, verify: false };
-        let save = Save::start(&mut ours, &mut store, &mut waiter, order);
+        let save = Save::start(&mut ours, &mut store, &mut waiter, order).map(|mut save| {
+            save.asked = save.asked.and_then(|asked| asked.checked_sub(earlier));
+            gone.recv().expect("a test");
+            save
+        });
         save.and_then(Save::run).map_err(|refusal| refusal.to_string())
     });
     let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
     assert_eq!(request, "out domain=5 mode=tsmc");
     let session = format!("{HOME}/session/{name}/state");
     let request = format!("{HOME}/request/{name}");
-    Scene { agent, session, request, stream: File::from(from), signals, libxl, helper }
+    (Scene { agent, session, request, stream: File::from(from), signals, libxl, helper }, go)
 }
 
 impl Scene {
@@ -182,4 +195,20 @@ fn an_agent_that_dies_is_noticed() {
     scene.agent_says("copying");
     scene.agent.remove("/local/domain/1");
     assert_eq!(scene.end().0, Err("the migration agent of this host died during the migration".into()));
+}
+
+#[test]
+fn another_agent_takes_the_guest_up_however_long_the_first_one_had_it() {
+    let (scene, go) = scene_that_waits(1, 2 * PATIENCE);
+    scene.agent_says("copying");
+    scene.agent.set(&scene.session.replace("/state", "/note"), "00ff");
+    go.send(()).expect("a helper");
+    scene.agent.wait_for("/tool/tsmc/out", "5");
+    scene.agent.remove("/local/domain/1");
+    scene.agent.add_agent(2);
+    let home = HOME.replace("/1/", "/2/");
+    let (name, request) = scene.agent.wait_for(&format!("{home}/request"), "out-5-");
+    assert_eq!(request, "recover note=00ff");
+    scene.agent.set(&format!("{home}/session/{name}/state"), "failed reason=the guest has not left");
+    assert_eq!(scene.end().0, Err("the guest has not left".into()));
 }
