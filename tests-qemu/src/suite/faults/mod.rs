@@ -46,6 +46,7 @@ pub const LONG: &[Test] = &[
     Test { name: "link_back_late_in_stage_3", run: link::back_late_in_stage_3 },
     Test { name: "source_agent_killed_in_stage_3", run: agents::source_killed_in_stage_3 },
     Test { name: "target_agent_killed_in_stage_3", run: agents::target_killed_in_stage_3 },
+    Test { name: "source_agent_killed_while_copying", run: agents::source_killed_while_copying },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
@@ -70,7 +71,6 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "sender_killed_before_go", run: two_step::sender_killed_before_go },
     Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },
     Test { name: "report_lost", run: two_step::report_lost },
-    Test { name: "source_agent_killed_while_copying", run: agents::source_killed_while_copying },
     Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
     Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
     Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
