@@ -75,7 +75,7 @@ impl Permission {
 
 /// What a migration is like without a permission.
 enum Without {
-    /// Something went wrong; what.
+    /// Xen refused it, and something went wrong; what.
     Broken(String),
     /// Xen refused it, and the migration went on regardless.
     Degraded,
@@ -159,7 +159,9 @@ fn follow(fixture: &mut Fixture, permission: &Permission, course: Course, polici
     Ok(match outcome {
         Ok(()) if denied => Without::Degraded,
         Ok(()) => Without::TheSame,
-        Err(error) => Without::Broken(format!("{error:#}")),
+        Err(error) if denied => Without::Broken(format!("{error:#}")),
+        // A machine that is too slow, say.
+        Err(error) => return Err(error.context(format!("nobody asked for {permission}, and yet"))),
     })
 }
 
