@@ -47,11 +47,14 @@ pub const LONG: &[Test] = &[
     Test { name: "source_agent_killed_in_stage_3", run: agents::source_killed_in_stage_3 },
     Test { name: "target_agent_killed_in_stage_3", run: agents::target_killed_in_stage_3 },
     Test { name: "source_agent_killed_while_copying", run: agents::source_killed_while_copying },
+    Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
+    Test { name: "receiver_killed_before_go", run: two_step::receiver_killed_before_go },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
 pub const UNTRIED: &[Test] = &[
-    Test { name: "receiver_killed_before_go", run: two_step::receiver_killed_before_go },
+    Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },
+    Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
     Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
     Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
     Test { name: "sender_killed_while_copying", run: toolstack::sender_killed_while_copying },
@@ -69,10 +72,7 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
     Test { name: "ready_lost", run: two_step::ready_lost },
     Test { name: "sender_killed_before_go", run: two_step::sender_killed_before_go },
-    Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },
     Test { name: "report_lost", run: two_step::report_lost },
-    Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
-    Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
     Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
     Test { name: "target_host_gone_in_stage_3", run: agents::host_gone_in_stage_3 },
 ];
