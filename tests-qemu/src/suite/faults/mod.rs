@@ -49,6 +49,7 @@ pub const LONG: &[Test] = &[
     Test { name: "source_agent_killed_while_copying", run: agents::source_killed_while_copying },
     Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
     Test { name: "receiver_killed_before_go", run: two_step::receiver_killed_before_go },
+    Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
@@ -64,7 +65,6 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "link_cut_between_hosts_while_copying", run: link::cut_between_hosts_while_copying },
     Test { name: "link_stalled_while_copying", run: link::stalled_while_copying },
     Test { name: "link_back_in_time_while_copying", run: link::back_in_time_while_copying },
-    Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
     Test { name: "stock_save_in_stage_3", run: requests::stock_save_in_stage_3 },
     Test { name: "two_guests_cross_in_opposite_directions", run: pairs::cross_in_opposite_directions },
     Test { name: "two_guests_cross_in_the_same_direction", run: pairs::cross_in_the_same_direction },
