@@ -39,6 +39,21 @@ fn is_followed(store: &mut Xenstore, way: Way, domain: u16) -> Result<bool, Xens
     Ok(process.parse().is_ok_and(|process| program(process) == name) && !name.is_empty())
 }
 
+/// Whether the agent that is here left this note itself, and has brought that migration to its end since. The helper had
+/// nothing more to do by then, and nobody has removed the note.
+fn is_complete(store: &mut Xenstore, agent: &Agent, way: Way, domain: u16, note: &str) -> Result<bool, XenstoreError> {
+    for id in agent.sessions(store)? {
+        let session = Session { agent: agent.clone(), id };
+        if session.id.to_string().starts_with(&format!("{way}-{domain}-"))
+            && session.state(store)? == Some(State::Complete)
+            && session.note(store)?.as_deref() == Some(note)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a process is called; nothing if there is none.
 fn program(process: u32) -> String {
     std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default().trim_end().into()
@@ -83,8 +98,12 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
                 told.push_str(&format!("domain {domain}: its migration is under way, and its helper sees to it\n"));
                 continue;
             }
-            let session = hand_over(store, agent.clone(), way, domain, &note)?;
-            let state = settled(store, &session)?;
+            let state = if is_complete(store, &agent, way, domain, &note)? {
+                Some(State::Complete)
+            } else {
+                let session = hand_over(store, agent.clone(), way, domain, &note)?;
+                settled(store, &session)?
+            };
             told.push_str(&format!("domain {domain}: {}\n", conclude(store, way, domain, state)?));
         }
     }
@@ -202,6 +221,18 @@ mod tests {
         assert_eq!(text, "domain 5: its migration is under way, and its helper sees to it\n");
         agent.set("/tool/tsmc/out/5/helper", &format!("{us} something-else"));
         assert!(!is_followed(&mut store, Way::Out, 5).expect("an answer"));
+    }
+
+    #[test]
+    fn a_guest_that_arrived_whole_is_not_taken_up_again() {
+        let (agent, mut store) = FakeStore::with_agent();
+        agent.set("/tool/tsmc/in/5", "00ff");
+        agent.set(&format!("{HOME}/session/in-5-0a0a0a0a/note"), "00ff");
+        agent.set(&format!("{HOME}/session/in-5-0a0a0a0a/state"), "complete");
+        let text = recover(&mut store, None).expect("an answer");
+        assert_eq!(text, "domain 5: it is here, and nothing of it is missing\n");
+        assert_eq!(store.list(&format!("{HOME}/request")).expect("a list"), [""; 0]);
+        assert_eq!(recover(&mut store, None).expect("an answer"), "nothing to recover\n");
     }
 
     #[test]
