@@ -51,11 +51,11 @@ pub const LONG: &[Test] = &[
     Test { name: "receiver_killed_before_go", run: two_step::receiver_killed_before_go },
     Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
     Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },
+    Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
 pub const UNTRIED: &[Test] = &[
-    Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
     Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
     Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
     Test { name: "sender_killed_while_copying", run: toolstack::sender_killed_while_copying },
