@@ -38,6 +38,7 @@ pub const TESTS: &[Test] = &[
     Test { name: "link_back_in_time_in_stage_3", run: link::back_in_time_in_stage_3 },
     Test { name: "link_loses_one_percent", run: link::loses_one_percent },
     Test { name: "pause_in_stage_3", run: requests::pause_in_stage_3 },
+    Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
 ];
 
 /// Those that have passed as well, and take more than a minute. An ordinary run does not draw them.
@@ -56,7 +57,6 @@ pub const LONG: &[Test] = &[
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
 pub const UNTRIED: &[Test] = &[
-    Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
     Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
     Test { name: "sender_killed_while_copying", run: toolstack::sender_killed_while_copying },
     Test { name: "ctrl_c_while_copying", run: toolstack::ctrl_c_while_copying },
