@@ -3,18 +3,18 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: fuzz help demo test test-faults check soak compare image tools clean prerequisites
+.PHONY: help demo test test-faults check fuzz soak compare image tools clean prerequisites
 
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
-	@echo "make test          everything that must pass: make check, then migrations on real Xen, with a sample of the faults"
+	@echo "make test          everything that must pass: make check, make fuzz, migrations on real Xen with a sample of the faults"
 	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent"
 	@echo "make check         format, clippy, host tests, gates of the image"
-	@echo "make soak      10,000 random migrations with random faults, in the simulator"
+	@echo "make fuzz          every parser of what others wrote, SECONDS=60 each, two at a time"
+	@echo "make soak          10,000 random migrations with random faults, in the simulator"
 	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
 	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
-	@echo "make fuzz      every parser of what others wrote, SECONDS=60 each, two at a time"
 	@echo "make clean         remove all that was built, and what was downloaded"
 
 demo: prerequisites
@@ -24,7 +24,7 @@ demo: prerequisites
 prerequisites:
 	@command -v cc >/dev/null || { apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev; }
 
-test: check
+test: check fuzz
 	$(RUNNER) test
 
 test-faults: prerequisites
@@ -48,13 +48,17 @@ check: prerequisites
 	$(MAKE) --no-print-directory image
 	$(RUNNER) image-gates
 
+# What it finds is below fuzz/artifacts; inputs worth keeping go into fuzz/seeds.
 SECONDS = 60
+PARSERS = $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz: prerequisites
 	@command -v cargo-fuzz >/dev/null || $(CARGO) install --quiet --locked cargo-fuzz
 	@command -v c++ >/dev/null || { apt-get update && apt-get install -y --no-install-recommends g++; }
 	$(CARGO) +nightly fuzz build --fuzz-dir fuzz --dev
-	ls fuzz/fuzz_targets | sed 's/[.]rs$$//' | xargs -P 2 -I{} \
-		$(CARGO) +nightly fuzz run --fuzz-dir fuzz --dev {} -- -max_total_time=$(SECONDS) -max_len=8192 -verbosity=0
+	mkdir -p $(PARSERS:%=fuzz/corpus/%)
+	printf '%s\n' $(PARSERS) | xargs -P 2 -I{} \
+		$(CARGO) +nightly fuzz run --fuzz-dir fuzz --dev {} fuzz/corpus/{} fuzz/seeds/{} -- \
+		-max_total_time=$(SECONDS) -max_len=8192 -verbosity=0
 
 image: prerequisites
 	sh boot/build-image.sh
