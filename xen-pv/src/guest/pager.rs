@@ -160,8 +160,9 @@ impl Pager {
     /// known: each is answered, and one whose page is still absent tries again until the page is there, without another
     /// request. An answer needs a request of ours before it, for which a page is absent for a moment.
     fn wake_inherited(&mut self, vcpus: u32, present: &[Gfn]) -> Result {
-        // A hypercall of one that met two absent pages made it wait twice.
-        self.inherited = (0..vcpus).chain(0..vcpus).collect();
+        // One that meets an absent page inside the hypervisor waits once for each try, even for the page that made it stop: the
+        // record of its run state alone is written in three. Each wait took a slot of the ring that nobody gave back.
+        self.inherited = (0..SLOTS).flat_map(|_| 0..vcpus).collect();
         let tries = self.inherited.len() + present.len();
         for gfn in present.iter().cycle().take(tries) {
             if self.inherited.is_empty() {
