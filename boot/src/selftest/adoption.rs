@@ -11,7 +11,7 @@ use xen_pv::abi::{DomId, Gfn};
 use xen_pv::guest::abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::{Content, Page, Reach};
 use xen_pv::guest::target::{Hold, Target};
-use xen_pv::guest::{Error, domctl};
+use xen_pv::guest::{Error, domctl, machine, walk};
 use xen_pv::window::BATCH;
 use xen_pv::{event, time};
 
@@ -21,6 +21,8 @@ use crate::start::Machine;
 
 /// Every fourth batch of pages stays present.
 const LEFT_ALONE: usize = 4;
+/// Most pages that virtual CPUs need first.
+const NEEDED: usize = 1024;
 /// Between two batches that nobody asked for: time for faults.
 const PAUSE_NS: u64 = 2_000_000;
 /// How long a guest may take to be destroyed, and then to go away.
@@ -44,11 +46,18 @@ pub fn run(machine: &mut Machine) -> Option<Outcome> {
 
 fn arm(reach: &Reach, domain: DomId) -> Outcome {
     let (mut target, bits) = open(reach, domain)?;
+    // A migration never makes these absent either: Xen writes to some while it switches virtual CPUs, and with nobody to serve
+    // the ring that ends the host (`xen/common/wait.c`).
+    let context = machine::context(domain).map_err(text)?;
+    let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
+    let needed = walk::first_touched(&context, NEEDED, read);
     let mut armed = 0;
-    for batch in (0..bits.len()).filter(|batch| batch % LEFT_ALONE != 0) {
-        let gfns: [Gfn; BATCH] = core::array::from_fn(|at| Gfn((batch * BATCH + at) as u64));
+    for (batch, word) in bits.iter().enumerate().filter(|(batch, _)| batch % LEFT_ALONE != 0) {
+        // Pages that the guest wrote to while they were looked at count as absent already.
+        let all = (0..BATCH).filter(|at| word >> at & 1 == 0).map(|at| Gfn((batch * BATCH + at) as u64));
+        let gfns: Vec<Gfn> = all.filter(|gfn| !needed.contains(gfn)).collect();
         let mask = target.arm(&gfns).map_err(text)?;
-        for gfn in (0..BATCH).filter(|at| mask >> at & 1 != 0).map(|at| gfns[at]) {
+        for gfn in gfns.into_iter().enumerate().filter(|(at, _)| mask >> at & 1 != 0).map(|(_, gfn)| gfn) {
             let page = spoilt(reach, domain, gfn)?;
             let written = reach.write(domain, &[(gfn, Content::Bytes(&page))]).map_err(text)?;
             check(written == 1, || "an absent page cannot be written".to_string())?;
