@@ -11,7 +11,7 @@ mod scene;
 mod toolstack;
 mod two_step;
 
-use super::{Test, shutout};
+use super::{Test, adoption, loss, shutout};
 
 /// The policy put to the test: dom0 attacks, on hosts that it then finds locked; and the policy without each of the agent's
 /// permissions, a migration or two for each. An ordinary run draws neither.
@@ -53,6 +53,8 @@ pub const LONG: &[Test] = &[
     Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
     Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },
     Test { name: "target_agent_killed_while_suspended", run: agents::target_killed_while_suspended },
+    Test { name: "restarted_agent_finds_and_serves_absent_pages", run: adoption::pages_are_found_and_served },
+    Test { name: "lost_packets_are_survived_without_datagrams", run: loss::is_survived_without_datagrams },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
