@@ -1,5 +1,7 @@
 //! Which frame numbers of a guest hold RAM.
 
+use alloc::vec::Vec;
+
 use super::abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
 use super::abi::hvm::MEM_MMIO_DM;
 use super::error::{Error, Result};
@@ -80,9 +82,9 @@ pub(super) fn free_gfn(domain: DomId) -> Result<Gfn> {
 }
 
 /// What stands at `count` frame numbers from `first` on.
-fn types(domain: DomId, first: u64, count: u64) -> Result<[u64; PAGE_FRAME_INFOS]> {
-    let mut types: [u64; PAGE_FRAME_INFOS] = core::array::from_fn(|i| first + i as u64);
-    domctl::frame_types(domain, &mut types[..count as usize])?;
+fn types(domain: DomId, first: u64, count: u64) -> Result<Vec<u64>> {
+    let mut types: Vec<u64> = (first..first + count).collect();
+    domctl::frame_types(domain, &mut types)?;
     Ok(types)
 }
 
