@@ -10,7 +10,7 @@ use crate::platform::{Gfn, Page, PageMask};
 use crate::secure::Link;
 use crate::secure::record::TAG;
 use crate::session::{PeerFault, SessionError};
-use crate::wire::{Cause, Digests, Header, Kind, Message, Pages, Set, WireError};
+use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set, WireError};
 
 /// The receiving half of a channel.
 pub(crate) struct Inlet {
@@ -104,6 +104,17 @@ impl Outlet {
         Digests::emit(pages, &mut self.scratch);
         self.front(Kind::Digests, self.scratch.len() - Header::LEN).await?;
         Ok(self.link.end().await?)
+    }
+
+    /// Sends `set`, a message for each part of it that has pages.
+    pub(crate) async fn send_whole_set(&mut self, kind: Kind, set: &PageSet) -> Result<(), SessionError> {
+        let mut next = Gfn(0);
+        while let Some(gfn) = set.next_from(next) {
+            let first = Gfn(gfn.0 / CHUNK * CHUNK);
+            self.send_set(kind, set, first, CHUNK.min(set.frames() - first.0)).await?;
+            next = Gfn(first.0 + CHUNK);
+        }
+        Ok(())
     }
 
     /// Sends the pages `gfns`, whose bytes are in `pages`; those in the mask `zero` send none.

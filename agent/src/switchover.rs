@@ -61,7 +61,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
 
     let sent = departure.timer.now();
     let urgent = choose_urgent(departure)?;
-    send_dirty_set(departure).await?;
+    departure.bulk.send_whole_set(Kind::Dirty, &departure.left).await?;
     verify::begin(departure)?;
     send_urgent(departure, &urgent).await?;
     departure.bulk.send(Message::State(&state)).await?;
@@ -179,17 +179,6 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, Ses
     departure.left.subtract(&urgent);
     departure.recent.subtract(&urgent);
     Ok(urgent)
-}
-
-async fn send_dirty_set<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let mut next = Gfn(0);
-    while let Some(gfn) = departure.left.next_from(next) {
-        let first = Gfn(gfn.0 / CHUNK * CHUNK);
-        let count = CHUNK.min(departure.frames - first.0);
-        departure.bulk.send_set(Kind::Dirty, &departure.left, first, count).await?;
-        next = Gfn(first.0 + count);
-    }
-    Ok(())
 }
 
 async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {

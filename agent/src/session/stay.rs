@@ -23,7 +23,7 @@ use crate::platform::{Gfn, Platform, PlatformError, Target};
 use crate::secure::Link;
 use crate::tasks::{MS, SECOND};
 use crate::verify;
-use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
+use crate::wire::{Cause, Kind, Message, Purpose, VERSIONS};
 use crate::{dirty_copy, tail};
 
 /// How often to look after the guest, until it runs and then.
@@ -252,19 +252,8 @@ async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Resul
 }
 
 async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Result<(), SessionError> {
-    let mut next = Gfn(0);
-    loop {
-        // What the guest gives back meanwhile is sent for nothing, and left alone when it comes.
-        let mut part = PageSet::default();
-        let first = {
-            let absent = &arrival.sets.borrow().absent;
-            let Some(gfn) = absent.next_from(next) else { break };
-            let first = Gfn(gfn.0 / CHUNK * CHUNK);
-            part.copy_from(absent);
-            first
-        };
-        control.send_set(Kind::Missing, &part, first, CHUNK.min(part.frames() - first.0)).await?;
-        next = Gfn(first.0 + CHUNK);
-    }
+    // What the guest gives back meanwhile is sent for nothing, and left alone when it comes.
+    let absent = arrival.sets.borrow().absent.clone();
+    control.send_whole_set(Kind::Missing, &absent).await?;
     control.send_set(Kind::Missing, &PageSet::default(), Gfn(0), 1).await
 }
