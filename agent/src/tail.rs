@@ -16,6 +16,10 @@ use crate::wire::Message;
 
 /// What an acknowledgement takes, before one has come.
 const FIRST_GUESS: u64 = 10 * MS;
+/// What it takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
+const LONGEST_GUESS: u64 = 100 * MS;
+/// An acknowledgement of no more than this is of one packet: what was sent again.
+const PACKET: u64 = 2 << 10;
 /// Three acknowledgements that repeat the last one are a proof to TCP that something was lost. The first after it may not
 /// count, because it tells of new room as well.
 const NUDGES: usize = 4;
@@ -39,13 +43,18 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
     loop {
         timer.wait_for(|| (connection.backlog() > 0).then_some(())).await;
         let (end, since) = (connection.sent(), timer.now());
-        let (mut seen, mut round) = (connection.delivered(), 0);
+        let (mut seen, mut round, mut nudged) = (connection.delivered(), 0, false);
         while connection.backlog() > 0 && connection.delivered() < end {
             let pause = (2 * usual.unwrap_or(FIRST_GUESS) + 2 * MS) << round;
             let progress = timer.wait_for(|| (connection.delivered() > seen).then_some(()));
             if timer.within(pause, progress).await.is_some() {
-                (seen, round) = (connection.delivered(), 0);
-                continue;
+                let acknowledged = connection.delivered() - seen;
+                (seen, round) = (seen + acknowledged, 0);
+                // TCP sends one packet again for each proof. If that was not all, the next is lost as well.
+                nudged &= acknowledged <= PACKET;
+                if !nudged {
+                    continue;
+                }
             }
             for _ in 0..NUDGES {
                 // Each is to be a packet of its own. Within a message there is more to come anyway.
@@ -54,13 +63,13 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
                 }
                 timer.yield_now().await;
             }
-            round += 1;
+            (round, nudged) = (round + 1, true);
             if round == ROUNDS {
                 timer.wait_for(|| (connection.delivered() > seen).then_some(())).await;
             }
         }
         if round == 0 {
-            let took = timer.now() - since;
+            let took = (timer.now() - since).min(LONGEST_GUESS);
             usual = Some(usual.map_or(took, |usual| (usual + took) / 2));
         }
     }

@@ -108,6 +108,25 @@ fn a_link_that_is_away_for_50_ms_costs_little_more() {
     assert!(all[all.len() - 1] <= away + BOUND);
 }
 
+/// TCP has learnt to be patient on a slow way, and then all that was on that way is lost.
+#[test]
+fn a_queue_that_gets_lost_is_made_up_for() {
+    for ms in [2600, 2800, 3000, 3400, 3600, 4600, 5200, 9200] {
+        let mut world = in_stage_3(Scenario { frames: 3000, working_set: 1500, ..scenario() });
+        // From here on nothing but the push asks for pages.
+        world.scenario.step_ns = 100_000_000;
+        world.cable.crawl(0, 250_000);
+        assert!(!world.run_until(ms, |world| world.state(0) == Some(&State::Complete)));
+        world.cable.hurry(0, world.scenario.quality.bytes_per_second);
+        let begun = world.clock.get();
+        let (world, _) = waits(world);
+        let took = (world.clock.get() - begun) / 1_000_000;
+        println!("after {ms} ms on a slow way: {took} ms");
+        // It learnt that an acknowledgement takes up to three seconds.
+        assert!(took < 10_000);
+    }
+}
+
 /// Where a firewall lets no datagram through, everything arrives, only later.
 #[test]
 fn without_datagrams_nothing_is_lost_but_time() {

@@ -20,7 +20,7 @@ pub struct Quality {
     pub lost_per_mille: u64,
 }
 
-/// Frames that a direction of the cable holds before the sender has to wait.
+/// Frames that a direction of the cable holds before the sender has to wait, if no switch queues them on their way.
 const QUEUE: usize = 64;
 
 /// One direction.
@@ -30,6 +30,7 @@ pub struct Direction {
     random: Random,
     frames: VecDeque<(u64, Vec<u8>)>,
     free_at: u64,
+    queue: usize,
     pub cut: bool,
     /// Frames sent so far.
     sent: u64,
@@ -46,7 +47,7 @@ pub struct Direction {
 
 impl Direction {
     fn full(&self) -> bool {
-        self.frames.iter().filter(|(at, _)| *at > self.clock.get() + self.quality.delay_ns).count() >= QUEUE
+        self.frames.iter().filter(|(at, _)| *at > self.clock.get() + self.quality.delay_ns).count() >= self.queue
     }
 
     fn send(&mut self, mut frame: Vec<u8>) {
@@ -102,6 +103,7 @@ impl Cable {
                 random,
                 frames,
                 free_at: 0,
+                queue: QUEUE,
                 cut: false,
                 sent: 0,
                 doomed,
@@ -149,6 +151,22 @@ impl Cable {
     pub fn lose(&self, from: usize, next: Range<u64>) {
         let direction = &mut *self.0[from].borrow_mut();
         direction.doomed = direction.sent + next.start..direction.sent + next.end;
+    }
+
+    /// What host `from` sends crawls from now on, through a switch that queues all of it.
+    pub fn crawl(&self, from: usize, bytes_per_second: u64) {
+        let direction = &mut *self.0[from].borrow_mut();
+        direction.quality.bytes_per_second = bytes_per_second;
+        direction.queue = usize::MAX;
+    }
+
+    /// That switch has gone, with all that was in it.
+    pub fn hurry(&self, from: usize, bytes_per_second: u64) {
+        let direction = &mut *self.0[from].borrow_mut();
+        direction.frames.clear();
+        direction.free_at = direction.clock.get();
+        direction.quality.bytes_per_second = bytes_per_second;
+        direction.queue = QUEUE;
     }
 
     /// Loses so many frames in a thousand from now on, in both directions.
