@@ -10,7 +10,7 @@ use std::process::Command;
 use std::{env, fs};
 
 use xen_pv::abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, Close, Send};
-use xen_pv::abi::grant_table::{self, GrantEntryV1, QuerySize, SetupTable};
+use xen_pv::abi::grant_table::{self, GetVersion, GrantEntryV1, QuerySize, SetupTable};
 use xen_pv::abi::mmu::{self, MmuUpdate, MmuextOp};
 use xen_pv::abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
 use xen_pv::abi::sched::{self, Poll, Shutdown};
@@ -80,6 +80,7 @@ fn own_interface(facts: &mut Vec<Fact>) {
     layout!(facts, "struct evtchn_close", Close { port });
     layout!(facts, "struct evtchn_send", Send { port });
     layout!(facts, "struct grant_entry_v1", GrantEntryV1 { flags, domid, frame });
+    layout!(facts, "struct gnttab_get_version", GetVersion { dom, pad, version });
     layout!(facts, "struct gnttab_query_size", QuerySize { dom, nr_frames, max_nr_frames, status });
     layout!(facts, "struct gnttab_setup_table", SetupTable { dom, nr_frames, status, frame_list });
     layout!(
@@ -138,6 +139,7 @@ fn own_interface(facts: &mut Vec<Fact>) {
         "EVTCHNOP_alloc_unbound" = event_channel::EVTCHNOP_ALLOC_UNBOUND,
         "EVTCHNOP_bind_ipi" = event_channel::EVTCHNOP_BIND_IPI,
         "GNTTABOP_setup_table" = grant_table::GNTTABOP_SETUP_TABLE,
+        "GNTTABOP_get_version" = grant_table::GNTTABOP_GET_VERSION,
         "GNTTABOP_query_size" = grant_table::GNTTABOP_QUERY_SIZE,
         "GTF_permit_access" = grant_table::GTF_PERMIT_ACCESS,
         "GTF_readonly" = grant_table::GTF_READONLY,

@@ -6,6 +6,8 @@ use super::DomId;
 pub const GNTTABOP_SETUP_TABLE: u32 = 2;
 /// Says how long a domain's table is.
 pub const GNTTABOP_QUERY_SIZE: u32 = 6;
+/// Says in which version a domain's entries are.
+pub const GNTTABOP_GET_VERSION: u32 = 10;
 
 /// One entry of the shared table (`struct grant_entry_v1`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,18 @@ pub struct QuerySize {
     pub max_nr_frames: u32,
     /// Out: a `GNTST_` status.
     pub status: i16,
+}
+
+/// `struct gnttab_get_version`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct GetVersion {
+    /// In: whose table.
+    pub dom: DomId,
+    /// Nothing.
+    pub pad: u16,
+    /// Out: 1 or 2, or 0 for a table that nobody has used yet.
+    pub version: u32,
 }
 
 /// It worked.

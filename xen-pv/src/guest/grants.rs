@@ -1,9 +1,13 @@
-//! The two grants that a toolstack makes for a new guest, xenstore's and the console's ring, and no others.
+//! A guest's grant table: the two grants that a toolstack makes for a new guest, xenstore's and the console's ring, and no
+//! others; and what backends have mapped.
 
 use super::abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
 use super::error::{Error, Operation, Result};
 use super::reach::Reach;
-use crate::abi::grant_table::{GNTST_OKAY, GNTTABOP_QUERY_SIZE, GTF_PERMIT_ACCESS, GrantEntryV1, QuerySize};
+use crate::abi::grant_table::{
+    GNTST_OKAY, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GTF_PERMIT_ACCESS, GTF_WRITING, GetVersion, GrantEntryV1,
+    QuerySize,
+};
 use crate::abi::{DomId, Errno, Gfn};
 use crate::hypercall;
 
@@ -21,6 +25,37 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
     if table_frames(domain)? != 1 {
         return Err(Error::Refused("the domain's grant table is in use already"));
     }
+    let entries = [reserved.console, reserved.store].map(|(domid, gfn)| {
+        let frame = u32::try_from(gfn.0).map_err(|_| Operation::GrantTable.error(Errno::ERANGE))?;
+        Ok(GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid, frame })
+    });
+    let [console, store] = entries;
+    reach.write_grants(domain, table_frame(domain, 0)?, [console?, store?])
+}
+
+/// Sets the bits of the pages that other domains have mapped for writing: rings, above all. Xen logs what they write when
+/// they unmap it (`unmap_common`, grant_table.c), which may be never.
+///
+/// Of a table in version 2, which no guest uses by itself, nothing is read: what backends write to its rings after they were
+/// copied is lost, as in Xen's own migration, and guests' drivers begin anew.
+pub(super) fn mark_mapped(reach: &Reach, domain: DomId, dirty: &mut [u64]) -> Result {
+    if version(domain)? > 1 {
+        return Ok(());
+    }
+    for index in 0..table_frames(domain)? {
+        for entry in reach.read_grants(domain, table_frame(domain, index)?)? {
+            if entry.flags & GTF_WRITING != 0
+                && let Some(word) = dirty.get_mut(entry.frame as usize / 64)
+            {
+                *word |= 1 << (entry.frame % 64);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The machine frame that holds the part of the guest's grant table with this index, which must be below [`table_frames`].
+fn table_frame(domain: DomId, index: u32) -> Result<u64> {
     let mut mfn = 0u64;
     let mut arg = MemAcquireResource {
         domid: domain,
@@ -28,18 +63,22 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
         id: 0,
         nr_frames: 1,
         pad: 0,
-        frame: 0,
+        frame: index.into(),
         frame_list: &mut mfn,
     };
     // SAFETY: Xen writes one frame number.
     unsafe { hypercall::memory_op(XENMEM_ACQUIRE_RESOURCE, &mut arg) }
         .map_err(|errno| Operation::GrantTable.error(errno))?;
-    let entries = [reserved.console, reserved.store].map(|(domid, gfn)| {
-        let frame = u32::try_from(gfn.0).map_err(|_| Operation::GrantTable.error(Errno::ERANGE))?;
-        Ok(GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid, frame })
-    });
-    let [console, store] = entries;
-    reach.write_grants(domain, mfn, [console?, store?])
+    Ok(mfn)
+}
+
+/// The version of the guest's grant table.
+fn version(domain: DomId) -> Result<u32> {
+    let mut call = [GetVersion { dom: domain, pad: 0, version: 0 }];
+    // SAFETY: the structure of this operation; nothing is mapped or unmapped.
+    unsafe { hypercall::grant_table_op(GNTTABOP_GET_VERSION, &mut call) }
+        .map_err(|errno| Operation::GrantTableSize.error(errno))?;
+    Ok(call[0].version)
 }
 
 /// How long the guest's grant table is.

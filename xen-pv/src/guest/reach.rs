@@ -10,11 +10,14 @@ use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
 use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
 use crate::hypercall;
-use crate::memory::read_write;
+use crate::memory::{read_only, read_write};
 use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
 
 /// The bytes of one page.
 pub type Page = [u8; PAGE_SIZE];
+
+/// An entry that grants nothing.
+const NO_GRANT: GrantEntryV1 = GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 };
 
 /// What is written to a page.
 #[derive(Clone, Copy, Debug)]
@@ -86,19 +89,38 @@ impl Reach {
 
     /// Writes a whole frame of the guest's grant table, a machine frame: the first two entries, and nothing in the others.
     pub(super) fn write_grants(&self, domain: DomId, frame: u64, first: [GrantEntryV1; 2]) -> Result {
-        let mut entries = vec![GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 }; ENTRIES_PER_FRAME];
+        let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         entries[..first.len()].copy_from_slice(&first);
+        // SAFETY: both are one page long, ours and what was just mapped.
+        self.with_grants(domain, frame, Access::Write, |page| unsafe { copy(entries.as_ptr().cast(), page, PAGE_SIZE) })
+    }
+
+    /// Reads a whole frame of the guest's grant table, a machine frame.
+    pub(super) fn read_grants(&self, domain: DomId, frame: u64) -> Result<Vec<GrantEntryV1>> {
+        let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
+        // SAFETY: as above. Any bytes are an entry.
+        self.with_grants(domain, frame, Access::Read, |page| unsafe {
+            copy(page, entries.as_mut_ptr().cast(), PAGE_SIZE)
+        })?;
+        Ok(entries)
+    }
+
+    /// Maps a frame of the guest's grant table, a machine frame, for as long as `work` takes.
+    fn with_grants(&self, domain: DomId, frame: u64, access: Access, work: impl FnOnce(*mut u8)) -> Result {
+        let flags = match access {
+            Access::Read => read_only(),
+            Access::Write => read_write(),
+        };
         let windows = self.0.borrow_mut();
         let (entry, page) = (windows.batch.entry(0), windows.batch.page(0));
-        let error = |errno| Operation::MapWrite.error(errno);
-        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | read_write() };
+        let error = |errno| operation(access).error(errno);
+        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | flags };
         let unmap = MmuUpdate { ptr: entry, val: 0 };
         let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
-        // SAFETY: the window is ours alone while it is borrowed, and empty. The entries are copied from our memory to the
-        // page just mapped. Nothing points there when it is unmapped.
+        // SAFETY: the window is ours alone while it is borrowed, and empty. Nothing points there when it is unmapped.
         unsafe {
             hypercall::mmu_update(&[map], domain).1.map_err(error)?;
-            copy(entries.as_ptr().cast(), page.as_ptr(), PAGE_SIZE);
+            work(page.as_ptr());
             hypercall::mmu_update(&[unmap], DomId::SELF).1.map_err(error)?;
             hypercall::mmuext_op(&[flush], DomId::SELF).map_err(error)
         }

@@ -11,7 +11,7 @@ use super::label::{self, Label, Sid};
 use super::ram::Scan;
 use super::reach::{Page, Reach};
 use super::target::ANOTHER_GUEST;
-use super::{domctl, machine, memory, walk};
+use super::{domctl, grants, machine, memory, walk};
 use crate::abi::{DomId, Gfn, PAGE_SHIFT};
 
 /// The label of a guest that has left: only the agent may run or destroy it.
@@ -197,6 +197,9 @@ impl Source {
             Err(error) if error.is_log_overflow() => dirty.fill(u64::MAX),
             result => drop(result?),
         }
+        if how == Read::Final {
+            grants::mark_mapped(&self.reach, self.domain, dirty)?;
+        }
         for gfn in self.private {
             if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
                 *word &= !(1 << (gfn.0 % 64));
@@ -205,8 +208,8 @@ impl Source {
         Ok(())
     }
 
-    /// After the guest suspended: holds it by a pause count, ORs the last of the dirty log into `dirty`, and returns where it
-    /// stopped, for [`State::decode`]. Any resume from here on tells the guest that its suspend was cancelled.
+    /// After the guest suspended: holds it by a pause count, ORs the last of the dirty log into `dirty`, and what backends may
+    /// write without the log's knowing, and returns where it stopped, for [`State::decode`]. Any resume from here on tells the guest that its suspend was cancelled.
     pub fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         if self.stage != Stage::Open {
             return Err(Error::Refused("the guest is stopped already"));
