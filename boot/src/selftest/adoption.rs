@@ -1,8 +1,10 @@
 //! An agent dies while a guest misses pages, and another takes the guest over: `selftest arm=DOMAIN` is the first agent, which
-//! makes most pages of a running guest absent, spoils them and waits for its end; `selftest adopt=DOMAIN` is the second, which
-//! must find exactly those pages, and gives each one its content back when somebody touches it or its turn comes.
-//! `selftest hold=DOMAIN` tells whether a guest ran that is destroyed while it is held.
+//! must find that no page is absent of a guest that writes to its memory, makes most pages absent, spoils them and waits for
+//! its end; `selftest adopt=DOMAIN` is the second, which must find exactly those pages, and gives each one its content back
+//! when somebody touches it or its turn comes. `selftest hold=DOMAIN` tells whether a guest ran that is destroyed while it is
+//! held.
 
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -45,16 +47,17 @@ pub fn run(machine: &mut Machine) -> Option<Outcome> {
 }
 
 fn arm(reach: &Reach, domain: DomId) -> Outcome {
-    let (mut target, bits) = open(reach, domain)?;
+    let (mut target, absent) = open(reach, domain)?;
+    let found = pages(&absent).count();
+    check(found == 0, || format!("of a guest that misses nothing {found} pages were found absent"))?;
     // A migration never makes these absent either: Xen writes to some while it switches virtual CPUs, and with nobody to serve
     // the ring that ends the host (`xen/common/wait.c`).
     let context = machine::context(domain).map_err(text)?;
     let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
     let needed = walk::first_touched(&context, NEEDED, read);
     let mut armed = 0;
-    for (batch, word) in bits.iter().enumerate().filter(|(batch, _)| batch % LEFT_ALONE != 0) {
-        // Pages that the guest wrote to while they were looked at count as absent already.
-        let all = (0..BATCH).filter(|at| word >> at & 1 == 0).map(|at| Gfn((batch * BATCH + at) as u64));
+    for batch in (0..absent.len()).filter(|batch| batch % LEFT_ALONE != 0) {
+        let all = (0..BATCH).map(|at| Gfn((batch * BATCH + at) as u64));
         let gfns: Vec<Gfn> = all.filter(|gfn| !needed.contains(gfn)).collect();
         let mask = target.arm(&gfns).map_err(text)?;
         for gfn in gfns.into_iter().enumerate().filter(|(at, _)| mask >> at & 1 != 0).map(|(_, gfn)| gfn) {

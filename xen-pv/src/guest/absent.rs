@@ -1,9 +1,12 @@
 //! Which pages of a guest are absent, when the agent that made them so is gone.
 //!
-//! Xen has no question for it: to a toolstack an absent page looks like any RAM. But while a dirty log is on, a page that is
-//! present reads as one that cannot be written to as it is, and an absent one does not (`p2m_is_readonly`, `p2m_recalc_type`
-//! in `xen/arch/x86`): nothing about a page must change to tell. A page that the guest writes to meanwhile looks absent
-//! too; that costs a page sent in vain, because [`Pager::fill`](super::pager::Pager::fill) leaves present pages alone.
+//! Xen has no question for it: to a toolstack an absent page looks like any RAM, and one that kept its frame is not counted
+//! (`paged_pages`). But while a dirty log is on, a page that is present reads as one that cannot be written to as it is, and
+//! an absent one does not (`p2m_is_readonly`, `p2m_recalc_type` in `xen/arch/x86`): nothing about a page must change to tell.
+//!
+//! A page that the guest has written to since then looks absent too, and what the log holds does not tell the two apart: a
+//! write to an absent page is logged as well (`hvm_hap_nested_page_fault`). So what looks absent while the guest runs is
+//! looked at again while it stands still.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,7 +22,7 @@ use crate::window::BATCH;
 
 /// The pages of a guest.
 pub(super) struct Pages {
-    /// One bit for each frame number that is absent, and for some that the guest writes to.
+    /// One bit for each frame number that is absent.
     pub(super) absent: Vec<u64>,
     /// A few that are present.
     pub(super) present: Vec<Gfn>,
@@ -39,26 +42,37 @@ pub(super) fn find(domain: DomId) -> Result<Pages> {
     // Only hardware-assisted paging can make pages absent.
     if domctl::live_info(domain)?.flags & DOMINF_HAP != 0 {
         Scan::default().find(domain, Gfn(0), frames, &mut bits)?;
-        let log = start_log(domain)?;
-        for (first, word) in (0..).step_by(BATCH).zip(&mut bits).filter(|(_, word)| **word != 0) {
-            let mut gfns = [Gfn(0); BATCH];
-            let mut count = 0;
-            for bit in (0..BATCH).filter(|bit| *word >> bit & 1 != 0) {
-                gfns[count] = Gfn(first + bit as u64);
-                count += 1;
-            }
-            for (gfn, kind) in gfns[..count].iter().zip(memory::types(domain, &gfns[..count])?) {
-                if kind != MEM_RAM_RW {
-                    *word &= !(1 << (gfn.0 - first));
-                    if present.len() < PRESENT {
-                        present.push(*gfn);
-                    }
+        look(domain, &mut bits, &mut present)?;
+        if bits.iter().any(|word| *word != 0) {
+            domctl::pause(domain)?;
+            let looked = look(domain, &mut bits, &mut present);
+            domctl::unpause(domain)?;
+            looked?;
+        }
+    }
+    Ok(Pages { absent: bits, present })
+}
+
+/// Leaves those frames in `bits` that look absent, and remembers a few of the others.
+fn look(domain: DomId, bits: &mut [u64], present: &mut Vec<Gfn>) -> Result {
+    let log = start_log(domain)?;
+    for (first, word) in (0..).step_by(BATCH).zip(bits).filter(|(_, word)| **word != 0) {
+        let mut gfns = [Gfn(0); BATCH];
+        let mut count = 0;
+        for bit in (0..BATCH).filter(|bit| *word >> bit & 1 != 0) {
+            gfns[count] = Gfn(first + bit as u64);
+            count += 1;
+        }
+        for (gfn, kind) in gfns[..count].iter().zip(memory::types(domain, &gfns[..count])?) {
+            if kind != MEM_RAM_RW {
+                *word &= !(1 << (gfn.0 - first));
+                if present.len() < PRESENT {
+                    present.push(*gfn);
                 }
             }
         }
-        log.stop()?;
     }
-    Ok(Pages { absent: bits, present })
+    log.stop()
 }
 
 /// Turns the dirty log on; an agent that looked before us may have died over it.
