@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use xen_pv::abi::{DomId, Gfn};
+use xen_pv::abi::{DomId, Errno, Gfn};
 use xen_pv::guest::abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::{Content, Page, Reach};
 use xen_pv::guest::target::{Hold, Target};
@@ -100,7 +100,8 @@ fn hold(reach: &Reach, domain: DomId) -> Outcome {
     wait_until(|| domctl::info(domain).is_ok_and(|info| info.flags & DOMINF_DYING != 0))?;
     let ran = target.has_run().map_err(text)?;
     drop(target);
-    wait_until(|| domctl::info(domain).is_err())?;
+    // The next domain is ourselves, of whom we may not ask.
+    wait_until(|| matches!(domctl::info(domain), Err(Error::Xen { errno: Errno::ESRCH, .. })))?;
     say!("ADOPTION it is gone and {}", if ran { "ran" } else { "never ran" });
     Ok(())
 }

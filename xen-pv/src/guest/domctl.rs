@@ -5,19 +5,27 @@ use core::mem::size_of;
 use super::abi::Plain;
 use super::abi::domctl::{self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, VcpuContext, VcpuGuestContext};
 use super::error::{Error, Operation, Result};
+use super::memory;
 use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
 use crate::abi::{DomId, Errno};
 use crate::hypercall;
 
 /// What a domain is now.
+///
+/// Asked about a number that no domain has, Xen takes the next higher one that there is, and may refuse to tell us of that.
 pub fn info(domain: DomId) -> Result<GetDomainInfo> {
     // SAFETY: the operation takes no pointer.
-    let info: GetDomainInfo = unsafe { call(domain, abi::GETDOMAININFO, GetDomainInfo::default()) }
-        .map_err(|errno| Operation::Info.error(errno))?;
-    if info.domain != domain.0 {
-        return Err(Operation::Info.error(Errno::ESRCH));
+    match unsafe { call(domain, abi::GETDOMAININFO, GetDomainInfo::default()) } {
+        Ok(info) if info.domain == domain.0 => Ok(info),
+        Ok(_) => Err(Operation::Info.error(Errno::ESRCH)),
+        Err(Errno::EPERM | Errno::EACCES) if !exists(domain) => Err(Operation::Info.error(Errno::ESRCH)),
+        Err(errno) => Err(Operation::Info.error(errno)),
     }
-    Ok(info)
+}
+
+/// Whether a domain has this number, by a question for which Xen looks at no other.
+fn exists(domain: DomId) -> bool {
+    !matches!(memory::max_gfn(domain), Err(Error::Xen { errno: Errno::ESRCH, .. }))
 }
 
 /// As [`info`], and an error for a dying domain, of which the hypervisor's answers mean nothing.
