@@ -2,7 +2,8 @@
 //!
 //! An agent leaves a note of each guest that is not just as it was: one whose dirty log is on, one that has left, one whose
 //! pages are still missing. Its own nodes vanish with it; the save helpers copy the note to where it stays. It is sealed:
-//! dom0 can keep it, and not read or change it.
+//! dom0 can keep it, and not read or change it. A helper ends before its migration does: the note of one that went well is
+//! removed by the next helper, or by `tsmc recover`.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -83,29 +84,53 @@ fn hand_over(store: &mut Xenstore, agent: Agent, way: Way, domain: u16, note: &s
     Session::ask(store, agent, way, domain, &Request::Recover { note: note.into() })
 }
 
+/// Forgets the migrations that this agent has brought to their end since their helpers ended.
+pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), XenstoreError> {
+    for (way, domain, note) in kept(store)? {
+        if is_complete(store, agent, way, domain, &note)? {
+            forget(store, way, domain)?;
+        }
+    }
+    Ok(())
+}
+
+/// All notes that are kept.
+fn kept(store: &mut Xenstore) -> Result<Vec<(Way, u16, String)>, XenstoreError> {
+    let mut notes = Vec::new();
+    for way in [Way::Out, Way::In] {
+        for name in store.list(&format!("{KEPT}/{way}"))? {
+            let Ok(domain) = name.parse() else { continue };
+            if let Some(note) = store.read(&node(way, domain))? {
+                notes.push((way, domain, note));
+            }
+        }
+    }
+    Ok(notes)
+}
+
 /// Hands this host's agent the notes of all domains, or of one, and says what came of each, one line each.
 pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let mut told = String::new();
-    for way in [Way::Out, Way::In] {
-        for name in store.list(&format!("{KEPT}/{way}"))? {
-            let Ok(domain) = name.parse() else { continue };
-            let Some(note) = store.read(&node(way, domain))? else { continue };
-            if only.is_some_and(|only| only != domain) {
-                continue;
-            }
-            if is_followed(store, way, domain)? {
-                told.push_str(&format!("domain {domain}: its migration is under way, and its helper sees to it\n"));
-                continue;
-            }
-            let state = if is_complete(store, &agent, way, domain, &note)? {
-                Some(State::Complete)
-            } else {
-                let session = hand_over(store, agent.clone(), way, domain, &note)?;
-                settled(store, &session)?
-            };
-            told.push_str(&format!("domain {domain}: {}\n", conclude(store, way, domain, state)?));
+    for (way, domain, note) in kept(store)? {
+        if only.is_some_and(|only| only != domain) {
+            continue;
         }
+        if is_followed(store, way, domain)? {
+            told.push_str(&format!("domain {domain}: its migration is under way, and its helper sees to it\n"));
+            continue;
+        }
+        let state = if is_complete(store, &agent, way, domain, &note)? {
+            Some(State::Complete)
+        } else {
+            let session = hand_over(store, agent.clone(), way, domain, &note)?;
+            let state = settled(store, &session)?;
+            if let Some(note) = session.note(store)? {
+                store.write(&node(way, domain), &note)?;
+            }
+            state
+        };
+        told.push_str(&format!("domain {domain}: {}\n", conclude(store, way, domain, state)?));
     }
     match (told.is_empty(), only) {
         (false, _) => Ok(told),
@@ -233,6 +258,38 @@ mod tests {
         assert_eq!(text, "domain 5: it is here, and nothing of it is missing\n");
         assert_eq!(store.list(&format!("{HOME}/request")).expect("a list"), [""; 0]);
         assert_eq!(recover(&mut store, None).expect("an answer"), "nothing to recover\n");
+    }
+
+    #[test]
+    fn what_the_agent_has_completed_is_tidied_away_and_nothing_else() {
+        let (fake, mut store) = FakeStore::with_agent();
+        let agent = Agent::find(&mut store).expect("an agent");
+        for (way, domain, state) in [("out", 5, "complete"), ("in", 6, "running"), ("out", 7, "failed reason=x")] {
+            fake.set(&format!("/tool/tsmc/{way}/{domain}"), "00ff");
+            fake.set(&format!("{HOME}/session/{way}-{domain}-0a0a0a0a/note"), "00ff");
+            fake.set(&format!("{HOME}/session/{way}-{domain}-0a0a0a0a/state"), state);
+        }
+        fake.set("/tool/tsmc/in/5", "00ff");
+        tidy(&mut store, &agent).expect("tidied");
+        let left: Vec<_> = kept(&mut store).expect("notes").into_iter().map(|(way, domain, _)| (way, domain)).collect();
+        assert_eq!(left, [(Way::Out, 7), (Way::In, 5), (Way::In, 6)]);
+    }
+
+    #[test]
+    fn the_note_of_the_next_life_takes_the_place_of_the_last_one_s() {
+        let (agent, mut store) = FakeStore::with_agent();
+        agent.set("/tool/tsmc/in/5", "00ff");
+        let recovering = thread::spawn(move || recover(&mut store, None).map(|_| store).expect("an answer"));
+        let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-5-");
+        agent.set(&format!("{HOME}/session/{name}/note"), "11ee");
+        agent.set(&format!("{HOME}/session/{name}/state"), "running");
+        let mut store = recovering.join().expect("no panic");
+        assert_eq!(store.read("/tool/tsmc/in/5").expect("an answer").as_deref(), Some("11ee"));
+        agent.set(&format!("{HOME}/session/{name}/state"), "complete");
+        assert_eq!(
+            recover(&mut store, None).expect("an answer"),
+            "domain 5: it is here, and nothing of it is missing\n"
+        );
     }
 
     #[test]

@@ -52,6 +52,7 @@ pub fn restore(
     invitation: &Invitation,
 ) -> Result<(), Refusal> {
     let agent = Agent::find(store)?;
+    recover::tidy(store, &agent)?;
     if libxl.allows(&Message::StaticDataDone) && libxl.ask(&Message::StaticDataDone)? != 0 {
         return Err(Refusal::Libxl("the domain's static data"));
     }
@@ -235,8 +236,10 @@ mod tests {
     #[test]
     fn a_guest_that_is_already_here_is_kept() {
         let (agent, store) = FakeStore::with_agent();
+        let stale = agent.add_completed();
         let (helper, _libxl, stream) = start(store);
         let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        assert!(!agent.has(stale), "the note of a migration that is complete stays");
         agent.set(&format!("{HOME}/session/{name}/built"), "built store_gfn=1044476 console_gfn=1044479");
         drop(stream);
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");

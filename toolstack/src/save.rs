@@ -100,6 +100,7 @@ impl<'a> Save<'a> {
         Order { domain, mode, verify }: Order,
     ) -> Result<Self, Refusal> {
         let agent = Agent::find(store)?;
+        recover::tidy(store, &agent)?;
         let session =
             Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));

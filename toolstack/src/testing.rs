@@ -64,6 +64,20 @@ impl FakeStore {
         self.changed.notify_all();
     }
 
+    /// A migration that this host's agent, in domain 1, has completed after its helper had ended. Gives where its note is kept.
+    pub fn add_completed(&self) -> &'static str {
+        let session = "/local/domain/1/data/tsmc/session/in-3-0a0a0a0a";
+        self.set(&format!("{session}/state"), "complete");
+        self.set(&format!("{session}/note"), "00ff");
+        self.set("/tool/tsmc/in/3", "00ff");
+        "/tool/tsmc/in/3"
+    }
+
+    /// Whether a node is there.
+    pub fn has(&self, path: &str) -> bool {
+        self.lock().nodes.contains_key(path)
+    }
+
     /// Somebody else removes.
     pub fn remove(&self, path: &str) {
         self.lock().remove(path);

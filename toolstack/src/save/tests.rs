@@ -31,6 +31,7 @@ fn scene(suspend: i32) -> Scene {
 /// The same, of which the helper does not look at what the agent says until it is told to go; it asked `earlier` than it did.
 fn scene_that_waits(suspend: i32, earlier: Duration) -> (Scene, mpsc::Sender<()>) {
     let (agent, mut store) = FakeStore::with_agent();
+    let stale = agent.add_completed();
     let (libxl, mut ours) = FakeLibxl::start(suspend);
     let (from, to) = rustix::pipe::pipe().expect("a pipe");
     let (signals, theirs) = UnixStream::pair().expect("a pair");
@@ -47,6 +48,7 @@ fn scene_that_waits(suspend: i32, earlier: Duration) -> (Scene, mpsc::Sender<()>
     });
     let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
     assert_eq!(request, "out domain=5 mode=tsmc");
+    assert!(!agent.has(stale), "the note of a migration that is complete stays");
     let session = format!("{HOME}/session/{name}/state");
     let request = format!("{HOME}/request/{name}");
     (Scene { agent, session, request, stream: File::from(from), signals, libxl, helper }, go)
