@@ -1,4 +1,5 @@
-//! Which domains are in somebody's hand: two sessions never work on the same one.
+//! Which domains are in somebody's hand: two sessions never work on the same one. Who has nothing more to do with one but to
+//! wait may be asked to let go of it.
 //!
 //! Pages that are only nominated do not show in what the hypervisor tells of a domain, so nothing but this keeps a guest
 //! whose memory is still arriving from being sent on, half of it unread.
@@ -9,10 +10,17 @@ use core::cell::RefCell;
 
 use crate::platform::DomId;
 use crate::session::{Refusal, SessionError};
+use crate::tasks::Timer;
 
 /// The domains of this host that a session has in hand.
 #[derive(Clone, Default)]
-pub(crate) struct Domains(Rc<RefCell<Vec<DomId>>>);
+pub(crate) struct Domains(Rc<RefCell<Vec<Taken>>>);
+
+struct Taken {
+    domain: DomId,
+    /// Somebody else asks for it.
+    wanted: bool,
+}
 
 /// One domain, until dropped.
 pub(crate) struct Claim {
@@ -24,17 +32,31 @@ impl Domains {
     /// Takes `domain` in hand, unless somebody has it.
     pub(crate) fn claim(&self, domain: DomId) -> Result<Claim, SessionError> {
         let taken = &mut *self.0.borrow_mut();
-        if taken.contains(&domain) {
+        if taken.iter().any(|taken| taken.domain == domain) {
             return Err(SessionError::Refused(Refusal::InHand));
         }
-        taken.push(domain);
+        taken.push(Taken { domain, wanted: false });
         Ok(Claim { domains: self.clone(), domain })
+    }
+
+    /// Asks whoever has `domain` in hand to let go of it, or asks no more.
+    pub(crate) fn want(&self, domain: DomId, wanted: bool) {
+        self.0.borrow_mut().iter_mut().filter(|taken| taken.domain == domain).for_each(|taken| taken.wanted = wanted);
+    }
+}
+
+impl Claim {
+    /// Waits until somebody else asks for the domain, who looks again when the caller has let go of it.
+    pub(crate) async fn wanted(&self, timer: &Timer) {
+        let wanted = || self.domains.0.borrow().iter().any(|taken| taken.domain == self.domain && taken.wanted);
+        timer.wait_for(|| wanted().then_some(())).await;
+        timer.nudge();
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.domains.0.borrow_mut().retain(|taken| *taken != self.domain);
+        self.domains.0.borrow_mut().retain(|taken| taken.domain != self.domain);
     }
 }
 

@@ -54,6 +54,8 @@ pub mod reason {
     pub const HERE: &str = "the guest has not left: it runs here";
     /// The commit was undone: the guest's copy on the other host had never run.
     pub const REVOKED: &str = "the guest never ran on the other host; it is back";
+    /// The target will never get the rest of the guest: see [`Request::Discard`](super::Request::Discard).
+    pub const DISCARDED: &str = "an operator has discarded what was kept of the guest";
 }
 
 /// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
@@ -197,6 +199,11 @@ pub enum Request {
         /// What it left in [`RequestId::note`], as it was.
         note: String,
     },
+    /// Free what is kept of a guest that has left: its operator says that the other host will never call again.
+    Discard {
+        /// What is left of the guest on this host.
+        domain: DomId,
+    },
 }
 
 impl fmt::Display for Request {
@@ -214,6 +221,7 @@ impl fmt::Display for Request {
                 write!(f, " console_port={console_port} console_domain={}", console_domain.0)
             }
             Self::Recover { note } => write!(f, "recover note={note}"),
+            Self::Discard { domain } => write!(f, "discard domain={}", domain.0),
         }
     }
 }
@@ -245,6 +253,7 @@ impl FromStr for Request {
                 },
             }),
             "recover" => Ok(Self::Recover { note: line.field("note")? }),
+            "discard" => Ok(Self::Discard { domain: DomId(line.field("domain")?) }),
             _ => Err(ParseError::Bad("request")),
         }
     }

@@ -149,6 +149,8 @@ pub trait Platform {
     /// gave that life; a domain with another `uuid` is refused, untouched.
     fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold)
     -> Result<(Self::Target, PageSet)>;
+    /// Ends a guest that is retained, by whatever life of an agent, and frees its memory. Any other domain is refused.
+    fn discard(&mut self, domain: DomId) -> Result<()>;
 }
 
 /// Whether an earlier life of the agent still held an arriving guest back.

@@ -59,7 +59,7 @@ use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
 use crate::net::{LinkError, Net};
-use crate::platform::{Gfn, Platform, PlatformError, Source};
+use crate::platform::{DomId, Gfn, Platform, PlatformError, Source};
 use crate::secure::Protection;
 use crate::switchover::Prepared;
 use crate::tasks::{SECOND, Timer};
@@ -81,6 +81,8 @@ pub(crate) const BULK_LOST: u64 = 30 * SECOND;
 pub(crate) const CALL_AGAIN: u64 = SECOND;
 /// How long the toolstack may take to suspend the guest.
 pub(crate) const SUSPEND_WAIT: u64 = 60 * SECOND;
+/// How long a session may take to let go of a guest that it only keeps.
+const LET_GO: u64 = SECOND;
 /// How long the target may take to be ready.
 pub(crate) const READY_WAIT: u64 = 60 * SECOND;
 
@@ -107,7 +109,21 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             arrival::serve(&host, &desk, domain, callee, session, backends).await;
         }
         Request::Recover { note } => recover(&host, &desk, &note).await,
+        Request::Discard { domain } => {
+            let outcome = discard(&host, domain).await;
+            desk.state(outcome.map_or_else(|error| State::Failed { reason: error.to_string() }, |()| State::Complete));
+        }
     }
+}
+
+/// Frees what is kept of a guest that has left. A session that has lost the other agent lets go of it; no other does.
+async fn discard<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(), SessionError> {
+    host.domains.want(domain, true);
+    host.timer.nudge();
+    let free = host.timer.within(LET_GO, host.timer.wait_for(|| host.domains.claim(domain).ok())).await;
+    host.domains.want(domain, false);
+    let _claim = free.ok_or(SessionError::Refused(Refusal::InHand))?;
+    Ok(host.platform.borrow_mut().discard(domain)?)
 }
 
 /// Takes up what an earlier life of this agent left when it died.

@@ -9,7 +9,7 @@ mod sim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use agent::control::{Mode, State};
+use agent::control::{Mode, State, reason};
 use sim::guest::Here;
 use sim::link::Quality;
 use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op};
@@ -225,10 +225,87 @@ fn a_note_that_was_changed_or_is_another_agent_s_is_refused() {
     world.ask(0, "twice", &format!("recover note={source}"));
     world.run_until(20, |_| false);
     let Some(State::Failed { reason }) = world.answer(0, "twice") else { panic!("{:?}", world.states) };
-    assert_eq!(reason, agent::control::reason::IN_HAND);
+    assert_eq!(reason, reason::IN_HAND);
     world.cable.cut(false);
     assert!(world.run(FOR_EVER), "{:?}", world.states);
     world.guest.borrow().check_complete();
+}
+
+/// A migration whose agents have lost each other in stage 3, for as long as the cable is cut.
+fn interrupted() -> World {
+    let mut world = World::new(Scenario { working_set: 300, step_ns: 20_000, ..small() });
+    world.start();
+    assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&State::Running)));
+    world.cable.cut(true);
+    let lost = |world: &World| [0, 1].iter().all(|end| matches!(world.state(*end), Some(State::Interrupted { .. })));
+    assert!(world.run_until(FOR_EVER, lost), "{:?}", world.states);
+    world
+}
+
+/// What comes of a request to discard the guest at the source.
+fn discard(world: &mut World, id: &str) -> State {
+    world.ask(0, id, "discard domain=0");
+    assert!(world.run_until(5_000, |world| world.answer(0, id).is_some_and(|state| state.is_end())));
+    world.answer(0, id).expect("an answer")
+}
+
+fn failed(reason: &str) -> State {
+    State::Failed { reason: reason.into() }
+}
+
+#[test]
+fn what_is_kept_for_a_host_that_is_gone_can_be_discarded() {
+    let mut world = interrupted();
+    world.kill(1);
+    assert_eq!(discard(&mut world, "discard-1"), State::Complete);
+    assert_eq!(world.guest.borrow().here, Here::Destroyed);
+    assert_eq!(world.state(0), Some(&failed(reason::DISCARDED)));
+    assert_eq!(discard(&mut world, "discard-2"), failed(reason::GONE));
+}
+
+#[test]
+fn what_a_restarted_agent_keeps_can_be_discarded() {
+    for has_note in [true, false] {
+        let mut world = interrupted();
+        world.kill(0);
+        if !has_note {
+            world.lose_notes();
+        }
+        world.revive(0);
+        world.run_until(1_000, |_| false);
+        assert_eq!(discard(&mut world, "discard-1"), State::Complete, "{has_note}");
+        assert_eq!(world.guest.borrow().here, Here::Destroyed);
+    }
+}
+
+#[test]
+fn a_target_that_is_back_hears_that_the_rest_was_discarded() {
+    let mut world = interrupted();
+    assert_eq!(discard(&mut world, "discard-1"), State::Complete);
+    world.cable.cut(false);
+    let told = State::Interrupted { reason: format!("the other host's agent gave up: {}", reason::DISCARDED) };
+    assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&told)), "{:?}", world.states);
+    // Nobody runs the guest without its pages, and nobody goes on without being told.
+    world.run_until(FOR_EVER, |_| false);
+    assert_eq!(world.state(1), Some(&told), "{:?}", world.states);
+    assert!(world.guest.borrow().vcpus.iter().all(Option::is_some), "the guest does not wait for its pages");
+}
+
+#[test]
+fn nothing_is_discarded_that_somebody_may_still_want() {
+    // One that runs here, one that is being sent, one whose pages the target fetches.
+    let mut world = World::new(small());
+    assert_eq!(discard(&mut world, "discard-1"), failed("the guest has not left this host"));
+    let slow = Quality { bytes_per_second: 100_000, ..small().quality };
+    for state in [State::Copying, State::Committed] {
+        let mut world = World::new(Scenario { quality: slow, ..small() });
+        world.start();
+        assert!(world.run_until(FOR_EVER, |world| world.state(0) == Some(&state)));
+        assert_eq!(discard(&mut world, "discard-1"), failed(reason::IN_HAND));
+        assert_eq!(world.state(0), Some(&state), "the test comes too late");
+        assert!(world.run(FOR_EVER), "{:?}", world.states);
+        world.guest.borrow().check_complete();
+    }
 }
 
 fn random_run(seed: u64) -> Run {

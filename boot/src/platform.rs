@@ -118,6 +118,10 @@ impl wanted::Platform for Platform {
         target.listen();
         Ok((target, missing))
     }
+
+    fn discard(&mut self, domain: wanted::DomId) -> Result<()> {
+        source::discard(DomId(domain.0)).map_err(failure)
+    }
 }
 
 /// A guest that leaves.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agent::control::{Request, State, reason};
+use agent::platform::DomId;
 
 use crate::agents::{Agent, Session, Way};
 use crate::refusal::Refusal;
@@ -137,6 +138,19 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
         (true, None) => Ok("nothing to recover\n".into()),
         (true, Some(domain)) => Ok(format!("domain {domain}: no agent has left anything to recover\n")),
     }
+}
+
+/// Has the agent free what it keeps of a guest that has left. It refuses while the other host's agent is there to fetch it.
+pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
+    let agent = Agent::find(store)?;
+    let session = Session::ask(store, agent, Way::Out, domain, &Request::Discard { domain: DomId(domain) })?;
+    match settled(store, &session)? {
+        Some(State::Complete) => {}
+        Some(State::Failed { reason }) => return Err(Refusal::Agent(reason)),
+        _ => return Err(Refusal::AgentSilent),
+    }
+    forget(store, Way::Out, domain)?;
+    Ok(format!("domain {domain}: what was kept of it is discarded, and its memory is free again\n"))
 }
 
 /// Waits until it is clear what becomes of a guest, or no longer.
@@ -290,6 +304,24 @@ mod tests {
             recover(&mut store, None).expect("an answer"),
             "domain 5: it is here, and nothing of it is missing\n"
         );
+    }
+
+    #[test]
+    fn a_guest_is_discarded_if_the_agent_agrees() {
+        for (state, expected) in [
+            ("complete", Ok("domain 5: what was kept of it is discarded, and its memory is free again\n")),
+            ("failed reason=the guest has not left this host", Err("the guest has not left this host")),
+        ] {
+            let (agent, mut store) = FakeStore::with_agent();
+            agent.set("/tool/tsmc/out/5", "00ff");
+            let discarding = thread::spawn(move || discard(&mut store, 5).map_err(|refusal| refusal.to_string()));
+            let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
+            assert_eq!(request, "discard domain=5");
+            agent.set(&format!("{HOME}/session/{name}/state"), state);
+            let said = discarding.join().expect("no panic");
+            assert_eq!(said.as_deref().map_err(String::as_str), expected);
+            assert_eq!(agent.has("/tool/tsmc/out/5"), expected.is_err());
+        }
     }
 
     #[test]

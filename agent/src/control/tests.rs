@@ -18,6 +18,7 @@ fn every_line_survives_the_trip_through_text() {
         survives(State::Listening { session, address: *peer.ip(), port: 7077, key });
     }
     survives(Request::Recover { note: "00ff".to_string() });
+    survives(Request::Discard { domain: DomId(5) });
     let reason = "the FLASK policy must allow shadow { logdirty } key=value".to_string();
     for state in [
         State::Copying,

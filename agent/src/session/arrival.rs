@@ -354,7 +354,9 @@ impl<T: Target> Arrival<T> {
             lines.links.iter().for_each(|link| link.connection().abort());
             self.earlier.set(self.earlier.get() + received(&lines));
         }
-        if self.released.get() && !self.lost.replace(true) {
+        // What the source says of the end matters more than that it was lost.
+        let told = matches!(error, SessionError::Told(_));
+        if self.released.get() && (!self.lost.replace(true) || told) {
             self.desk.state(State::Interrupted { reason: error.to_string() });
         }
     }

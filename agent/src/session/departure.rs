@@ -224,7 +224,14 @@ async fn see_off<P: Platform>(
 ) {
     let ending = loop {
         line = match line {
-            Line::Cut => Line::Called(invitation.answered(&host.timer).await),
+            Line::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
+                Either::First(called) => Line::Called(called),
+                Either::Second(()) => {
+                    departure.close(discarded());
+                    drop((departure, claim));
+                    return epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+                }
+            },
             Line::Called(called) => match departure.welcome_back(host, &called).await {
                 Ok(listening) => Line::Open(listening),
                 Err(error) => departure.lose(&error),
@@ -285,7 +292,15 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     memory.add_sets(info.max_gfn + 1, SETS)?;
     desk.note(&note.seal(host));
     desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
-    let called = invitation.answered(&host.timer).await;
+    let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
+        Either::First(called) => called,
+        Either::Second(()) => {
+            desk.state(discarded());
+            drop((source, claim));
+            epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+            return Ok(());
+        }
+    };
     let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
     // What the target was told is forgotten. Whatever it misses was RAM at the switch.
     departure.ram.update(|words| words.fill(u64::MAX));
@@ -293,6 +308,11 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     departure.lost = true;
     see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
     Ok(())
+}
+
+/// How a session ends whose guest is discarded.
+fn discarded() -> State {
+    State::Failed { reason: reason::DISCARDED.to_string() }
 }
 
 /// Opens the guest and refuses what is going to be impossible.

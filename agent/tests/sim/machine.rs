@@ -150,6 +150,19 @@ impl Platform for Machine {
         guest.faults = guest.vcpus.iter().flatten().map(|(gfn, _)| *gfn).collect();
         Ok((Coming(self.clone(), shared.clone()), missing))
     }
+    fn discard(&mut self, domain: DomId) -> Result<()> {
+        self.call(Op::Destroy, 0)?;
+        let shared = self.guest(domain)?;
+        let guest = &mut *shared.borrow_mut();
+        match guest.here {
+            Here::Retained => guest.here = Here::Destroyed,
+            Here::Destroyed | Here::Gone => return Err(PlatformError::Gone),
+            Here::Running | Here::Suspended | Here::Stopped => {
+                return Err(PlatformError::Refused { reason: "the guest has not left this host" });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What every guest gives its agent to keep.

@@ -248,6 +248,11 @@ impl World {
         }
     }
 
+    /// Loses what dom0 keeps of the agents' notes.
+    pub fn lose_notes(&mut self) {
+        self.notes.clear();
+    }
+
     /// What dom0 keeps of one end of the first guest's migration.
     pub fn note(&self, end: usize) -> Option<String> {
         self.notes.get(&(0, end)).cloned()

@@ -18,6 +18,9 @@ Usage: tsmc COMMAND
   cancel SESSION     give up a migration that has not reached its commit; the guest stays where it is
   recover [DOMAIN]   after the agent died: hand its successor the guests that it had in hand, all or one; say what came
                      of each
+  discard DOMAIN --other-host-is-gone
+                     free what is kept here of a guest that has left, because the host that it went to is lost for good.
+                     Should that host be there after all, its guest waits for ever for the memory that is still here
   lockdown [--seal-agent] [--arrivals-only]
                      until the next boot nobody changes the security policy or reaches around it; nor, with the
                      options, starts a further agent, or builds a private guest here
@@ -49,6 +52,12 @@ fn main() -> ExitCode {
             Ok(domain) => connect().and_then(|mut store| recover::recover(&mut store, Some(domain))),
             Err(_) => return usage(),
         },
+        ["discard", domain, "--other-host-is-gone"] | ["discard", "--other-host-is-gone", domain] => {
+            match domain.parse() {
+                Ok(domain) => connect().and_then(|mut store| recover::discard(&mut store, domain)),
+                Err(_) => return usage(),
+            }
+        }
         ["lockdown", ref options @ ..] => match Lockdown::parse(options) {
             Some(lockdown) => lockdown.apply(),
             None => return usage(),

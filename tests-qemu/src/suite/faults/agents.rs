@@ -92,12 +92,14 @@ pub fn host_gone_while_copying(fixture: &mut Fixture) -> Result<()> {
     scene.crosses()
 }
 
-/// What the guest did at B is lost with B. A says so as long as it is asked, keeps its pages, and lets nobody run them.
+/// What the guest did at B is lost with B. A says so as long as it is asked, keeps its pages, lets nobody run them, and frees
+/// them when it is told that B is gone for good.
 pub fn host_gone_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     let scene = Scene::set(fixture)?;
-    let (mut attempt, _slow) = scene.stage_3()?;
+    let (mut attempt, slow) = scene.stage_3()?;
     ensure!(attempt.ended()?.status == 0, "xl migrate failed");
     scene.fixture.testbed()?.run.cut_power(scene.to)?;
+    drop(slow);
     attempt.wait("the source's agent knows", |source, _| matches!(source.state, Some(State::Interrupted { .. })))?;
     scene.says(scene.from, &attempt, "interrupted", &[])?;
     let dom0 = scene.dom0(scene.from)?;
@@ -111,7 +113,8 @@ pub fn host_gone_in_stage_3(fixture: &mut Fixture) -> Result<()> {
         ensure!(!dom0.run(&command)?.success(), "dom0 may {}", command.join(" "));
     }
     ensure!(domains(&dom0)?.len() == 1, "the source has lost the guest's pages");
-    // Nobody but the agent can let go of them.
-    scene.fixture.spoil();
-    Ok(())
+    let output = dom0.run(&["tsmc", "discard", &number, "--other-host-is-gone"])?;
+    ensure!(output.success(), "tsmc discard fails: {}", String::from_utf8_lossy(&output.stderr));
+    scene.wait_empty(scene.from)?;
+    scene.fixture.boot_again(scene.to)
 }
