@@ -292,6 +292,21 @@ fn a_target_that_is_back_hears_that_the_rest_was_discarded() {
 }
 
 #[test]
+fn a_target_that_nobody_can_answer_waits_until_its_domain_is_destroyed() {
+    let mut world = World::new(small());
+    world.start();
+    assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&State::Ready)));
+    world.kill(0);
+    world.lose_notes();
+    world.revive(0);
+    world.run_until(FOR_EVER, |_| false);
+    assert_eq!(world.state(1), Some(&State::Ready), "{:?}", world.states);
+    world.guest.borrow_mut().created = false;
+    assert!(world.run_until(5_000, |world| world.state(1) == Some(&failed(reason::GONE))), "{:?}", world.states);
+    assert!(!world.guest.borrow().ran_there);
+}
+
+#[test]
 fn nothing_is_discarded_that_somebody_may_still_want() {
     // One that runs here, one that is being sent, one whose pages the target fetches.
     let mut world = World::new(small());
