@@ -56,6 +56,8 @@ pub const LONG: &[Test] = &[
     Test { name: "restarted_agent_finds_and_serves_absent_pages", run: adoption::pages_are_found_and_served },
     Test { name: "lost_packets_are_survived_without_datagrams", run: loss::is_survived_without_datagrams },
     Test { name: "sender_killed_before_go", run: two_step::sender_killed_before_go },
+    Test { name: "ready_lost", run: two_step::ready_lost },
+    Test { name: "report_lost", run: two_step::report_lost },
 ];
 
 /// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
@@ -73,8 +75,6 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "two_guests_cross_in_the_same_direction", run: pairs::cross_in_the_same_direction },
     Test { name: "one_of_two_migrations_fails_alone", run: pairs::fail_alone },
     Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
-    Test { name: "ready_lost", run: two_step::ready_lost },
-    Test { name: "report_lost", run: two_step::report_lost },
     Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
     Test { name: "target_host_gone_in_stage_3", run: agents::host_gone_in_stage_3 },
 ];
