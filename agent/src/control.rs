@@ -147,6 +147,8 @@ pub enum Mode {
     Tsmc,
     /// Iterate over dirty pages, then stop and copy.
     Precopy,
+    /// No full copy: every page follows on demand and by push. To compare with.
+    Postcopy,
 }
 
 impl fmt::Display for Mode {
@@ -154,6 +156,7 @@ impl fmt::Display for Mode {
         f.write_str(match self {
             Self::Tsmc => "tsmc",
             Self::Precopy => "precopy",
+            Self::Postcopy => "postcopy",
         })
     }
 }
@@ -164,6 +167,7 @@ impl FromStr for Mode {
         match text {
             "tsmc" => Ok(Self::Tsmc),
             "precopy" => Ok(Self::Precopy),
+            "postcopy" => Ok(Self::Postcopy),
             _ => Err(ParseError::Bad("mode")),
         }
     }

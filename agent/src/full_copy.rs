@@ -4,7 +4,7 @@
 //! then it peeks at the dirty log and *hints*: pages that are known to be stale. The target arms them at once, so that
 //! the switch need not. A page that is already dirty when its turn comes is not sent at all: its bit stays set until
 //! the switch, so stage 3 sends it anyway. A pre-copy goes on in rounds over what was dirtied, and defers likewise to
-//! the next round.
+//! the next round. A post-copy takes every page for dirty, so that none is sent here.
 
 use crate::bitmap::PageSet;
 use crate::control::{Mode, Progress, State};
@@ -46,6 +46,10 @@ pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copi
         ram.update(|words| departure.source.find_ram(Gfn(first), count, words))?;
         if ram.range(Gfn(first), count).next().is_some() {
             announce(departure, Gfn(first), count).await?;
+            if departure.policy == Mode::Postcopy {
+                // What is dirty is told and armed, but not sent.
+                departure.log.extend(departure.ram.range(Gfn(first), count));
+            }
             copy(departure, |departure| &departure.ram, Gfn(first), count).await?;
         }
         departure.timer.yield_now().await;

@@ -23,7 +23,7 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
     assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);
     world.guest.borrow().check_complete();
     let (source, target) = (world.summary(0), world.summary(1));
-    if scenario.mode == Mode::Tsmc && scenario.can_page {
+    if scenario.mode != Mode::Precopy && scenario.can_page {
         assert!(source.most_sends <= 2, "{source}");
     }
     assert_eq!(source.stage1_pages, target.stage1_pages, "{source}\n{target}");
@@ -84,6 +84,15 @@ fn a_precopy_iterates_until_little_is_dirty() {
     assert!((2..=5).contains(&source.rounds) && source.stage3_pages == 0, "{source}");
     let (_, busy, _) = completes(Scenario { mode: Mode::Precopy, step_ns: 5_000, ..Scenario::default() });
     assert!(busy.rounds == 5 && busy.stage2_pages > source.stage2_pages, "{busy}");
+}
+
+#[test]
+fn a_postcopy_sends_every_page_once_and_nearly_all_after_the_switch() {
+    let (world, source, target) = completes(Scenario { mode: Mode::Postcopy, ..Scenario::default() });
+    assert_eq!((source.stage1_pages, source.most_sends), (0, 1), "{source}");
+    assert_eq!(source.dirty_pages, source.stage2_pages + source.stage3_pages, "{source}");
+    assert!(source.stage2_pages * 4 < source.stage3_pages && target.armed_early > 0, "{source}\n{target}");
+    assert!(target.faults > 0 && world.guest.borrow().met_faults >= target.faults, "{target}");
 }
 
 #[test]
@@ -413,7 +422,11 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
         |(bytes_per_second, delay_ns, lost_per_mille)| Quality { bytes_per_second, delay_ns, lost_per_mille },
     );
     let guest = (10..3000u64, 1..5usize, 1..2000u64, 1_000..200_000u64);
-    let manner = (prop_oneof![3 => Just(Mode::Tsmc), 1 => Just(Mode::Precopy)], any::<[bool; 2]>(), 0..200_000_000u64);
+    let manner = (
+        prop_oneof![3 => Just(Mode::Tsmc), 1 => Just(Mode::Precopy), 1 => Just(Mode::Postcopy)],
+        any::<[bool; 2]>(),
+        0..200_000_000u64,
+    );
     (any::<u32>(), guest, quality, manner).prop_map(|(seed, guest, quality, (mode, [pages, stubborn], suspend_ns))| {
         let (frames, vcpus, working_set, step_ns) = guest;
         let can_page = pages || seed % 4 != 0;

@@ -19,7 +19,7 @@ use crate::stream::{self, Owner};
 use crate::xenstore::Xenstore;
 use crate::{peek, stock};
 
-/// Chooses how pages move: `tsmc` (the default) or `precopy`. Read from the environment of whoever starts the migration.
+/// Chooses how pages move: `tsmc` (the default), `precopy` or `postcopy`. Read from the environment of whoever starts the migration.
 pub const MODE: &str = "TSMC_MODE";
 
 /// Makes the agents compare all memory at the switch if it is `1`. Read where [`MODE`] is.

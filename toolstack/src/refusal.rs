@@ -80,7 +80,7 @@ impl fmt::Display for Refusal {
             Self::Stream(error) => error.fmt(f),
             Self::Store(error) => error.fmt(f),
             Self::NoSession(name) => write!(f, "no session is named {name}; see 'tsmc status'"),
-            Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc or precopy"),
+            Self::Mode(mode) => write!(f, "TSMC_MODE is '{mode}': choose tsmc, precopy or postcopy"),
             Self::Lockdown(reason) => write!(f, "the lockdown is not complete: {reason}"),
             Self::Key(error) => error.fmt(f),
             Self::Verify(wish) => write!(f, "TSMC_VERIFY is '{wish}': choose 0 or 1"),

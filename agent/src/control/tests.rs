@@ -10,6 +10,7 @@ fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug
 fn every_line_survives_the_trip_through_text() {
     let session = SessionToken([0xa5; 16]);
     survives(Request::Out { domain: DomId(5), mode: Mode::Precopy, verify: false });
+    survives(Request::Out { domain: DomId(5), mode: Mode::Postcopy, verify: false });
     survives(Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: true });
     let backends = Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) };
     let peer = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077);

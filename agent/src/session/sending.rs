@@ -17,7 +17,7 @@ impl<S: Source> Departure<S> {
     pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
         let (zero, unreadable) = self.read(gfns)?;
         for gfn in gfns.iter() {
-            if self.sends.count(*gfn) > 2 && self.policy == Mode::Tsmc {
+            if self.sends.count(*gfn) > 2 && self.policy != Mode::Precopy {
                 return Err(SessionError::Refused(Refusal::ThirdSend));
             }
         }

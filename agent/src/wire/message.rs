@@ -146,6 +146,7 @@ impl<'a> Message<'a> {
                     mode: match cursor.u8()? {
                         0 => Mode::Tsmc,
                         1 => Mode::Precopy,
+                        2 => Mode::Postcopy,
                         _ => return Err(WireError::Value("mode")),
                     },
                     features: features(cursor.u8()?)?,
@@ -212,6 +213,7 @@ impl<'a> Message<'a> {
                 let mode = match welcome.mode {
                     Mode::Tsmc => 0,
                     Mode::Precopy => 1,
+                    Mode::Postcopy => 2,
                 };
                 into.extend_from_slice(&welcome.version.to_le_bytes());
                 into.extend_from_slice(&[mode, feature_bits(welcome.features)]);

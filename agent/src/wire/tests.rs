@@ -33,7 +33,7 @@ proptest! {
             let session = SessionToken(session);
             there_and_back(Message::Hello(Hello { versions, channel, features, purpose, session, binding }));
         }
-        for mode in [Mode::Tsmc, Mode::Precopy] {
+        for mode in [Mode::Tsmc, Mode::Precopy, Mode::Postcopy] {
             let (version, uuid, verify) = (versions.0, session, can_page);
             let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame: &blob };
             there_and_back(Message::Welcome(welcome));

@@ -12,7 +12,7 @@ A drop-in for libxl-save-helper: live migrations of PVH guests go through this h
 goes to the stock helper. Set in the environment of the toolstack:
 
   LIBXL_SAVE_HELPER=/usr/lib/tsmc/tsmc-save-helper   on both hosts
-  TSMC_MODE=tsmc|precopy                             how pages move (default: tsmc)
+  TSMC_MODE=tsmc|precopy|postcopy                    how pages move (default: tsmc)
   TSMC_VERIFY=1                                      compare all memory at the switch
   TSMC_STOCK_HELPER=FILE                             the stock helper, if it is not where distributions put it";
 
