@@ -15,6 +15,8 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 pub mod bitmap;
 mod budget;
 mod channel;

@@ -156,26 +156,4 @@ mod tests {
         let keys = [&*out.cipher.derive(REKEY), &*out.cipher.derive(DATAGRAMS), &[7; 32]].map(|key| *key);
         assert!(keys[0] != keys[1] && keys[0] != keys[2] && keys[1] != keys[2]);
     }
-
-    /// `cargo test --release -p agent --lib -- --ignored --nocapture speed`
-    #[test]
-    #[ignore = "it measures"]
-    fn speed_of_sealing_and_opening() {
-        for size in [PAGE_SIZE + 36, MAX_PAYLOAD] {
-            let [mut out, mut into] = pair();
-            let mut payload = std::vec![1; size];
-            let length = (size as u32).to_le_bytes();
-            let (mut sealing, mut opening) = (std::time::Duration::ZERO, std::time::Duration::ZERO);
-            let rounds = (1 << 30) / size;
-            for _ in 0..rounds {
-                let began = std::time::Instant::now();
-                let tag = out.seal(&length, &mut payload);
-                let sealed = std::time::Instant::now();
-                into.open(&length, &mut payload, &tag).unwrap();
-                (sealing, opening) = (sealing + (sealed - began), opening + sealed.elapsed());
-            }
-            let rate = |took: std::time::Duration| (rounds * size) as f64 / 1e6 / took.as_secs_f64();
-            std::println!("{size} bytes: seal {:.0} MB/s, open {:.0} MB/s", rate(sealing), rate(opening));
-        }
-    }
 }
