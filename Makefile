@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
-.PHONY: help demo test test-faults check fuzz soak compare image tools clean prerequisites
+.PHONY: help demo test test-faults check fuzz soak bench bench-full image tools clean prerequisites
 
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
@@ -12,7 +12,7 @@ help:
 	@echo "make check         format, clippy, host tests, gates of the image"
 	@echo "make fuzz          every parser of what others wrote, SECONDS=60 each, two at a time"
 	@echo "make soak          10,000 random migrations with random faults, in the simulator"
-	@echo "make compare       the same guest in every mode: our three stages, pre-copy, Xen's own; and TCP beside each other"
+	@echo "make bench         our migration beside Xen's own, in 40 minutes: target/bench/report.html; make bench-full: all of it"
 	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
 	@echo "make clean         remove all that was built, and what was downloaded"
@@ -35,13 +35,20 @@ test-faults: prerequisites
 soak: prerequisites
 	$(CARGO) test --quiet --release --package agent --test recovery -- --ignored --nocapture soak
 
-compare: prerequisites
-	$(RUNNER) compare --report target/compare/report.json
+# Both write target/bench/report.html; the short one begins nothing that would end after BENCH_MINUTES.
+BENCH_MINUTES = 36
+bench: prerequisites
+	$(CARGO) bench --quiet --package agent --features bench
+	$(RUNNER) bench --minutes $(BENCH_MINUTES)
+
+bench-full: prerequisites
+	$(CARGO) bench --quiet --package agent --features bench
+	$(RUNNER) bench --runs 5
 
 check: prerequisites
 	$(RUNNER) prepare --source-only
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --quiet --workspace --exclude boot --all-targets -- -D warnings
+	$(CARGO) clippy --quiet --workspace --exclude boot --all-targets --features agent/bench -- -D warnings
 	# By itself: beside programs for dom0 its dependencies would be built with their std features.
 	$(CARGO) clippy --quiet --package boot -- -D warnings
 	$(CARGO) test --quiet --workspace --exclude boot

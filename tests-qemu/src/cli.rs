@@ -76,8 +76,8 @@ pub enum Command {
     },
     /// Boot two hosts, start a guest on A, migrate it to B by `xl migrate`, and report.
     Migrate(Migrate),
-    /// The same guest in every mode on the same hosts, one after another, and TCP between dom0s and between agents.
-    Compare(Scenario),
+    /// Measure our migration beside Xen's own, with many guests, loads and links, and write a report.
+    Bench(Bench),
     /// Run the tests on real Xen: the core and a sample of the faults, or a group, or those whose name contains a word.
     Test {
         #[command(flatten)]
@@ -159,6 +159,36 @@ pub struct Scenario {
     pub size: Size,
 }
 
+/// What is measured, and for how long.
+#[derive(Args, Clone, Debug)]
+pub struct Bench {
+    /// How often each mode takes its turn in each experiment.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+    /// Begin nothing that would end later than this; the report says what was left out. The default is to do everything.
+    #[arg(long, value_name = "N")]
+    pub minutes: Option<u64>,
+    /// Only the experiments whose name contains one of these, as in 'high load' or '256 MB'.
+    #[arg(long, value_name = "WORDS")]
+    pub only: Vec<String>,
+    /// Only these modes.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub modes: Vec<Mode>,
+    /// The folder of the report.
+    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
+    pub output: PathBuf,
+    /// Measure nothing: draw the report again from the raw figures in that folder.
+    #[arg(long)]
+    pub redraw: bool,
+}
+
+impl Bench {
+    /// Whether this mode is measured.
+    pub fn wants(&self, mode: Mode) -> bool {
+        self.modes.is_empty() || self.modes.contains(&mode)
+    }
+}
+
 /// Who moves the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
@@ -166,6 +196,8 @@ pub enum Mode {
     Tsmc,
     /// The agents, iterating until little is left, then stop and copy.
     Precopy,
+    /// The agents, without a full copy: everything after the switch.
+    Postcopy,
     /// Xen's own helper, on a guest with an ordinary label: the baseline.
     Xl,
 }
@@ -175,6 +207,7 @@ impl std::fmt::Display for Mode {
         f.write_str(match self {
             Self::Tsmc => "tsmc",
             Self::Precopy => "precopy",
+            Self::Postcopy => "postcopy",
             Self::Xl => "xl",
         })
     }

@@ -1,6 +1,7 @@
 //! The scenario runner: boots real Xen hosts in QEMU and migrates real guests between them.
 
 mod artifacts;
+mod bench;
 mod cleanup;
 mod cli;
 mod command;
@@ -72,7 +73,7 @@ fn execute(cli: &Cli) -> Result<u8> {
             std::fs::write(local, run.dom0(run.place(*host)?).get(path)?)?;
         }
         Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
-        Command::Compare(scenario) => return scenario::compare::run(&paths, build, name, scenario),
+        Command::Bench(options) => return bench::run(&paths, build, name, options),
         Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
         Command::Test { choice, size, .. } => return suite::run(&paths, build, name, (*size).into(), choice),
         Command::ImageGates => return gates::check(&paths.image()),

@@ -2,7 +2,7 @@
 //!
 //! Nothing of it is visible outside the namespace, so runs may stand side by side with the same addresses.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -88,15 +88,15 @@ pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
 
 /// Limits what each of `places` receives to `mbit` Mbit/s.
 pub fn shape(namespace: &str, places: &[Place], mbit: u32) -> Result<()> {
+    places.iter().try_for_each(|place| limit(namespace, &place.tap(), mbit))
+}
+
+/// Limits what leaves by a device to `mbit` Mbit/s.
+pub fn limit(namespace: &str, device: &str, mbit: u32) -> Result<()> {
     // A burst must hold the largest segment (64 KiB) and a few milliseconds of the rate.
     let burst = (mbit * 1_000_000 / 8 / 200).max(128 * 1024);
-    for place in places {
-        let tap = place.tap();
-        run_line(&format!(
-            "tc -n {namespace} qdisc replace dev {tap} root tbf rate {mbit}mbit burst {burst} latency 100ms"
-        ))
-        .context("cannot shape the link")?;
-    }
+    let words = format!("dev {device} root tbf rate {mbit}mbit burst {burst} latency 100ms");
+    run_line(&format!("tc -n {namespace} qdisc replace {words}")).context("cannot shape the link")?;
     Ok(())
 }
 
@@ -105,6 +105,15 @@ pub fn unshape(namespace: &str, places: &[Place]) -> Result<()> {
     places
         .iter()
         .try_for_each(|place| run_line(&format!("tc -n {namespace} qdisc del dev {} root", place.tap())).map(drop))
+}
+
+/// Bytes that the host of `place` has received from the network. The calling thread must be in the namespace.
+pub fn received_by(place: &Place) -> Result<u64> {
+    let text = fs::read_to_string("/proc/thread-self/net/dev")?;
+    let tap = place.tap() + ":";
+    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&tap)).context("the TAP device is gone")?;
+    // Eight figures of what came out of the host, then those of what went to it.
+    line.split_whitespace().nth(8).and_then(|word| word.parse().ok()).context("the kernel counts bytes")
 }
 
 /// Whether a process lives in the namespace: a run that another checkout of this project keeps up, say.

@@ -118,6 +118,17 @@ impl Archive {
         })
     }
 
+    /// The folder with `package` unpacked, and nothing that it depends on.
+    pub fn one(&self, package: &str, folder: &Path) -> Result<()> {
+        build_once(folder, |folder| {
+            run(self.apt(["download", package]).current_dir(folder))?;
+            for entry in fs::read_dir(folder)? {
+                run(command("dpkg-deb", ["-x"]).arg(entry?.path()).arg(folder))?;
+            }
+            Ok(())
+        })
+    }
+
     /// Downloads and unpacks the source of `package` into `folder`.
     pub fn source(&self, package: &str, version: &str, folder: &Path) -> Result<()> {
         let download = self.folder.join("sources");

@@ -68,6 +68,9 @@ const DOM0_MODULES: &[&str] = &[
 /// What a guest needs beyond the kernel itself.
 const GUEST_MODULES: &[&str] = &["xen-netfront"];
 
+/// What loads programs with shared libraries.
+const LOADER: &str = "ld-linux-x86-64.so.2";
+
 /// Files that dom0's init and Xen's tools expect.
 const DOM0_INIT: &str = include_str!("../../dom0/init");
 const VIF_SCRIPT: &str = include_str!("../../dom0/vif-tsmc");
@@ -88,12 +91,8 @@ pub fn dom0_base(root: &Path, release: &str) -> Result<Vec<u8>> {
         cpio.copy(&format!("usr/bin/{name}"), &root.join("usr/bin").join(name))?;
         programs.push(root.join("usr/bin").join(name));
     }
-    // Some are loaded while running only, so no program names them.
-    for name in libraries(root, &programs, &["libgcc_s.so.1", "ld-linux-x86-64.so.2"])? {
-        let file = library(root, &name).with_context(|| format!("no package brings {name}"))?;
-        cpio.copy(&format!("lib/x86_64-linux-gnu/{name}"), &file)?;
-    }
-    cpio.symlink("lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
+    // Loaded while running only, so no program names it.
+    add_libraries(&mut cpio, root, &programs, &["libgcc_s.so.1", LOADER])?;
     modules(&mut cpio, root, release, DOM0_MODULES)?;
     for folder in ["var/lib/xen", "var/lib/xenstored", "var/log/xen/console", "var/run/xen", "run/xen", "var/lock"] {
         cpio.folder(folder);
@@ -113,12 +112,15 @@ pub fn overlay(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
     Ok(cpio.finish())
 }
 
-/// The guest's archive: busybox, its network driver, and the workload program.
-pub fn guest(root: &Path, release: &str, workload: &Path) -> Result<Vec<u8>> {
+/// The guest's archive: busybox, its network driver, and what keeps it busy: our own program, and Debian's `memtester`.
+pub fn guest(root: &Path, release: &str, workloads: &[PathBuf; 2]) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new();
     skeleton(&mut cpio, root)?;
     modules(&mut cpio, root, release, GUEST_MODULES)?;
-    cpio.copy("bin/guest-load", workload)?;
+    let [own, memtester] = workloads;
+    cpio.copy("bin/guest-load", own)?;
+    cpio.copy("bin/memtester", memtester)?;
+    add_libraries(&mut cpio, root, std::slice::from_ref(memtester), &[LOADER])?;
     cpio.file("init", 0o755, GUEST_INIT.as_bytes());
     Ok(cpio.finish())
 }
@@ -143,6 +145,16 @@ fn modules(cpio: &mut Cpio, root: &Path, release: &str, names: &[&str]) -> Resul
         list.push_str(&format!("/{path}\n"));
     }
     cpio.file("etc/modules", 0o644, list.as_bytes());
+    Ok(())
+}
+
+/// Adds the shared libraries that `programs` need, and `more`.
+fn add_libraries(cpio: &mut Cpio, root: &Path, programs: &[PathBuf], more: &[&str]) -> Result<()> {
+    for name in libraries(root, programs, more)? {
+        let file = library(root, &name).with_context(|| format!("no package brings {name}"))?;
+        cpio.copy(&format!("lib/x86_64-linux-gnu/{name}"), &file)?;
+    }
+    cpio.symlink("lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2");
     Ok(())
 }
 

@@ -42,6 +42,8 @@ impl Artifacts {
         let xen_utils = format!("xen-utils-4.17={XEN_VERSION}");
         let packages = [xen_utils.as_str(), "xenstore-utils", "busybox-static", "linux-image-amd64", "libgcc-s1"];
         archive.unpacked(&root, &packages)?;
+        let memtester = paths.testbed.join("memtester");
+        archive.one("memtester", &memtester)?;
         let source = hypervisor::source(paths, &archive)?;
         let hypervisor = hypervisor::hypervisor(paths, &source)?;
         let policy = policy(paths, &source)?;
@@ -55,7 +57,8 @@ impl Artifacts {
         let initramfs = paths.testbed.join("dom0.cpio");
         write_if_changed(&initramfs, &[base, own].concat())?;
         let guest_initramfs = paths.testbed.join("guest.cpio");
-        write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &programs.guest_load)?)?;
+        let workloads = [programs.guest_load, memtester.join("usr/sbin/memtester")];
+        write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &workloads)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
         Ok(Self { boot, guest_kernel, guest_initramfs, image: paths.image() })
     }

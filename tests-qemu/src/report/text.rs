@@ -119,49 +119,12 @@ impl Display for CpuSeconds {
     }
 }
 
-/// Several migrations of the same guest, in columns.
-pub struct SideBySide<'a>(pub &'a [Report]);
-
-impl Display for SideBySide<'_> {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        type Cell = fn(&Report) -> Option<String>;
-        let rows: [(&str, Cell); 11] = [
-            ("", |report| {
-                let channel = report.channel.as_ref().map(|channel| format!(" {channel}"));
-                Some(report.mode.clone() + &channel.unwrap_or_default())
-            }),
-            ("total", |report| report.total_ms.map(seconds)),
-            ("xl returned", |report| report.xl_ms.map(seconds)),
-            ("downtime", |report| report.downtime_ms.map(|ms| format!("{ms:.0} ms"))),
-            ("pages sent", |report| report.pages.as_ref().map(|_| count(report.pages_sent()))),
-            ("on the wire", |report| report.wire_bytes.map(megabytes)),
-            ("dom0 A CPU", |report| report.cpu_seconds.dom0_a.map(cpu)),
-            ("dom0 B CPU", |report| report.cpu_seconds.dom0_b.map(cpu)),
-            ("agent A CPU", |report| report.cpu_seconds.agent_a.map(cpu)),
-            ("agent B CPU", |report| report.cpu_seconds.agent_b.map(cpu)),
-            ("wrong pages", |report| report.guest_check.as_ref().map(|check| check.errors.to_string())),
-        ];
-        for (name, cell) in rows {
-            write!(f, "  {name:<14}")?;
-            for report in self.0 {
-                write!(f, "{:>14}", known(cell(report)))?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
-    }
-}
-
 fn line(f: &mut Formatter, name: &str, what: fmt::Arguments) -> fmt::Result {
     writeln!(f, "  {name:<14} {what}")
 }
 
 fn known(value: Option<String>) -> String {
     value.unwrap_or_else(|| "-".to_owned())
-}
-
-fn cpu(seconds: f64) -> String {
-    format!("{seconds:.1} s")
 }
 
 fn seconds(ms: u64) -> String {
@@ -230,16 +193,6 @@ tsmc, sealed, of a guest with 256 MB, 1 vCPU, writing 2,000 pages/s over 64 MB
         let text = report.to_string();
         assert!(text.contains("total          21.0 s\n"), "{text}");
         assert!(!text.contains("faults") && !text.contains("stage"), "{text}");
-    }
-
-    #[test]
-    fn columns_line_up() {
-        let xl = Report { mode: "xl".to_owned(), total_ms: Some(21_000), ..Report::default() };
-        let text = SideBySide(&[example(), xl]).to_string();
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "                   tsmc sealed            xl");
-        assert_eq!(lines[1], "  total                 12.3 s        21.0 s");
-        assert_eq!(lines[4], "  pages sent            65,536             -");
     }
 
     #[test]

@@ -14,8 +14,7 @@ use super::sessions::Session;
 use super::story::Story;
 use super::testbed::Testbed;
 use crate::cli::Mode;
-use crate::command::{command, run};
-use crate::network::{GUEST, Place};
+use crate::network::{self, GUEST, Place};
 
 /// Migrates `guest` and reports. The report is complete but for claims that the caller adds.
 pub fn migrate(
@@ -39,12 +38,12 @@ pub fn migrate(
         report.guest_before = Some(guest::load()?.reset()?);
     }
     let cpu_before = (CpuTimes::read(testbed, from)?, CpuTimes::read(testbed, to)?);
-    let wire_before = wire_bytes(testbed, to)?;
+    let wire_before = network::received_by(to)?;
     // A guest that the user brought need not have this address.
     let reachable = guest.has_workload || guest::answers_within(Duration::ZERO)?;
     let prober = if reachable { Some(Prober::start(GUEST).context("cannot probe the guest")?) } else { None };
     let crossing = migration::migrate(testbed, (from, to), mode, agents, on_look, story)?;
-    let wire = wire_bytes(testbed, to)?.saturating_sub(wire_before);
+    let wire = network::received_by(to)?.saturating_sub(wire_before);
     // Answers that come late still count; and a guest that dies just after its arrival is to be seen.
     std::thread::sleep(Duration::from_secs(2));
     if let Some(prober) = prober {
@@ -115,13 +114,6 @@ fn versions(
         versions.insert("agent".to_owned(), agent.status.version.clone());
     }
     Ok(versions)
-}
-
-/// Bytes that the host of `place` has received from the network.
-fn wire_bytes(testbed: &Testbed, place: &Place) -> Result<u64> {
-    let text = run(&mut command("ip", ["-n", &testbed.run.namespace, "-s", "-j", "link", "show", &place.tap()]))?;
-    let links: serde_json::Value = serde_json::from_str(&text).context("ip prints JSON")?;
-    links[0]["stats64"]["tx"]["bytes"].as_u64().context("ip counts bytes")
 }
 
 /// Processor seconds used so far on one host.

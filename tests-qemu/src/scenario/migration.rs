@@ -40,6 +40,8 @@ pub struct Crossing {
     pub status: i32,
     /// All that it printed, in order.
     pub printed: String,
+    /// Its start.
+    pub begun: Instant,
     /// From its start to its end.
     pub xl_time: Duration,
     /// From its start until the last page had arrived and both agents were done.
@@ -103,7 +105,7 @@ pub fn migrate(
             Some(Err(_)) => bail!("the watcher of the sessions died"),
             None => None,
         };
-        Ok(Crossing { status: output?.status, printed, xl_time, total_time: begun.elapsed(), sessions })
+        Ok(Crossing { status: output?.status, printed, begun, xl_time, total_time: begun.elapsed(), sessions })
     })
 }
 
@@ -112,11 +114,9 @@ pub fn request(guest: &str, to: &Place, mode: Mode) -> Request {
     let address = to.dom0.to_string();
     let relay = "dom0d --ssh";
     match mode {
-        Mode::Tsmc | Mode::Precopy => {
+        Mode::Tsmc | Mode::Precopy | Mode::Postcopy => {
             let mut request = Request::new(&["xl", "migrate", "-s", relay, guest, &address]);
-            if mode == Mode::Precopy {
-                request.env.push(("TSMC_MODE".to_owned(), "precopy".to_owned()));
-            }
+            request.env.push(("TSMC_MODE".to_owned(), mode.to_string()));
             request
         }
         // With an empty -s the last word is the whole command for the other side: both ends get Xen's own helper.

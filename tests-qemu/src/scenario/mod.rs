@@ -1,7 +1,6 @@
 //! Scenarios: hosts, agents and guests put together, a migration, and what came of it.
 
 pub mod agents;
-pub mod compare;
 pub mod guest;
 pub mod keys;
 pub mod measure;
@@ -67,7 +66,8 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     Ok(if report.all_held() { 0 } else { 1 })
 }
 
-fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<()> {
+/// Writes a file of JSON, and the folder that it is in.
+pub fn write_json<T: Serialize>(file: &Path, value: &T) -> Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }

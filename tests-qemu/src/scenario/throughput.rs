@@ -12,7 +12,7 @@ use super::testbed::{A, B, Testbed};
 const LIMIT: Duration = Duration::from_secs(90);
 
 /// MB/s from host A to host B.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Throughput {
     /// From dom0 to dom0.
     pub dom0_mb_per_s: f64,

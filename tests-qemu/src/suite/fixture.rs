@@ -6,6 +6,9 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
+use crate::bench;
+use crate::bench::plan::{Experiment, Series};
+use crate::bench::record::Run;
 use crate::cli::Mode;
 use crate::network::{PLACES, Place};
 use crate::paths::Paths;
@@ -164,6 +167,18 @@ impl Fixture {
         let verified = mode == Mode::Xl || !crossing.is_success() || report.verified.is_some();
         ensure!(verified, "nobody compared the memory of both hosts");
         Ok((crossing, report))
+    }
+
+    /// Starts a guest on A, migrates it to B, and measures all that a bench does.
+    pub fn measure(&mut self, experiment: &Experiment, series: Series) -> Result<Run> {
+        if self.resident.is_some() {
+            self.end_guest()?;
+        }
+        self.agents()?;
+        let testbed = self.testbed.as_ref().context("no hosts")?;
+        let run = bench::migrate(testbed, self.agents.as_ref(), experiment, series, &self.story);
+        self.end_guest()?;
+        run
     }
 
     /// Fails unless dom0 of `place` is refused whatever it tries on the guest.

@@ -6,6 +6,7 @@ mod brake;
 mod choice;
 mod crossings;
 mod faults;
+mod figures;
 mod fixture;
 mod image;
 mod loss;
@@ -55,6 +56,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
+    Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
 
 /// Runs the chosen tests; returns the exit status.

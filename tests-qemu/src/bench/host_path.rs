@@ -1,0 +1,39 @@
+//! What `cargo bench` measured of the agent's own path, as `criterion` left it.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+/// What was measured, in the order of the path.
+const STEPS: [&str; 9] = [
+    "step/memcpy",
+    "step/scan",
+    "step/seal",
+    "step/frame",
+    "step/tcp",
+    "step/open",
+    "step/place",
+    "both_ends/plain",
+    "both_ends/sealed",
+];
+
+/// Both ends together in one thread, in clear and sealed.
+pub const PLAIN: &str = "both_ends/plain";
+/// See [`PLAIN`].
+pub const SEALED: &str = "both_ends/sealed";
+
+/// GB/s of each step that was measured in this workspace.
+pub fn read(workspace: &Path) -> Vec<(String, f64)> {
+    let folder = workspace.join("target/criterion");
+    STEPS.iter().filter_map(|step| Some(((*step).to_owned(), rate(&folder.join(step).join("new"))?))).collect()
+}
+
+fn rate(folder: &Path) -> Option<f64> {
+    let read = |name: &str| {
+        let json = std::fs::read(folder.join(name)).ok()?;
+        serde_json::from_slice::<Value>(&json).ok()
+    };
+    let bytes = read("benchmark.json")?["throughput"]["Bytes"].as_f64()?;
+    let nanoseconds = read("estimates.json")?["median"]["point_estimate"].as_f64()?;
+    Some(bytes / nanoseconds)
+}

@@ -1,0 +1,256 @@
+//! Our migration beside Xen's own: the same guests, loads and links, in one run, the modes taking turns.
+//!
+//! [`plan`] says what is measured, [`watch`] follows what happens meanwhile, [`record`] is what comes of it,
+//! [`figures`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.
+
+mod charts;
+pub mod figures;
+mod host_path;
+mod link;
+mod page;
+pub mod plan;
+mod reach;
+pub mod record;
+mod tables;
+mod watch;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::artifacts::Artifacts;
+use crate::artifacts::programs::Build;
+use crate::cli::{Bench, Mode};
+use crate::network::{PLACES, Place};
+use crate::paths::Paths;
+use crate::qemu::{HostSize, Lifetime};
+use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::guest::{self, Guest, Label};
+use crate::scenario::keys::Channel;
+use crate::scenario::migration::Agents;
+use crate::scenario::story::Story;
+use crate::scenario::testbed::{A, B, Testbed};
+use crate::scenario::{measure, start_guest, throughput, write_json};
+use figures::Spread;
+use link::Shaped;
+use plan::{Experiment, Series};
+use record::{Record, Run, Seen};
+use watch::Watch;
+
+/// Hosts that hold the largest guest.
+const HOSTS: HostSize = HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1 };
+/// A port that no agent listens on.
+const CLOSED_PORT: u16 = 9;
+/// How often the idle round trip is measured.
+const ROUND_TRIPS: usize = 50;
+/// What a migration is expected to take besides its guest's memory, before one was measured, and for each MB of that.
+const EXPECTED_S: (f64, f64) = (25.0, 0.08);
+
+/// Measures, writes the report and prints what was reached. Returns the exit status: whether all migrations were good.
+pub fn run(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> Result<u8> {
+    let json = options.output.join("report.json");
+    let record = if options.redraw { Record::read(&json)? } else { measure(paths, build, name, options)? };
+    fs::create_dir_all(&options.output)?;
+    write_json(&json, &record)?;
+    let html = options.output.join("report.html");
+    fs::write(&html, page::html(&record)?).with_context(|| format!("cannot write {}", html.display()))?;
+    let tables =
+        record.experiments().into_iter().map(|experiment| tables::of_experiment(&record, &experiment).markdown());
+    let reached = tables::reached(&record).markdown();
+    let text: String = tables
+        .chain([tables::host_path(&record).markdown(), tables::machine(&record).markdown(), reached])
+        .map(|table| table + "\n")
+        .collect();
+    fs::write(options.output.join("tables.md"), &text)?;
+    println!("\n{text}");
+    record.left_out.iter().for_each(|left| println!("left out: {left}"));
+    println!("{} migrations in {:.0} minutes: {}", record.runs.len(), record.minutes, html.display());
+    Ok(u8::from(!record.runs.iter().all(|run| run.report.all_held())))
+}
+
+/// Boots the hosts and goes through the plan.
+fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> Result<Record> {
+    let begun = Instant::now();
+    let wanted = |experiment: &Experiment| {
+        let name = experiment.to_string();
+        options.only.is_empty() || options.only.iter().any(|word| name.contains(word.as_str()))
+    };
+    let plan: Vec<Experiment> = plan::plan().into_iter().filter(wanted).collect();
+    ensure!(!plan.is_empty(), "no experiment has such a name");
+    let story = Story::new();
+    let artifacts = Artifacts::prepare(paths, build)?;
+    artifacts.build_image(paths, build)?;
+    story.say("booting two Xen hosts in QEMU");
+    let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
+    let tcp = throughput::measure(&testbed)?;
+    let mut bench = Bencher { testbed, agents: None, story };
+    bench.agents(Channel::Sealed)?;
+    let idle_round_trip_us = refused_us(A)? + refused_us(B)?;
+    let mut record = Record {
+        machine: record::machine(paths),
+        tcp,
+        idle_round_trip_us,
+        host_path: host_path::read(&paths.workspace),
+        runs: Vec::new(),
+        left_out: Vec::new(),
+        minutes: 0.0,
+    };
+    let limit = options.minutes.map(|minutes| Duration::from_secs(60 * minutes));
+    for experiment in plan {
+        let series = experiment.series();
+        let series: Vec<Series> = series.into_iter().filter(|series| options.wants(series.mode)).collect();
+        let mut round_s = expected_s(&experiment) * series.len() as f64;
+        for round in 1..=options.runs {
+            let end = begun.elapsed() + Duration::from_secs_f64(round_s);
+            if limit.is_some_and(|limit| end > limit) {
+                record.left_out.push(format!("{experiment}: rounds {round} to {} of {}", options.runs, options.runs));
+                break;
+            }
+            let started = Instant::now();
+            for series in &series {
+                bench.story.say(&format!("---- {experiment}: {}, round {round}", series.name()));
+                let good = match bench.migrate(&experiment, *series) {
+                    Ok(run) => {
+                        println!("{}", run.report);
+                        record.runs.push(run);
+                        record.runs.last().is_some_and(|run| run.report.all_held())
+                    }
+                    Err(error) => {
+                        let left = format!("{experiment}: {}, round {round}: {error:#}", series.name());
+                        bench.story.say(&left);
+                        record.left_out.push(left);
+                        false
+                    }
+                };
+                if !good {
+                    bench.start_over(paths)?;
+                }
+            }
+            round_s = started.elapsed().as_secs_f64();
+            record.minutes = begun.elapsed().as_secs_f64() / 60.0;
+            write_json(&options.output.join("report.json"), &record)?;
+        }
+    }
+    Ok(record)
+}
+
+/// What one migration of an experiment may take, with its guest's start and end.
+fn expected_s(experiment: &Experiment) -> f64 {
+    let memory = f64::from(experiment.memory_mb);
+    let shaped = experiment.link_mbit.map_or(0.0, |mbit| memory * 8.0 / f64::from(mbit));
+    EXPECTED_S.0 + memory * EXPECTED_S.1 + shaped
+}
+
+/// How long the agent of `place` takes to refuse a connection.
+fn refused_us(place: &Place) -> Result<f64> {
+    let address = SocketAddr::from((place.agent, CLOSED_PORT));
+    let times = (0..ROUND_TRIPS).filter_map(|_| {
+        let asked = Instant::now();
+        let refused = TcpStream::connect_timeout(&address, Duration::from_secs(1)).err()?;
+        (refused.kind() == ErrorKind::ConnectionRefused).then(|| asked.elapsed().as_secs_f64() * 1e6)
+    });
+    Spread::of(times).map(|spread| spread.median).context("an agent does not refuse connections")
+}
+
+/// Hosts, and the agents on them.
+struct Bencher {
+    testbed: Testbed,
+    agents: Option<(Channel, Agents)>,
+    story: Story,
+}
+
+impl Bencher {
+    /// Agents that talk to each other like this.
+    fn agents(&mut self, channel: Channel) -> Result<&Agents> {
+        if self.agents.as_ref().is_none_or(|(now, _)| *now != channel) {
+            if self.agents.take().is_some() {
+                for place in &PLACES {
+                    self.testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
+                }
+            }
+            self.testbed.channel = channel;
+            self.agents = Some((channel, self.testbed.start_agents(&self.story)?));
+        }
+        self.agents.as_ref().map(|(_, agents)| agents).context("no agents")
+    }
+
+    /// The hosts are not to be trusted any more.
+    fn start_over(&mut self, paths: &Paths) -> Result<()> {
+        self.agents = None;
+        self.testbed.run.reboot(paths, &self.testbed.artifacts, HOSTS)
+    }
+
+    /// Starts a guest, migrates it as `series` says, and ends it.
+    fn migrate(&mut self, experiment: &Experiment, series: Series) -> Result<Run> {
+        self.agents(series.channel)?;
+        let agents = self.agents.as_ref().map(|(_, agents)| agents);
+        let run = migrate(&self.testbed, agents, experiment, series, &self.story);
+        for place in [A, B] {
+            // It is on one of them, if it is anywhere.
+            self.testbed.dom0(place).run(&["xl", "destroy", guest::NAME])?;
+        }
+        run
+    }
+}
+
+/// Starts a guest on A, migrates it to B and says what was seen.
+pub fn migrate(
+    testbed: &Testbed,
+    agents: Option<&Agents>,
+    experiment: &Experiment,
+    series: Series,
+    story: &Story,
+) -> Result<Run> {
+    let label = if series.mode == Mode::Xl { Label::Ordinary } else { Label::Private };
+    let mut guest = Guest::demo(&testbed.artifacts, label);
+    experiment.prepare(&mut guest);
+    start_guest(testbed, A, &guest, story)?;
+    let _shaped = experiment.link_mbit.map(|mbit| Shaped::new(testbed, mbit)).transpose()?;
+
+    let stream = if experiment.stream { Some(Watch::stream()?) } else { None };
+    let (work, wire) = (Watch::work()?, Watch::wire(B));
+    // What the guest does when nothing disturbs it.
+    std::thread::sleep(Duration::from_secs_f64(figures::AROUND_S));
+    let states = Mutex::new(Vec::<(Instant, String)>::new());
+    let faults = Mutex::new(watch::Counts::new());
+    let agents = agents.filter(|_| series.mode != Mode::Xl);
+    let (crossing, mut report) = measure::migrate(
+        testbed,
+        &guest,
+        (A, B),
+        series.mode,
+        agents,
+        &|source, target| {
+            let now = Instant::now();
+            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+            for (side, session) in [("source", source), ("target", target)] {
+                let Some(state) = &session.state else { continue };
+                let state = state.to_string();
+                let said = format!("{side} {}", state.split(' ').next().unwrap_or_default());
+                if !states.iter().any(|(_, known)| *known == said) {
+                    states.push((now, said));
+                }
+            }
+            if let Some(progress) = target.progress {
+                faults.lock().unwrap_or_else(PoisonError::into_inner).push((now, progress.faults));
+            }
+        },
+        story,
+    )?;
+    report.link_mbit = experiment.link_mbit;
+    let begun = crossing.begun;
+    let since = |counts| record::Series::since(begun, counts);
+    let states = states.into_inner().unwrap_or_default().into_iter();
+    let seen = Seen {
+        work: since(work.stop()),
+        stream: since(stream.map(Watch::stop).unwrap_or_default()),
+        wire: since(wire.stop()),
+        faults: since(faults.into_inner().unwrap_or_default()),
+        states: states.map(|(at, said)| (at.duration_since(begun).as_secs_f64(), said)).collect(),
+    };
+    Ok(Run { experiment: *experiment, series: series.name(), report, seen })
+}

@@ -1,0 +1,164 @@
+//! What is to be reached, and how far it is.
+
+use std::fmt;
+
+use super::figures::{self, Figure, Spread};
+use super::host_path;
+use super::plan::{Experiment, Load};
+use super::record::Record;
+
+/// Our three stages, sealed.
+pub const TSMC: &str = "tsmc";
+/// Xen's own migration.
+pub const XL: &str = "xl";
+
+/// A figure with its bound.
+pub struct Row {
+    /// What it is.
+    pub what: String,
+    /// What is to be reached.
+    pub bound: Bound,
+    /// What was measured.
+    pub figure: Option<f64>,
+}
+
+/// On which side of a number a figure is to be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    /// There or below.
+    AtMost(f64),
+    /// There or above.
+    AtLeast(f64),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "at most {bound:.2}"),
+            Self::AtLeast(bound) => write!(f, "at least {bound:.2}"),
+        }
+    }
+}
+
+impl Row {
+    /// Whether it is reached, in a word.
+    pub fn verdict(&self) -> &'static str {
+        match (self.figure, self.bound) {
+            (None, _) => "not measured",
+            (Some(figure), Bound::AtMost(bound)) if figure <= bound => "pass",
+            (Some(figure), Bound::AtLeast(bound)) if figure >= bound => "pass",
+            _ => "short",
+        }
+    }
+}
+
+/// The table.
+pub fn table(record: &Record) -> Vec<Row> {
+    use Bound::{AtLeast, AtMost};
+    let low = |experiment: &Experiment| is_plain_link(experiment) && experiment.load == Load::Low;
+    let high = |experiment: &Experiment| is_plain_link(experiment) && experiment.load == Load::High;
+    let either = |experiment: &Experiment| low(experiment) || high(experiment);
+    let shaped = |experiment: &Experiment| experiment.link_mbit.is_some() && experiment.stream;
+    let mean = |of: &dyn Fn(&Experiment) -> bool, figure| mean(&ratios(record, of, figure));
+    let most = |values: Vec<f64>| values.into_iter().reduce(f64::max);
+    let sends = record.runs.iter().filter(|run| run.series == TSMC).filter_map(figures::MOST_SENDS.of).collect();
+    let step = |name: &str| record.host_path.iter().find(|(step, _)| step == name).map(|(_, rate)| *rate);
+    let row = |what: &str, bound, figure| Row { what: what.to_owned(), bound, figure };
+    vec![
+        row("total time, tsmc / xl, low load", AtMost(0.5), mean(&low, &figures::TOTAL)),
+        row("total time, tsmc / xl, high load", AtMost(0.35), mean(&high, &figures::TOTAL)),
+        row("pages sent, tsmc / xl, low load, zero pages counted", AtMost(0.78), mean(&low, &figures::PAGES)),
+        row("bytes on the wire, tsmc / xl, high load", AtMost(0.5), mean(&high, &figures::WIRE)),
+        row("most sends of a page", AtMost(2.0), most(sends)),
+        row("downtime, tsmc / xl, the worse load", AtMost(1.0), most(ratios(record, &either, &figures::DOWNTIME))),
+        growth(record),
+        row(
+            "TCP from agent to agent / from dom0 to dom0, plain",
+            AtLeast(0.7),
+            Some(record.tcp.agent_mb_per_s / record.tcp.dom0_mb_per_s),
+        ),
+        row("the same, encrypted, as stage 1 moved pages", AtLeast(0.5), sealed(record)),
+        row("shaped link: stage 1 / link rate", AtLeast(0.92), goodput(record)),
+        row("fault service time p50 / idle round trip", AtMost(3.0), fault_service(record)),
+        row("dom0 CPU of the source for the same guest, tsmc / xl", AtMost(0.35), mean(&either, &figures::DOM0_A)),
+        row("dom0 CPU of the target for the same guest, tsmc / xl", AtMost(0.35), mean(&either, &figures::DOM0_B)),
+        row("guest's stream meanwhile, tsmc / xl, shaped link", AtLeast(1.3), mean(&shaped, &figures::STREAM)),
+        row("host path, both ends on one core, plain, GB/s", AtLeast(4.0), step(host_path::PLAIN)),
+        row("host path, both ends on one core, sealed, GB/s", AtLeast(2.0), step(host_path::SEALED)),
+    ]
+}
+
+fn is_plain_link(experiment: &Experiment) -> bool {
+    experiment.link_mbit.is_none() && !experiment.stream
+}
+
+/// The spread of a figure in one series of an experiment.
+pub fn spread(record: &Record, experiment: &Experiment, series: &str, figure: &Figure) -> Option<Spread> {
+    Spread::of(record.runs_of(experiment, series).filter_map(figure.of))
+}
+
+/// The median of our three stages over that of Xen's own migration, in each experiment that has both.
+fn ratios(record: &Record, of: &dyn Fn(&Experiment) -> bool, figure: &Figure) -> Vec<f64> {
+    let experiments = record.experiments();
+    let ratio = |experiment: &Experiment| {
+        let of = |series| Some(spread(record, experiment, series, figure)?.median);
+        Some(of(TSMC)? / of(XL).filter(|xl| *xl > 0.0)?)
+    };
+    experiments.iter().filter(|experiment| of(experiment)).filter_map(ratio).collect()
+}
+
+fn mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+}
+
+/// Downtime with the most dirty pages over that with the fewest, the guest and its memory being the same.
+fn growth(record: &Record) -> Row {
+    let experiments = record.experiments();
+    let varied = experiments.iter().filter(|e| is_plain_link(e) && matches!(e.load, Load::Rate(_)));
+    let mut points: Vec<(f64, f64)> = varied
+        .filter_map(|e| {
+            let of = |figure| Some(spread(record, e, TSMC, figure)?.median);
+            Some((of(&figures::DIRTY)?, of(&figures::DOWNTIME)?))
+        })
+        .collect();
+    points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (what, figure) = match (points.first(), points.last()) {
+        (Some((few, short)), Some((many, long))) if many > few => {
+            (format!("downtime with {many:.0} dirty pages / with {few:.0}"), Some(long / short))
+        }
+        _ => ("downtime with many dirty pages / with few".to_owned(), None),
+    };
+    Row { what, bound: Bound::AtMost(1.2), figure }
+}
+
+/// What the agents move in stage 1 over what TCP moves between the dom0s: a lower bound, since pages are read as well.
+fn sealed(record: &Record) -> Option<f64> {
+    let experiments = record.experiments();
+    let low = experiments.iter().filter(|e| is_plain_link(e) && e.load == Load::Low);
+    let rates: Vec<f64> = low.filter_map(|e| Some(spread(record, e, TSMC, &figures::STAGE_1_RATE)?.median)).collect();
+    Some(mean(&rates)? / record.tcp.dom0_mb_per_s)
+}
+
+fn goodput(record: &Record) -> Option<f64> {
+    let experiments = record.experiments();
+    let shaped = experiments.iter().filter(|e| !e.stream);
+    let shares: Vec<f64> = shaped
+        .filter_map(|e| {
+            let rate = spread(record, e, TSMC, &figures::STAGE_1_RATE)?.median;
+            Some(rate * 8.0 / f64::from(e.link_mbit?))
+        })
+        .collect();
+    mean(&shares)
+}
+
+/// Of the experiments with an unshaped link, the one in which most is pushed.
+fn fault_service(record: &Record) -> Option<f64> {
+    let experiments = record.experiments();
+    let of = |e: &Experiment, figure| Some(spread(record, e, TSMC, figure)?.median);
+    let served = experiments
+        .iter()
+        .filter(|e| is_plain_link(e))
+        .filter_map(|e| Some((of(e, &figures::DIRTY)?, of(e, &figures::FAULT_P50)?)));
+    let (_, p50_ms) = served.max_by(|a, b| a.0.total_cmp(&b.0))?;
+    Some(p50_ms * 1e3 / record.idle_round_trip_us)
+}

@@ -1,0 +1,107 @@
+//! What is followed while a guest moves: counters that are looked at again and again, from the network's third place.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use tests_qemu::{load, meter};
+
+use crate::network::{self, GUEST, Place};
+
+/// How often a counter is looked at.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// A counter, each time it was looked at.
+pub type Counts = Vec<(Instant, u64)>;
+
+/// Looks at a counter until it is stopped.
+pub struct Watch {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Counts>>,
+}
+
+impl Watch {
+    /// Follows how many pages the guest's workload has written.
+    pub fn work() -> Result<Self> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((GUEST, load::PORT))?;
+        socket.set_read_timeout(Some(EVERY))?;
+        Ok(Self::start(move || {
+            let mut answer = [0; 2048];
+            socket.send(b"status")?;
+            let length = socket.recv(&mut answer)?;
+            let status: load::Status = serde_json::from_slice(&answer[..length])?;
+            std::thread::sleep(EVERY);
+            Ok(status.writes)
+        }))
+    }
+
+    /// Follows how many bytes the host of `place` has received.
+    pub fn wire(place: &'static Place) -> Self {
+        Self::start(move || {
+            std::thread::sleep(EVERY);
+            network::received_by(place).map_err(io::Error::other)
+        })
+    }
+
+    /// Has the guest send a TCP stream as fast as it can, and follows how much has arrived.
+    pub fn stream() -> Result<Self> {
+        let address = SocketAddr::from((GUEST, meter::SERVE_PORT));
+        let mut stream =
+            TcpStream::connect_timeout(&address, Duration::from_secs(10)).context("the guest gives no stream")?;
+        stream.write_all(&u64::MAX.to_le_bytes())?;
+        stream.set_read_timeout(Some(EVERY))?;
+        let (mut block, mut got) = (vec![0; 1 << 20], 0);
+        Ok(Self::start(move || {
+            let since = Instant::now();
+            while since.elapsed() < EVERY {
+                match stream.read(&mut block) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(read) => got += read as u64,
+                    // Nothing came: that is to be seen as well.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(got)
+        }))
+    }
+
+    /// `look` waits by itself; what it cannot see now, because the guest is away, it may see later.
+    fn start(mut look: impl FnMut() -> io::Result<u64> + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut counts = Counts::new();
+            while !told.load(Ordering::Relaxed) {
+                match look() {
+                    Ok(count) => counts.push((Instant::now(), count)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => std::thread::sleep(EVERY),
+                }
+            }
+            counts
+        });
+        Self { stop, thread: Some(thread) }
+    }
+
+    /// Stops, and gives what was seen.
+    pub fn stop(mut self) -> Counts {
+        self.end()
+    }
+
+    fn end(&mut self) -> Counts {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,56 @@
+//! A bench in small: its figures are there and agree with each other. How fast anything was is not its business.
+
+use anyhow::{Context, Result, ensure};
+
+use super::crossings::assert_held;
+use super::fixture::Fixture;
+use crate::bench::figures::{self, Figure};
+use crate::bench::plan::{Experiment, Load, Series};
+use crate::bench::record::Run;
+use crate::cli::Mode;
+use crate::scenario::keys::Channel;
+
+/// The guest of the smallest size; its pages.
+const MEMORY_MB: u32 = 128;
+const PAGES: f64 = MEMORY_MB as f64 * 256.0;
+/// How far what the bridge counted may be from what the agents did, headers and acknowledgements included.
+const WITHIN: f64 = 0.05;
+
+/// One guest, two modes.
+pub fn agree(fixture: &mut Fixture) -> Result<()> {
+    let experiment = Experiment { stream: true, ..Experiment::new(MEMORY_MB, Load::Low) };
+    for mode in [Mode::Xl, Mode::Tsmc] {
+        let run = fixture.measure(&experiment, Series { mode, channel: Channel::Sealed })?;
+        assert_held(&run.report)?;
+        let of = |figure: &Figure| (figure.of)(&run).with_context(|| format!("{mode}: no figure: {}", figure.name));
+        for figure in [&figures::TOTAL, &figures::DOWNTIME, &figures::WIRE, &figures::DOM0_A, &figures::STREAM] {
+            ensure!(of(figure)? > 0.0, "{mode}: nothing counted: {}", figure.name);
+        }
+        ensure!(
+            of(&figures::DOWNTIME)? < of(&figures::TOTAL)? * 1e3,
+            "{mode}: the guest was away for longer than it took"
+        );
+        let sent = of(&figures::PAGES)?;
+        ensure!(sent > PAGES * 0.95 && sent < PAGES * 3.0, "{mode}: {sent} pages of a guest with {PAGES}");
+        if mode == Mode::Tsmc {
+            agents_agree_with_the_bridge(&run)?;
+        }
+    }
+    Ok(())
+}
+
+fn agents_agree_with_the_bridge(run: &Run) -> Result<()> {
+    let bridge = run.report.wire_bytes.context("the bridge counts bytes")? as f64;
+    let agents = run.report.bytes_sent() as f64;
+    println!("the bridge counted {bridge} bytes, the agents {agents}");
+    ensure!((bridge / agents - 1.0).abs() <= WITHIN, "the bridge counted {bridge} bytes, the agents {agents}");
+    // Without a fault nobody knows how long one took.
+    let unknown = figures::ALL.iter().filter(|figure| (figure.of)(run).is_none());
+    let unknown: Vec<&str> = unknown.map(|figure| figure.name).filter(|name| !name.starts_with("fault ")).collect();
+    ensure!(unknown.is_empty(), "no figure: {}", unknown.join(", "));
+    let states = ["source copying", "source suspend", "source committed", "target complete"];
+    let unseen: Vec<&str> =
+        states.into_iter().filter(|state| !run.seen.states.iter().any(|(_, said)| said == state)).collect();
+    ensure!(unseen.is_empty(), "nobody saw: {}", unseen.join(", "));
+    Ok(())
+}
