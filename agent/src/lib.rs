@@ -37,6 +37,7 @@ pub mod platform;
 mod rescue;
 pub mod secure;
 mod session;
+mod sieve;
 mod switchover;
 mod tail;
 mod tasks;

@@ -20,6 +20,7 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
+use crate::sieve::Sieve;
 use crate::tasks::{SECOND, Timer};
 
 /// Packets taken in before others get a turn.
@@ -43,6 +44,8 @@ pub(crate) struct Net {
     sockets: SocketSet<'static>,
     datagrams: SocketHandle,
     dhcp: Option<SocketHandle>,
+    /// Where others call.
+    port: u16,
     next_port: u16,
     lingering: Vec<(SocketHandle, u64)>,
 }
@@ -65,12 +68,13 @@ impl Net {
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        Self { interface, sockets, datagrams, dhcp, next_port, lingering: Vec::new() }
+        Self { interface, sockets, datagrams, dhcp, port: config.port, next_port, lingering: Vec::new() }
     }
 
     /// Takes packets in and sends what the sockets have; whether anything happened.
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
         let time = instant(now);
+        let device = &mut Sieve { device, port: self.port };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {

@@ -36,7 +36,7 @@ impl Pair {
     pub(crate) fn new() -> Self {
         let mut device = Loopback::new(Medium::Ethernet);
         let mac = [2, 0, 0, 0, 0, 1];
-        let config = Config::from_command_line("ip=10.0.0.1/24", mac, 0, Security::Plain).unwrap();
+        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", mac, 0, Security::Plain).unwrap();
         let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, 0)));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();

@@ -1,0 +1,137 @@
+//! A device that keeps from smoltcp what nobody sends who means well.
+//!
+//! Two hosts that call each other at the same moment could open one connection from both sides: a call (SYN) then comes to
+//! a port from which this agent calls itself. Agents never do that, and smoltcp 0.14 panics over it where the host that it
+//! calls has not told its hardware address in time. IPv6 it would take apart for nothing: this agent has no such address.
+
+use smoltcp::phy::{Device, DeviceCapabilities, RxToken};
+use smoltcp::time::Instant;
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+
+/// A device of which only some of what it receives is seen.
+pub(crate) struct Sieve<'a, D: ?Sized> {
+    pub(crate) device: &'a mut D,
+    /// The only port that may be called.
+    pub(crate) port: u16,
+}
+
+impl<D: Device + ?Sized> Device for Sieve<'_, D> {
+    type RxToken<'b>
+        = Sifted<D::RxToken<'b>>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = D::TxToken<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
+        let port = self.port;
+        self.device.receive(now).map(|(token, answer)| (Sifted { token, port }, answer))
+    }
+
+    fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
+        self.device.transmit(now)
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        self.device.capabilities()
+    }
+}
+
+/// A frame that may not be seen.
+pub(crate) struct Sifted<T> {
+    token: T,
+    port: u16,
+}
+
+impl<T: RxToken> RxToken for Sifted<T> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        // No frame is empty: smoltcp drops what it sees instead.
+        self.token.consume(|frame| read(if passes(frame, self.port).is_some() { frame } else { &[] }))
+    }
+
+    fn meta(&self) -> smoltcp::phy::PacketMeta {
+        self.token.meta()
+    }
+}
+
+fn passes(frame: &[u8], port: u16) -> Option<()> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    match frame.ethertype() {
+        EthernetProtocol::Arp => return Some(()),
+        EthernetProtocol::Ipv4 => {}
+        _ => return None,
+    }
+    let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
+    if packet.next_header() != IpProtocol::Tcp {
+        return Some(());
+    }
+    let segment = TcpPacket::new_checked(packet.payload()).ok()?;
+    (!segment.syn() || segment.ack() || segment.dst_port() == port).then_some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+    use alloc::vec::Vec;
+
+    use smoltcp::wire::{EthernetAddress, IpAddress, Ipv4Address, Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber};
+
+    use super::*;
+
+    const PORT: u16 = 7077;
+
+    /// A frame with a TCP segment.
+    fn segment(to: u16, control: TcpControl, ack_number: Option<TcpSeqNumber>) -> Vec<u8> {
+        let mut tcp = TcpRepr {
+            src_port: PORT,
+            dst_port: to,
+            control,
+            seq_number: TcpSeqNumber(7),
+            ack_number,
+            window_len: 100,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        tcp.max_seg_size = (control == TcpControl::Syn).then_some(1460);
+        let [src_addr, dst_addr] = [Ipv4Address::new(10, 0, 0, 2), Ipv4Address::new(10, 0, 0, 1)];
+        let next_header = IpProtocol::Tcp;
+        let ip = Ipv4Repr { src_addr, dst_addr, next_header, payload_len: tcp.buffer_len(), hop_limit: 64 };
+        let mut frame = vec![0; 14 + ip.buffer_len() + tcp.buffer_len()];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut frame);
+        ethernet.set_dst_addr(EthernetAddress([2; 6]));
+        ethernet.set_src_addr(EthernetAddress([4; 6]));
+        ethernet.set_ethertype(EthernetProtocol::Ipv4);
+        let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+        ip.emit(&mut packet, &Default::default());
+        let addresses = [src_addr, dst_addr].map(IpAddress::Ipv4);
+        let mut bytes = TcpPacket::new_unchecked(packet.payload_mut());
+        tcp.emit(&mut bytes, &addresses[0], &addresses[1], &Default::default());
+        frame
+    }
+
+    #[test]
+    fn only_calls_to_the_agent_s_port_are_seen_and_answers_to_its_own() {
+        let ack = Some(TcpSeqNumber(9));
+        assert_eq!(passes(&segment(PORT, TcpControl::Syn, None), PORT), Some(()));
+        assert_eq!(passes(&segment(49153, TcpControl::Syn, ack), PORT), Some(()));
+        assert_eq!(passes(&segment(49153, TcpControl::None, ack), PORT), Some(()));
+        assert_eq!(passes(&segment(49153, TcpControl::Syn, None), PORT), None);
+    }
+
+    #[test]
+    fn frames_that_are_cut_anywhere_or_carry_something_else_are_not_seen() {
+        let frame = segment(PORT, TcpControl::Syn, None);
+        for length in 0..frame.len() {
+            assert_eq!(passes(&frame[..length], PORT), None, "{length} bytes");
+        }
+        let mut other = frame;
+        other[12..14].copy_from_slice(&[0x86, 0xdd]);
+        assert_eq!(passes(&other, PORT), None);
+    }
+}
