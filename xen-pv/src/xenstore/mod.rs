@@ -14,17 +14,17 @@ use crate::event::{self, Channel};
 use crate::{memory, time};
 
 mod inbox;
+mod outbox;
 mod ring;
 pub mod wire;
 
 use inbox::Inbox;
+use outbox::{Outbox, Post};
 use ring::Ring;
 use wire::{Decoder, Kind, Malformed, Message, Part};
 
 /// How long an answer may take. The daemon may be busy for seconds, not for ever.
 const PATIENCE_NS: u64 = 30_000_000_000;
-/// Most bytes that wait for room in the ring before a write waits too.
-const BACKLOG: usize = 32 * 1024;
 
 /// Why a request has no good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,9 @@ pub struct Xenstore {
     ring: Ring,
     channel: Channel,
     decoder: Decoder,
+    /// Requests that are on their way into the ring, as bytes.
     backlog: Vec<u8>,
+    outbox: Outbox,
     inbox: Inbox,
     last_request: u32,
     broken: bool,
@@ -97,15 +99,12 @@ impl Xenstore {
         let page: NonNull<u8> = memory::address_of(info.store_mfn)?;
         // SAFETY: the builder's page, which is part of our memory; `new` is called once, at start.
         let ring = unsafe { Ring::new(page) };
-        Some(Self {
-            ring,
-            channel: Channel::from_builder(info.store_evtchn),
-            decoder: Decoder::default(),
-            backlog: Vec::new(),
-            inbox: Inbox::default(),
-            last_request: 0,
-            broken: false,
-        })
+        Some(Self::over(ring, Channel::from_builder(info.store_evtchn)))
+    }
+
+    fn over(ring: Ring, channel: Channel) -> Self {
+        let (decoder, backlog, outbox, inbox) = Default::default();
+        Self { ring, channel, decoder, backlog, outbox, inbox, last_request: 0, broken: false }
     }
 
     /// The port that says that something arrived.
@@ -133,9 +132,10 @@ impl Xenstore {
         self.ask(Kind::Write, transaction, &[Part::Text(path), Part::Value(value)]).map(drop)
     }
 
-    /// Sets a value; does not wait, and nobody learns whether it worked.
+    /// Sets a value; never waits, and nobody learns whether it worked. While the daemon takes nothing, a later value of the
+    /// same node replaces it.
     pub fn post_write(&mut self, path: &str, value: &[u8]) {
-        let _ = self.post(Kind::Write, Transaction::NONE, &[Part::Text(path), Part::Value(value)]);
+        self.post(path, Post::Write(value.to_vec()));
     }
 
     /// Makes an empty node.
@@ -150,7 +150,7 @@ impl Xenstore {
 
     /// [`Xenstore::remove`] without waiting.
     pub fn post_remove(&mut self, path: &str) {
-        let _ = self.post(Kind::Rm, Transaction::NONE, &[Part::Text(path)]);
+        self.post(path, Post::Remove);
     }
 
     /// Reports changes at and below a path from now on, and one at once.
@@ -199,17 +199,27 @@ impl Xenstore {
         event::wait(&[self.port()], Some(deadline_ns));
     }
 
-    fn post(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<(), Error> {
-        self.enqueue(kind, transaction, parts)?;
-        self.pump()?;
-        let deadline = time::now_ns() + PATIENCE_NS;
-        while self.backlog.len() > BACKLOG {
-            self.sleep(deadline)?;
-        }
-        Ok(())
+    fn post(&mut self, path: &str, post: Post) {
+        self.outbox.put(path, post);
+        let _ = self.pump();
+    }
+
+    /// Makes the next post a request; whether there was one.
+    fn enqueue_post(&mut self) -> bool {
+        let Some((path, post)) = self.outbox.take() else { return false };
+        // One that is too long is lost: nobody learns of it.
+        let _ = match &post {
+            Post::Write(value) => {
+                self.enqueue(Kind::Write, Transaction::NONE, &[Part::Text(&path), Part::Value(value)])
+            }
+            Post::Remove => self.enqueue(Kind::Rm, Transaction::NONE, &[Part::Text(&path)]),
+        };
+        true
     }
 
     fn ask(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<Message, Error> {
+        // What was said before comes first.
+        while self.enqueue_post() {}
         let request = self.enqueue(kind, transaction, parts)?;
         self.inbox.expect(request);
         let answer = self.wait_for_answer();
@@ -261,10 +271,13 @@ impl Xenstore {
     fn exchange(&mut self) -> Result<(), Malformed> {
         let broken = |_| Malformed::BadString;
         let mut moved = false;
-        if !self.backlog.is_empty() {
+        while !self.backlog.is_empty() || self.enqueue_post() {
             let count = self.ring.put(&self.backlog).map_err(broken)?;
             self.backlog.drain(..count);
             moved |= count > 0;
+            if !self.backlog.is_empty() {
+                break;
+            }
         }
         let mut buffer = [0; 1024];
         loop {
