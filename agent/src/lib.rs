@@ -12,7 +12,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 extern crate std;
 
 #[cfg(feature = "bench")]
@@ -28,6 +28,8 @@ mod desk;
 pub mod digest;
 mod dirty_copy;
 mod full_copy;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hex;
 mod ledger;
 mod lobby;
@@ -41,7 +43,8 @@ mod sieve;
 mod switchover;
 mod tail;
 mod tasks;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+#[cfg_attr(fuzzing, allow(dead_code, reason = "tests need more of it"))]
 mod testing;
 mod verify;
 pub mod wire;

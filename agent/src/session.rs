@@ -40,7 +40,7 @@ pub(crate) mod arrival;
 pub(crate) mod departure;
 pub(crate) mod dialing;
 mod epilogue;
-mod note;
+pub(crate) mod note;
 pub(crate) mod pages;
 pub(crate) mod sending;
 mod stay;
@@ -128,7 +128,7 @@ async fn discard<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(), Sessi
 
 /// Takes up what an earlier life of this agent left when it died.
 async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
-    let adopted = match Note::open(host, note) {
+    let adopted = match Note::open(&host.config.security, note) {
         Err(error) => Err(error),
         Ok(note) => match note.role {
             Role::Source => departure::adopt(host, desk, &note).await,

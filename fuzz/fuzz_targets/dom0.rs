@@ -1,11 +1,30 @@
-//! What dom0 writes: xenstore's messages as they come off the ring, and the invitation in a migration stream.
+//! What dom0 writes, and what is said to it: xenstore's messages as they come off the ring and out of the daemon's socket,
+//! the invitation in a migration stream, libxl's log, and where the builder of the agent's domain says that its module is.
 #![no_main]
 
+use std::io::Write;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
 use libfuzzer_sys::fuzz_target;
+use toolstack::callbacks::{Level, Message};
 use toolstack::stream::{self, Invitation, Owner};
+use toolstack::xenstore::Xenstore;
+use xen_pv::abi::start_info::{MAX_GUEST_CMDLINE, StartInfo};
+use xen_pv::abi::{Mfn, Port};
+use xen_pv::module;
 use xen_pv::xenstore::wire::Decoder;
 
 fuzz_target!(|bytes: &[u8]| {
+    ring(bytes);
+    socket(bytes);
+    invitation(bytes);
+    log(&String::from_utf8_lossy(bytes));
+    start(bytes);
+});
+
+fn ring(bytes: &[u8]) {
     let (mut decoder, mut rest) = (Decoder::default(), bytes);
     while let Some((some, others)) = rest.split_at_checked(decoder.wanted().max(1)) {
         rest = others;
@@ -17,6 +36,19 @@ fuzz_target!(|bytes: &[u8]| {
             Err(_) => break,
         }
     }
+}
+
+fn socket(bytes: &[u8]) {
+    let (ours, mut daemon) = UnixStream::pair().expect("a pair");
+    daemon.write_all(bytes).expect("room");
+    daemon.shutdown(Shutdown::Write).expect("a socket");
+    let mut store = Xenstore::over(OwnedFd::from(ours));
+    let _ = store.watch("a").and_then(|()| store.read("a/b").map(drop)).and_then(|()| store.list("a").map(drop));
+    while store.receive_change().is_ok() {}
+    while store.take_change().is_some() {}
+}
+
+fn invitation(bytes: &[u8]) {
     let Some((head, rest)) = bytes.split_first_chunk::<{ stream::HEAD }>() else { return };
     if let Ok(Owner::Us { body, rest: length }) = stream::owner(head) {
         assert!(body <= length);
@@ -28,4 +60,46 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(Invitation::decode(rest, body).is_ok_and(|other| other == invitation));
         }
     }
-});
+}
+
+/// Whatever an agent's reason holds, libxl gets a message that it can take apart, and its log a line.
+fn log(text: &str) {
+    for message in [Message::Log { level: Level::Error, text }, Message::Progress { doing: text, done: 1, total: 2 }] {
+        let message = message.encode();
+        let (length, body) = message.split_first_chunk().expect("a length");
+        assert_eq!(usize::from(u16::from_ne_bytes(*length)), body.len());
+        let text = &body[if body[0] == 1 { 19 } else { 11 }..];
+        let (length, text) = text.split_first_chunk().expect("a length");
+        let text = &text[..u32::from_ne_bytes(*length) as usize];
+        let (end, line) = text.split_last().expect("an end");
+        assert!(*end == 0 && !line.iter().any(u8::is_ascii_control));
+    }
+}
+
+fn start(bytes: &[u8]) {
+    let mut words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+    let mut word = || words.next().unwrap_or_default();
+    let info = StartInfo {
+        mod_start: word(),
+        mod_len: word(),
+        mfn_list: word(),
+        flags: word() as u32,
+        magic: [0; 32],
+        nr_pages: 0,
+        shared_info: 0,
+        store_mfn: Mfn(0),
+        store_evtchn: Port(0),
+        console_mfn: Mfn(0),
+        console_evtchn: Port(0),
+        pt_base: 0,
+        nr_pt_frames: 0,
+        cmd_line: [0; MAX_GUEST_CMDLINE],
+        first_p2m_pfn: 0,
+        nr_p2m_frames: 0,
+    };
+    let image_end = word();
+    if let Ok(Some(span)) = module::span(&info, image_end) {
+        assert!(image_end <= span.start && span.start < span.end && span.end <= info.mfn_list);
+        assert!(span.end - span.start <= module::LIMIT);
+    }
+}

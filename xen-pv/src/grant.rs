@@ -73,6 +73,12 @@ impl Grant {
         Ok(Self(GrantRef(index)))
     }
 
+    /// A number that means nothing to anybody.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_nothing(number: u32) -> Self {
+        Self(GrantRef(number))
+    }
+
     /// Its number, as the other domain must know it.
     pub fn reference(&self) -> GrantRef {
         self.0

@@ -76,7 +76,20 @@ pub struct Pages {
     count: usize,
 }
 
+// SAFETY: the fuzzer has one thread.
+#[cfg(fuzzing)]
+unsafe impl Send for Pages {}
+
 impl Pages {
+    /// Pages that nobody else has.
+    #[cfg(fuzzing)]
+    pub(crate) fn leak(count: usize) -> Self {
+        #[repr(align(4096))]
+        struct Page(#[expect(dead_code)] [u8; PAGE_SIZE]);
+        let pages = alloc::boxed::Box::leak((0..count).map(|_| Page([0; PAGE_SIZE])).collect());
+        Self { start: NonNull::from(pages).cast(), count }
+    }
+
     /// The first byte.
     pub fn start(&self) -> NonNull<u8> {
         self.start

@@ -68,7 +68,7 @@ impl Drop for Module {
 }
 
 /// Where the module is, as far as that can be true.
-fn span(info: &StartInfo, image_end: u64) -> Result<Option<Range<u64>>, ModuleError> {
+pub fn span(info: &StartInfo, image_end: u64) -> Result<Option<Range<u64>>, ModuleError> {
     if info.mod_len == 0 {
         return Ok(None);
     }

@@ -75,6 +75,12 @@ impl Window {
         if mask == 1 { Ok(Held { window: Some(self) }) } else { Err((self, error.unwrap_or(Errno::EIO))) }
     }
 
+    /// As if a frame were mapped.
+    #[cfg(fuzzing)]
+    pub(crate) fn held(self) -> Held {
+        Held { window: Some(self) }
+    }
+
     /// Maps up to [`BATCH`] frames for ever; they are contiguous by address.
     pub fn keep(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<NonNull<u8>, Errno> {
         let mapping = self.map(owner, frames, access);

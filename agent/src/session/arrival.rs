@@ -27,9 +27,9 @@ use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
 use crate::{datagram, full_copy, rescue, switchover};
 
 /// What a source may say on each.
-pub(super) const CONTROLS: [Kind; 6] =
+pub(crate) const CONTROLS: [Kind; 6] =
     [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete, Kind::Digests];
-pub(super) const BULKS: [Kind; 7] =
+pub(crate) const BULKS: [Kind; 7] =
     [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::Digests, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =

@@ -47,7 +47,7 @@ const MEMORY: usize = 2 * (lobby::BUFFERS.size() + MAX_PAYLOAD)
 /// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
 /// What a target may say.
-const HEARD: [Kind; 7] =
+pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
 /// Nobody calls the target.
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);

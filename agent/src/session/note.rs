@@ -13,8 +13,8 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use super::{Host, Refusal, SessionError};
 use crate::control::SessionToken;
 use crate::platform::{DomId, Platform};
-use crate::secure::PublicKey;
 use crate::secure::record::{Cipher, TAG};
+use crate::secure::{PublicKey, Security};
 use crate::wire::cursor::Cursor;
 use crate::{hex, wire};
 
@@ -68,16 +68,16 @@ impl Note {
     }
 
     /// Reads what [`Note::seal`] gave.
-    pub(crate) fn open<P: Platform>(host: &Host<P>, text: &str) -> Result<Self, SessionError> {
+    pub(crate) fn open(security: &Security, text: &str) -> Result<Self, SessionError> {
         const BAD: SessionError = SessionError::Refused(Refusal::Note);
         let mut bytes: [u8; LEN] = hex::parse(text).ok_or(BAD)?;
         let (front, tag) = bytes.split_last_chunk_mut::<TAG>().ok_or(BAD)?;
         let (salt, body) = front.split_at_mut(SALT);
-        Cipher::new(&host.config.security.note_key(salt)).open(0, salt, body, tag).map_err(|_| BAD)?;
+        Cipher::new(&security.note_key(salt)).open(0, salt, body, tag).map_err(|_| BAD)?;
         Self::parse(body).map_err(|_| BAD)
     }
 
-    fn emit(&self, into: &mut Vec<u8>) {
+    pub(crate) fn emit(&self, into: &mut Vec<u8>) {
         let address = self.peer.ip().octets();
         into.extend_from_slice(&[VERSION, self.role as u8]);
         into.extend_from_slice(&self.domain.0.to_le_bytes());
@@ -92,7 +92,7 @@ impl Note {
         into.extend_from_slice(&[0; 8]);
     }
 
-    fn parse(body: &[u8]) -> Result<Self, wire::WireError> {
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, wire::WireError> {
         const BAD: wire::WireError = wire::WireError::Value("note");
         let mut cursor = Cursor::new(body);
         if cursor.u8()? != VERSION {

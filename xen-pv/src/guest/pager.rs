@@ -15,6 +15,9 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
+
 use super::abi::domctl::{
     PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
 };

@@ -18,6 +18,8 @@ use crate::time;
 use crate::xenstore::{self, Transaction, Xenstore};
 
 pub mod checksum;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod packet;
 mod ring;
 mod rx;
@@ -192,8 +194,9 @@ impl Netfront {
         let features = self.features(store)?;
         let channel = Rc::new(Channel::unbound(self.backend_domain)?);
         let (tx_pages, rx_pages) = self.pages.share().split(tx::PAGES);
-        let (tx, tx_ring) = Tx::new(&tx_pages, self.backend_domain, channel.clone(), features.checksum)?;
-        let (rx, rx_ring) = Rx::new(&rx_pages, self.backend_domain, channel.clone())?;
+        let grant = |pages: &Pages, page, access| Grant::new(self.backend_domain, pages.mfn(page), access);
+        let (tx, tx_ring) = Tx::new(&tx_pages, channel.clone(), features.checksum, grant)?;
+        let (rx, rx_ring) = Rx::new(&rx_pages, channel.clone(), grant)?;
         let on = |on: bool| u32::from(on);
         for (name, value) in [
             ("tx-ring-ref", tx_ring.reference().0),

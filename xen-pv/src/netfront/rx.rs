@@ -11,7 +11,7 @@ use super::checksum;
 use super::packet::{Packet, Piece};
 use super::ring::{BrokenRing, Ring};
 use crate::abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
-use crate::abi::{DomId, Errno, PAGE_SIZE};
+use crate::abi::{Errno, PAGE_SIZE};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
@@ -38,11 +38,15 @@ pub struct Rx {
 }
 
 impl Rx {
-    pub(super) fn new(pages: &Pages, backend: DomId, channel: Rc<Channel>) -> Result<(Self, Grant), Errno> {
+    /// `grant` grants one page of some to the backend.
+    pub(super) fn new(
+        pages: &Pages,
+        channel: Rc<Channel>,
+        grant: impl Fn(&Pages, usize, Access) -> Result<Grant, Errno>,
+    ) -> Result<(Self, Grant), Errno> {
         let (ring_page, pages) = pages.share().split(1);
-        let ring_grant = Grant::new(backend, ring_page.mfn(0), Access::Write)?;
-        let grants: Result<Vec<_>, _> =
-            (0..SLOTS).map(|slot| Grant::new(backend, pages.mfn(slot), Access::Write)).collect();
+        let ring_grant = grant(&ring_page, 0, Access::Write)?;
+        let grants: Result<Vec<_>, _> = (0..SLOTS).map(|slot| grant(&pages, slot, Access::Write)).collect();
         let mut rx = Self {
             // SAFETY: the pages belong to this queue for ever, and the queue has one `Rx` at a time.
             ring: unsafe { Ring::new(ring_page.start()) },

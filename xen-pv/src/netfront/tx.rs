@@ -11,7 +11,7 @@ use crate::abi::netif::{
     EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, MAX_TX_SIZE, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
     NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
 };
-use crate::abi::{DomId, Errno, PAGE_SIZE};
+use crate::abi::{Errno, PAGE_SIZE};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
@@ -51,20 +51,20 @@ pub struct Tx {
 }
 
 impl Tx {
+    /// `grant` grants one page of some to the backend.
     pub(super) fn new(
         pages: &Pages,
-        backend: DomId,
         channel: Rc<Channel>,
         offload: bool,
+        grant: impl Fn(&Pages, usize, Access) -> Result<Grant, Errno>,
     ) -> Result<(Self, Grant), Errno> {
         let (ring_page, mut rest) = pages.share().split(1);
-        let ring_grant = Grant::new(backend, ring_page.mfn(0), Access::Write)?;
+        let ring_grant = grant(&ring_page, 0, Access::Write)?;
         let mut buffers = Vec::with_capacity(SMALL + LARGE);
         for size in [1; SMALL].into_iter().chain([LARGE_PAGES; LARGE]) {
             let (taken, left) = rest.split(size);
             rest = left;
-            let grants: Result<Vec<_>, _> =
-                (0..size).map(|page| Grant::new(backend, taken.mfn(page), Access::Read)).collect();
+            let grants: Result<Vec<_>, _> = (0..size).map(|page| grant(&taken, page, Access::Read)).collect();
             buffers.push(Buffer { pages: taken, grants: grants?, in_flight: 0 });
         }
         let tx = Self {

@@ -13,6 +13,8 @@ use crate::abi::start_info::StartInfo;
 use crate::event::{self, Channel};
 use crate::{memory, time};
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod inbox;
 mod outbox;
 mod ring;
