@@ -23,10 +23,13 @@ impl PageSet {
         self.frames
     }
 
-    /// Lets the set hold the frames below `frames`, if it could not before.
+    /// Lets the set hold the frames below `frames`, if it could not before. It takes no more memory than a new one would:
+    /// budgets count on that.
     pub fn grow(&mut self, frames: u64) {
         if frames > self.frames {
-            self.words.resize(frames.div_ceil(64) as usize, 0);
+            let words = frames.div_ceil(64) as usize;
+            self.words.reserve_exact(words - self.words.len());
+            self.words.resize(words, 0);
             self.frames = frames;
         }
     }
@@ -222,6 +225,15 @@ mod tests {
             let covered: BTreeSet<u64> = runs.iter().flat_map(|(gfn, len)| gfn.0..gfn.0 + len).collect();
             prop_assert_eq!(covered, a.range(first..first + count).copied().collect::<BTreeSet<_>>());
             prop_assert!(runs.windows(2).all(|pair| pair[0].0.0 + pair[0].1 < pair[1].0.0));
+        }
+    }
+
+    #[test]
+    fn a_set_that_grew_takes_no_more_memory_than_a_new_one() {
+        let mut set = PageSet::new(64_000);
+        for frames in [64_001, 64_100, 70_000] {
+            set.grow(frames);
+            assert_eq!(set.words.capacity(), PageSet::new(frames).words.capacity());
         }
     }
 

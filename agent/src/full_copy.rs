@@ -9,7 +9,7 @@
 use crate::bitmap::PageSet;
 use crate::control::{Mode, Progress, State};
 use crate::ledger::Stage;
-use crate::platform::{BATCH, Gfn, PageMask, PlatformError, Source, Target};
+use crate::platform::{BATCH, Gfn, PlatformError, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
@@ -205,21 +205,14 @@ fn arm_early<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Ses
     if !arrival.can_page {
         return Ok(());
     }
-    let mut armed = 0;
-    arm(arrival, stale, |_, done| {
-        armed += u64::from(done.count_ones());
-        Ok(())
-    })?;
+    let armed = arm(arrival, stale)?;
     arrival.ledger.borrow_mut().summary.armed_early += armed;
     Ok(())
 }
 
-/// Arms those pages of `set` that are not armed yet, and says for each batch which are now.
-pub(crate) fn arm<T: Target>(
-    arrival: &Arrival<T>,
-    set: &Set<'_>,
-    mut done: impl FnMut(&[Gfn], PageMask) -> Result<(), SessionError>,
-) -> Result<(), SessionError> {
+/// Arms those pages of `set` that are not armed yet and can be; how many.
+pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64, SessionError> {
+    let mut armed = 0;
     let sets = &mut *arrival.sets.borrow_mut();
     let target = &mut *arrival.target.borrow_mut();
     let mut gfns = set.gfns();
@@ -236,10 +229,10 @@ pub(crate) fn arm<T: Target>(
             }
         }
         if batch.is_empty() {
-            return Ok(());
+            return Ok(armed);
         }
         let mask = target.arm(&batch).map_err(|error: PlatformError| SessionError::from(error))?;
         sets.armed.extend(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
-        done(&batch, mask)?;
+        armed += u64::from(mask.count_ones());
     }
 }

@@ -74,6 +74,8 @@ use tasks::{Task, Timer, poll_once};
 
 /// Turns that tasks get before the image may look after itself.
 const TURNS: usize = 16;
+/// What small things take that nobody counts: tasks, lines for the toolstack, what the heap loses between its blocks.
+const SMALL: usize = 1 << 20;
 /// How soon to look again when the network device takes no more for now.
 const DEVICE_FULL: u64 = 500_000;
 
@@ -124,7 +126,7 @@ where
             entropy
         });
         let registry = Registry::new(store, timer.clone());
-        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY + net::MEMORY));
+        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY + net::MEMORY + SMALL));
         let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {
             platform,

@@ -129,20 +129,26 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
         let count = CHUNK.min(departure.frames - first);
         let (source, now) = (&mut departure.source, &mut departure.scratch);
         now.update(|words| source.find_ram(Gfn(first), count, words))?;
-        let gone: Vec<Gfn> =
-            departure.ram.range(Gfn(first), count).filter(|gfn| !departure.scratch.contains(*gfn)).collect();
-        let fresh: Vec<Gfn> =
-            departure.scratch.range(Gfn(first), count).filter(|gfn| departure.ram.insert(*gfn)).collect();
-        if !fresh.is_empty() {
-            // The log need not know of their first writes.
-            departure.log.extend(fresh);
+        let mut fresh = false;
+        for gfn in departure.scratch.range(Gfn(first), count) {
+            if departure.ram.insert(gfn) {
+                // The log need not know of its first write.
+                departure.log.insert(gfn);
+                fresh = true;
+            }
+        }
+        if fresh {
             full_copy::announce(departure, Gfn(first), count).await?;
         }
-        for batch in gone.chunks(BATCH) {
-            let batch = Batch::from_slice(batch).unwrap_or_default();
-            departure.send_as_zeros(Cause::Urgent, &batch).await?;
-            verify::tell_zeros(departure, &batch).await?;
-            batch.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
+        loop {
+            let ram = departure.ram.range(Gfn(first), count);
+            let gone: Batch = ram.filter(|gfn| !departure.scratch.contains(*gfn)).take(BATCH).collect();
+            if gone.is_empty() {
+                break;
+            }
+            departure.send_as_zeros(Cause::Urgent, &gone).await?;
+            verify::tell_zeros(departure, &gone).await?;
+            gone.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
         }
         departure.timer.yield_now().await;
         first += count;
@@ -230,14 +236,7 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
     if !arrival.can_page {
         return Err(SessionError::Peer(PeerFault::OutOfTurn));
     }
-    let mut armed = 0;
-    let mut stubborn = arrival.stubborn.borrow_mut();
-    full_copy::arm(arrival, stale, |batch, done| {
-        armed += u64::from(done.count_ones());
-        let refused = batch.iter().enumerate().filter(|(index, _)| done >> index & 1 == 0);
-        stubborn.extend(refused.map(|(_, gfn)| *gfn));
-        Ok(())
-    })?;
+    let armed = full_copy::arm(arrival, stale)?;
     arrival.ledger.borrow_mut().summary.armed_switch += armed;
     let sets = &mut *arrival.sets.borrow_mut();
     for gfn in stale.gfns() {
@@ -247,17 +246,37 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
     Ok(())
 }
 
+/// Gets what is stale and cannot be armed.
+async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
+    let mut stubborn = arrival.sets.borrow().absent.clone();
+    stubborn.subtract(&arrival.sets.borrow().armed);
+    let mut pages = stubborn.iter().map(|gfn| Demanded { gfn, first: false });
+    loop {
+        let batch: heapless::Vec<_, BATCH> = pages.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            break;
+        }
+        arrival.demand(&batch).await?;
+    }
+    let mut next = Gfn(0);
+    let all_here = || {
+        while let Some(gfn) = stubborn.next_from(next) {
+            next = gfn;
+            if arrival.sets.borrow().absent.contains(gfn) {
+                return None;
+            }
+            next = Gfn(gfn.0 + 1);
+        }
+        Some(())
+    };
+    let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;
+    here.ok_or(SessionError::TimedOut(Wait::Ready))
+}
+
 /// Gets what cannot be armed, loads the state and says ready.
 pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     arrival.begin(Stage::Switchover);
-    let stubborn = arrival.stubborn.take();
-    for batch in stubborn.chunks(BATCH) {
-        let batch: heapless::Vec<_, BATCH> = batch.iter().map(|gfn| Demanded { gfn: *gfn, first: false }).collect();
-        arrival.demand(&batch).await?;
-    }
-    let all_here = || stubborn.iter().all(|gfn| !arrival.sets.borrow().absent.contains(*gfn)).then_some(());
-    let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;
-    here.ok_or(SessionError::TimedOut(Wait::Ready))?;
+    demand_stubborn(arrival).await?;
     arrival.check_nothing_left_out()?;
     let state = arrival.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
     arrival.target.borrow_mut().load_state(&state)?;

@@ -19,7 +19,7 @@ use crate::control::{Progress, SessionToken, State};
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
 use crate::net::LinkError;
-use crate::platform::{BATCH, Backends, DomId, Gfn, Hold, Platform, Rings, Target};
+use crate::platform::{BATCH, Backends, DomId, Hold, Platform, Rings, Target};
 use crate::secure::Link;
 use crate::tasks::{SECOND, Timer};
 use crate::verify::Verifier;
@@ -54,8 +54,6 @@ pub(crate) struct Arrival<T> {
     pub(crate) can_page: bool,
     pub(crate) sets: RefCell<Sets>,
     pub(crate) ledger: RefCell<Ledger>,
-    /// Pages that must be written before the guest runs, because they cannot be armed.
-    pub(crate) stubborn: RefCell<Vec<Gfn>>,
     /// If all memory is compared at the switch.
     pub(crate) verifier: RefCell<Option<Verifier>>,
     /// The machine state, until it is loaded.
@@ -319,7 +317,6 @@ impl<T: Target> Arrival<T> {
             lost: Cell::new(false),
             sets: RefCell::new(Sets::new(note.frames)),
             ledger: RefCell::new(ledger),
-            stubborn: RefCell::default(),
             verifier: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),

@@ -36,12 +36,12 @@ use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
 use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
 
-/// Page sets that a departure keeps, and one for a moment in the switch.
-const SETS: usize = 11;
-/// What it takes besides: connections, a batch, the machine state and what is made of it.
+/// Page sets that a departure keeps, one that the platform reads the dirty log into, and one for a moment in the switch.
+const SETS: usize = 12;
+/// What it takes besides: connections, a batch, the machine state and what is made of it, twice.
 const MEMORY: usize = 2 * (lobby::BUFFERS.size() + MAX_PAYLOAD)
     + (BATCH + 1) * PAGE_SIZE
-    + 2 * Kind::State.limit()
+    + 3 * Kind::State.limit()
     + 16 * DEMANDS
     + datagram::MEMORY;
 /// Demands that may wait. While there are more, the target is not listened to.

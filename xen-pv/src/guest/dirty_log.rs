@@ -48,6 +48,8 @@ impl DirtyLog {
             Read::Final => (SHADOW_OP_CLEAN, SHADOW_LOGDIRTY_FINAL),
         };
         if self.scratch.len() < dirty.len() {
+            // Never both at once: there is memory for one.
+            self.scratch = Vec::new();
             self.scratch = vec![0; dirty.len()];
         }
         let scratch = &mut self.scratch[..dirty.len()];

@@ -13,8 +13,8 @@ use crate::hypercall;
 /// Room for more leaves than any policy of Xen 4.17 serialises.
 const MAX_LEAVES: usize = 256;
 const MAX_MSRS: usize = 32;
-/// Xen's own limit is a few KiB for each virtual CPU.
-pub(super) const MAX_CONTEXT: usize = 4 << 20;
+/// Xen's own limit is a few KiB for each of up to 128 virtual CPUs. With its frame it goes as one message of at most 1 MiB.
+pub(super) const MAX_CONTEXT: usize = (1 << 20) - 64;
 
 /// Which features of the processor the guest sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
