@@ -14,7 +14,7 @@ use crate::tasks::{MS, Timer};
 /// Ended sessions whose reports are kept.
 const KEPT: usize = 8;
 /// Sessions that may run at once.
-pub(crate) const SESSIONS: usize = 4;
+pub(crate) const SESSIONS: usize = 6;
 /// Progress is not written more often than this.
 const PROGRESS_EVERY: u64 = 250 * MS;
 

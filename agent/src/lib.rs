@@ -35,6 +35,7 @@ mod ledger;
 mod lobby;
 mod net;
 pub mod os;
+mod peers;
 pub mod platform;
 mod rescue;
 pub mod secure;
@@ -67,6 +68,7 @@ use datagram::Post;
 use desk::Registry;
 use lobby::{Door, Lobby};
 use net::Net;
+use peers::Peers;
 use platform::{Platform, Store};
 use secure::handshake::Entropy;
 use session::Host;
@@ -137,6 +139,7 @@ where
             config,
             budget,
             domains: Domains::default(),
+            peers: Peers::default(),
             epilogues: RefCell::default(),
         });
         Self { host, device, registry, door, tasks: Vec::new(), announced: None }

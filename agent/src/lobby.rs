@@ -3,12 +3,14 @@
 //! The agent listens only while a session waits for its peer. A caller is dropped, without a word, unless it names that
 //! session, proves that this agent knows it, and says the same once more where nobody can change it. Until then it has
 //! cost little: callers beyond a few make place for the next, those first that have said nothing, so that strangers who
-//! hold their connections open keep nobody out.
+//! hold their connections open keep nobody out. One host's callers make place for each other before anybody else's do.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::cmp::Reverse;
+use core::net::Ipv4Addr;
 
 use crate::channel::Inlet;
 use crate::config::Config;
@@ -179,7 +181,13 @@ struct Ear {
 /// Somebody who may call, or has.
 struct Caller {
     task: Task,
-    manners: Rc<Cell<Manners>>,
+    look: Rc<Look>,
+}
+
+/// What is seen of a caller.
+struct Look {
+    manners: Cell<Manners>,
+    address: Cell<Ipv4Addr>,
 }
 
 /// How far a caller has come, and the how-manieth it is.
@@ -212,30 +220,38 @@ impl Door {
             return;
         }
         self.callers.retain_mut(|caller| poll_once(&mut caller.task).is_pending());
-        let free = self.callers.iter().filter(|caller| caller.manners.get() == Manners::Awaited).count();
+        let free = self.callers.iter().filter(|caller| caller.look.manners.get() == Manners::Awaited).count();
         let room = CALLERS - self.callers.len();
         for _ in free + room..FREE {
             self.make_place();
         }
         while self.callers.len() < CALLERS {
-            let manners = Rc::new(Cell::new(Manners::Awaited));
-            let mut task: Task = Box::pin(hear(self.ear.clone(), manners.clone()));
+            let (manners, address) = (Cell::new(Manners::Awaited), Cell::new(Ipv4Addr::UNSPECIFIED));
+            let look = Rc::new(Look { manners, address });
+            let mut task: Task = Box::pin(hear(self.ear.clone(), look.clone()));
             if poll_once(&mut task).is_ready() {
                 return;
             }
-            self.callers.push(Caller { task, manners });
+            self.callers.push(Caller { task, look });
         }
     }
 
-    /// Drops a caller: one that has said nothing, or else the oldest. But not the newest, which had no time to say anything.
+    /// Drops a caller.
     fn make_place(&mut self) {
-        let come = self.callers.iter().map(|caller| caller.manners.get());
-        let newest = come.clone().filter_map(Manners::number).max();
-        let least = come.filter(|manners| manners.number().is_some_and(|number| Some(number) != newest)).min();
-        if let Some(least) = least {
-            self.callers.retain(|caller| caller.manners.get() != least);
+        let come = self.callers.iter().map(|caller| (caller.look.manners.get(), caller.look.address.get()));
+        if let Some(least) = least(come.filter(|(manners, _)| *manners != Manners::Awaited)) {
+            self.callers.retain(|caller| caller.look.manners.get() != least);
         }
     }
+}
+
+/// Of those that have come, who is to go: one of the address from which there are most; of those one that has said nothing,
+/// or else the oldest. But not the newest of all, which had no time to say anything.
+fn least(come: impl Iterator<Item = (Manners, Ipv4Addr)> + Clone) -> Option<Manners> {
+    let newest = come.clone().max_by_key(|(manners, _)| manners.number());
+    let crowd = |address| come.clone().filter(|(_, other)| *other == address).count();
+    let others = come.clone().filter(|caller| Some(*caller) != newest);
+    others.min_by_key(|(manners, address)| (Reverse(crowd(*address)), *manners)).map(|(manners, _)| manners)
 }
 
 impl Manners {
@@ -248,15 +264,18 @@ impl Manners {
 }
 
 /// Waits for one caller and lets it say who it is.
-async fn hear(ear: Rc<Ear>, manners: Rc<Cell<Manners>>) {
+async fn hear(ear: Rc<Ear>, look: Rc<Look>) {
     let Ok(connection) = Connection::listen(&ear.net, &ear.timer, ear.config.port, BUFFERS) else { return };
     connection.approached().await;
     let number = ear.arrivals.get();
     ear.arrivals.set(number + 1);
-    manners.set(Manners::Silent(number));
+    look.manners.set(Manners::Silent(number));
+    look.address.set(connection.peer().map_or(Ipv4Addr::UNSPECIFIED, |peer| *peer.ip()));
     ear.timer.nudge();
-    let introduced =
-        ear.timer.within(INTRODUCTION, introduce(&ear, connection, || manners.set(Manners::Introduced(number)))).await;
+    let introduced = ear
+        .timer
+        .within(INTRODUCTION, introduce(&ear, connection, || look.manners.set(Manners::Introduced(number))))
+        .await;
     ear.timer.nudge();
     let now = ear.timer.now();
     if introduced == Some(Ok(())) || now < ear.report_at.get() {
@@ -415,6 +434,20 @@ mod tests {
         let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
         let timer = scene.pair.timer.clone();
         scene.run(invitation.answered(&timer));
+    }
+
+    #[test]
+    fn callers_of_one_host_make_place_for_each_other_first() {
+        use Manners::{Introduced, Silent};
+        let [one, other, third] = [1, 2, 3].map(|host| Ipv4Addr::new(10, 0, 0, host));
+        let goes = |come: &[(Manners, Ipv4Addr)]| least(come.iter().copied());
+        // However much it has said: somebody who says nothing yet from elsewhere stays.
+        let crowd = [(Introduced(5), one), (Silent(6), other), (Introduced(7), one), (Silent(8), one)];
+        assert_eq!(goes(&crowd), Some(Introduced(5)));
+        assert_eq!(goes(&[(Introduced(5), one), (Silent(6), other), (Introduced(7), third)]), Some(Silent(6)));
+        assert_eq!(goes(&[(Introduced(5), one), (Introduced(6), other), (Silent(7), third)]), Some(Introduced(5)));
+        assert_eq!(goes(&[(Silent(5), one), (Silent(6), one), (Silent(7), one)]), Some(Silent(5)));
+        assert_eq!(goes(&[(Silent(5), one)]), None);
     }
 
     #[test]

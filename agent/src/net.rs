@@ -29,8 +29,8 @@ const INGRESS_BUDGET: usize = 512;
 const KEEP_ALIVE: u64 = 5 * SECOND;
 /// How long a closed connection may go on delivering what it still holds.
 const LINGER: u64 = 30 * SECOND;
-/// Closed connections that may do so at the same time: both of as many sessions as there may be.
-const LINGERING: usize = 2 * crate::desk::SESSIONS;
+/// Closed connections that may do so at the same time: both of some sessions.
+const LINGERING: usize = 8;
 /// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
 const DATAGRAMS: usize = 96;
 const DATAGRAM_BYTES: usize = 96 << 10;

@@ -59,6 +59,7 @@ use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::lobby::Lobby;
 use crate::net::{LinkError, Net};
+use crate::peers::Peers;
 use crate::platform::{DomId, Gfn, Platform, PlatformError, Source};
 use crate::secure::Protection;
 use crate::switchover::Prepared;
@@ -96,6 +97,7 @@ pub(crate) struct Host<P> {
     pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,
     pub(crate) domains: Domains,
+    pub(crate) peers: Peers,
     /// Sessions that are over, about which a target may still ask.
     pub(crate) epilogues: RefCell<VecDeque<SessionToken>>,
 }
@@ -213,6 +215,8 @@ pub enum Refusal {
     PagedOut,
     /// Another session has it in hand.
     InHand,
+    /// The other agent has as many sessions here as one may have.
+    ManySessions,
     /// This agent's memory does not hold what it would have to know of it.
     NoMemory,
     /// It does not hold the digests that verifying takes.
@@ -299,6 +303,7 @@ impl fmt::Display for Refusal {
             Self::NoForeignMap => "this agent cannot map the guest's memory",
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
             Self::InHand => reason::IN_HAND,
+            Self::ManySessions => "the other host's agent has as many migrations with this one as one host may have",
             Self::NoMemory => "the agent has too little memory left for a guest of this size",
             Self::NoMemoryToVerify => {
                 "the agent has too little memory left to verify a guest of this size; migrate without"

@@ -128,6 +128,7 @@ async fn arrive<P: Platform>(
     backends: Backends,
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
+    let seat = host.peers.seat(callee.key)?;
     let mut memory = host.budget.reserve(MEMORY)?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
@@ -175,7 +176,7 @@ async fn arrive<P: Platform>(
         stay::stay(host, &arrival, contact).await
     };
     // The source hears of the end whatever it takes; the domain is not held for that.
-    drop((arrival, claim));
+    drop((arrival, claim, seat));
     epilogue::report(host, callee, session, unheard).await;
     Ok(())
 }
@@ -183,6 +184,7 @@ async fn arrive<P: Platform>(
 /// Goes on with a guest that an earlier life of this agent was filling.
 pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
+    let seat = host.peers.seat_again(note.key);
     let mut memory = host.budget.reserve(MEMORY)?;
     memory.add_sets(note.frames, SETS)?;
     let (hold, phase) = match note.role {
@@ -212,7 +214,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         desk.state(State::Ready);
     }
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
-    drop((arrival, claim));
+    drop((arrival, claim, seat));
     epilogue::report(host, Callee { address: note.peer, key: note.key }, note.session, unheard).await;
     Ok(())
 }

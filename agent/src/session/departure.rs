@@ -29,6 +29,7 @@ use crate::digest::Kept;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
 use crate::net::{IN_FLIGHT_CONTROL, LinkError};
+use crate::peers::Seat;
 use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
@@ -38,8 +39,9 @@ use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
 
 /// Page sets that a departure keeps, one that the platform reads the dirty log into, and one for a moment in the switch.
 const SETS: usize = 12;
-/// What it takes besides: connections, a batch, the machine state and what is made of it, twice.
-const MEMORY: usize = 2 * (lobby::BUFFERS.size() + MAX_PAYLOAD)
+/// What it takes besides: connections, and those of a target that calls again meanwhile, a batch, the machine state and what is made of it, twice.
+const MEMORY: usize = 4 * lobby::BUFFERS.size()
+    + 2 * MAX_PAYLOAD
     + (BATCH + 1) * PAGE_SIZE
     + 3 * Kind::State.limit()
     + 16 * DEMANDS
@@ -104,6 +106,8 @@ pub(crate) struct Departure<S> {
     /// What the pages that follow in stage 3 held then.
     pub(crate) told: Option<Kept>,
     pub(crate) memory: Reservation,
+    /// One of those that the other agent may have here.
+    seat: Option<Seat>,
 }
 
 /// What the target has said.
@@ -160,6 +164,15 @@ async fn leave<P: Platform>(
     let (mut source, info, memory) = open(host, domain)?;
     let frame = source.frame()?;
     let (invitation, called) = invite(host, desk).await?;
+    let seat = match host.peers.seat(called.peer) {
+        Ok(seat) => seat,
+        Err(error) => {
+            let reason = error.to_string();
+            let told = async { Outlet::new(called.control.clone()).send(Message::Abort(&reason)).await };
+            let _ = host.timer.within(SECOND, told).await;
+            return Err(error);
+        }
+    };
 
     let session = invitation.session();
     let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
@@ -167,6 +180,7 @@ async fn leave<P: Platform>(
     let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
     departure.note = note;
     departure.verify = verify;
+    departure.seat = Some(seat);
     let mut listening = departure.listen(&called);
     let features = host.platform.borrow().features();
     let outcome = {
@@ -276,13 +290,14 @@ async fn see_off<P: Platform>(
 /// Goes on with a guest that an earlier life of this agent was sending away.
 pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
+    let seat = host.peers.seat_again(note.key);
     let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
     let info = source.info()?;
     let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
     let Some(committed) = session::is_committed(&source) else {
         // dom0 may always have back a guest that has not left.
         source.release()?;
-        drop((source, claim));
+        drop((source, claim, seat));
         let reason = SessionError::Refused(Refusal::GivenBack).to_string();
         desk.state(State::Failed { reason: reason.clone() });
         epilogue::answer(host, invitation, Answer::Abort(reason)).await;
@@ -296,7 +311,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         Either::First(called) => called,
         Either::Second(()) => {
             desk.state(discarded());
-            drop((source, claim));
+            drop((source, claim, seat));
             epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
             return Ok(());
         }
@@ -306,6 +321,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     departure.ram.update(|words| words.fill(u64::MAX));
     departure.inbox.committed.set(true);
     departure.lost = true;
+    departure.seat = Some(seat);
     see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
     Ok(())
 }
@@ -495,6 +511,7 @@ impl<S: Source> Departure<S> {
             verify: false,
             told: None,
             memory,
+            seat: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::dialing::{self, Callee};
 use super::{CALL_AGAIN, Host, LOST, SessionError};
 use crate::channel::{Inlet, Outlet};
 use crate::control::SessionToken;
-use crate::lobby::Invitation;
+use crate::lobby::{self, Invitation};
 use crate::platform::Platform;
 use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};
@@ -53,6 +53,10 @@ impl Word {
 
 /// At the source: waits for the target to ask, and tells it.
 pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, answer: Answer) {
+    // Whoever asks takes memory, and may ask for long.
+    let Ok(_memory) = host.budget.reserve(2 * lobby::BUFFERS.size()) else {
+        return log::warn!("no memory is left to tell the other host's agent how a session ended, should it ask");
+    };
     let answering = async {
         loop {
             let called = invitation.answered(&host.timer).await;

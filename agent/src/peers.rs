@@ -1,0 +1,74 @@
+//! How many sessions each other agent has here: one that never answers, or stalls all that it has, leaves room for others.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use crate::desk::SESSIONS;
+use crate::secure::PublicKey;
+use crate::session::{Refusal, SessionError};
+
+/// Sessions that one agent may have.
+const EACH: usize = 4;
+
+/// The agents at the other ends of sessions.
+#[derive(Clone, Default)]
+pub(crate) struct Peers(Rc<RefCell<Vec<PublicKey>>>);
+
+/// One session of an agent, until dropped.
+pub(crate) struct Seat {
+    peers: Peers,
+    peer: Option<PublicKey>,
+}
+
+impl Peers {
+    /// A session with `peer` begins, unless there are many. Of plain connections nobody knows whose they are.
+    pub(crate) fn seat(&self, peer: Option<PublicKey>) -> Result<Seat, SessionError> {
+        let sessions = self.0.borrow().iter().filter(|other| Some(**other) == peer).count();
+        if sessions < EACH { Ok(self.seat_again(peer)) } else { Err(SessionError::Refused(Refusal::ManySessions)) }
+    }
+
+    /// A session with `peer` goes on that an earlier life of this agent began.
+    pub(crate) fn seat_again(&self, peer: Option<PublicKey>) -> Seat {
+        self.0.borrow_mut().extend(peer);
+        Seat { peers: self.clone(), peer }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let peers = &mut *self.peers.0.borrow_mut();
+        if let Some(place) = peers.iter().position(|peer| Some(*peer) == self.peer) {
+            peers.swap_remove(place);
+        }
+    }
+}
+
+const _: () = assert!(EACH < SESSIONS);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_so_many_sessions_and_leaves_room_for_others() {
+        let (peers, one, other) = (Peers::default(), Some(PublicKey([1; 32])), Some(PublicKey([2; 32])));
+        let mut seats: Vec<Seat> = (0..EACH).map(|_| peers.seat(one).ok().unwrap()).collect();
+        assert_eq!(peers.seat(one).err(), Some(SessionError::Refused(Refusal::ManySessions)));
+        assert!(peers.seat(other).is_ok());
+        seats.pop();
+        assert!(peers.seat(one).is_ok());
+        // What an earlier life began is never refused.
+        let again = peers.seat_again(one);
+        assert!(peers.seat(one).is_err());
+        drop((seats, again));
+        assert!(peers.0.borrow().is_empty());
+    }
+
+    #[test]
+    fn plain_agents_are_nobody() {
+        let peers = Peers::default();
+        let seats: Vec<_> = (0..2 * EACH).map(|_| peers.seat(None)).collect();
+        assert!(seats.iter().all(Result::is_ok) && peers.0.borrow().is_empty());
+    }
+}
