@@ -83,7 +83,7 @@ impl Ends {
     /// Two ends that are connected; what they say is sealed, or in clear.
     pub fn new(sealed: bool) -> Self {
         let mut cable = Cable::default();
-        let config = Config::from_command_line("ip=10.0.0.1/24", [2, 0, 0, 0, 0, 1], 0, Security::Plain);
+        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2, 0, 0, 0, 0, 1], 0, Security::Plain);
         let net = Net::new(&config.expect("it is whole"), &mut cable, 1, 0);
         let net = Rc::new(RefCell::new(net));
         let stream = connect(&net, &mut cable);
