@@ -5,6 +5,9 @@
 //! the switch need not. A page that is already dirty when its turn comes is not sent at all: its bit stays set until
 //! the switch, so stage 3 sends it anyway. A pre-copy goes on in rounds over what was dirtied, and defers likewise to
 //! the next round. A post-copy takes every page for dirty, so that none is sent here.
+//!
+//! A page that the guest has just been given is not in the log, whatever is written to it: the hypervisor protects it only
+//! when the log is cleaned. So only pages that are protected when they are read count as sent.
 
 use crate::bitmap::PageSet;
 use crate::control::{Mode, Progress, State};
@@ -99,16 +102,16 @@ async fn copy<S: Source>(
     let mut next = first;
     loop {
         peek(departure).await?;
+        let batch: Batch = of(departure).range(next, end - next.0).take(BATCH).collect();
+        let Some(last) = batch.last() else { return Ok(()) };
+        next = Gfn(last.0 + 1);
+        let protected = departure.source.protected(&batch)?;
         let (mut clean, mut dirty) = (Batch::new(), Batch::new());
-        while clean.len() < BATCH && dirty.len() < BATCH {
-            let Some(gfn) = of(departure).next_from(next).filter(|gfn| gfn.0 < end) else { break };
-            next = Gfn(gfn.0 + 1);
-            let batch = if departure.log.contains(gfn) { &mut dirty } else { &mut clean };
-            let _ = batch.push(gfn);
+        for (index, gfn) in batch.into_iter().enumerate() {
+            let is_clean = protected >> index & 1 == 1 && !departure.log.contains(gfn);
+            let _ = if is_clean { &mut clean } else { &mut dirty }.push(gfn);
         }
-        if clean.is_empty() && dirty.is_empty() {
-            return Ok(());
-        }
+        departure.log.extend(dirty.iter().copied());
         departure.ledger.summary.deferred += dirty.len() as u64;
         departure.look_at(&mut dirty)?;
         // What cannot be read has probably just stopped being RAM; the switch will know.

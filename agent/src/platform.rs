@@ -194,10 +194,15 @@ pub trait Source {
     /// `first .. first + count` that holds RAM to migrate; clears it for the others. Special pages that
     /// [`Target::build`] makes on the other side and that need no content are not RAM to migrate.
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
+    /// Whether all of up to [`BATCH`] frames hold RAM.
+    fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool>;
     /// Copies up to [`BATCH`] pages out of the guest; the mask says which could be read.
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
     /// Turns the dirty log on; from here on every write is recorded, until [`Source::release`] or drop.
     fn log_on(&mut self) -> Result<()>;
+    /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded. The log alone does not tell: pages
+    /// that the guest has been given since it was turned on or cleaned are written to unrecorded until it is cleaned.
+    fn protected(&mut self, gfns: &[Gfn]) -> Result<PageMask>;
     /// ORs the dirty log into `dirty` without clearing it. Cheap.
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()>;
     /// ORs the dirty log into `dirty` and clears it. Dear: a handful per migration.

@@ -13,7 +13,7 @@ use crate::dirty_copy;
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
 use crate::net::LinkError;
-use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
+use crate::platform::{BATCH, Gfn, GuestInfo, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
@@ -46,10 +46,11 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     departure.ledger.begin(Stage::Switchover, departure.bytes());
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
+    let GuestInfo { max_gfn, pages: seen, .. } = departure.source.info()?;
+    departure.grow(max_gfn + 1)?;
     departure.log.update(|words| departure.source.clean(words))?;
     departure.asked = true;
     departure.desk.state(State::Suspend);
-    let seen = departure.source.info()?.pages;
     find_holes(departure).await?;
     suspended(departure).await?;
     departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
@@ -108,15 +109,34 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
 }
 
 /// Takes the rest of the dirty log and the machine state. `seen` is how many pages the guest had when its holes were
-/// looked at last; if it has another number now, they are looked at once more.
+/// looked at last; if it has another number now, or as many but not the same, they are looked at once more.
 async fn capture<S: Source>(departure: &mut Departure<S>, seen: u64) -> Result<Vec<u8>, SessionError> {
     let info = departure.source.info()?;
     departure.grow(info.max_gfn + 1)?;
     let state = departure.recent.update(|words| departure.source.machine_state(words))?;
-    if info.pages != seen {
+    if info.pages != seen || !has_kept_its_pages(departure)? {
         find_holes(departure).await?;
     }
     Ok(state)
+}
+
+/// Whether the guest has given nothing back. What it gives back it writes to first, as Linux does: only dirty pages can be
+/// gone, and looking at them takes much less than looking at the whole guest.
+fn has_kept_its_pages<S: Source>(departure: &mut Departure<S>) -> Result<bool, SessionError> {
+    let (source, dirty) = (&mut departure.source, &mut departure.scratch);
+    dirty.copy_from(&departure.log);
+    dirty.union_with(&departure.recent);
+    dirty.intersect_with(&departure.ram);
+    let mut dirty = dirty.iter();
+    loop {
+        let batch: Batch = dirty.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            return Ok(true);
+        }
+        if !source.are_ram(&batch)? {
+            return Ok(false);
+        }
+    }
 }
 
 /// Looks at the whole guest again: frames that have become RAM are announced, and those that no longer are RAM are

@@ -151,12 +151,20 @@ impl wanted::Source for Source {
         self.source.find_ram(Gfn(first.0), count, ram).map_err(failure)
     }
 
+    fn are_ram(&mut self, gfns: &[wanted::Gfn]) -> Result<bool> {
+        with_gfns(gfns, |gfns| self.source.are_ram(gfns))
+    }
+
     fn read(&mut self, gfns: &[wanted::Gfn], into: &mut [Page]) -> Result<PageMask> {
         with_gfns(gfns, |gfns| self.source.read(gfns, into))
     }
 
     fn log_on(&mut self) -> Result<()> {
         self.source.log_on().map_err(failure)
+    }
+
+    fn protected(&mut self, gfns: &[wanted::Gfn]) -> Result<PageMask> {
+        with_gfns(gfns, |gfns| self.source.protected(gfns))
     }
 
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {

@@ -51,6 +51,40 @@ fn a_guest_that_is_destroyed_before_the_switch_ends_the_migration() {
     assert!(tried > 3);
 }
 
+/// Each moment of the suspend: its number of pages says nothing of what became of them.
+#[test]
+fn pages_that_are_swapped_while_the_guest_suspends_arrive() {
+    for ms in 0..20 {
+        let mut world = World::new(Scenario { suspend_ns: 20_000_000, ..Scenario::default() });
+        world.guest.borrow_mut().balloons_here = false;
+        world.start();
+        assert!(world.run_until(10_000, World::is_suspending));
+        world.run_until(ms, |_| false);
+        world.guest.borrow_mut().swap_pages(3);
+        assert!(world.run(300_000), "{:?}", world.states);
+        assert_eq!(world.state(1), Some(&State::Complete), "{ms}");
+        world.guest.borrow().check_complete();
+    }
+}
+
+/// What comes while the log is on is not in it, whatever is written there.
+#[test]
+fn pages_that_come_in_stage_1_arrive_as_they_are_at_the_switch() {
+    // The last of them are looked at long after the first.
+    for ms in [0, 100] {
+        let mut world = World::new(Scenario { frames: 34_000, working_set: 34_000, ..Scenario::default() });
+        world.guest.borrow_mut().balloons_here = false;
+        world.guest.borrow_mut().truth[33_000..].fill(None);
+        world.start();
+        assert!(world.run_until(10_000, |world| world.guest.borrow().logging));
+        world.run_until(ms, |_| false);
+        world.guest.borrow_mut().swap_pages(500);
+        assert!(world.run(300_000), "{:?}", world.states);
+        assert_eq!(world.state(1), Some(&State::Complete), "{ms}: {:?}", world.states);
+        world.guest.borrow().check_complete();
+    }
+}
+
 /// What it gives back is not waited for, and what it puts there instead is not overwritten.
 #[test]
 fn a_guest_that_balloons_in_stage_3_arrives_whole() {

@@ -65,6 +65,8 @@ pub struct Guest {
     pub here: Here,
     pub logging: bool,
     pub log: PageSet,
+    /// Pages that have come since the log was last cleaned: what is written to them is not logged.
+    pub fresh: PageSet,
     pub paused_here: bool,
     // At the target.
     pub uuid_there: [u8; 16],
@@ -82,15 +84,14 @@ pub struct Guest {
     pub faults: Vec<Gfn>,
     /// Pages given back while they were absent.
     pub dropped: Vec<Gfn>,
-    /// The balloon moves at the target, too.
+    /// The balloon moves at the source, and at the target.
+    pub balloons_here: bool,
     pub balloons_there: bool,
     /// What each virtual CPU waits for, and since when.
     pub vcpus: Vec<Option<(Gfn, u64)>>,
     /// How long each wait took.
     pub waits: Vec<u64>,
     pub finished: bool,
-    /// The balloon stands still: the guest has begun to suspend.
-    pub frozen: bool,
     /// Frames the guest writes to while it runs: the first so many frames.
     pub working_set: u64,
     pub writes: u64,
@@ -119,6 +120,7 @@ impl Guest {
             here: Here::Running,
             logging: false,
             log: PageSet::new(frames),
+            fresh: PageSet::new(frames),
             paused_here: false,
             there: vec![None; frames as usize],
             created: true,
@@ -130,11 +132,11 @@ impl Guest {
             state_loaded: false,
             faults: Vec::new(),
             dropped: Vec::new(),
+            balloons_here: true,
             balloons_there: true,
             vcpus: vec![None; vcpus],
             waits: Vec::new(),
             finished: false,
-            frozen: false,
             working_set: working_set.clamp(1, frames),
             writes: 0,
             touches: 0,
@@ -177,7 +179,7 @@ impl Guest {
         Gfn(self.random.below(bound))
     }
 
-    fn fresh(&mut self, old: Value) -> Value {
+    fn any_value(&mut self, old: Value) -> Value {
         match self.random.below(16) {
             0 if old & PINNED == 0 => 0,
             _ => (self.random.next() >> 1) | (old & PINNED),
@@ -189,19 +191,53 @@ impl Guest {
         let gfn = self.pick();
         let at = gfn.0 as usize;
         let new = match self.truth[at] {
-            Some(old) if old & PINNED == 0 && !self.frozen && self.random.below(400) == 0 => None,
-            None if !self.frozen && self.random.below(8) == 0 => Some(self.fresh(0)),
+            Some(old) if old & PINNED == 0 && self.balloons_here && self.random.below(400) == 0 => None,
+            None if self.balloons_here && self.random.below(8) == 0 => Some(self.any_value(0)),
             None => return,
-            Some(old) => Some(self.fresh(old)),
+            Some(old) => Some(self.any_value(old)),
         };
-        // A page that has just come is not logged: the hypervisor marks only writes to pages it had protected. One
-        // that goes is, since Linux scrubs it first.
-        let logged = self.logging && self.truth[at].is_some();
-        self.truth[at] = new;
+        self.put_here(gfn, new);
+    }
+
+    /// The guest writes a page at the source, takes it or gives it back. The hypervisor marks only writes to pages it had
+    /// protected, and those that have just come are not; one that goes is written to first, since Linux scrubs it.
+    fn put_here(&mut self, gfn: Gfn, new: Option<Value>) {
+        let came = self.truth[gfn.0 as usize].is_none();
+        self.truth[gfn.0 as usize] = new;
         self.writes += 1;
-        if logged {
+        if came {
+            self.fresh.insert(gfn);
+        } else if self.logging && !self.fresh.contains(gfn) {
             self.log.insert(gfn);
         }
+        if new.is_none() {
+            self.fresh.remove(gfn);
+        }
+    }
+
+    /// The guest gives back its first pages, and takes as many elsewhere, the last that it can.
+    pub fn swap_pages(&mut self, count: usize) {
+        let (mut given, mut taken) = (Vec::new(), Vec::new());
+        for (gfn, value) in (0..).map(Gfn).zip(&self.truth) {
+            match value {
+                None => taken.push(gfn),
+                Some(value) if value & PINNED == 0 => given.push(gfn),
+                Some(_) => {}
+            }
+        }
+        assert!(given.len() >= count && taken.len() >= count);
+        taken.reverse();
+        for index in 0..count {
+            self.put_here(given[index], None);
+            let value = self.any_value(0);
+            self.put_here(taken[index], Some(value));
+        }
+    }
+
+    /// What the hypervisor does when the log is turned on or cleaned.
+    pub fn protect(&mut self) {
+        self.log.clear();
+        self.fresh.clear();
     }
 
     fn touch_there(&mut self, vcpu: usize, now: u64) {
@@ -229,7 +265,7 @@ impl Guest {
             return;
         }
         assert_eq!(frame.value, truth, "{gfn:?} is wrong at the target");
-        let value = self.fresh(truth);
+        let value = self.any_value(truth);
         self.truth[at] = Some(value);
         self.there[at] = Some(Frame { value, armed: false });
     }
@@ -247,7 +283,7 @@ impl Guest {
                 true
             }
             None if self.random.below(8) == 0 => {
-                let value = self.fresh(0);
+                let value = self.any_value(0);
                 self.truth[at] = Some(value);
                 self.there[at] = Some(Frame { value, armed: false });
                 true

@@ -225,6 +225,11 @@ impl Source for Leaving {
         }
         Ok(())
     }
+    fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool> {
+        self.call(Op::FindRam, 1)?;
+        let guest = self.1.borrow();
+        Ok(gfns.iter().all(|gfn| guest.truth[gfn.0 as usize].is_some()))
+    }
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.call(Op::Read, gfns.len())?;
         assert_eq!(gfns.len(), into.len());
@@ -237,8 +242,19 @@ impl Source for Leaving {
     }
     fn log_on(&mut self) -> Result<()> {
         self.call(Op::LogOn, 0)?;
-        self.1.borrow_mut().logging = true;
+        let mut guest = self.1.borrow_mut();
+        guest.logging = true;
+        guest.protect();
         Ok(())
+    }
+    fn protected(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
+        self.call(Op::Peek, gfns.len())?;
+        let guest = self.1.borrow();
+        assert!(guest.logging);
+        let is_protected = |gfn: Gfn| {
+            guest.truth[gfn.0 as usize].is_some() && ![&guest.log, &guest.fresh].iter().any(|set| set.contains(gfn))
+        };
+        Ok(mask(gfns.len(), |index| is_protected(gfns[index])))
     }
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.call(Op::Peek, 10)?;
@@ -249,7 +265,7 @@ impl Source for Leaving {
         self.call(Op::Clean, 1000)?;
         let mut guest = self.1.borrow_mut();
         or(dirty, guest.log.words());
-        guest.log.clear();
+        guest.protect();
         Ok(())
     }
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -258,7 +274,7 @@ impl Source for Leaving {
         assert_eq!(guest.here, Here::Suspended);
         guest.paused_here = true;
         or(dirty, guest.log.words());
-        guest.log.clear();
+        guest.protect();
         Ok(b"a machine state".to_vec())
     }
     fn is_pinned(&self, page: &Page) -> bool {

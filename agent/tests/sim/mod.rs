@@ -203,7 +203,6 @@ impl World {
             let guest = &mut *guest.borrow_mut();
             guest.there.fill(None);
             guest.state_loaded = false;
-            guest.frozen = false;
             (guest.created, guest.released, guest.started, guest.ran_there) = (true, false, false, false);
             (guest.held_there, guest.finished) = (false, false);
             guest.faults.clear();
@@ -384,7 +383,6 @@ impl World {
                 self.request(guest, 1, "", &request.to_string());
             }
             State::Suspend => {
-                self.guests.borrow()[guest].borrow_mut().frozen = true;
                 self.suspend_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns);
             }
             State::Running if !self.guests.borrow()[guest].borrow().started && self.start_at[guest].is_none() => {

@@ -7,6 +7,7 @@ use super::abi::hvm::MEM_MMIO_DM;
 use super::error::{Error, Result};
 use super::{domctl, memory};
 use crate::abi::{DomId, Gfn};
+use crate::window::BATCH;
 
 /// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
 const SPECIAL_START: u64 = 0xfc000;
@@ -79,6 +80,15 @@ pub(super) fn free_gfn(domain: DomId) -> Result<Gfn> {
         }
     }
     Err(Error::Refused("the guest has filled its address space below 4 GiB: there is no place for the pager's ring"))
+}
+
+/// Whether all of up to [`BATCH`] frame numbers hold RAM.
+pub(super) fn are_ram(domain: DomId, gfns: &[Gfn]) -> Result<bool> {
+    let mut types = [0; BATCH];
+    let types = &mut types[..gfns.len().min(BATCH)];
+    types.iter_mut().zip(gfns).for_each(|(kind, gfn)| *kind = gfn.0);
+    domctl::frame_types(domain, types)?;
+    Ok(types.iter().all(|kind| is_ram(*kind)))
 }
 
 /// What stands at `count` frame numbers from `first` on.

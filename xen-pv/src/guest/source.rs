@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
-use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
-use super::abi::hvm::{PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
+use super::abi::domctl::{DOMINF_HAP, DOMINF_HVM_GUEST, GetDomainInfo};
+use super::abi::hvm::{MEM_RAM_RO, PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
 use super::dirty_log::{DirtyLog, Read};
 use super::error::{Error, Result};
 use super::frame::{Frame, KEPT_PARAMS, State};
 use super::label::{self, Label, Sid};
-use super::ram::Scan;
+use super::ram::{self, Scan};
 use super::reach::{Page, Reach};
 use super::target::ANOTHER_GUEST;
 use super::{domctl, grants, machine, memory, walk};
@@ -34,6 +34,8 @@ pub struct Source {
     /// The guest's own label.
     own: Sid,
     away: Sid,
+    /// The guest uses hardware-assisted paging.
+    hap: bool,
     stage: Stage,
     /// Of the last machine state.
     context: Vec<u8>,
@@ -111,6 +113,7 @@ impl Source {
             private,
             own: Sid(info.ssidref),
             away,
+            hap: info.flags & DOMINF_HAP != 0,
             stage: Stage::Open,
             context: Vec::new(),
             scan: Scan::default(),
@@ -154,6 +157,11 @@ impl Source {
         Ok(())
     }
 
+    /// Whether all of up to [`BATCH`] frames hold RAM.
+    pub fn are_ram(&self, gfns: &[Gfn]) -> Result<bool> {
+        ram::are_ram(self.domain, gfns)
+    }
+
     /// Copies up to 64 pages out; the mask says which could be read.
     pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
         self.reach.read(self.domain, gfns, into)
@@ -175,6 +183,17 @@ impl Source {
         if let Some(log) = self.log.take() {
             log.leave();
         }
+    }
+
+    /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded.
+    pub fn protected(&self, gfns: &[Gfn]) -> Result<u64> {
+        if !self.hap {
+            // With shadow paging a page is recorded when it is first mapped for writing, however new it is.
+            return Ok(u64::MAX);
+        }
+        let types = memory::types(self.domain, gfns)?;
+        let read_only = types.iter().take(gfns.len()).enumerate().filter(|(_, kind)| **kind == MEM_RAM_RO);
+        Ok(read_only.fold(0, |mask, (index, _)| mask | 1 << index))
     }
 
     /// ORs the dirty log into `dirty` without clearing it.
