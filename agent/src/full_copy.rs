@@ -16,7 +16,7 @@ use crate::platform::{BATCH, Gfn, PlatformError, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{PeerFault, SessionError};
+use crate::session::{PeerFault, Refusal, SessionError};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
@@ -139,6 +139,9 @@ fn report<S: Source>(departure: &Departure<S>) {
 pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     if departure.timer.now() < departure.next_peek {
         return Ok(());
+    }
+    if departure.source.info()?.stopped {
+        return Err(SessionError::Refused(Refusal::Stopped));
     }
     departure.log.update(|words| departure.source.peek(words))?;
     departure.next_peek = departure.timer.now() + PEEK_EVERY;

@@ -117,6 +117,8 @@ pub struct GuestInfo {
     pub paged_pages: u64,
     /// It stopped for a suspend, as the toolstack asked.
     pub suspended: bool,
+    /// It stopped for another reason: it crashed, shut down or wants to be rebooted.
+    pub stopped: bool,
     /// It uses hardware-assisted paging, which demand faults need.
     pub hap: bool,
 }

@@ -223,6 +223,8 @@ pub enum Refusal {
     NoMemoryToVerify,
     /// The toolstack said that it could not suspend it.
     NotSuspended,
+    /// It crashed, shut down or rebooted by itself.
+    Stopped,
     /// It does not exist, or no more.
     Gone,
     /// Pages of it cannot be read.
@@ -309,6 +311,7 @@ impl fmt::Display for Refusal {
                 "the agent has too little memory left to verify a guest of this size; migrate without"
             }
             Self::NotSuspended => "the guest did not suspend",
+            Self::Stopped => "the guest crashed, shut down or rebooted before it had left",
             Self::Gone => reason::GONE,
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",

@@ -307,6 +307,7 @@ fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
         vcpus: info.vcpus(),
         paged_pages: info.paged_pages,
         suspended: info.is_suspended(),
+        stopped: info.is_shut_down() && !info.is_suspended(),
         hap: info.flags & DOMINF_HAP != 0,
     }
 }

@@ -158,6 +158,11 @@ async fn arrive<P: Platform>(
         let mut bulk = Inlet::new(bulk, &BULKS);
         let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
             Either3::First(Ok(())) => None,
+            // The bulk connection may have been closed for a reason that is still on its way on the other.
+            Either3::First(Err(error @ SessionError::Link(_))) if arrival.phase.get() == Phase::Filling => {
+                let told = host.timer.within(SECOND, listening.as_mut()).await;
+                Some(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
+            }
             Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),
             Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
         };

@@ -30,7 +30,7 @@ use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
 use crate::net::{IN_FLIGHT_CONTROL, LinkError};
 use crate::peers::Seat;
-use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, Source};
+use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, PlatformError, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
@@ -438,13 +438,17 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
     if departure.asked && desk.suspended().is_none() {
         let source = &mut departure.source;
         let suspended = timer.wait_for(|| {
-            let over = desk.suspended().is_some() || source.info().map_or(true, |info| info.suspended);
+            let over = desk.suspended().is_some() || source.info().map_or(true, |info| info.suspended || info.stopped);
             over.then_some(())
         });
         let _ = timer.within(SUSPEND_WAIT, suspended).await;
     }
-    if let Err(error) = departure.source.release() {
-        reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
+    match departure.source.release() {
+        // Nothing is left to give back.
+        Ok(()) | Err(PlatformError::Gone) => {}
+        Err(error) => {
+            reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
+        }
     }
     departure.close(State::Failed { reason: reason.clone() });
     reason

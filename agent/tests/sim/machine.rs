@@ -202,6 +202,7 @@ impl Source for Leaving {
             vcpus: guest.vcpus.len() as u32,
             paged_pages: 0,
             suspended: guest.here == Here::Suspended,
+            stopped: guest.here == Here::Stopped,
             hap: true,
         })
     }

@@ -35,14 +35,19 @@ pub fn live_info(domain: DomId) -> Result<GetDomainInfo> {
 }
 
 impl GetDomainInfo {
+    /// The guest stopped, for whatever reason.
+    pub fn is_shut_down(&self) -> bool {
+        self.flags & abi::DOMINF_SHUTDOWN != 0
+    }
+
     /// The guest stopped because it was asked to suspend.
     pub fn is_suspended(&self) -> bool {
-        self.flags & abi::DOMINF_SHUTDOWN != 0 && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
+        self.is_shut_down() && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
     }
 
     /// The guest stopped because it crashed.
     pub fn has_crashed(&self) -> bool {
-        self.flags & abi::DOMINF_SHUTDOWN != 0 && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_CRASH
+        self.is_shut_down() && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_CRASH
     }
 
     /// Somebody holds the domain by a pause count; Xen does not say who, nor how many.

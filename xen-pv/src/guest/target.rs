@@ -232,7 +232,14 @@ impl Target {
         if self.ring_gfns().iter().any(|gfn| pages.contains(&gfn.0)) {
             return if order == 0 { Ok(()) } else { Err(Error::Malformed("extent of guest memory: covers a ring")) };
         }
-        memory::populate(self.domain, first, order.into())
+        memory::populate(self.domain, first, order.into()).map_err(|error| self.without_room(order).unwrap_or(error))
+    }
+
+    /// The better reason why frames could not be allocated: the toolstack lets the domain have no more.
+    fn without_room(&self, order: u8) -> Option<Error> {
+        let info = self.info().ok()?;
+        let is_full = info.tot_pages + (1 << order) > info.max_pages;
+        is_full.then_some(Error::Refused("the guest has grown since the toolstack made a domain for it here"))
     }
 
     /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
