@@ -85,10 +85,18 @@ impl Guest {
         self.create_domain(dom0, name, &["xl", "create", "-p"])
     }
 
+    /// Copies kernel and initramfs to where the guest's configuration names them: `xl` needs them when it reboots. Gives the
+    /// two paths.
+    pub fn put_files(&self, dom0: &Dom0, name: &str) -> Result<[String; 2]> {
+        let paths = ["kernel", "initramfs"].map(|what| format!("/root/{name}-{what}"));
+        dom0.put_file(&self.kernel, &paths[0]).context("cannot copy the guest's kernel")?;
+        dom0.put_file(&self.initramfs, &paths[1]).context("cannot copy the guest's initramfs")?;
+        Ok(paths)
+    }
+
     fn create_domain(&self, dom0: &Dom0, name: &str, command: &[&str]) -> Result<()> {
-        let [kernel, initramfs, file] = ["kernel", "initramfs", "cfg"].map(|what| format!("/root/{name}-{what}"));
-        dom0.put_file(&self.kernel, &kernel).context("cannot copy the guest's kernel")?;
-        dom0.put_file(&self.initramfs, &initramfs).context("cannot copy the guest's initramfs")?;
+        let [kernel, initramfs] = self.put_files(dom0, name)?;
+        let file = format!("/root/{name}-cfg");
         dom0.put(self.configuration(name, &kernel, &initramfs).as_bytes(), &file, 0o644)?;
         let output = dom0.run(&[command, &[file.as_str()]].concat())?;
         if !output.success() {

@@ -3,6 +3,7 @@
 
 mod agents;
 mod attempt;
+mod guests;
 mod link;
 mod pairs;
 mod permissions;
@@ -75,6 +76,15 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "two_guests_cross_in_the_same_direction", run: pairs::cross_in_the_same_direction },
     Test { name: "one_of_two_migrations_fails_alone", run: pairs::fail_alone },
     Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
+    Test { name: "guest_balloons_while_copying", run: guests::balloons_while_copying },
+    Test { name: "guest_grows_beyond_the_target_while_copying", run: guests::grows_while_copying },
+    Test { name: "guest_reboots_while_copying", run: guests::reboots_while_copying },
+    Test { name: "guest_crashes_while_copying", run: guests::crashes_while_copying },
+    Test { name: "guest_destroyed_while_copying", run: guests::destroyed_while_copying },
+    Test { name: "guest_reboots_in_stage_3", run: guests::reboots_in_stage_3 },
+    Test { name: "guest_crashes_in_stage_3", run: guests::crashes_in_stage_3 },
+    Test { name: "guest_destroyed_in_stage_3", run: guests::destroyed_in_stage_3 },
+    Test { name: "target_memory_taken_while_copying", run: guests::memory_taken_while_copying },
     Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
     Test { name: "target_host_gone_in_stage_3", run: agents::host_gone_in_stage_3 },
 ];

@@ -20,6 +20,20 @@ const SLOW_KBIT: u32 = 24_000;
 /// What it carries when stage 3 is to last until the test has had its look: 60 pages a second.
 const CRAWL_KBIT: u32 = 2_000;
 
+/// The guest's memory.
+pub const MEMORY_MIB: u32 = 160;
+
+/// The guest of the fault tests.
+pub fn guest(fixture: &Fixture) -> Guest {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.memory_mib = MEMORY_MIB;
+    // So much is dirty at the switch that stage 3 can be caught.
+    guest.load = Workload { dirty_mb: 32, dirty_rate: 4000 };
+    // dom0 may make it crash.
+    guest.arguments = "sysrq_always_enabled".into();
+    guest
+}
+
 /// A guest that runs on one host, and an agent on each.
 pub struct Scene<'a> {
     /// The hosts.
@@ -37,10 +51,7 @@ impl<'a> Scene<'a> {
         let from = match fixture.resident() {
             Some(place) => place,
             None => {
-                let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-                guest.memory_mib = 160;
-                // So much is dirty at the switch that stage 3 can be caught.
-                guest.load = Workload { dirty_mb: 32, dirty_rate: 4000 };
+                let guest = guest(fixture);
                 fixture.start_guest(A, &guest)?;
                 A
             }
@@ -136,6 +147,30 @@ impl<'a> Scene<'a> {
         }
     }
 
+    /// Waits until no agent has a session that goes on.
+    pub fn wait_idle(&self) -> Result<()> {
+        for place in [self.from, self.to] {
+            let begun = Instant::now();
+            loop {
+                let status = self.dom0(place)?.run(&["tsmc", "status"])?.text();
+                let is_over = |row: &str| row.contains(" complete ") || row.contains(" failed ");
+                let rows = status.lines().filter(|line| line.starts_with("out-") || line.starts_with("in-"));
+                let left: Vec<&str> = rows.filter(|row| !is_over(row)).collect();
+                if left.is_empty() {
+                    break;
+                }
+                ensure!(begun.elapsed() < LIMIT, "sessions go on on {}: {left:?}", place.letter);
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory of a host that nobody has or has claimed, MiB.
+    pub fn free_mib(&self, place: &Place) -> Result<u32> {
+        let free = self.dom0(place)?.run(&["xl", "info", "free_memory"])?.text();
+        free.trim().parse().context("xl info prints a number")
+    }
+
     /// Fails unless exactly one guest runs, on `place`, and all of its memory is as it must be.
     pub fn runs_on(&self, place: &Place) -> Result<()> {
         let begun = Instant::now();
@@ -219,10 +254,17 @@ pub struct Domain {
     pub name: String,
     /// Its number.
     pub number: u32,
+    /// The memory that it has, MiB.
+    pub memory_mib: u32,
     state: String,
 }
 
 impl Domain {
+    /// Whether it has crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.state.contains('c')
+    }
+
     /// Whether its processors may run: it is not paused, suspended, crashed or dying.
     pub fn is_runnable(&self) -> bool {
         !self.state.contains(['p', 's', 'c', 'd'])
@@ -235,10 +277,12 @@ pub fn domains(dom0: &Dom0) -> Result<Vec<Domain>> {
     let mut domains = Vec::new();
     for line in list.lines().skip(1) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        let [name, number, _, _, state, _] = words[..] else { bail!("xl list prints: {line}") };
+        let [name, number, memory, _, state, _] = words[..] else { bail!("xl list prints: {line}") };
         if name != "Domain-0" && name != AGENT_NAME {
-            let number = number.parse().context("xl list prints numbers")?;
-            domains.push(Domain { name: name.to_owned(), number, state: state.to_owned() });
+            let [number, memory_mib] = [number, memory].map(str::parse);
+            let (number, memory_mib) =
+                number.and_then(|number| Ok((number, memory_mib?))).context("xl list prints numbers")?;
+            domains.push(Domain { name: name.to_owned(), number, memory_mib, state: state.to_owned() });
         }
     }
     Ok(domains)
