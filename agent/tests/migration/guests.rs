@@ -97,6 +97,26 @@ fn a_guest_that_crashes_in_stage_3_arrives_whole() {
     }
 }
 
+/// The source hears of it when the link is back.
+#[test]
+fn a_guest_destroyed_behind_a_cut_link_frees_the_source() {
+    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0 };
+    for away_ms in [100, 60_000] {
+        let mut world = World::new(Scenario { working_set: 2000, step_ns: 5_000, quality, ..Scenario::default() });
+        world.start();
+        assert!(world.run_until(60_000, |world| world.guest.borrow().ran_there));
+        world.cable.cut(true);
+        world.run_until(away_ms / 2, |_| false);
+        world.guest.borrow_mut().created = false;
+        world.run_until(away_ms / 2, |_| false);
+        assert_eq!(world.guest.borrow().here, Here::Retained);
+        world.cable.cut(false);
+        assert!(world.run(300_000), "{:?}", world.states);
+        assert_eq!(world.guest.borrow().here, Here::Destroyed);
+        assert_eq!([0, 1].map(|end| world.state(end)), [Some(&State::Complete); 2]);
+    }
+}
+
 /// Each moment of the suspend: its number of pages says nothing of what became of them.
 #[test]
 fn pages_that_are_swapped_while_the_guest_suspends_arrive() {

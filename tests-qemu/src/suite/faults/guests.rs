@@ -15,7 +15,7 @@ const SMALL_MIB: u32 = MEMORY_MIB - 24;
 /// The guest that takes the target's memory away.
 const FILLER: &str = "filler";
 /// What it leaves, MiB: some is needed for what Xen must know of it.
-const LEFT_MIB: u32 = 12;
+const LEFT_MIB: u32 = 20;
 /// How much less memory than expected is none lost, MiB: Xen and dom0 keep some at hand.
 const SLACK_MIB: u32 = 2;
 
@@ -51,6 +51,7 @@ pub fn reboots_while_copying(fixture: &mut Fixture) -> Result<()> {
     fails(&mut scene, &mut attempt, "the guest")?;
     drop(slow);
     guest::wait_ready(LIMIT)?;
+    forget_files(&scene, scene.from)?;
     scene.runs_only_on(scene.from)?;
     scene.wait_idle()?;
     scene.crosses()
@@ -91,6 +92,7 @@ pub fn reboots_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     drop(slow);
     attempt.reach(Moment::Complete)?;
     guest::wait_ready(LIMIT)?;
+    forget_files(&scene, scene.to)?;
     scene.runs_only_on(scene.to)?;
     scene.wait_idle()?;
     scene.returns()
@@ -193,6 +195,12 @@ fn destroy(scene: &Scene, place: &Place) -> Result<()> {
 /// What the guest boots from is there when it reboots.
 fn keep_files(scene: &Scene, place: &Place) -> Result<()> {
     scene::guest(scene.fixture).put_files(&scene.dom0(place)?, guest::NAME).map(drop)
+}
+
+/// They are in dom0's memory.
+fn forget_files(scene: &Scene, place: &Place) -> Result<()> {
+    ensure!(scene.dom0(place)?.sh("rm /root/guest-kernel /root/guest-initramfs")?.success(), "no files to remove");
+    Ok(())
 }
 
 /// Memory that nobody has while the guest runs on the first of the two hosts, MiB.

@@ -32,7 +32,6 @@ const OTHER_PATHS: [(&str, &[&str]); 3] = [
     (
         "an agent that was restarted takes up a guest with absent pages",
         &[
-            "nomigrate_t:hvm hvmctl",
             "nomigrate_t:hvm setparam",
             "nomigrate_t:mmu adjust",
             "nomigrate_t_inbound:domain resume",
