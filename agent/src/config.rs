@@ -74,8 +74,12 @@ impl Config {
                 if !(1..=32).contains(&prefix) {
                     return Err(ConfigError::Bad("ip"));
                 }
+                let address: Ipv4Addr = parse(address, "ip")?;
+                if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+                    return Err(ConfigError::Bad("ip"));
+                }
                 let gateway = value("gw").map(|pair| parse(pair.1, "gw")).transpose()?;
-                Address::Static { address: parse(address, "ip")?, prefix, gateway }
+                Address::Static { address, prefix, gateway }
             }
         };
         let port = value("port").map_or(Ok(DEFAULT_PORT), |pair| parse(pair.1, "port"))?;
@@ -110,6 +114,9 @@ mod tests {
         assert_eq!(parse("port=1"), ConfigError::NoAddress);
         assert_eq!(parse("ip=10.77.0/24"), ConfigError::Bad("ip"));
         assert_eq!(parse("ip=10.77.0.1/77"), ConfigError::Bad("ip"));
+        for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+            assert_eq!(parse(&std::format!("ip={address}/24")), ConfigError::Bad("ip"), "{address}");
+        }
         assert_eq!(parse("ip=10.77.0.1/24 gw=x"), ConfigError::Bad("gw"));
         assert_eq!(parse("ip=dhcp port=70000"), ConfigError::Bad("port"));
     }

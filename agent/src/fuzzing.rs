@@ -5,8 +5,9 @@ use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
+use core::ops::Range;
 use std::boxed::Box;
 use std::sync::OnceLock;
 
@@ -192,6 +193,7 @@ pub fn network(bytes: &[u8]) {
             let _ = poll_once(task);
         }
         net.borrow_mut().poll(&mut frames, now);
+        let _ = net.borrow().address();
         let _ = net.borrow_mut().poll_at(now);
         while net.borrow_mut().receive_datagram(|_, bytes| bytes.len()).is_some() {}
     }
@@ -227,26 +229,38 @@ async fn echo(connection: Connection) {
     while connection.read_exact(&mut byte).await.is_ok() && connection.write_all(&byte).await.is_ok() {}
 }
 
-/// A device that gives what it was given, whatever the checksums say: in the image the backend vouches for them.
+/// A device that gives what it was given, whatever the checksums say: in the image the backend vouches for them. Whoever
+/// answers a question about addresses has heard it, and knows its number.
 #[derive(Default)]
 struct Frames {
     waiting: VecDeque<Vec<u8>>,
+    asked: Rc<Cell<[u8; 4]>>,
 }
+
+/// Where a frame has the port that it goes to, and a question about addresses, or its answer, its number.
+const TO: Range<usize> = 36..38;
+const NUMBER: Range<usize> = 46..50;
 
 struct Taken(Vec<u8>);
 
-struct Dropped;
+struct Heard(Rc<Cell<[u8; 4]>>);
 
 impl Device for Frames {
     type RxToken<'a> = Taken;
-    type TxToken<'a> = Dropped;
+    type TxToken<'a> = Heard;
 
-    fn receive(&mut self, _: Instant) -> Option<(Taken, Dropped)> {
-        self.waiting.pop_front().map(|frame| (Taken(frame), Dropped))
+    fn receive(&mut self, _: Instant) -> Option<(Taken, Heard)> {
+        let mut frame = self.waiting.pop_front()?;
+        if frame.get(TO) == Some(&68u16.to_be_bytes())
+            && let Some(number) = frame.get_mut(NUMBER)
+        {
+            number.copy_from_slice(&self.asked.get());
+        }
+        Some((Taken(frame), Heard(self.asked.clone())))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Dropped> {
-        Some(Dropped)
+    fn transmit(&mut self, _: Instant) -> Option<Heard> {
+        Some(Heard(self.asked.clone()))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -264,9 +278,16 @@ impl RxToken for Taken {
     }
 }
 
-impl TxToken for Dropped {
+impl TxToken for Heard {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        write(&mut vec![0; length])
+        let mut frame = vec![0; length];
+        let written = write(&mut frame);
+        if frame.get(TO) == Some(&67u16.to_be_bytes())
+            && let Some(Ok(number)) = frame.get(NUMBER).map(TryInto::try_into)
+        {
+            self.0.set(number);
+        }
+        written
     }
 }
 
