@@ -114,8 +114,8 @@ mod tests {
         assert_eq!(parse("port=1"), ConfigError::NoAddress);
         assert_eq!(parse("ip=10.77.0/24"), ConfigError::Bad("ip"));
         assert_eq!(parse("ip=10.77.0.1/77"), ConfigError::Bad("ip"));
-        for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
-            assert_eq!(parse(&std::format!("ip={address}/24")), ConfigError::Bad("ip"), "{address}");
+        for line in ["ip=0.0.0.0/24", "ip=224.0.0.1/24", "ip=255.255.255.255/24"] {
+            assert_eq!(parse(line), ConfigError::Bad("ip"), "{line}");
         }
         assert_eq!(parse("ip=10.77.0.1/24 gw=x"), ConfigError::Bad("gw"));
         assert_eq!(parse("ip=dhcp port=70000"), ConfigError::Bad("port"));
