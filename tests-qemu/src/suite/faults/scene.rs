@@ -248,7 +248,7 @@ impl<'a> Scene<'a> {
 }
 
 /// A domain that is neither dom0 nor an agent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
     /// Its name; that of one that has left is `(null)`.
     pub name: String,
