@@ -40,6 +40,9 @@ pub const TESTS: &[Test] = &[
     Test { name: "link_loses_one_percent", run: link::loses_one_percent },
     Test { name: "pause_in_stage_3", run: requests::pause_in_stage_3 },
     Test { name: "shutdown_in_stage_3", run: requests::shutdown_in_stage_3 },
+    Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
+    Test { name: "ctrl_c_while_copying", run: toolstack::ctrl_c_while_copying },
+    Test { name: "cancel_while_copying", run: toolstack::cancel_while_copying },
 ];
 
 /// Those that have passed as well, and take more than a minute. An ordinary run does not draw them.
@@ -59,23 +62,21 @@ pub const LONG: &[Test] = &[
     Test { name: "sender_killed_before_go", run: two_step::sender_killed_before_go },
     Test { name: "ready_lost", run: two_step::ready_lost },
     Test { name: "report_lost", run: two_step::report_lost },
-];
-
-/// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
-pub const UNTRIED: &[Test] = &[
-    Test { name: "restore_helper_killed_while_copying", run: toolstack::restore_helper_killed_while_copying },
     Test { name: "sender_killed_while_copying", run: toolstack::sender_killed_while_copying },
-    Test { name: "ctrl_c_while_copying", run: toolstack::ctrl_c_while_copying },
-    Test { name: "cancel_while_copying", run: toolstack::cancel_while_copying },
     Test { name: "link_cut_while_copying", run: link::cut_while_copying },
     Test { name: "link_cut_between_hosts_while_copying", run: link::cut_between_hosts_while_copying },
     Test { name: "link_stalled_while_copying", run: link::stalled_while_copying },
     Test { name: "link_back_in_time_while_copying", run: link::back_in_time_while_copying },
     Test { name: "stock_save_in_stage_3", run: requests::stock_save_in_stage_3 },
+    Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
+    Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
+];
+
+/// Those that still have to pass for the first time. Only who asks for the group, or for them, runs them.
+pub const UNTRIED: &[Test] = &[
     Test { name: "two_guests_cross_in_opposite_directions", run: pairs::cross_in_opposite_directions },
     Test { name: "two_guests_cross_in_the_same_direction", run: pairs::cross_in_the_same_direction },
     Test { name: "one_of_two_migrations_fails_alone", run: pairs::fail_alone },
-    Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
     Test { name: "guest_balloons_while_copying", run: guests::balloons_while_copying },
     Test { name: "guest_grows_beyond_the_target_while_copying", run: guests::grows_while_copying },
     Test { name: "guest_reboots_while_copying", run: guests::reboots_while_copying },
@@ -85,7 +86,6 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "guest_crashes_in_stage_3", run: guests::crashes_in_stage_3 },
     Test { name: "guest_destroyed_in_stage_3", run: guests::destroyed_in_stage_3 },
     Test { name: "target_memory_taken_while_copying", run: guests::memory_taken_while_copying },
-    Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
     Test { name: "target_host_gone_in_stage_3", run: agents::host_gone_in_stage_3 },
 ];
 
