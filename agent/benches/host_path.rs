@@ -1,11 +1,12 @@
-//! What the agent's own path costs on a host without Xen: each step, both ends together, and `memcpy` of the same bytes
-//! beside them. One thread does everything, so "both ends" is twice the work of one agent.
+//! What the agent's own path costs on a host without Xen: each step, either end with all that it does, and `memcpy` of
+//! the same bytes beside them. One thread does both ends' work in turn, and each is timed by itself.
 //!
 //! `cargo bench -p agent --features bench`
 
 #![expect(missing_docs, reason = "the macro makes a function without")]
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use agent::bench::{Ends, Record, zero_mask};
@@ -67,10 +68,12 @@ fn steps(criterion: &mut Criterion) {
             }
         });
     });
-    let mut ends = Ends::new(false);
-    group.bench_function("tcp", |bencher| {
-        bencher.iter(|| ends.stream(from.as_flattened(), to.as_flattened_mut()));
-    });
+    let mut ends = Ends::new(false, clock);
+    for (end, name) in ["tcp_out", "tcp_in"].into_iter().enumerate() {
+        group.bench_function(name, |bencher| {
+            bencher.iter_custom(|times| spent(times, || ends.stream(from.as_flattened(), to.as_flattened_mut())[end]));
+        });
+    }
     assert!(from == to, "it arrived as it was");
 
     group.throughput(Throughput::Bytes(Record::LEN as u64));
@@ -93,21 +96,36 @@ fn steps(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn whole(criterion: &mut Criterion) {
+fn ends(criterion: &mut Criterion) {
     let from = memory();
-    let mut group = criterion.benchmark_group("both_ends");
-    group.throughput(Throughput::Bytes((PAGES * PAGE_SIZE) as u64));
-    for (name, sealed) in [("plain", false), ("sealed", true)] {
-        let (mut ends, mut to) = (Ends::new(sealed), vec![[0xff; PAGE_SIZE]; PAGES]);
-        group.bench_function(name, |bencher| bencher.iter(|| ends.migrate(&from, &mut to)));
-        assert!(from == to, "every page is where it belongs");
+    for (end, name) in ["source", "target"].into_iter().enumerate() {
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Bytes((PAGES * PAGE_SIZE) as u64));
+        for (name, sealed) in [("plain", false), ("sealed", true)] {
+            let (mut ends, mut to) = (Ends::new(sealed, clock), vec![[0xff; PAGE_SIZE]; PAGES]);
+            group.bench_function(name, |bencher| {
+                bencher.iter_custom(|times| spent(times, || ends.migrate(&from, &mut to)[end]));
+            });
+            assert!(from == to, "every page is where it belongs");
+        }
+        group.finish();
     }
-    group.finish();
+}
+
+/// What doing something so often takes, as it says itself.
+fn spent(times: u64, mut nanoseconds: impl FnMut() -> u64) -> Duration {
+    Duration::from_nanos((0..times).map(|_| nanoseconds()).sum())
+}
+
+/// Nanoseconds since the first call.
+fn clock() -> u64 {
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGUN.elapsed().as_nanos() as u64
 }
 
 criterion_group! {
     name = path;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(5));
-    targets = steps, whole
+    targets = steps, ends
 }
 criterion_main!(path);

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,7 +11,6 @@ use core::num::NonZeroUsize;
 use core::pin::Pin;
 use core::task::Poll;
 
-use embassy_futures::join::join;
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
@@ -71,34 +71,37 @@ fn directions() -> [Direction; 2] {
 /// Both ends of a connection, in one thread, over a network of memory that does what netfront and netback do: it takes
 /// packets that are longer than a frame, and nobody adds up checksums.
 pub struct Ends {
-    net: Rc<RefCell<Net>>,
-    cable: Cable,
+    ends: [End; 2],
+    clock: fn() -> u64,
     outlet: Outlet,
     inlet: Inlet,
     stream: [Connection; 2],
     batch: Vec<Page>,
 }
 
+/// Nanoseconds that the source and the target worked.
+pub type Worked = [u64; 2];
+
 impl Ends {
-    /// Two ends that are connected; what they say is sealed, or in clear.
-    pub fn new(sealed: bool) -> Self {
-        let mut cable = Cable::default();
-        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2, 0, 0, 0, 0, 1], 0, Security::Plain);
-        let net = Net::new(&config.expect("it is whole"), &mut cable, 1, 0);
-        let net = Rc::new(RefCell::new(net));
-        let stream = connect(&net, &mut cable);
-        let messages = connect(&net, &mut cable).map(|connection| match sealed {
+    /// Two ends that are connected; what they say is sealed, or in clear. `clock` gives nanoseconds.
+    pub fn new(sealed: bool, clock: fn() -> u64) -> Self {
+        let [one, other] = [(); 2].map(|()| Rc::<RefCell<Packets>>::default());
+        let source = Cable { into: one.clone(), out: other.clone() };
+        let target = Cable { into: other, out: one };
+        let mut ends = [End::new(source, 1), End::new(target, 2)];
+        let stream = connect(&mut ends);
+        let messages = connect(&mut ends).map(|connection| match sealed {
             true => Link::sealed(connection, PublicKey([0; 32]), [0; 32], directions()),
             false => Link::plain(connection),
         });
         let [here, there] = messages;
         let (outlet, inlet) = (Outlet::new(here), Inlet::new(there, &[Kind::Pages]));
-        Self { net, cable, outlet, inlet, stream, batch: vec![[0; PAGE_SIZE]; BATCH] }
+        Self { ends, clock, outlet, inlet, stream, batch: vec![[0; PAGE_SIZE]; BATCH] }
     }
 
     /// Sends the pages `from` as stage 1 does, and places them into `to`.
-    pub fn migrate(&mut self, from: &[Page], to: &mut [Page]) {
-        let Self { net, cable, outlet, inlet, batch, .. } = self;
+    pub fn migrate(&mut self, from: &[Page], to: &mut [Page]) -> Worked {
+        let Self { ends, clock, outlet, inlet, batch, .. } = self;
         let sending = async {
             for (index, pages) in from.chunks(BATCH).enumerate() {
                 let first = (index * BATCH) as u64;
@@ -121,43 +124,90 @@ impl Ends {
                 }
             }
         };
-        finish(net, cable, Box::pin(join(sending, placing)));
+        work(ends, *clock, Box::pin(sending), Box::pin(placing)).2
     }
 
     /// Sends `bytes` by TCP alone, and takes them in at the other end.
-    pub fn stream(&mut self, bytes: &[u8], into: &mut [u8]) {
+    pub fn stream(&mut self, bytes: &[u8], into: &mut [u8]) -> Worked {
         let [here, there] = &self.stream;
-        let moving = join(here.write_all(bytes), there.read_exact(into));
-        let (sent, read) = finish(&self.net, &mut self.cable, Box::pin(moving));
+        let (sending, reading) = (Box::pin(here.write_all(bytes)), Box::pin(there.read_exact(into)));
+        let (sent, read, worked) = work(&mut self.ends, self.clock, sending, reading);
         sent.and(read).expect("it arrives");
+        worked
     }
 }
 
 /// One more connection: the end that called, the end that was called.
-fn connect(net: &Rc<RefCell<Net>>, cable: &mut Cable) -> [Connection; 2] {
+fn connect(ends: &mut [End; 2]) -> [Connection; 2] {
     let timer = Timer::new(|| 0);
-    let there = Connection::listen(net, &timer, 7, BUFFERS).expect("the port is free");
-    let peer = "10.0.0.1:7".parse().expect("it is an address");
-    let calling = join(Connection::connect(net, &timer, peer, BUFFERS), there.accepted());
-    let (here, accepted) = finish(net, cable, Box::pin(calling));
+    let there = Connection::listen(&ends[1].net, &timer, 7, BUFFERS).expect("the port is free");
+    let peer = "10.0.0.2:7".parse().expect("it is an address");
+    let net = ends[0].net.clone();
+    let calling = Box::pin(Connection::connect(&net, &timer, peer, BUFFERS));
+    let (here, accepted, _) = work(ends, || 0, calling, Box::pin(there.accepted()));
     accepted.expect("somebody calls");
     [here.expect("somebody listens"), there]
 }
 
-/// Runs `future` to its end, and the packets meanwhile.
-fn finish<T>(net: &RefCell<Net>, cable: &mut Cable, mut future: Pin<Box<impl Future<Output = T>>>) -> T {
+/// Does both ends' work, one after the other, until both are done.
+fn work<T, U>(
+    ends: &mut [End; 2],
+    clock: fn() -> u64,
+    mut here: Pin<Box<impl Future<Output = T>>>,
+    mut there: Pin<Box<impl Future<Output = U>>>,
+) -> (T, U, Worked) {
+    let (mut first, mut second, mut worked) = (None, None, [0; 2]);
     loop {
-        if let Poll::Ready(value) = poll_once(&mut future) {
-            return value;
+        let begun = clock();
+        turn(&mut ends[0], &mut here, &mut first);
+        let between = clock();
+        turn(&mut ends[1], &mut there, &mut second);
+        worked = [worked[0] + (between - begun), worked[1] + (clock() - between)];
+        match (first.take(), second.take()) {
+            (Some(first), Some(second)) => return (first, second, worked),
+            unfinished => (first, second) = unfinished,
         }
-        net.borrow_mut().poll(cable, 0);
     }
 }
 
-/// A network of memory: what is sent is received.
-#[derive(Clone, Default)]
-struct Cable(Rc<RefCell<Packets>>);
+/// One end does what it can.
+fn turn<T>(end: &mut End, work: &mut Pin<Box<impl Future<Output = T>>>, done: &mut Option<T>) {
+    end.poll();
+    if done.is_none()
+        && let Poll::Ready(value) = poll_once(work)
+    {
+        *done = Some(value);
+    }
+    end.poll();
+}
 
+/// The network stack of one agent.
+struct End {
+    net: Rc<RefCell<Net>>,
+    cable: Cable,
+}
+
+impl End {
+    fn new(mut cable: Cable, number: u8) -> Self {
+        let line = format!("ip=10.0.0.{number}/24 port=7");
+        let config = Config::from_command_line(&line, [2, 0, 0, 0, 0, number], 0, Security::Plain);
+        let net = Net::new(&config.expect("it is whole"), &mut cable, u64::from(number), 0);
+        Self { net: Rc::new(RefCell::new(net)), cable }
+    }
+
+    fn poll(&mut self) {
+        self.net.borrow_mut().poll(&mut self.cable, 0);
+    }
+}
+
+/// One end of a network of memory.
+#[derive(Clone)]
+struct Cable {
+    into: Rc<RefCell<Packets>>,
+    out: Rc<RefCell<Packets>>,
+}
+
+/// What goes one way.
 #[derive(Default)]
 struct Packets {
     queue: VecDeque<Vec<u8>>,
@@ -165,17 +215,18 @@ struct Packets {
     spare: Vec<Vec<u8>>,
 }
 
-struct Received(Cable, Vec<u8>);
+struct Received(Rc<RefCell<Packets>>, Vec<u8>);
+struct Sending(Rc<RefCell<Packets>>);
 
 impl phy::RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
         let result = take(&self.1);
-        self.0.0.borrow_mut().spare.push(self.1);
+        self.0.borrow_mut().spare.push(self.1);
         result
     }
 }
 
-impl phy::TxToken for Cable {
+impl phy::TxToken for Sending {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let mut packet = self.0.borrow_mut().spare.pop().unwrap_or_default();
         packet.resize(length, 0);
@@ -187,15 +238,15 @@ impl phy::TxToken for Cable {
 
 impl Device for Cable {
     type RxToken<'a> = Received;
-    type TxToken<'a> = Self;
+    type TxToken<'a> = Sending;
 
-    fn receive(&mut self, _: Instant) -> Option<(Received, Self)> {
-        let packet = self.0.borrow_mut().queue.pop_front()?;
-        Some((Received(self.clone(), packet), self.clone()))
+    fn receive(&mut self, _: Instant) -> Option<(Received, Sending)> {
+        let packet = self.into.borrow_mut().queue.pop_front()?;
+        Some((Received(self.into.clone(), packet), Sending(self.out.clone())))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Self> {
-        Some(self.clone())
+    fn transmit(&mut self, _: Instant) -> Option<Sending> {
+        Some(Sending(self.out.clone()))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {

@@ -7,6 +7,8 @@
 mod figures;
 mod text;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Check, Status};
@@ -33,6 +35,8 @@ pub struct Report {
     pub xl_ms: Option<u64>,
     /// The longest time in which the guest answered nobody, seen from outside.
     pub downtime_ms: Option<f64>,
+    /// What that time consisted of.
+    pub silence: Option<Silence>,
     /// Bytes that crossed the link between the hosts, from A to B, headers and all.
     pub wire_bytes: Option<u64>,
     /// The stages, in order; only those that took place.
@@ -61,6 +65,25 @@ pub struct Report {
     pub source: Figures,
     /// All figures of the target's agent.
     pub target: Figures,
+}
+
+/// The parts of the downtime.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Until the toolstack let the guest run on the other side.
+    pub until_started_ms: f64,
+    /// From there to its first answer.
+    pub until_answer_ms: f64,
+}
+
+impl Silence {
+    /// Of the longest outage, if the guest was started in it. `started` counts from the prober's beginning.
+    pub fn of(seen: &Outcome, started: Duration) -> Option<Self> {
+        let longest = seen.outages.iter().filter(|outage| outage.ended).max_by(|a, b| a.ms.total_cmp(&b.ms))?;
+        let until_started_ms = started.as_secs_f64() * 1e3 - longest.at_ms;
+        let until_answer_ms = longest.ms - until_started_ms;
+        (until_started_ms >= 0.0 && until_answer_ms >= 0.0).then_some(Self { until_started_ms, until_answer_ms })
+    }
 }
 
 /// The guest that migrates, and what it is busy with.
@@ -330,6 +353,15 @@ mod tests {
         let (pages, faults) = (report.pages.unwrap(), report.faults.unwrap());
         assert_eq!((pages.armed_early, pages.hints, pages.prepull_hits), (1200, 1500, 250));
         assert_eq!((faults.count, faults.max_us), (196, 22_000));
+    }
+
+    #[test]
+    fn the_longest_silence_has_the_start_in_it_or_says_nothing_of_it() {
+        let outage = |at_ms, ms| crate::probe::Outage { at_ms, ms, ended: true };
+        let seen = Outcome { outages: vec![outage(100.0, 60.0), outage(1000.0, 500.0)], ..Outcome::default() };
+        let of = |ms| Silence::of(&seen, Duration::from_millis(ms));
+        assert_eq!(of(1200), Some(Silence { until_started_ms: 200.0, until_answer_ms: 300.0 }));
+        assert_eq!((of(900), of(1600)), (None, None));
     }
 
     #[test]

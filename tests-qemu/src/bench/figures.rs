@@ -55,6 +55,8 @@ pub const ALL: &[Figure] = &[
     TOTAL,
     figure("until xl returned", "s", 1, |run| Some(run.report.xl_ms? as f64 / 1e3)),
     DOWNTIME,
+    figure("silent until it was started", "ms", 0, |run| Some(run.report.silence.as_ref()?.until_started_ms)),
+    figure("silent from there on", "ms", 0, |run| Some(run.report.silence.as_ref()?.until_answer_ms)),
     PAGES,
     WIRE,
     MOST_SENDS,

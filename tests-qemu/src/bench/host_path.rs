@@ -5,22 +5,25 @@ use std::path::Path;
 use serde_json::Value;
 
 /// What was measured, in the order of the path.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 12] = [
     "step/memcpy",
     "step/scan",
     "step/seal",
     "step/frame",
-    "step/tcp",
+    "step/tcp_out",
+    "step/tcp_in",
     "step/open",
     "step/place",
-    "both_ends/plain",
-    "both_ends/sealed",
+    "source/plain",
+    "target/plain",
+    "source/sealed",
+    "target/sealed",
 ];
 
-/// Both ends together in one thread, in clear and sealed.
-pub const PLAIN: &str = "both_ends/plain";
-/// See [`PLAIN`].
-pub const SEALED: &str = "both_ends/sealed";
+/// What both ends do in clear.
+pub const PLAIN: [&str; 2] = ["source/plain", "target/plain"];
+/// And sealed.
+pub const SEALED: [&str; 2] = ["source/sealed", "target/sealed"];
 
 /// GB/s of each step that was measured in this workspace.
 pub fn read(workspace: &Path) -> Vec<(String, f64)> {

@@ -86,7 +86,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     artifacts.build_image(paths, build)?;
     story.say("booting two Xen hosts in QEMU");
     let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
-    let tcp = throughput::measure(&testbed)?;
+    let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;
     let mut bench = Bencher { testbed, agents: None, story };
     bench.agents(Channel::Sealed)?;
     let idle_round_trip_us = refused_us(A)? + refused_us(B)?;

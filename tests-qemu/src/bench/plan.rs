@@ -71,15 +71,26 @@ impl Experiment {
         }
     }
 
+    /// Whether it belongs to the paper's figures 4 and 5: low or high load, and nothing in the way.
+    pub fn is_of_the_paper(&self) -> bool {
+        self.is_unhindered() && matches!(self.load, Load::Low | Load::High)
+    }
+
+    /// Whether nothing but the guest's load is in the way.
+    pub fn is_unhindered(&self) -> bool {
+        self.link_mbit.is_none() && !self.stream
+    }
+
     /// What takes turns in it.
     pub fn series(&self) -> Vec<Series> {
-        let mut series = Series::ALL.to_vec();
-        series.retain(|series| series.channel == Channel::Sealed || self.plain);
-        if self.link_mbit.is_some() && !self.stream {
+        let takes_part = |series: &Series| match series {
+            Series { channel: Channel::Plain, .. } => self.plain,
             // How much of a link is used is asked of our three stages alone.
-            series.retain(|series| series.mode == Mode::Tsmc);
-        }
-        series
+            Series { mode: Mode::Xl, .. } => self.link_mbit.is_none() || self.stream,
+            Series { mode: Mode::Tsmc, .. } => true,
+            Series { mode: Mode::Precopy | Mode::Postcopy, .. } => self.is_of_the_paper(),
+        };
+        Series::ALL.into_iter().filter(takes_part).collect()
     }
 }
 
@@ -130,8 +141,29 @@ pub fn plan() -> Vec<Experiment> {
         of(256, Load::Rate(0)),
         of(256, Load::Rate(16_000)),
     ];
-    plan.extend([128, 512, 1024].into_iter().flat_map(|memory| [of(memory, Load::Low), of(memory, Load::High)]));
+    for load in [Load::Low, Load::High] {
+        plan.extend([128, 512, 1024].map(|memory| of(memory, load)));
+    }
     plan.extend([1000, 4000, 64_000].map(|rate| of(256, Load::Rate(rate))));
     plan.push(Experiment { stream: true, ..of(256, Load::Low) });
     plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_experiment_is_planned_twice_and_all_compare_but_one() {
+        let plan = plan();
+        assert!(plan.iter().enumerate().all(|(index, one)| !plan[..index].contains(one)));
+        let sizes = |load| plan.iter().filter(|e| e.is_of_the_paper() && e.load == load).count();
+        assert_eq!((sizes(Load::Low), sizes(Load::High)), (4, 4));
+        for experiment in &plan {
+            let modes: Vec<Mode> = experiment.series().iter().map(|series| series.mode).collect();
+            let compares = modes.contains(&Mode::Xl) && modes.contains(&Mode::Tsmc);
+            assert!(compares || modes == [Mode::Tsmc] && experiment.link_mbit.is_some(), "{experiment}");
+            assert_eq!(modes.contains(&Mode::Precopy), experiment.is_of_the_paper(), "{experiment}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tests_qemu::report::Report;
 
+use super::figures::Spread;
 use super::plan::Experiment;
 use super::watch::Counts;
 use crate::command::{command, run};
@@ -19,8 +20,8 @@ use crate::scenario::throughput::Throughput;
 pub struct Record {
     /// Where it ran, and what took part: a name and a value each.
     pub machine: Vec<(String, String)>,
-    /// TCP between the hosts.
-    pub tcp: Throughput,
+    /// TCP between the hosts, as often as each mode takes its turn.
+    pub tcp: Vec<Throughput>,
     /// A round trip between agents that have nothing to do.
     pub idle_round_trip_us: f64,
     /// The agent's own path without Xen, if it was measured in this workspace: the step, and GB/s.
@@ -116,6 +117,12 @@ impl Record {
             }
         }
         found
+    }
+
+    /// MB/s of TCP between the hosts: from dom0 to dom0, and from agent to agent.
+    pub fn tcp(&self) -> Option<[f64; 2]> {
+        let of = |end: fn(&Throughput) -> f64| Some(Spread::of(self.tcp.iter().map(end))?.median);
+        Some([of(|tcp| tcp.dom0_mb_per_s)?, of(|tcp| tcp.agent_mb_per_s)?])
     }
 
     /// The migrations of an experiment in one series that succeeded.

@@ -104,9 +104,10 @@ pub fn machine(record: &Record) -> Table {
     let versions = run.into_iter().flat_map(|run| &run.report.versions);
     let known = record.machine.iter().map(|(name, value)| (name, value)).chain(versions);
     let mut rows: Vec<Vec<String>> = known.map(|(name, value)| vec![name.clone(), value.clone()]).collect();
+    let tcp = record.tcp().unwrap_or_default();
     for (name, value) in [
-        ("TCP from dom0 to dom0", format!("{:.1} MB/s", record.tcp.dom0_mb_per_s)),
-        ("TCP from agent to agent, plain", format!("{:.1} MB/s", record.tcp.agent_mb_per_s)),
+        ("TCP from dom0 to dom0", format!("{:.1} MB/s", tcp[0])),
+        ("TCP from agent to agent, plain", format!("{:.1} MB/s", tcp[1])),
         ("idle round trip between the agents", format!("{:.2} ms", record.idle_round_trip_us / 1e3)),
     ] {
         rows.push(vec![name.to_owned(), value]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests_qemu::probe::Prober;
-use tests_qemu::report::{self, CpuSeconds, Figures, Report};
+use tests_qemu::report::{self, CpuSeconds, Figures, Report, Silence};
 
 use super::agents::AGENT_NAME;
 use super::guest::{self, Guest};
@@ -47,7 +47,10 @@ pub fn migrate(
     // Answers that come late still count; and a guest that dies just after its arrival is to be seen.
     std::thread::sleep(Duration::from_secs(2));
     if let Some(prober) = prober {
-        report.set_probe(prober.stop());
+        let begun = prober.begun();
+        let seen = prober.stop();
+        report.silence = crossing.started.and_then(|started| Silence::of(&seen, started.duration_since(begun)));
+        report.set_probe(seen);
     }
     let cpu_after = (CpuTimes::read(testbed, from)?, CpuTimes::read(testbed, to)?);
     report.cpu_seconds = CpuSeconds {

@@ -18,6 +18,9 @@ use crate::network::Place;
 /// Xen's own save helper. Ours is in the environment of everything in dom0, by dom0's init.
 const STOCK_HELPER: &str = "/usr/lib/xen-4.17/bin/libxl-save-helper";
 
+/// What `xl migrate-receive` says when it has let the guest run.
+const STARTED: &str = "Domain started";
+
 /// How long after `xl`'s end the agents may take to complete.
 const COMPLETION_LIMIT: Duration = Duration::from_secs(180);
 
@@ -42,6 +45,8 @@ pub struct Crossing {
     pub printed: String,
     /// Its start.
     pub begun: Instant,
+    /// When it said that the guest may run on the other side.
+    pub started: Option<Instant>,
     /// From its start to its end.
     pub xl_time: Duration,
     /// From its start until the last page had arrived and both agents were done.
@@ -87,12 +92,15 @@ pub fn migrate(
     std::thread::scope(|scope| {
         let watcher = followers.as_ref().map(|followers| scope.spawn(|| watch(followers, &ended, on_look, story)));
         let running = testbed.dom0(from).start(&request);
-        let (mut printed, mut pending) = (String::new(), String::new());
+        let (mut printed, mut pending, mut started) = (String::new(), String::new(), None);
         let output = running.and_then(|running| {
             running.finish_with(Some(XL_LIMIT), |event| {
                 if let Event::Stdout(bytes) | Event::Stderr(bytes) = event {
                     let text = String::from_utf8_lossy(bytes);
                     printed.push_str(&text);
+                    if started.is_none() && printed.contains(STARTED) {
+                        started = Some(Instant::now());
+                    }
                     pending.push_str(&text);
                     story.quote("xl", &mut pending);
                 }
@@ -105,7 +113,7 @@ pub fn migrate(
             Some(Err(_)) => bail!("the watcher of the sessions died"),
             None => None,
         };
-        Ok(Crossing { status: output?.status, printed, begun, xl_time, total_time: begun.elapsed(), sessions })
+        Ok(Crossing { status: output?.status, printed, begun, started, xl_time, total_time: begun.elapsed(), sessions })
     })
 }
 

@@ -44,9 +44,11 @@ fn agents_agree_with_the_bridge(run: &Run) -> Result<()> {
     let agents = run.report.bytes_sent() as f64;
     println!("the bridge counted {bridge} bytes, the agents {agents}");
     ensure!((bridge / agents - 1.0).abs() <= WITHIN, "the bridge counted {bridge} bytes, the agents {agents}");
-    // Without a fault nobody knows how long one took.
+    // Without a fault nobody knows how long one took; a busy machine may answer nobody for longer than the switch.
     let unknown = figures::ALL.iter().filter(|figure| (figure.of)(run).is_none());
-    let unknown: Vec<&str> = unknown.map(|figure| figure.name).filter(|name| !name.starts_with("fault ")).collect();
+    let unknown = unknown.map(|figure| figure.name);
+    let unknown: Vec<&str> =
+        unknown.filter(|name| !name.starts_with("fault ") && !name.starts_with("silent ")).collect();
     ensure!(unknown.is_empty(), "no figure: {}", unknown.join(", "));
     let states = ["source copying", "source suspend", "source committed", "target complete"];
     let unseen: Vec<&str> =
