@@ -79,16 +79,17 @@ fn no_red_zone(image: &Path) -> Result<String> {
     Ok(String::new())
 }
 
-/// Whether an instruction reads or writes below the stack pointer. Computing such an address is no access. Neither is a
-/// byte or two before an index, `-0x1(%rsp,%rcx,1)`: that is an array in the frame, filled from behind; what the compiler
-/// keeps in the red zone starts at a multiple of eight.
+/// Whether an instruction reads or writes below the stack pointer. Computing such an address is no access. Neither is what
+/// lies an element or less before an index, `-0x1(%rsp,%rcx,1)`, `-0x8(%rsp,%rcx,8)`: that is an array in the frame, counted from
+/// one; what the compiler keeps in the red zone starts at a multiple of eight, and an array of one element has no index.
 fn touches_red_zone(line: &str) -> bool {
     let below = line.match_indices("(%rsp").any(|(at, found)| {
         let displacement = line[..at].rsplit([' ', ',', '\t', ':']).next().unwrap_or_default();
-        let indexed = line[at + found.len()..].starts_with(',');
+        let index = line[at + found.len()..].split(')').next().unwrap_or_default();
+        let element = if index.ends_with(",8") { 8 } else { 7 };
         let distance =
             displacement.strip_prefix("-0x").map(|digits| u64::from_str_radix(digits, 16).unwrap_or(u64::MAX));
-        distance.is_some_and(|distance| !indexed || distance >= 8)
+        distance.is_some_and(|distance| index.is_empty() || distance > element)
     });
     below && !line.split_whitespace().any(|word| word == "lea")
 }
@@ -118,6 +119,8 @@ mod tests {
         assert!(touches_red_zone("  1000:\tmov    %rax,-0x8(%rsp)"));
         assert!(touches_red_zone("  1000:\tmovups -0x18(%rsp,%rcx,8),%xmm0"));
         assert!(!touches_red_zone("  1000:\tmov    %dl,-0x1(%rsp,%rcx,1)"));
+        assert!(!touches_red_zone("  1000:\tmov    -0x8(%rsp,%rsi,8),%rdi"));
+        assert!(touches_red_zone("  1000:\tmov    -0x8(%rsp,%rsi,4),%rdi"));
         assert!(!touches_red_zone("  1000:\tmov    0x8(%rsp),%rax"));
         assert!(!touches_red_zone("  1000:\tlea    -0x80(%rsp),%rsp"));
         assert!(!touches_red_zone("  1000:\tmov    -0x8(%rbp),%rax"));
