@@ -76,6 +76,11 @@ impl Outlet {
         self.link.connection()
     }
 
+    /// Nanoseconds that sealing took since this was asked last.
+    pub(crate) fn take_sealing(&self) -> u64 {
+        self.link.take_spent()[0]
+    }
+
     /// Sends a message that carries neither sets nor pages.
     pub(crate) async fn send(&mut self, message: Message<'_>) -> Result<(), SessionError> {
         self.begin();

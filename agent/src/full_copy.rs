@@ -12,7 +12,7 @@
 use crate::bitmap::PageSet;
 use crate::control::{Mode, Progress, State};
 use crate::ledger::Stage;
-use crate::platform::{BATCH, Gfn, PlatformError, Source, Target};
+use crate::platform::{BATCH, Gfn, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
@@ -105,7 +105,8 @@ async fn copy<S: Source>(
         let batch: Batch = of(departure).range(next, end - next.0).take(BATCH).collect();
         let Some(last) = batch.last() else { return Ok(()) };
         next = Gfn(last.0 + 1);
-        let protected = departure.source.protected(&batch)?;
+        let asking = &mut departure.ledger.steps.ask;
+        let protected = departure.timer.spend(asking, || departure.source.protected(&batch))?;
         let (mut clean, mut dirty) = (Batch::new(), Batch::new());
         for (index, gfn) in batch.into_iter().enumerate() {
             let is_clean = protected >> index & 1 == 1 && !departure.log.contains(gfn);
@@ -186,6 +187,7 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
     arrival.reach(announced.first().0 + announced.count())?;
     let sets = &mut *arrival.sets.borrow_mut();
     let target = &mut *arrival.target.borrow_mut();
+    let begun = arrival.timer.now();
     let fresh = &mut sets.scratch;
     fresh.clear();
     fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)));
@@ -203,6 +205,7 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
             next += singles;
         }
     }
+    arrival.ledger.borrow_mut().steps.populate += arrival.timer.now() - begun;
     Ok(())
 }
 
@@ -237,7 +240,8 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         if batch.is_empty() {
             return Ok(armed);
         }
-        let mask = target.arm(&batch).map_err(|error: PlatformError| SessionError::from(error))?;
+        let arming = &mut arrival.ledger.borrow_mut().steps.arm;
+        let mask = arrival.timer.spend(arming, || target.arm(&batch))?;
         sets.armed.extend(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
         armed += u64::from(mask.count_ones());
     }

@@ -71,9 +71,23 @@ pub(crate) enum Stage {
     DirtyCopy,
 }
 
+/// What each step of the path of pages took, in nanoseconds. The rest is the network's, or waiting.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Steps {
+    pub(crate) ask: u64,
+    pub(crate) read: u64,
+    pub(crate) scan: u64,
+    pub(crate) seal: u64,
+    pub(crate) open: u64,
+    pub(crate) populate: u64,
+    pub(crate) write: u64,
+    pub(crate) arm: u64,
+}
+
 /// The figures of one session, as they grow.
 pub(crate) struct Ledger {
     pub(crate) summary: Summary,
+    pub(crate) steps: Steps,
     pub(crate) waits: Waits,
     timer: Timer,
     began: u64,
@@ -83,7 +97,14 @@ pub(crate) struct Ledger {
 impl Ledger {
     pub(crate) fn new(timer: Timer) -> Self {
         let began = timer.now();
-        Self { summary: Summary::default(), waits: Waits::default(), timer, began, stage: None }
+        Self {
+            summary: Summary::default(),
+            steps: Steps::default(),
+            waits: Waits::default(),
+            timer,
+            began,
+            stage: None,
+        }
     }
 
     /// Ends the stage before, if any, and begins `stage`. `bytes` is what the connections have moved so far.
@@ -121,6 +142,12 @@ impl Ledger {
     pub(crate) fn close(&mut self, bytes: u64) -> Summary {
         self.end_stage(bytes);
         self.summary.total_ms = self.ms_since(self.began);
+        let Steps { ask, read, scan, seal, open, populate, write, arm } = self.steps;
+        let Summary { ask_ms, read_ms, scan_ms, seal_ms, open_ms, populate_ms, write_ms, arm_ms, .. } =
+            &mut self.summary;
+        let source = [(ask_ms, ask), (read_ms, read), (scan_ms, scan), (seal_ms, seal)];
+        let target = [(open_ms, open), (populate_ms, populate), (write_ms, write), (arm_ms, arm)];
+        source.into_iter().chain(target).for_each(|(ms, spent)| *ms = spent / MS);
         self.summary.faults = self.waits.count();
         self.summary.fault_p50_us = self.waits.percentile(50);
         self.summary.fault_p99_us = self.waits.percentile(99);

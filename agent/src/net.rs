@@ -457,6 +457,11 @@ impl Connection {
         if self.socket(|socket| socket.may_send()) { Ok(()) } else { Err(LinkError::Lost) }
     }
 
+    /// The clock that it waits by.
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
     /// Bytes written that the peer has not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.socket(|socket| socket.send_queue())

@@ -41,6 +41,14 @@ impl Timer {
         (self.0.clock)()
     }
 
+    /// Does `work`, and adds the nanoseconds that it took to `spent`.
+    pub(crate) fn spend<T>(&self, spent: &mut u64, work: impl FnOnce() -> T) -> T {
+        let begun = self.now();
+        let done = work();
+        *spent += self.now() - begun;
+        done
+    }
+
     /// Asks for one more turn of everybody: something changed that another task may wait for.
     pub(crate) fn nudge(&self) {
         self.0.again.set(true);

@@ -77,7 +77,7 @@ pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &
         departure.ledger.summary.verified += told.len() as u64;
         tell(&mut departure.bulk, &told).await?;
         // The guest gave them back in its last moment.
-        spare(departure, unreadable).await?;
+        spare(departure, &unreadable).await?;
         departure.timer.yield_now().await;
     }
     // Only backends can have written since the dirty log was taken.
@@ -92,15 +92,15 @@ pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &
         let batch: Batch = departure.scratch.range(next, departure.frames).take(BATCH).collect();
         let Some(last) = batch.last() else { break };
         next = Gfn(last.0 + 1);
-        spare(departure, batch).await?;
+        spare(departure, &batch).await?;
     }
     departure.ledger.summary.verify_ms = departure.ledger.ms_since(began);
     Ok(())
 }
 
-async fn spare<S: Source>(departure: &mut Departure<S>, gfns: Batch) -> Result<(), SessionError> {
+async fn spare<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
     departure.ledger.summary.spared += gfns.len() as u64;
-    let told: Told = gfns.into_iter().map(|gfn| (gfn, None)).collect();
+    let told: Told = gfns.iter().map(|gfn| (*gfn, None)).collect();
     tell(&mut departure.bulk, &told).await
 }
 

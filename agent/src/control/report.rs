@@ -134,6 +134,22 @@ summary! {
     capture_ms,
     /// Within stage 2: from there to the target's readiness.
     load_ms,
+    /// What the source spent on asking the hypervisor which pages are still write-protected.
+    ask_ms,
+    /// On reading pages out of the guest.
+    read_ms,
+    /// On telling which of them are zero, or must be there before the guest runs.
+    scan_ms,
+    /// On sealing records.
+    seal_ms,
+    /// What the target spent on opening records.
+    open_ms,
+    /// On allocating memory for the guest.
+    populate_ms,
+    /// On writing pages into the guest.
+    write_ms,
+    /// On making pages absent.
+    arm_ms,
     /// Pages that a datagram brought, because TCP did not in time.
     rescued,
     /// How often pages were asked for by datagram.

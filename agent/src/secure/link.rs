@@ -2,7 +2,7 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 
 use super::PublicKey;
 use super::datagram::Datagrams;
@@ -23,6 +23,9 @@ struct Inner {
     datagrams: Datagrams,
     out: RefCell<Out>,
     into: RefCell<Option<Direction>>,
+    /// Nanoseconds that sealing and opening took, since somebody asked.
+    sealing: Cell<u64>,
+    opening: Cell<u64>,
 }
 
 /// What a handshake leaves besides keys.
@@ -72,16 +75,39 @@ impl Out {
 impl Link {
     /// A connection without cipher, whose peer is whoever it says.
     pub(crate) fn plain(connection: Connection) -> Self {
-        let (out, into) = Default::default();
-        Self(Rc::new(Inner { connection, proof: None, datagrams: Datagrams::new(None), out, into }))
+        Self::new(connection, None, Datagrams::new(None), Out::default(), None)
     }
 
     /// A connection after a handshake with `peer`: its hash, and the directions out and in.
     pub(crate) fn sealed(connection: Connection, peer: PublicKey, hash: [u8; 32], [out, into]: [Direction; 2]) -> Self {
         let datagrams = Datagrams::new(Some([out.datagrams(), into.datagrams()]));
-        let out = RefCell::new(Out { direction: Some(out), ..Out::default() });
-        let (proof, into) = (Some(Proof { peer, hash }), RefCell::new(Some(into)));
-        Self(Rc::new(Inner { connection, proof, datagrams, out, into }))
+        let out = Out { direction: Some(out), ..Out::default() };
+        Self::new(connection, Some(Proof { peer, hash }), datagrams, out, Some(into))
+    }
+
+    fn new(
+        connection: Connection,
+        proof: Option<Proof>,
+        datagrams: Datagrams,
+        out: Out,
+        into: Option<Direction>,
+    ) -> Self {
+        let (out, into) = (RefCell::new(out), RefCell::new(into));
+        let (sealing, opening) = Default::default();
+        Self(Rc::new(Inner { connection, proof, datagrams, out, into, sealing, opening }))
+    }
+
+    /// Nanoseconds that sealing took since this was asked last, and opening.
+    pub(crate) fn take_spent(&self) -> [u64; 2] {
+        [self.0.sealing.take(), self.0.opening.take()]
+    }
+
+    /// Does `work`, and counts the time that it took.
+    fn spend<T>(&self, spent: &Cell<u64>, work: impl FnOnce() -> T) -> T {
+        let mut sum = spent.get();
+        let done = self.0.connection.timer().spend(&mut sum, work);
+        spent.set(sum);
+        done
     }
 
     /// The connection under it.
@@ -139,7 +165,7 @@ impl Link {
             if bytes.is_empty() {
                 return Ok(());
             }
-            self.0.out.borrow_mut().seal();
+            self.spend(&self.0.sealing, || self.0.out.borrow_mut().seal());
             self.flush().await?;
             self.0.out.borrow_mut().begin_record();
         }
@@ -149,7 +175,7 @@ impl Link {
     pub(crate) async fn end(&self) -> Result<(), LinkError> {
         {
             let out = &mut *self.0.out.borrow_mut();
-            out.seal();
+            self.spend(&self.0.sealing, || out.seal());
             out.open = false;
         }
         self.flush().await
@@ -192,7 +218,8 @@ impl Link {
         if let Some(direction) = &mut *self.0.into.borrow_mut()
             && let Some((payload, tag)) = into[start..].split_last_chunk_mut::<TAG>()
         {
-            direction.open(&length, payload, tag).map_err(|Changed| LinkError::Changed)?;
+            self.spend(&self.0.opening, || direction.open(&length, payload, tag))
+                .map_err(|Changed| LinkError::Changed)?;
             into.truncate(start + count);
         }
         Ok(())

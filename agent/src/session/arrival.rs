@@ -357,6 +357,7 @@ impl<T: Target> Arrival<T> {
         if let Some(lines) = self.lines.take() {
             lines.links.iter().for_each(|link| link.connection().abort());
             self.earlier.set(self.earlier.get() + received(&lines));
+            self.count_opening(&lines);
         }
         // What the source says of the end matters more than that it was lost.
         let told = matches!(error, SessionError::Told(_));
@@ -424,8 +425,13 @@ impl<T: Target> Arrival<T> {
         self.desk.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
     }
 
+    fn count_opening(&self, lines: &Lines) {
+        self.ledger.borrow_mut().steps.open += lines.links.iter().map(|link| link.take_spent()[1]).sum::<u64>();
+    }
+
     pub(super) fn close(&self, state: State) {
         let bytes = self.bytes();
+        self.lines.borrow().iter().for_each(|lines| self.count_opening(lines));
         self.desk.summary(&self.ledger.borrow_mut().close(bytes));
         self.desk.state(state);
     }

@@ -555,6 +555,7 @@ impl<S: Source> Departure<S> {
     /// The target has called again: everything goes on, over its new connections.
     async fn welcome_back<P: Platform>(&mut self, host: &Host<P>, called: &Called) -> Result<Listening, SessionError> {
         self.earlier = self.bytes();
+        self.count_sealing();
         self.control = Outlet::new(called.control.clone());
         self.bulk = Outlet::new(called.bulk.clone());
         self.rescue = answering(host, called);
@@ -611,8 +612,13 @@ impl<S: Source> Departure<S> {
         Ok(())
     }
 
+    fn count_sealing(&mut self) {
+        self.ledger.steps.seal += self.control.take_sealing() + self.bulk.take_sealing();
+    }
+
     fn close(&mut self, state: State) {
         let bytes = self.bytes();
+        self.count_sealing();
         self.desk.summary(&self.ledger.close(bytes));
         self.desk.state(state);
     }

@@ -80,9 +80,11 @@ impl<T: Target> Arrival<T> {
             }
         }
         let target = &mut *self.target.borrow_mut();
+        let begun = self.timer.now();
         let written = if writes.is_empty() { 0 } else { target.write(&writes)? };
         let filled = if fills.is_empty() { 0 } else { target.fill(&fills)? };
         let now = self.timer.now();
+        self.ledger.borrow_mut().steps.write += now - begun;
         for (contents, mask) in [(&writes, written), (&fills, filled)] {
             let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, page)| *page);
             verify::check(self, done.clone())?;

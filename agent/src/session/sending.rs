@@ -74,7 +74,9 @@ impl<S: Source> Departure<S> {
         if gfns.is_empty() {
             return Ok((zero, unreadable));
         }
-        let mask = self.source.read(gfns, &mut self.batch[..gfns.len()])?;
+        let steps = &mut self.ledger.steps;
+        let mask = self.timer.spend(&mut steps.read, || self.source.read(gfns, &mut self.batch[..gfns.len()]))?;
+        let begun = self.timer.now();
         let mut kept = 0;
         for index in 0..gfns.len() {
             let gfn = gfns[index];
@@ -95,6 +97,7 @@ impl<S: Source> Departure<S> {
             kept += 1;
         }
         gfns.truncate(kept);
+        self.ledger.steps.scan += self.timer.now() - begun;
         Ok((zero, unreadable))
     }
 }

@@ -66,6 +66,7 @@ const NOTES: &str = "<h2>How it was measured</h2><ul>\
 <li>the guest's work: pages that its workload wrote and checked; it asks for no more than its rate, so a slowdown shows once the guest gets too little</li>\
 <li>CPU seconds: Xen's own account of each domain, for the whole migration and the two seconds after it</li>\
 <li>idle round trip: the time in which each agent refuses a TCP connection, of both together; each path is gone twice, as in a fault</li>\
+<li>source and target: what the agents spent on each step, by their own clocks; the rest of their CPU seconds is the network</li>\
 <li>stage 1 in MB/s: bytes handed to TCP, over the time of the stage; zero pages are a bit each</li></ul>";
 
 /// Plots of some figures over something that experiments differ in.
