@@ -25,10 +25,10 @@ use anyhow::{Context, Result, ensure};
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::cli::{Bench, Mode};
-use crate::network::{PLACES, Place};
+use crate::network::PLACES;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
-use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::agents::{AGENT_NAME, Agent};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::keys::Channel;
 use crate::scenario::migration::Agents;
@@ -43,8 +43,6 @@ use watch::Watch;
 
 /// Hosts that hold the largest guest.
 const HOSTS: HostSize = HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1 };
-/// A port that no agent listens on.
-const CLOSED_PORT: u16 = 9;
 /// How often the idle round trip is measured.
 const ROUND_TRIPS: usize = 50;
 /// What a migration is expected to take besides its guest's memory, before one was measured, and for each MB of that.
@@ -88,8 +86,8 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
     let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;
     let mut bench = Bencher { testbed, agents: None, story };
-    bench.agents(Channel::Sealed)?;
-    let idle_round_trip_us = refused_us(A)? + refused_us(B)?;
+    let (a, b) = bench.agents(Channel::Sealed)?;
+    let idle_round_trip_us = refused_us(a).and_then(|a| Some(a + refused_us(b)?));
     let mut record = Record {
         machine: record::machine(paths),
         tcp,
@@ -145,15 +143,15 @@ fn expected_s(experiment: &Experiment) -> f64 {
     EXPECTED_S.0 + memory * EXPECTED_S.1 + shaped
 }
 
-/// How long the agent of `place` takes to refuse a connection.
-fn refused_us(place: &Place) -> Result<f64> {
-    let address = SocketAddr::from((place.agent, CLOSED_PORT));
+/// How long an agent takes to refuse a connection, which it does while nobody is expected.
+fn refused_us(agent: &Agent) -> Option<f64> {
+    let address = SocketAddr::from((agent.status.address, agent.status.port));
     let times = (0..ROUND_TRIPS).filter_map(|_| {
         let asked = Instant::now();
         let refused = TcpStream::connect_timeout(&address, Duration::from_secs(1)).err()?;
         (refused.kind() == ErrorKind::ConnectionRefused).then(|| asked.elapsed().as_secs_f64() * 1e6)
     });
-    Spread::of(times).map(|spread| spread.median).context("an agent does not refuse connections")
+    Spread::of(times).map(|spread| spread.median)
 }
 
 /// Hosts, and the agents on them.

@@ -218,7 +218,7 @@ mod tests {
         Record {
             machine: vec![("processor".to_owned(), "<fast>".to_owned())],
             tcp: vec![Throughput { dom0_mb_per_s: 100.0, agent_mb_per_s: 80.0 }],
-            idle_round_trip_us: 1000.0,
+            idle_round_trip_us: Some(1000.0),
             host_path: vec![("source/plain".to_owned(), 4.5), ("target/plain".to_owned(), 5.0)],
             runs: [of(low), of(stream)].into_iter().flatten().collect(),
             left_out: vec!["much".to_owned()],

@@ -157,5 +157,5 @@ fn fault_service(record: &Record) -> Option<f64> {
         .filter(|e| e.is_unhindered())
         .filter_map(|e| Some((of(e, &figures::DIRTY)?, of(e, &figures::FAULT_P50)?)));
     let (_, p50_ms) = served.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    Some(p50_ms * 1e3 / record.idle_round_trip_us)
+    Some(p50_ms * 1e3 / record.idle_round_trip_us?)
 }

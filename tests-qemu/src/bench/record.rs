@@ -23,7 +23,7 @@ pub struct Record {
     /// TCP between the hosts, as often as each mode takes its turn.
     pub tcp: Vec<Throughput>,
     /// A round trip between agents that have nothing to do.
-    pub idle_round_trip_us: f64,
+    pub idle_round_trip_us: Option<f64>,
     /// The agent's own path without Xen, if it was measured in this workspace: the step, and GB/s.
     pub host_path: Vec<(String, f64)>,
     /// Every migration, in order.

@@ -104,11 +104,11 @@ pub fn machine(record: &Record) -> Table {
     let versions = run.into_iter().flat_map(|run| &run.report.versions);
     let known = record.machine.iter().map(|(name, value)| (name, value)).chain(versions);
     let mut rows: Vec<Vec<String>> = known.map(|(name, value)| vec![name.clone(), value.clone()]).collect();
-    let tcp = record.tcp().unwrap_or_default();
+    let (tcp, idle) = (record.tcp().unwrap_or_default(), record.idle_round_trip_us);
     for (name, value) in [
         ("TCP from dom0 to dom0", format!("{:.1} MB/s", tcp[0])),
         ("TCP from agent to agent, plain", format!("{:.1} MB/s", tcp[1])),
-        ("idle round trip between the agents", format!("{:.2} ms", record.idle_round_trip_us / 1e3)),
+        ("idle round trip between the agents", idle.map_or("-".to_owned(), |us| format!("{:.2} ms", us / 1e3))),
     ] {
         rows.push(vec![name.to_owned(), value]);
     }
