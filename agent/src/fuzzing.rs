@@ -1,13 +1,12 @@
 //! What only the fuzzer reaches of this crate (`fuzz/fuzz_targets`): an agent's ends of everything that comes over the
 //! network, against somebody who says whatever comes to the fuzzer's mind.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use core::net::SocketAddrV4;
-use core::ops::Range;
 use std::boxed::Box;
 use std::sync::OnceLock;
 
@@ -183,6 +182,7 @@ pub fn network(bytes: &[u8]) {
     let timer = Timer::new(move || *time.borrow());
     net.borrow_mut().open_datagrams(7077);
     let mut tasks = [listening(net.clone(), timer.clone()), calling(net.clone(), timer.clone())];
+    net.borrow_mut().poll(&mut frames, 0);
     while let Some(([low, high, later], rest)) = bytes.split_first_chunk() {
         let (frame, rest) = rest.split_at(rest.len().min(u16::from_le_bytes([*low, *high]).into()));
         bytes = rest;
@@ -229,38 +229,86 @@ async fn echo(connection: Connection) {
     while connection.read_exact(&mut byte).await.is_ok() && connection.write_all(&byte).await.is_ok() {}
 }
 
-/// A device that gives what it was given, whatever the checksums say: in the image the backend vouches for them. Whoever
-/// answers a question about addresses has heard it, and knows its number.
+/// A device that gives what it was given, whatever the checksums say: in the image the backend vouches for them. Who
+/// sends has heard what was said: the number of a lease is the one that was asked with, and TCP's numbers count from where
+/// the agent is.
 #[derive(Default)]
 struct Frames {
     waiting: VecDeque<Vec<u8>>,
-    asked: Rc<Cell<[u8; 4]>>,
+    heard: Rc<RefCell<Heard>>,
 }
-
-/// Where a frame has the port that it goes to, and a question about addresses, or its answer, its number.
-const TO: Range<usize> = 36..38;
-const NUMBER: Range<usize> = 46..50;
 
 struct Taken(Vec<u8>);
 
-struct Heard(Rc<Cell<[u8; 4]>>);
+struct Room(Rc<RefCell<Heard>>);
+
+/// What the agent said last.
+#[derive(Default)]
+struct Heard {
+    asked: u32,
+    /// By port: the next of its own numbers, and the next that it expects.
+    next: BTreeMap<u16, (u32, u32)>,
+}
+
+/// Where a frame without IP options has its ports, and, behind them, TCP's numbers, or the number of a lease.
+const FROM: usize = 34;
+const TO: usize = 36;
+const SEQUENCE: usize = 38;
+const ACKNOWLEDGED: usize = 42;
+const LEASE: usize = 46;
+
+impl Heard {
+    fn hear(&mut self, frame: &[u8]) {
+        match (frame.get(23), half(frame, FROM)) {
+            (Some(17), Some(68)) => self.asked = word(frame, LEASE).unwrap_or_default(),
+            (Some(6), Some(port)) => {
+                let (Some(sequence), Some(expected)) = (word(frame, SEQUENCE), word(frame, ACKNOWLEDGED)) else {
+                    return;
+                };
+                let (offset, flags) = (u32::from(frame[46] >> 4) * 4, u32::from(frame[47]));
+                let length = (frame.len() as u32 - 34).saturating_sub(offset) + (flags & 1) + (flags >> 1 & 1);
+                self.next.insert(port, (sequence.wrapping_add(length), expected));
+            }
+            _ => {}
+        }
+    }
+
+    fn number(&self, frame: &mut [u8]) {
+        let numbers = match (frame.get(23), half(frame, TO)) {
+            (Some(17), Some(68)) => [(LEASE, self.asked), (LEASE, 0)],
+            (Some(6), Some(port)) => {
+                let (next, expected) = self.next.get(&port).copied().unwrap_or_default();
+                [(SEQUENCE, expected), (ACKNOWLEDGED, next)]
+            }
+            _ => return,
+        };
+        for (at, base) in numbers {
+            let Some(number) = word(frame, at) else { return };
+            frame[at..at + 4].copy_from_slice(&number.wrapping_add(base).to_be_bytes());
+        }
+    }
+}
+
+fn half(frame: &[u8], at: usize) -> Option<u16> {
+    frame.get(at..)?.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
+}
+
+fn word(frame: &[u8], at: usize) -> Option<u32> {
+    frame.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
 
 impl Device for Frames {
     type RxToken<'a> = Taken;
-    type TxToken<'a> = Heard;
+    type TxToken<'a> = Room;
 
-    fn receive(&mut self, _: Instant) -> Option<(Taken, Heard)> {
+    fn receive(&mut self, _: Instant) -> Option<(Taken, Room)> {
         let mut frame = self.waiting.pop_front()?;
-        if frame.get(TO) == Some(&68u16.to_be_bytes())
-            && let Some(number) = frame.get_mut(NUMBER)
-        {
-            number.copy_from_slice(&self.asked.get());
-        }
-        Some((Taken(frame), Heard(self.asked.clone())))
+        self.heard.borrow().number(&mut frame);
+        Some((Taken(frame), Room(self.heard.clone())))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Heard> {
-        Some(Heard(self.asked.clone()))
+    fn transmit(&mut self, _: Instant) -> Option<Room> {
+        Some(Room(self.heard.clone()))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -278,15 +326,11 @@ impl RxToken for Taken {
     }
 }
 
-impl TxToken for Heard {
+impl TxToken for Room {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
         let mut frame = vec![0; length];
         let written = write(&mut frame);
-        if frame.get(TO) == Some(&67u16.to_be_bytes())
-            && let Some(Ok(number)) = frame.get(NUMBER).map(TryInto::try_into)
-        {
-            self.0.set(number);
-        }
+        self.0.borrow_mut().hear(&frame);
         written
     }
 }
