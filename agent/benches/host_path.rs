@@ -19,7 +19,7 @@ const PAGES: usize = 32 << 10;
 
 /// Memory of a guest in which one page of each batch is zero: as good as nothing is saved.
 fn memory() -> Vec<Page> {
-    let page = |index: usize| if index % BATCH == 0 { [0; PAGE_SIZE] } else { [index as u8 | 1; PAGE_SIZE] };
+    let page = |index: usize| if index.is_multiple_of(BATCH) { [0; PAGE_SIZE] } else { [index as u8 | 1; PAGE_SIZE] };
     (0..PAGES).map(page).collect()
 }
 
