@@ -68,6 +68,8 @@ fn a_guest_crosses_in_three_stages() {
     assert!(world.guest.borrow().met_faults >= target.faults);
     assert!(world.stages.contains_key(&1) && world.stages.contains_key(&3));
     assert_eq!((source.sealed, target.sealed), (1, 1));
+    let guest = world.guest.borrow();
+    assert_eq!(guest.freed, guest.truth.iter().flatten().count(), "the source frees its copy bit by bit");
 }
 
 #[test]

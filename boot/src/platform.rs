@@ -196,6 +196,10 @@ impl wanted::Source for Source {
         self.source.release().map_err(failure)
     }
 
+    fn free(&mut self, gfns: &[wanted::Gfn]) -> Result<()> {
+        with_gfns(gfns, |gfns| self.source.free(gfns))
+    }
+
     fn destroy(&mut self) -> Result<()> {
         self.source.destroy().map_err(failure)
     }

@@ -33,8 +33,9 @@ use crate::peers::Seat;
 use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, PlatformError, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
+use crate::session::sending::Batch;
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
+use crate::wire::{CHUNK, Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
 use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
 
 /// Page sets that a departure keeps, one that the platform reads the dirty log into, and one for a moment in the switch.
@@ -579,10 +580,35 @@ impl<S: Source> Departure<S> {
 
     /// Frees the guest's memory: the target has all of it.
     async fn destroy(&mut self) {
+        if let Err(error) = self.free().await {
+            log::warn!("{}: the guest's memory is freed all at once: {error}", self.desk.id);
+        }
         while let Err(error) = self.source.destroy() {
             log::error!("{}: the guest that has left cannot be destroyed: {error}; trying again", self.desk.id);
             self.timer.sleep(TRY_AGAIN).await;
         }
+    }
+
+    /// Frees the guest's pages bit by bit. To destroy the domain with all of its memory is one hypercall, and nobody is served
+    /// for as long as that takes.
+    async fn free(&mut self) -> Result<(), PlatformError> {
+        let mut first = 0;
+        while first < self.frames {
+            let count = CHUNK.min(self.frames - first);
+            let (source, ram) = (&mut self.source, &mut self.scratch);
+            ram.update(|words| source.find_ram(Gfn(first), count, words))?;
+            loop {
+                let batch: Batch = self.scratch.range(Gfn(first), count).take(BATCH).collect();
+                if batch.is_empty() {
+                    break;
+                }
+                self.source.free(&batch)?;
+                batch.iter().for_each(|gfn| _ = self.scratch.remove(*gfn));
+                self.timer.yield_now().await;
+            }
+            first += count;
+        }
+        Ok(())
     }
 
     /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.

@@ -68,6 +68,8 @@ pub struct Guest {
     /// Pages that have come since the log was last cleaned: what is written to them is not logged.
     pub fresh: PageSet,
     pub paused_here: bool,
+    /// Pages that the source has freed.
+    pub freed: usize,
     // At the target.
     pub uuid_there: [u8; 16],
     pub there: Vec<Option<Frame>>,
@@ -119,6 +121,7 @@ impl Guest {
             truth,
             here: Here::Running,
             logging: false,
+            freed: 0,
             log: PageSet::new(frames),
             fresh: PageSet::new(frames),
             paused_here: false,

@@ -25,6 +25,7 @@ pub enum Op {
     MachineState,
     Retain,
     Release,
+    Free,
     Destroy,
     OpenTarget,
     Build,
@@ -39,7 +40,7 @@ pub enum Op {
 }
 
 /// Everything that may fail after it, and is tried again.
-pub const AFTER_COMMIT: [Op; 5] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Destroy];
+pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Free, Op::Destroy];
 
 /// Everything that may fail before the commit.
 pub const BEFORE_COMMIT: [Op; 16] = [
@@ -235,6 +236,7 @@ impl Source for Leaving {
         self.call(Op::Read, gfns.len())?;
         assert_eq!(gfns.len(), into.len());
         let guest = self.1.borrow();
+        assert_eq!(guest.freed, 0, "memory is read that was freed");
         let values: Vec<_> = gfns.iter().map(|gfn| guest.truth[gfn.0 as usize]).collect();
         for (value, page) in values.iter().zip(into) {
             *page = value.map_or([0xaa; 4096], page_of);
@@ -301,13 +303,22 @@ impl Source for Leaving {
         guest.log.clear();
         match guest.here {
             Here::Running | Here::Suspended => {}
-            Here::Retained => assert!(!guest.created && !guest.ran_there, "the commit is undone"),
+            Here::Retained => {
+                assert!(!guest.created && !guest.ran_there && guest.freed == 0, "the commit is undone");
+            }
             // What stopped by itself stays so.
             Here::Stopped => return Ok(()),
             Here::Destroyed | Here::Gone => panic!("nothing is left to give back"),
         }
         guest.paused_here = false;
         guest.here = Here::Running;
+        Ok(())
+    }
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.call(Op::Free, gfns.len())?;
+        let mut guest = self.1.borrow_mut();
+        assert_eq!(guest.here, Here::Retained);
+        guest.freed += gfns.len();
         Ok(())
     }
     fn destroy(&mut self) -> Result<()> {

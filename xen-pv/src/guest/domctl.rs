@@ -79,7 +79,8 @@ pub fn resume(domain: DomId) -> Result {
     unsafe { plain(domain, abi::RESUMEDOMAIN, Operation::Resume) }
 }
 
-/// Ends the domain and gives its memory back; works in slices and is repeated until it is done.
+/// Ends the domain and gives its memory back. Xen interrupts itself on the way, but comes back here only when it is done:
+/// a domain that still has much memory takes long.
 pub fn destroy(domain: DomId) -> Result {
     loop {
         // SAFETY: the operation takes no argument; the domain is not ours, so no memory of ours goes.

@@ -25,6 +25,32 @@ pub fn free(domain: DomId, gfn: Gfn) -> Result {
     reserve(XENMEM_DECREASE_RESERVATION, domain, gfn, 0)
 }
 
+/// Takes up to [`BATCH`] frames away from the guest; where nothing stands, nothing happens.
+pub fn free_some(domain: DomId, gfns: &[Gfn]) -> Result {
+    let mut extents = [0; BATCH];
+    let count = gfns.len().min(BATCH);
+    for (extent, gfn) in extents.iter_mut().zip(gfns) {
+        *extent = gfn.0;
+    }
+    let mut rest = &mut extents[..count];
+    while !rest.is_empty() {
+        let mut arg = MemoryReservation {
+            extent_start: rest.as_mut_ptr(),
+            nr_extents: rest.len() as u64,
+            extent_order: 0,
+            mem_flags: 0,
+            domid: domain,
+        };
+        // SAFETY: so many extents of another domain; no memory of ours is touched but `extents`.
+        let freed = unsafe { hypercall::memory_op(XENMEM_DECREASE_RESERVATION, &mut arg) }
+            .map_err(|errno| Operation::Populate.error(errno))?;
+        // Xen stops where nothing stands.
+        let next = rest.len().min(freed as usize + 1);
+        rest = &mut rest[next..];
+    }
+    Ok(())
+}
+
 /// How up to [`BATCH`] pages are treated (`MEM_`).
 pub fn types(domain: DomId, gfns: &[Gfn]) -> Result<[u16; BATCH]> {
     let mut questions = [HvmGetMemType { domid: domain, mem_type: 0, pad: [0; 2], pfn: 0 }; BATCH];

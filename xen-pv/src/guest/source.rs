@@ -314,7 +314,15 @@ impl Source {
         log
     }
 
-    /// Ends the guest and frees its memory.
+    /// Frees up to 64 pages of a guest that nobody will want any more, those of them that are there.
+    pub fn free(&mut self, gfns: &[Gfn]) -> Result {
+        if self.stage != Stage::Away {
+            return Err(Error::Refused("only the memory of a guest that has left can be freed"));
+        }
+        memory::free_some(self.domain, gfns)
+    }
+
+    /// Ends the guest and frees its memory, what is left of it.
     pub fn destroy(&mut self) -> Result {
         if self.stage != Stage::Away {
             return Err(Error::Refused("only a guest that has left can be destroyed"));
