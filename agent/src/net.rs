@@ -467,6 +467,15 @@ impl Connection {
         self.socket(|socket| socket.send_queue())
     }
 
+    /// Waits until the peer has acknowledged everything written.
+    pub(crate) async fn arrived(&self) -> Result<(), LinkError> {
+        self.patiently(|| match self.check() {
+            Ok(()) if self.backlog() > 0 => None,
+            outcome => Some(outcome),
+        })
+        .await
+    }
+
     /// Bytes handed over by [`Connection::write_some`] so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.get()

@@ -110,5 +110,7 @@ async fn introduce<P: Platform>(
 ) -> Result<(), SessionError> {
     let features = host.platform.borrow().features();
     let hello = Hello { versions: VERSIONS, channel, features, purpose, session, binding };
-    SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await
+    SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await?;
+    // The other agent listens to a caller for a while only: whom it has not heard by then must call again.
+    Ok(link.connection().arrived().await?)
 }
