@@ -7,8 +7,7 @@ use crate::bitmap::PageSet;
 use crate::digest::Digest;
 use crate::net::{Connection, LinkError};
 use crate::platform::{Gfn, Page, PageMask};
-use crate::secure::Link;
-use crate::secure::record::TAG;
+use crate::secure::{Heard, Link};
 use crate::session::{PeerFault, SessionError};
 use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set, WireError};
 
@@ -16,13 +15,13 @@ use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set, Wire
 pub(crate) struct Inlet {
     link: Link,
     kinds: &'static [Kind],
-    message: Vec<u8>,
+    message: Heard,
 }
 
 impl Inlet {
     /// Takes messages of these kinds; whatever else comes is refused before memory is spent on it.
     pub(crate) fn new(link: Link, kinds: &'static [Kind]) -> Self {
-        Self { link, kinds, message: Vec::new() }
+        Self { link, kinds, message: Heard::default() }
     }
 
     /// The next message that says something. Its header has been checked before the rest of its body was read.
@@ -33,25 +32,23 @@ impl Inlet {
                 break kind;
             }
         };
-        Ok(Message::parse(kind, &self.message[Header::LEN..])?)
+        Ok(Message::parse(kind, &self.message.bytes()[Header::LEN..])?)
     }
 
     async fn read(&mut self) -> Result<Kind, SessionError> {
         self.message.clear();
         self.link.read(&mut self.message).await?;
-        let front = self.message.first_chunk().ok_or(WireError::Truncated)?;
+        let front = self.message.bytes().first_chunk().ok_or(WireError::Truncated)?;
         let header = Header::parse(front)?;
         if !self.kinds.contains(&header.kind) && header.kind != Kind::Nudge {
             return Err(SessionError::Peer(PeerFault::OutOfTurn));
         }
         let whole = Header::LEN + header.length;
-        if self.message.len() < whole {
-            self.message.reserve_exact(whole + TAG - self.message.len());
-        }
-        while self.message.len() < whole {
+        self.message.expect(whole);
+        while self.message.bytes().len() < whole {
             self.link.read(&mut self.message).await?;
         }
-        if self.message.len() > whole {
+        if self.message.bytes().len() > whole {
             return Err(WireError::Trailing.into());
         }
         Ok(header.kind)
@@ -259,8 +256,8 @@ mod tests {
         let mut sending = Box::pin(outlet.send(Message::State(&long)));
         assert!(poll_once(&mut sending).is_pending());
         drop(sending);
-        let mut record = Vec::new();
+        let mut record = Heard::default();
         let (said, read) = pair.finish(join(outlet.send(Message::Abort("too late")), there.read(&mut record)));
-        assert_eq!((said, read, record.len()), (Err(LinkError::Lost.into()), Ok(()), MAX_PAYLOAD));
+        assert_eq!((said, read, record.bytes().len()), (Err(LinkError::Lost.into()), Ok(()), MAX_PAYLOAD));
     }
 }

@@ -22,7 +22,7 @@ use crate::lobby::{Door, Lobby};
 use crate::net::{Buffers, Connection, LinkError, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
-use crate::secure::{Identity, Link, Preamble, Protection, PublicKey, Security};
+use crate::secure::{Heard, Identity, Link, Preamble, Protection, PublicKey, Security};
 use crate::session::arrival::{BULKS, CONTROLS};
 use crate::session::departure::HEARD;
 use crate::session::note::Note;
@@ -98,7 +98,7 @@ fn records_of_a_stranger(bytes: &[u8]) {
     let said = changed(&record, bytes);
     pair.finish(there.write_all(&said)).expect("room");
     drop(there);
-    let mut heard = Vec::new();
+    let mut heard = Heard::default();
     let first = pair.finish(link.read(&mut heard));
     assert_eq!(first.is_ok(), said.starts_with(&record), "{first:?}");
     if first.is_ok() {

@@ -337,6 +337,7 @@ mod tests {
     use crate::channel::SharedOutlet;
     use crate::net::LinkError;
     use crate::platform::Features;
+    use crate::secure::Heard;
     use crate::secure::Protection;
     use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
     use crate::wire::VERSIONS;
@@ -408,7 +409,7 @@ mod tests {
 
         /// What an agent hears on a link that is not wanted.
         fn is_dropped(&mut self, link: &Link) -> bool {
-            self.run(link.read(&mut Vec::new())) == Err(LinkError::Lost)
+            self.run(link.read(&mut Heard::default())) == Err(LinkError::Lost)
         }
     }
 

@@ -19,7 +19,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 
 pub use identity::{Identity, IdentityError, PublicKey, public_key};
 
-pub(crate) use link::Link;
+pub(crate) use link::{Heard, Link};
 pub(crate) use preamble::{Preamble, Protection};
 
 /// Whether this agent's connections are sealed.

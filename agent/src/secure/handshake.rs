@@ -120,7 +120,7 @@ impl Random for Once {
 mod tests {
     use embassy_futures::join::{join, join3};
 
-    use super::super::Protection;
+    use super::super::{Heard, Protection};
     use super::*;
     use crate::control::SessionToken;
     use crate::testing::{Pair, Wire, entropy, identity, pass, take};
@@ -221,7 +221,7 @@ mod tests {
             again
         };
         let (answered, _again) = pair.finish(join(answer(callee, &two, PREAMBLE, entropy()), repeat));
-        let mut read = alloc::vec::Vec::new();
+        let mut read = Heard::default();
         assert_eq!(pair.finish(answered.unwrap().read(&mut read)), Err(LinkError::Changed));
     }
 }

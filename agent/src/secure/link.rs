@@ -72,6 +72,44 @@ impl Out {
     }
 }
 
+/// Payloads of records, one behind the other. They are written over the bytes of earlier ones: clearing those first would
+/// cost about as much as copying.
+#[derive(Default)]
+pub(crate) struct Heard {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Heard {
+    /// What was heard since [`Heard::clear`].
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Forgets it.
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Takes no more memory than `length` bytes need, which are to come.
+    pub(crate) fn expect(&mut self, length: usize) {
+        self.bytes.reserve_exact((length + TAG).saturating_sub(self.bytes.len()));
+    }
+
+    fn room(&mut self, count: usize) -> &mut [u8] {
+        let end = self.length + count;
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.length..end]
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
 impl Link {
     /// A connection without cipher, whose peer is whoever it says.
     pub(crate) fn plain(connection: Connection) -> Self {
@@ -204,7 +242,7 @@ impl Link {
     }
 
     /// Appends the payload of the next record to `into`, once it is known to be what the other end sent.
-    pub(crate) async fn read(&self, into: &mut Vec<u8>) -> Result<(), LinkError> {
+    pub(crate) async fn read(&self, into: &mut Heard) -> Result<(), LinkError> {
         let mut length = [0; LENGTH];
         self.fill(&mut length).await?;
         let count = u32::from_le_bytes(length) as usize;
@@ -212,16 +250,16 @@ impl Link {
         if count == 0 || count > MAX_PAYLOAD {
             return Err(if sealed { LinkError::Changed } else { LinkError::Lost });
         }
-        let start = into.len();
-        into.resize(start + count + if sealed { TAG } else { 0 }, 0);
-        self.fill(&mut into[start..]).await?;
+        let end = count + if sealed { TAG } else { 0 };
+        let record = into.room(end);
+        self.fill(record).await?;
         if let Some(direction) = &mut *self.0.into.borrow_mut()
-            && let Some((payload, tag)) = into[start..].split_last_chunk_mut::<TAG>()
+            && let Some((payload, tag)) = record.split_last_chunk_mut::<TAG>()
         {
             self.spend(&self.0.opening, || direction.open(&length, payload, tag))
                 .map_err(|Changed| LinkError::Changed)?;
-            into.truncate(start + count);
         }
+        into.length += count;
         Ok(())
     }
 
@@ -274,10 +312,10 @@ mod tests {
         /// Puts bytes on the wire to one end; what that end makes of them.
         fn hears(&mut self, end: usize, bytes: &[u8]) -> Result<Vec<u8>, LinkError> {
             let (link, between) = (&self.links[end], &self.between[end]);
-            let mut record = Vec::new();
+            let mut record = Heard::default();
             let put = async { between.write_all(bytes).await.unwrap() };
             let (heard, ()) = self.pair.finish(join(link.read(&mut record), put));
-            heard.map(|()| record)
+            heard.map(|()| record.bytes().to_vec())
         }
     }
 
@@ -335,7 +373,7 @@ mod tests {
             let mut scene = Scene::new();
             let mut bytes = length.to_le_bytes().to_vec();
             bytes.resize(LENGTH + TAG + (length as usize).min(MAX_PAYLOAD), 0);
-            let mut record = Vec::new();
+            let mut record = Heard::default();
             let between = &scene.between[1];
             let put = async { _ = between.write_all(&bytes).await };
             let heard = embassy_futures::select::select(scene.links[1].read(&mut record), async {
@@ -357,7 +395,7 @@ mod tests {
             let [_, between] = scene.between;
             scene.pair.finish(between.write_all(&record[..passed])).unwrap();
             drop(between);
-            let mut heard = Vec::new();
+            let mut heard = Heard::default();
             if passed == whole {
                 assert_eq!(scene.pair.finish(scene.links[1].read(&mut heard)), Ok(()));
             }
@@ -370,20 +408,20 @@ mod tests {
         let mut scene = Scene::new();
         let what = vec![5; 2 * MAX_PAYLOAD + 1];
         let Scene { pair, links: [here, there], between: [first, second] } = &mut scene;
-        let mut heard = Vec::new();
+        let mut heard = Heard::default();
         let hear = async {
             let mut lengths = Vec::new();
             for _ in 0..3 {
-                let before = heard.len();
+                let before = heard.bytes().len();
                 there.read(&mut heard).await.unwrap();
-                lengths.push(heard.len() - before);
+                lengths.push(heard.bytes().len() - before);
             }
             lengths
         };
         let on = pass_on(first, second, what.len() + 3 * (LENGTH + TAG));
         let ((), lengths) = pair.finish(join(say(here, &what), async { join(hear, on).await.0 }));
         assert_eq!(lengths, [MAX_PAYLOAD, MAX_PAYLOAD, 1]);
-        assert!(heard == what);
+        assert!(heard.bytes() == what);
     }
 
     /// Passes on as it comes: the wire holds less.
