@@ -225,8 +225,8 @@ pub trait Source {
     /// without [`Source::machine_state`]. After it, valid only when the target has said that the guest never ran
     /// there; it undoes the retaining first.
     fn release(&mut self) -> Result<()>;
-    /// Frees up to [`BATCH`] pages, those of them that are there. Only valid after [`Source::retain`], when nobody will want
-    /// them any more.
+    /// Clears and frees up to [`BATCH`] pages, those of them that are there. Only valid after [`Source::retain`], when
+    /// nobody will want them any more.
     fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
     /// Ends the guest and frees its memory. Only valid after [`Source::retain`].
     fn destroy(&mut self) -> Result<()>;

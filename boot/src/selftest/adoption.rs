@@ -2,7 +2,7 @@
 //! must find that no page is absent of a guest that writes to its memory, makes most pages absent, spoils them and waits for
 //! its end; `selftest adopt=DOMAIN` is the second, which must find exactly those pages, and gives each one its content back
 //! when somebody touches it or its turn comes. `selftest hold=DOMAIN` tells whether a guest ran that is destroyed while it is
-//! held.
+//! held. `selftest leave=DOMAIN` frees pages of a guest as if it had left, and looks at what they hold then.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -12,9 +12,10 @@ use alloc::vec::Vec;
 use xen_pv::abi::{DomId, Errno, Gfn};
 use xen_pv::guest::abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::{Content, Page, Reach};
+use xen_pv::guest::source::{AWAY_LABEL, Source};
 use xen_pv::guest::target::{Hold, Target};
-use xen_pv::guest::{Error, domctl, machine, walk};
-use xen_pv::window::BATCH;
+use xen_pv::guest::{Error, domctl, label, machine, walk};
+use xen_pv::window::{Access, BATCH, Window};
 use xen_pv::{event, time};
 
 use super::{Outcome, check};
@@ -23,6 +24,8 @@ use crate::start::Machine;
 
 /// Every fourth batch of pages stays present.
 const LEFT_ALONE: usize = 4;
+/// Where a Linux guest's kernel begins: at 16 MiB.
+const KERNEL: u64 = 0x1000;
 /// Most pages that virtual CPUs need first.
 const NEEDED: usize = 1024;
 /// Between two batches that nobody asked for: time for faults.
@@ -34,16 +37,21 @@ const PATIENCE_NS: u64 = 30_000_000_000;
 pub fn run(machine: &mut Machine) -> Option<Outcome> {
     let (part, domain) = machine.command_line.split_ascii_whitespace().find_map(|word| {
         let (key, value) = word.split_once('=')?;
-        let part: fn(&Reach, DomId) -> Outcome = match key {
-            "arm" => arm,
-            "adopt" => adopt,
-            "hold" => hold,
+        let part: fn(&Reach, &mut Window, DomId) -> Outcome = match key {
+            "arm" => |reach, _, domain| arm(reach, domain),
+            "adopt" => |reach, _, domain| adopt(reach, domain),
+            "hold" => |reach, _, domain| hold(reach, domain),
+            "leave" => leave,
             _ => return None,
         };
         Some((part, DomId(value.parse().ok()?)))
     })?;
-    let windows = machine.memory.window().and_then(|batch| Ok(Reach::new(batch, vec![machine.memory.window()?])));
-    Some(windows.map_err(|errno| errno.to_string()).and_then(|reach| part(&reach, domain)))
+    let mut windows = || Ok::<_, Errno>([machine.memory.window()?, machine.memory.window()?, machine.memory.window()?]);
+    let played = windows().map_err(|errno| errno.to_string()).and_then(|[batch, ring, mut spare]| {
+        let reach = Reach::new(batch, vec![ring]);
+        part(&reach, &mut spare, domain)
+    });
+    Some(played)
 }
 
 fn arm(reach: &Reach, domain: DomId) -> Outcome {
@@ -104,6 +112,35 @@ fn hold(reach: &Reach, domain: DomId) -> Outcome {
     wait_until(|| matches!(domctl::info(domain), Err(Error::Xen { errno: Errno::ESRCH, .. })))?;
     say!("ADOPTION it is gone and {}", if ran { "ran" } else { "never ran" });
     Ok(())
+}
+
+fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
+    let uuid = domctl::live_info(domain).map_err(text)?.handle;
+    let memo = Source::open(reach.clone(), domain).map_err(text)?.memo();
+    label::find(AWAY_LABEL).and_then(|away| label::relabel(domain, away)).map_err(text)?;
+    let mut source = Source::adopt(reach.clone(), domain, uuid, memo).map_err(text)?;
+    let frames: Vec<u64> = (KERNEL..KERNEL + BATCH as u64).collect();
+    let gfns: Vec<Gfn> = frames.iter().copied().map(Gfn).collect();
+    // Who has mapped a page sees what becomes of it after it was freed.
+    let mapping = window.map(domain, &frames, Access::Read);
+    let zero = || {
+        let mut page = [0; 4096];
+        let is_zero = |index: &usize| {
+            mapping.read(*index, &mut page);
+            page == [0; 4096]
+        };
+        (0..BATCH).filter(is_zero).count()
+    };
+    let before = zero();
+    check(before < BATCH / 2, || format!("{before} pages of its kernel are zero"))?;
+    source.free(&gfns).map_err(text)?;
+    let after = zero();
+    check(after == BATCH, || format!("only {after} of {BATCH} freed pages are cleared"))?;
+    drop(mapping);
+    say!("ADOPTION cleared what it freed");
+    // The toolstack, which cannot destroy it, pauses it and takes its devices down.
+    wait_until(|| domctl::info(domain).is_ok_and(|info| info.is_paused()))?;
+    source.destroy().map_err(text)
 }
 
 /// Opens a guest whose agent, if it had one, is gone.

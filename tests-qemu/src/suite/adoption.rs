@@ -68,6 +68,22 @@ pub fn destroyed_guest_says_whether_it_ran(fixture: &mut Fixture) -> Result<()> 
     Ok(())
 }
 
+/// What an agent frees of a guest that has left holds nothing any more: the next domain that gets it could read it.
+pub fn freed_memory_is_cleared(fixture: &mut Fixture) -> Result<()> {
+    fixture.drop_agents()?;
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.start_guest(A, &guest)?;
+    let image = fixture.artifacts().image.clone();
+    let dom0 = fixture.hosts()?.dom0(A);
+    let domain = domain_id(&dom0, guest::NAME)?.context("no guest")?;
+    play(&dom0, &image, "leave", domain)?;
+    said(&dom0, "ADOPTION cleared")?;
+    fixture.end_guest()?;
+    said(&dom0, "SELFTEST PASS")?;
+    dom0.run(&["xl", "destroy", AGENT_NAME])?;
+    Ok(())
+}
+
 /// Starts the self-test in this part, for the guest with this number.
 fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
     let arguments = format!("selftest {part}={guest}");

@@ -42,6 +42,7 @@ const TESTS: &[Test] = &[
     Test { name: "image_takes_its_address_from_dhcp", run: image::takes_its_address_from_dhcp },
     Test { name: "image_serves_within_two_seconds", run: image::serves_within_two_seconds },
     Test { name: "destroyed_guest_says_whether_it_ran", run: adoption::destroyed_guest_says_whether_it_ran },
+    Test { name: "memory_of_a_guest_that_left_is_cleared", run: adoption::freed_memory_is_cleared },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
     Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },
