@@ -27,13 +27,15 @@ use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
 /// the most.
-const BACKLOG: (usize, usize) = (64 << 10, IN_FLIGHT_BULK);
+const BACKLOG: (usize, usize) = (FEW * PAGE_SIZE, IN_FLIGHT_BULK);
 /// How long to wait before reading again what could not be read.
 const TRY_AGAIN: u64 = 50 * MS;
 /// How long to wait when the hypervisor does not say whether there are faults.
 const LOOK_AGAIN: u64 = SECOND;
-/// Pages pushed in one go, and most neighbours sent along with a demanded page.
+/// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 const PUSH: usize = 16;
+const FEW: usize = 4;
+/// Most neighbours sent along with a demanded page.
 const NEIGHBOURS: u64 = 32;
 /// Prepulled runs that are remembered, to see whether they were wanted.
 const REMEMBERED: usize = 8;
@@ -79,7 +81,7 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
             }
             departure.ledger.summary.prepull_hits = prepull.hits;
         } else if !departure.left.is_empty() && bulk.backlog() < ahead {
-            next = push(departure, next).await?;
+            next = push(departure, next, if pace.contended { FEW } else { PUSH }).await?;
             pace.pushed(departure.bulk.connection().sent(), timer.now());
             departure.rescue.beside(&mut departure.source, &departure.ram, timer.yield_now()).await;
         } else {
@@ -147,11 +149,11 @@ async fn send_neighbours<S: Source>(
 }
 
 /// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
-async fn push<S: Source>(departure: &mut Departure<S>, from: Gfn) -> Result<Gfn, SessionError> {
+async fn push<S: Source>(departure: &mut Departure<S>, from: Gfn, count: usize) -> Result<Gfn, SessionError> {
     departure.recent.intersect_with(&departure.left);
     let set = if departure.recent.is_empty() { &departure.left } else { &departure.recent };
     let start = if set.next_from(from).is_some() { from } else { Gfn(0) };
-    let batch: Batch = set.range(start, departure.frames).take(PUSH).collect();
+    let batch: Batch = set.range(start, departure.frames).take(count).collect();
     batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
     let next = batch.last().map_or(start, |gfn| Gfn(gfn.0 + 1));
     send(departure, Cause::Push, batch).await?;
@@ -242,7 +244,7 @@ impl Pace {
             let took = now - then;
             self.least_ns = self.least_ns.min(took);
             let queues = took > self.least_ns * 2 + MS;
-            let next = if queues { self.allowed / 4 * 3 } else { self.allowed + PUSH * PAGE_SIZE / 2 };
+            let next = if queues { self.allowed / 4 * 3 } else { self.allowed + FEW * PAGE_SIZE / 2 };
             self.allowed = next.clamp(BACKLOG.0, BACKLOG.1);
         }
         if self.contended { self.allowed } else { BACKLOG.1 }
@@ -347,7 +349,7 @@ pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inle
     }
 }
 
-const _: () = assert!(BACKLOG.0 >= PUSH * PAGE_SIZE && PUSH <= BATCH && NEIGHBOURS <= BATCH as u64);
+const _: () = assert!(FEW <= PUSH && PUSH <= BATCH && NEIGHBOURS <= BATCH as u64);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Stage 2: the guest stops here and is made ready there.
 //!
-//! The source asks the toolstack to suspend the guest and uses the wait: hints go on, and holes are looked at again,
-//! since a guest may balloon. Then it takes the last of the dirty log and the machine state, and sends which pages
+//! The source looks at the holes again, since a guest may balloon, and asks the toolstack to suspend the guest; hints go on
+//! meanwhile. Then it takes the last of the dirty log and the machine state, and sends which pages
 //! are stale, the pages that must be there before the guest runs, and the state. The target arms what is stale, loads
 //! the state and says ready. Only what is needed happens between the suspend and `Ready`: that is the downtime.
 
@@ -13,7 +13,7 @@ use crate::dirty_copy;
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
 use crate::net::LinkError;
-use crate::platform::{BATCH, Gfn, GuestInfo, PAGE_SIZE, Source, Target};
+use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
@@ -44,14 +44,16 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     departure.rate = departure.ledger.rate(departure.bytes());
     drain(departure).await?;
     departure.ledger.begin(Stage::Switchover, departure.bytes());
+    // Not while the guest suspends: on a busy host it would suspend later.
+    let seen = departure.source.info()?.pages;
+    find_holes(departure).await?;
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
-    let GuestInfo { max_gfn, pages: seen, .. } = departure.source.info()?;
+    let max_gfn = departure.source.info()?.max_gfn;
     departure.grow(max_gfn + 1)?;
     departure.log.update(|words| departure.source.clean(words))?;
     departure.asked = true;
     departure.desk.state(State::Suspend);
-    find_holes(departure).await?;
     suspended(departure).await?;
     departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
 

@@ -145,17 +145,14 @@ fn without_datagrams_nothing_is_lost_but_time() {
 
 #[test]
 fn one_lost_packet_in_a_hundred_stalls_no_vcpu() {
-    let (mut all, mut rescued) = (Vec::new(), 0);
+    let mut all = Vec::new();
     for seed in 0..20 {
         let world = in_stage_3(Scenario { seed, ..scenario() });
         world.cable.set_loss(10);
-        let (world, waits) = waits(world);
-        rescued += world.summary(1).rescued;
-        all.extend(waits);
+        all.extend(waits(world).1);
     }
     all.sort_unstable();
     show("one lost in a hundred", &all);
-    assert!(rescued > 0);
     // Now and then one is lost, and what was to replace it as well.
     assert!(all[(all.len() - 1) * 999 / 1000] <= BOUND);
     assert!(all[all.len() - 1] <= 2 * BOUND);
