@@ -235,16 +235,16 @@ async fn echo(connection: Connection) {
 #[derive(Default)]
 struct Frames {
     waiting: VecDeque<Vec<u8>>,
-    heard: Rc<RefCell<Heard>>,
+    heard: Rc<RefCell<Said>>,
 }
 
 struct Taken(Vec<u8>);
 
-struct Room(Rc<RefCell<Heard>>);
+struct Room(Rc<RefCell<Said>>);
 
 /// What the agent said last.
 #[derive(Default)]
-struct Heard {
+struct Said {
     asked: u32,
     /// By port: the next of its own numbers, and the next that it expects.
     next: BTreeMap<u16, (u32, u32)>,
@@ -257,7 +257,7 @@ const SEQUENCE: usize = 38;
 const ACKNOWLEDGED: usize = 42;
 const LEASE: usize = 46;
 
-impl Heard {
+impl Said {
     fn hear(&mut self, frame: &[u8]) {
         match (frame.get(23), half(frame, FROM)) {
             (Some(17), Some(68)) => self.asked = word(frame, LEASE).unwrap_or_default(),
