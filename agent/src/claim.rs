@@ -46,6 +46,11 @@ impl Domains {
 }
 
 impl Claim {
+    /// Whether no other domain is in anybody's hand.
+    pub(crate) fn is_only(&self) -> bool {
+        self.domains.0.borrow().len() == 1
+    }
+
     /// Waits until somebody else asks for the domain, who looks again when the caller has let go of it.
     pub(crate) async fn wanted(&self, timer: &Timer) {
         let wanted = || self.domains.0.borrow().iter().any(|taken| taken.domain == self.domain && taken.wanted);
@@ -67,8 +72,11 @@ mod tests {
     #[test]
     fn a_domain_is_in_one_hand_at_a_time() {
         let domains = Domains::default();
-        let claim = domains.claim(DomId(5)).ok();
-        assert!(domains.claim(DomId(5)).is_err() && domains.claim(DomId(6)).is_ok());
+        let claim = domains.claim(DomId(5)).ok().unwrap();
+        let other = domains.claim(DomId(6)).ok();
+        assert!(domains.claim(DomId(5)).is_err() && other.is_some() && !claim.is_only());
+        drop(other);
+        assert!(claim.is_only());
         drop(claim);
         assert!(domains.claim(DomId(5)).is_ok());
     }

@@ -9,7 +9,7 @@ mod verify;
 
 use agent::control::{Mode, State, Summary};
 use proptest::prelude::*;
-use sim::guest::Here;
+use sim::guest::{Guest, Here};
 use sim::link::Quality;
 use sim::machine::{BEFORE_COMMIT, Op};
 use sim::{Scenario, World};
@@ -68,14 +68,7 @@ fn a_guest_crosses_in_three_stages() {
     assert!(world.guest.borrow().met_faults >= target.faults);
     assert!(world.stages.contains_key(&1) && world.stages.contains_key(&3));
     assert_eq!((source.sealed, target.sealed), (1, 1));
-    let guest = world.guest.borrow();
-    // The guest balloons there while it is freed here.
-    let pages = guest.truth.iter().flatten().count();
-    assert!(
-        guest.freed.abs_diff(pages) < pages / 100,
-        "the source frees its copy bit by bit: {} of {pages}",
-        guest.freed
-    );
+    assert_eq!(world.guest.borrow().freed, 0, "nobody else is served: the copy can go all at once");
 }
 
 #[test]
@@ -190,6 +183,12 @@ fn guests_cross_in_both_directions_at_once() {
     assert!(world.run(600_000), "{:?}", world.states);
     assert!(world.states.iter().flatten().all(|states| states.last() == Some(&State::Complete)), "{:?}", world.states);
     world.guests.borrow().iter().for_each(|guest| guest.borrow().check_complete());
+    // A guest balloons there while it is freed here.
+    let bit_by_bit = |guest: &Guest| {
+        let pages = guest.truth.iter().flatten().count();
+        guest.freed.abs_diff(pages) < pages / 20
+    };
+    assert!(world.guests.borrow().iter().any(|guest| bit_by_bit(&guest.borrow())), "others wait for a copy to go");
 }
 
 #[test]
