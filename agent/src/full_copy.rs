@@ -12,6 +12,7 @@
 use crate::bitmap::PageSet;
 use crate::control::{Mode, Progress, State};
 use crate::ledger::Stage;
+use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{BATCH, Gfn, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
@@ -22,6 +23,9 @@ use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
 /// How often the dirty log is looked at.
 const PEEK_EVERY: u64 = 50 * MS;
+/// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
+/// between; and at least so many bytes.
+const ON_ITS_WAY: (u64, u64) = (50 * MS, 192 << 10);
 /// A pre-copy stops after this many passes over memory..
 const ROUNDS: u64 = 5;
 /// ..or when fewer pages than this are dirty.
@@ -145,7 +149,9 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
         return Err(SessionError::Refused(Refusal::Stopped));
     }
     departure.log.update(|words| departure.source.peek(words))?;
-    departure.next_peek = departure.timer.now() + PEEK_EVERY;
+    let now = departure.timer.now();
+    departure.next_peek = now + PEEK_EVERY;
+    make_room(departure, now);
     if departure.policy == Mode::Precopy {
         return Ok(());
     }
@@ -166,6 +172,14 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
     }
     departure.ledger.summary.hints += hints;
     Ok(())
+}
+
+/// Lets as much be on its way as arrived lately in the time that is allowed for it.
+fn make_room<S: Source>(departure: &mut Departure<S>, now: u64) {
+    let bulk = departure.bulk.connection();
+    let (then, before) = core::mem::replace(&mut departure.arrived, (now, bulk.delivered()));
+    let arrived = bulk.delivered().saturating_sub(before) * ON_ITS_WAY.0 / (now - then).max(1);
+    bulk.set_in_flight(arrived.clamp(ON_ITS_WAY.1, IN_FLIGHT_BULK as u64) as usize);
 }
 
 // The target.
