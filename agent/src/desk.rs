@@ -9,14 +9,14 @@ use core::cell::{Cell, RefCell};
 
 use crate::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
 use crate::platform::Store;
-use crate::tasks::{MS, Timer};
+use crate::tasks::{SECOND, Timer};
 
 /// Ended sessions whose reports are kept.
 const KEPT: usize = 8;
 /// Sessions that may run at once.
 pub(crate) const SESSIONS: usize = 6;
-/// Progress is not written more often than this.
-const PROGRESS_EVERY: u64 = 250 * MS;
+/// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
+const PROGRESS_EVERY: u64 = SECOND;
 
 /// What a session says to the toolstack and hears from it.
 pub(crate) struct Desk {
@@ -26,7 +26,8 @@ pub(crate) struct Desk {
     suspended: Cell<Option<bool>>,
     cancelled: Cell<bool>,
     ended: Cell<bool>,
-    last: Cell<(u64, u64, u8)>,
+    /// The last progress, and when it was said.
+    last: Cell<(u64, Progress)>,
 }
 
 impl Desk {
@@ -38,7 +39,7 @@ impl Desk {
             suspended: Cell::new(None),
             cancelled: Cell::new(false),
             ended: Cell::new(false),
-            last: Cell::new((0, 0, 0)),
+            last: Cell::default(),
         }
     }
 
@@ -60,15 +61,16 @@ impl Desk {
     /// Says how far the stage is, unless it was said a moment ago. The rate is filled in here.
     pub(crate) fn progress(&self, mut progress: Progress) {
         let now = self.timer.now();
-        let (then, bytes, stage) = self.last.get();
-        let same = stage == progress.stage && bytes <= progress.bytes;
-        if same && now < then + PROGRESS_EVERY && progress.done != progress.total {
+        let (then, last) = self.last.get();
+        let same = last.stage == progress.stage && last.bytes <= progress.bytes;
+        let is_end = progress.done == progress.total && last.done != progress.done;
+        if same && now < then + PROGRESS_EVERY && !is_end {
             return;
         }
-        let moved = if same { progress.bytes - bytes } else { 0 };
+        let moved = if same { progress.bytes - last.bytes } else { 0 };
         let elapsed_us = ((now - then) / 1000).max(1);
         progress.rate_kib = moved.saturating_mul(1_000_000) / 1024 / elapsed_us;
-        self.last.set((now, progress.bytes, progress.stage));
+        self.last.set((now, progress));
         self.post(self.id.progress(), progress.to_string());
     }
 

@@ -94,15 +94,21 @@ fn wait_for_guest(
     session: &mut Session,
     domain: u16,
 ) -> Result<(u64, u64), Refusal> {
-    let (mut rings, mut note) = (None, None);
+    let (mut state, mut rings, mut note) = (None, None, None);
+    // What nobody looks at here comes most often: how far the agent is.
+    let mut look = true;
     let mut waits_since = Instant::now();
     let mut cancelled: Option<Refusal> = None;
     loop {
-        while store.take_change().is_some() {}
-        let state = session.state(store)?;
-        rings = session.rings(store)?.or(rings);
-        note = recover::keep(store, session, Way::In, domain)?.or(note);
-        match state {
+        while let Some(path) = store.take_change() {
+            look |= !session.is_progress(&path);
+        }
+        if std::mem::take(&mut look) {
+            state = session.state(store)?;
+            rings = session.rings(store)?.or(rings);
+            note = recover::keep(store, session, Way::In, domain)?.or(note);
+        }
+        match state.clone() {
             Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
             Some(State::Failed { reason }) => {
                 return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason)));
@@ -114,7 +120,9 @@ fn wait_for_guest(
         if store.has_change() {
             continue;
         }
-        let why = match waiter.wait(libxl, store, TICK)? {
+        let event = waiter.wait(libxl, store, TICK)?;
+        look = event != Event::Store;
+        let why = match event {
             Event::Store => {
                 store.receive_change()?;
                 continue;

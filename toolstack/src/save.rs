@@ -124,16 +124,18 @@ impl<'a> Save<'a> {
     }
 
     fn follow(&mut self) -> Result<(), Refusal> {
-        let mut last = None;
+        let (mut last, mut look) = (None, true);
         loop {
             let mut idle = true;
             while let Some(path) = self.store.take_change() {
                 idle = false;
                 if self.session.is_progress(&path) {
                     self.report_progress()?;
+                } else {
+                    look = true;
                 }
             }
-            let state = self.session.state(self.store)?;
+            let state = if std::mem::take(&mut look) { self.session.state(self.store)? } else { last.clone() };
             if state != last {
                 last.clone_from(&state);
                 self.note = recover::keep(self.store, &self.session, Way::Out, self.domain)?.or(self.note.take());
@@ -145,7 +147,7 @@ impl<'a> Save<'a> {
                 }
             } else if idle {
                 self.lose_patience()?;
-                self.wait()?;
+                look = self.wait()?;
             }
         }
     }
@@ -195,8 +197,10 @@ impl<'a> Save<'a> {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn wait(&mut self) -> Result<(), Refusal> {
-        match self.waiter.wait(self.libxl, self.store, TICK)? {
+    /// Waits until something happens; whether that may have been anything but what the store tells.
+    fn wait(&mut self) -> Result<bool, Refusal> {
+        let event = self.waiter.wait(self.libxl, self.store, TICK)?;
+        match event {
             Event::Store => self.store.receive_change()?,
             Event::Answer => match self.take_answer() {
                 Err(Refusal::ParentGone) => self.cancel(Refusal::ParentGone)?,
@@ -213,7 +217,7 @@ impl<'a> Save<'a> {
             Event::Quiet if self.session.agent.is_alive(self.store)? => {}
             Event::Quiet => self.turn_to_another()?,
         }
-        Ok(())
+        Ok(event != Event::Store)
     }
 
     /// The agent died. Another one can give the guest back, or go on if it has left. A suspend that is under way ends first:
