@@ -269,7 +269,7 @@ impl Report {
         }
         if let (Some(before), Some(after)) = (&self.guest_before, &self.guest_after) {
             // It counts from its start, so a guest that was started anew has a smaller count.
-            let held = after.writes > before.writes && after.t_ms > before.t_ms;
+            let held = (after.writes > before.writes || before.rate == 0) && after.t_ms > before.t_ms;
             self.claim("the guest went on with its work", held);
         }
         if let Some(probe) = &self.probe {

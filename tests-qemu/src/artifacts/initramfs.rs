@@ -50,6 +50,9 @@ const XENSTORE_PROGRAMS: &[&str] = &[
     "xenstore-chmod",
 ];
 
+/// Programs of the packages `openssh-client` and `openssh-server`.
+const SSH_PROGRAMS: &[&str] = &["usr/bin/ssh", "usr/bin/ssh-keygen", "usr/sbin/sshd"];
+
 /// dom0's modules. privcmd comes before xenfs, which it serves.
 const DOM0_MODULES: &[&str] = &[
     "xen-privcmd",
@@ -109,6 +112,17 @@ pub fn overlay(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
     for (path, from) in files {
         cpio.copy(path, from)?;
     }
+    Ok(cpio.finish())
+}
+
+/// OpenSSH's programs, with the libraries that they need, from the unpacked packages below `root`.
+pub fn ssh(root: &Path) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new();
+    let files: Vec<PathBuf> = SSH_PROGRAMS.iter().map(|program| root.join(program)).collect();
+    for (path, file) in SSH_PROGRAMS.iter().zip(&files) {
+        cpio.copy(path, file)?;
+    }
+    add_libraries(&mut cpio, root, &files, &[LOADER])?;
     Ok(cpio.finish())
 }
 

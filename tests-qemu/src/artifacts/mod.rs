@@ -28,6 +28,8 @@ pub struct Artifacts {
     pub guest_kernel: PathBuf,
     /// The demo guest's file tree.
     pub guest_initramfs: PathBuf,
+    /// OpenSSH's programs and their libraries, for dom0s that are to have them.
+    pub ssh: PathBuf,
     /// The agents' image; it is there after [`Artifacts::build_image`].
     pub image: PathBuf,
 }
@@ -44,6 +46,8 @@ impl Artifacts {
         archive.unpacked(&root, &packages)?;
         let memtester = paths.testbed.join("memtester");
         archive.one("memtester", &memtester)?;
+        let ssh_root = paths.testbed.join("ssh");
+        archive.unpacked(&ssh_root, &["openssh-client", "openssh-server"])?;
         let source = hypervisor::source(paths, &archive)?;
         let hypervisor = hypervisor::hypervisor(paths, &source)?;
         let policy = policy(paths, &source)?;
@@ -59,8 +63,10 @@ impl Artifacts {
         let guest_initramfs = paths.testbed.join("guest.cpio");
         let workloads = [programs.guest_load, memtester.join("usr/sbin/memtester")];
         write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &workloads)?)?;
+        let ssh = paths.testbed.join("ssh.cpio");
+        write_if_changed(&ssh, &initramfs::ssh(&ssh_root)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
-        Ok(Self { boot, guest_kernel, guest_initramfs, image: paths.image() })
+        Ok(Self { boot, guest_kernel, guest_initramfs, ssh, image: paths.image() })
     }
 
     /// Builds the agents' image, for scenarios with agents.

@@ -33,8 +33,8 @@ use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::keys::Channel;
 use crate::scenario::migration::Agents;
 use crate::scenario::story::Story;
-use crate::scenario::testbed::{A, B, Testbed};
-use crate::scenario::{measure, start_guest, throughput, write_json};
+use crate::scenario::testbed::{A, B, SHELL, Testbed};
+use crate::scenario::{measure, ssh, start_guest, throughput, write_json};
 use figures::Spread;
 use link::Shaped;
 use plan::{Experiment, Series};
@@ -85,7 +85,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     story.say("booting two Xen hosts in QEMU");
     let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
     let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;
-    let mut bench = Bencher { testbed, agents: None, story };
+    let mut bench = Bencher { paths, testbed, agents: None, has_ssh: false, story };
     let (a, b) = bench.agents(Channel::Sealed)?;
     let idle_round_trip_us = refused_us(a).and_then(|a| Some(a + refused_us(b)?));
     let mut record = Record {
@@ -109,7 +109,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
                 break;
             }
             let started = Instant::now();
-            for series in &series {
+            for series in series.iter().filter(|series| round == 1 || !series.is_once()) {
                 bench.story.say(&format!("---- {experiment}: {}, round {round}", series.name()));
                 let good = match bench.migrate(&experiment, *series) {
                     Ok(run) => {
@@ -125,7 +125,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
                     }
                 };
                 if !good {
-                    bench.start_over(paths)?;
+                    bench.start_over()?;
                 }
             }
             round_s = started.elapsed().as_secs_f64();
@@ -155,13 +155,16 @@ fn refused_us(agent: &Agent) -> Option<f64> {
 }
 
 /// Hosts, and the agents on them.
-struct Bencher {
+struct Bencher<'a> {
+    paths: &'a Paths,
     testbed: Testbed,
     agents: Option<(Channel, Agents)>,
+    /// Whether one reaches the other by ssh.
+    has_ssh: bool,
     story: Story,
 }
 
-impl Bencher {
+impl Bencher<'_> {
     /// Agents that talk to each other like this.
     fn agents(&mut self, channel: Channel) -> Result<&Agents> {
         if self.agents.as_ref().is_none_or(|(now, _)| *now != channel) {
@@ -176,15 +179,28 @@ impl Bencher {
         self.agents.as_ref().map(|(_, agents)| agents).context("no agents")
     }
 
+    /// OpenSSH from A to B.
+    fn ssh(&mut self) -> Result<&'static str> {
+        if !core::mem::replace(&mut self.has_ssh, true) {
+            ssh::install(&self.testbed, A, B)?;
+        }
+        Ok("ssh")
+    }
+
     /// The hosts are not to be trusted any more.
-    fn start_over(&mut self, paths: &Paths) -> Result<()> {
-        self.agents = None;
-        self.testbed.run.reboot(paths, &self.testbed.artifacts, HOSTS)
+    fn start_over(&mut self) -> Result<()> {
+        (self.agents, self.has_ssh) = (None, false);
+        self.testbed.run.reboot(self.paths, &self.testbed.artifacts, HOSTS)
     }
 
     /// Starts a guest, migrates it as `series` says, and ends it.
     fn migrate(&mut self, experiment: &Experiment, series: Series) -> Result<Run> {
-        self.agents(series.channel)?;
+        self.testbed.shell = SHELL;
+        match (series.mode, series.channel) {
+            (Mode::Xl, Channel::Plain) => {}
+            (Mode::Xl, Channel::Sealed) => self.testbed.shell = self.ssh()?,
+            (_, channel) => _ = self.agents(channel)?,
+        }
         let agents = self.agents.as_ref().map(|(_, agents)| agents);
         let run = migrate(&self.testbed, agents, experiment, series, &self.story);
         for place in [A, B] {

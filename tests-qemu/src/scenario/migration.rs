@@ -82,7 +82,7 @@ pub fn migrate(
         Some((source, target)) => Some((Follower::start(source)?, Follower::start(target)?)),
         None => None,
     };
-    let mut request = request(guest::NAME, to, mode);
+    let mut request = request(guest::NAME, to, testbed.shell, mode);
     if testbed.verify {
         verify(&mut request);
     }
@@ -117,19 +117,18 @@ pub fn migrate(
     })
 }
 
-/// The command that migrates the guest.
-pub fn request(guest: &str, to: &Place, mode: Mode) -> Request {
+/// The command that migrates the guest; `shell` runs a command on the other side.
+pub fn request(guest: &str, to: &Place, shell: &str, mode: Mode) -> Request {
     let address = to.dom0.to_string();
-    let relay = "dom0d --ssh";
     match mode {
         Mode::Tsmc | Mode::Precopy | Mode::Postcopy => {
-            let mut request = Request::new(&["xl", "migrate", "-s", relay, guest, &address]);
+            let mut request = Request::new(&["xl", "migrate", "-s", shell, guest, &address]);
             request.env.push(("TSMC_MODE".to_owned(), mode.to_string()));
             request
         }
         // With an empty -s the last word is the whole command for the other side: both ends get Xen's own helper.
         Mode::Xl => {
-            let remote = format!("{relay} {address} LIBXL_SAVE_HELPER={STOCK_HELPER} xl migrate-receive");
+            let remote = format!("{shell} {address} LIBXL_SAVE_HELPER={STOCK_HELPER} xl migrate-receive");
             let mut request = Request::new(&["xl", "migrate", "-s", "", guest, &remote]);
             request.env.push(("LIBXL_SAVE_HELPER".to_owned(), STOCK_HELPER.to_owned()));
             request

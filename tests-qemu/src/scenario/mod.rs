@@ -8,6 +8,7 @@ pub mod migration;
 mod options;
 pub mod privacy;
 pub mod sessions;
+pub mod ssh;
 pub mod story;
 pub mod testbed;
 pub mod throughput;

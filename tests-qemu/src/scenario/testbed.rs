@@ -26,6 +26,8 @@ pub struct Testbed {
     pub keys: Keys,
     /// How the agents are started that are not told otherwise.
     pub channel: Channel,
+    /// What `xl` reaches the other dom0 with (`xl migrate -s`).
+    pub shell: &'static str,
     /// Whether the agents compare all memory at the switch.
     pub verify: bool,
 }
@@ -34,6 +36,9 @@ pub struct Testbed {
 pub const A: &Place = &PLACES[0];
 /// Host B.
 pub const B: &Place = &PLACES[1];
+
+/// Commands for the other dom0 over TCP, in clear.
+pub const SHELL: &str = "dom0d --ssh";
 
 impl Testbed {
     /// Boots `hosts` hosts.
@@ -47,7 +52,7 @@ impl Testbed {
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
-        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel: Channel::Sealed })
+        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel: Channel::Sealed, shell: SHELL })
     }
 
     /// The dom0 of a host.

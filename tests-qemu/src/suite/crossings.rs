@@ -9,7 +9,8 @@ use super::brake::Brake;
 use super::fixture::Fixture;
 use crate::cli::Mode;
 use crate::scenario::guest::{self, Guest, Label, Workload};
-use crate::scenario::testbed::{A, B};
+use crate::scenario::ssh;
+use crate::scenario::testbed::{A, B, SHELL};
 use tests_qemu::report::Report;
 
 /// The demo's migration, with dom0 trying to read the guest before and after.
@@ -91,6 +92,18 @@ pub fn precopy(fixture: &mut Fixture) -> Result<()> {
     let faults = report.faults.map_or(0, |faults| faults.count);
     ensure!(faults == 0, "{faults} faults in a pre-copy");
     Ok(())
+}
+
+/// With nothing between the hosts' toolstacks but OpenSSH, which is told of our helper as docs/deploy.md says.
+pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    ssh::install(fixture.testbed()?, A, B)?;
+    fixture.hosts()?.shell = "ssh";
+    let crossed = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ());
+    fixture.hosts()?.shell = SHELL;
+    assert_held(&crossed?.1)
 }
 
 /// Xen's own helper, on an ordinary guest: the baseline, and the proof that our helper is not in its way.

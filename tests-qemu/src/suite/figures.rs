@@ -19,8 +19,8 @@ const WITHIN: f64 = 0.05;
 /// One guest, two modes.
 pub fn agree(fixture: &mut Fixture) -> Result<()> {
     let experiment = Experiment { stream: true, ..Experiment::new(MEMORY_MB, Load::Low) };
-    for mode in [Mode::Xl, Mode::Tsmc] {
-        let run = fixture.measure(&experiment, Series { mode, channel: Channel::Sealed })?;
+    for (mode, channel) in [(Mode::Xl, Channel::Plain), (Mode::Tsmc, Channel::Sealed)] {
+        let run = fixture.measure(&experiment, Series { mode, channel })?;
         assert_held(&run.report)?;
         let of = |figure: &Figure| (figure.of)(&run).with_context(|| format!("{mode}: no figure: {}", figure.name));
         for figure in [&figures::TOTAL, &figures::DOWNTIME, &figures::WIRE, &figures::DOM0_A, &figures::STREAM] {

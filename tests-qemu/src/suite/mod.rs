@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
+    Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },

@@ -12,7 +12,7 @@ use crate::cli::Mode;
 use crate::network::{Place, SECOND_GUEST};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::migration;
-use crate::scenario::testbed::{A, B};
+use crate::scenario::testbed::{A, B, SHELL};
 use crate::trouble::Trouble;
 
 /// What the link carries when a stage is to last.
@@ -92,7 +92,7 @@ impl<'a> Pair<'a> {
     }
 
     fn migrate(&self, which: usize, (from, to): (&Place, &Place)) -> Result<Running> {
-        let mut request = migration::request(self.guests[which].name, to, Mode::Tsmc);
+        let mut request = migration::request(self.guests[which].name, to, SHELL, Mode::Tsmc);
         migration::verify(&mut request);
         Ok(self.fixture.testbed()?.dom0(from).start(&request)?)
     }

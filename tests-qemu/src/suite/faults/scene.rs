@@ -12,7 +12,7 @@ use crate::network::Place;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::migration;
-use crate::scenario::testbed::{A, B};
+use crate::scenario::testbed::{A, B, SHELL};
 use crate::trouble::{Between, Trouble};
 
 /// What the link carries when stage 1 is to last: 750 pages a second.
@@ -71,7 +71,7 @@ impl<'a> Scene<'a> {
 
     /// Starts a migration.
     pub fn attempt(&self) -> Result<Attempt> {
-        self.attempt_by(&migration::request(guest::NAME, self.to, Mode::Tsmc))
+        self.attempt_by(&migration::request(guest::NAME, self.to, SHELL, Mode::Tsmc))
     }
 
     /// Starts a migration by this command.

@@ -74,11 +74,5 @@ fn comes_back(scene: &mut Scene, attempt: &mut Attempt) -> Result<()> {
 
 /// A migration whose transport breaks in front of a message of the two-step.
 fn until(scene: &Scene, message: &str) -> Request {
-    let mut request = migration::request(guest::NAME, scene.to, Mode::Tsmc);
-    for word in &mut request.argv {
-        if word == "dom0d --ssh" {
-            *word = format!("dom0d --ssh-until {message}");
-        }
-    }
-    request
+    migration::request(guest::NAME, scene.to, &format!("dom0d --ssh-until {message}"), Mode::Tsmc)
 }
