@@ -38,6 +38,7 @@ pub const DOWNTIME: Figure = figure("downtime", "ms", 0, |run| run.report.downti
 pub const WIRE: Figure = figure("on the wire", "MB", 1, |run| Some(run.report.wire_bytes? as f64 / 1e6));
 pub const DOM0_A: Figure = figure("dom0 of the source", "CPU s", 1, |run| run.report.cpu_seconds.dom0_a);
 pub const DOM0_B: Figure = figure("dom0 of the target", "CPU s", 1, |run| run.report.cpu_seconds.dom0_b);
+pub const FAULTS: Figure = figure("faults", "", 0, |run| Some(run.report.faults.as_ref()?.count as f64));
 pub const FAULT_P50: Figure = figure("fault served, p50", "ms", 1, |run| {
     run.report.faults.as_ref().filter(|faults| faults.count > 0).map(|faults| faults.p50_us as f64 / 1e3)
 });
@@ -68,7 +69,7 @@ pub const ALL: &[Figure] = &[
     DOM0_B,
     figure("agent of the source", "CPU s", 1, |run| at_work(run, run.report.cpu_seconds.agent_a)),
     figure("agent of the target", "CPU s", 1, |run| at_work(run, run.report.cpu_seconds.agent_b)),
-    figure("faults", "", 0, |run| Some(run.report.faults.as_ref()?.count as f64)),
+    FAULTS,
     FAULT_P50,
     figure("fault served, p99", "ms", 1, |run| {
         run.report.faults.as_ref().filter(|faults| faults.count > 0).map(|faults| faults.p99_us as f64 / 1e3)

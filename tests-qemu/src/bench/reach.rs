@@ -11,6 +11,8 @@ use super::record::Record;
 pub const TSMC: &str = "tsmc";
 /// The same in clear.
 const TSMC_PLAIN: &str = "tsmc plain";
+/// Ours without a full copy.
+const POSTCOPY: &str = "postcopy";
 /// Xen's own migration, in clear.
 pub const XL: &str = "xl";
 /// The same as operators have it.
@@ -95,7 +97,7 @@ pub fn table(record: &Record) -> Vec<Row> {
         ),
         row("the same, encrypted, as stage 1 moved pages", AtLeast(0.5), sealed(record)),
         row("shaped link: stage 1 / link rate", AtLeast(0.92), goodput(record)),
-        row("fault service time p50 / idle round trip", AtMost(3.0), fault_service(record)),
+        fault_service(record),
         row(
             "dom0 CPU of the source for the same guest, tsmc / xl",
             AtMost(0.35),
@@ -171,14 +173,20 @@ fn goodput(record: &Record) -> Option<f64> {
     mean(&shares)
 }
 
-/// Of the experiments with an unshaped link, the one in which most is pushed.
-fn fault_service(record: &Record) -> Option<f64> {
+/// Where most faults were served while pages were pushed: the middle of a few says nothing.
+fn fault_service(record: &Record) -> Row {
     let experiments = record.experiments();
-    let of = |e: &Experiment, figure| Some(spread(record, e, TSMC, figure)?.median);
-    let served = experiments
-        .iter()
-        .filter(|e| e.is_unhindered())
-        .filter_map(|e| Some((of(e, &figures::DIRTY)?, of(e, &figures::FAULT_P50)?)));
-    let (_, p50_ms) = served.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    Some(p50_ms * 1e3 / record.idle_round_trip_us?)
+    let unhindered = experiments.iter().filter(|e| e.is_unhindered());
+    let served = unhindered.flat_map(|e| [TSMC, POSTCOPY].map(|series| (e, series))).filter_map(|(e, series)| {
+        let of = |figure| Some(spread(record, e, series, figure)?.median);
+        Some((series, of(&figures::FAULTS)?, of(&figures::FAULT_P50)?))
+    });
+    let (what, figure) = match served.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((series, faults, p50_ms)) => (
+            format!("fault service time p50 / idle round trip ({faults:.0} faults, {series})"),
+            record.idle_round_trip_us.map(|idle| p50_ms * 1e3 / idle),
+        ),
+        None => ("fault service time p50 / idle round trip".to_owned(), None),
+    };
+    Row { what, bound: Bound::AtMost(3.0), figure }
 }
