@@ -73,11 +73,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
 /// Boots the hosts and goes through the plan.
 fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> Result<Record> {
     let begun = Instant::now();
-    let wanted = |experiment: &Experiment| {
-        let name = experiment.to_string();
-        options.only.is_empty() || options.only.iter().any(|word| name.contains(word.as_str()))
-    };
-    let plan: Vec<Experiment> = plan::plan().into_iter().filter(wanted).collect();
+    let plan = plan::chosen(&options.only);
     ensure!(!plan.is_empty(), "no experiment has such a name");
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;

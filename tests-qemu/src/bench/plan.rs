@@ -161,9 +161,27 @@ pub fn plan() -> Vec<Experiment> {
     plan
 }
 
+/// Those of them that are named, or of whose names something is given; all, unless anything is.
+pub fn chosen(words: &[String]) -> Vec<Experiment> {
+    let all = plan();
+    let is_name = |word: &String| all.iter().any(|experiment| experiment.to_string() == *word);
+    let wanted = |experiment: &&Experiment| {
+        let name = experiment.to_string();
+        words.iter().any(|word| if is_name(word) { name == *word } else { name.contains(word.as_str()) })
+    };
+    if words.is_empty() { all } else { all.iter().filter(wanted).copied().collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_whole_name_means_one_experiment() {
+        let count = |word: &str| chosen(&[word.to_owned()]).len();
+        assert_eq!((count("256 MB, low load"), count("nothing"), chosen(&[]).len()), (1, 0, plan().len()));
+        assert!(count("256 MB, low") > 1);
+    }
 
     #[test]
     fn no_experiment_is_planned_twice_and_all_compare_but_one() {
