@@ -168,7 +168,7 @@ pub struct Bench {
     /// Begin nothing that would end later than this; the report says what was left out. The default is to do everything.
     #[arg(long, value_name = "N")]
     pub minutes: Option<u64>,
-    /// Only the experiments whose name contains one of these, as in 'high load' or '256 MB'; a whole name means that one alone
+    /// Only the experiments whose name contains one of these, as in 'high load' or '256 MB'; a whole name means that one alone.
     #[arg(long, value_name = "WORDS")]
     pub only: Vec<String>,
     /// Only these modes.
