@@ -27,9 +27,9 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
         assert!(source.most_sends <= 2, "{source}");
     }
     assert_eq!(source.stage1_pages, target.stage1_pages, "{source}\n{target}");
-    // What a datagram brought first may still have been on its way by TCP.
+    // What a datagram brought first, or nobody needed any more, may still have been on its way by TCP.
     let unheard = source.stage3_pages - target.stage3_pages;
-    assert!(unheard <= target.rescued, "{source}\n{target}");
+    assert!(unheard <= target.rescued + world.guest.borrow().gave_back, "{source}\n{target}");
     assert!(source.verified > 0 && target.differing == 0, "{source}\n{target}");
     // What the guest gave back in stage 3 was compared with nothing.
     assert!(source.verified >= target.verified + target.spared, "{source}\n{target}");

@@ -86,6 +86,8 @@ pub struct Guest {
     pub faults: Vec<Gfn>,
     /// Pages given back while they were absent.
     pub dropped: Vec<Gfn>,
+    /// How many the target was told of in all.
+    pub gave_back: u64,
     /// The balloon moves at the source, and at the target.
     pub balloons_here: bool,
     pub balloons_there: bool,
@@ -135,6 +137,7 @@ impl Guest {
             state_loaded: false,
             faults: Vec::new(),
             dropped: Vec::new(),
+            gave_back: 0,
             balloons_here: true,
             balloons_there: true,
             vcpus: vec![None; vcpus],
@@ -281,6 +284,7 @@ impl Guest {
             Some(value) if value & PINNED == 0 && !waited_for && self.random.below(200) == 0 => {
                 if self.there[at].take().is_some_and(|frame| frame.armed) {
                     self.dropped.push(gfn);
+                    self.gave_back += 1;
                 }
                 self.truth[at] = None;
                 true
