@@ -69,9 +69,7 @@ impl Archive {
     pub fn open(paths: &Paths) -> Result<Self> {
         let folder = paths.testbed.join("apt");
         let archive = Self { folder: folder.clone() };
-        for part in ["lists/partial", "archives/partial"] {
-            fs::create_dir_all(folder.join(part))?;
-        }
+        fs::create_dir_all(folder.join("lists/partial"))?;
         fs::write(folder.join("status"), "")?;
         let source = format!("[signed-by={KEYRING}] {MIRROR} bookworm main");
         fs::write(folder.join("sources.list"), format!("deb {source}\ndeb-src {source}\n"))?;
@@ -89,7 +87,7 @@ impl Archive {
         let folder = self.folder.display();
         format!(
             "Dir::State \"{folder}\";\nDir::State::lists \"{folder}/lists\";\nDir::State::status \"{folder}/status\";\n\
-             Dir::Cache \"{folder}\";\nDir::Cache::archives \"{folder}/archives\";\n\
+             Dir::Cache \"{folder}\";\n\
              Dir::Etc::sourcelist \"{folder}/sources.list\";\nDir::Etc::sourceparts \"/dev/null\";\n\
              Acquire::Languages \"none\";\nAcquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\n\
              APT::Sandbox::User \"root\";\nAPT::Keep-Downloaded-Packages \"true\";\nAcquire::Retries \"3\";\n"
@@ -106,9 +104,12 @@ impl Archive {
     pub fn unpacked(&self, root: &Path, packages: &[&str]) -> Result<()> {
         build_once(root, |root| {
             eprintln!("downloading {} and what they need", packages.join(" "));
-            let options = ["install", "-y", "--no-install-recommends", "--download-only"];
-            run(self.apt(options).args(packages))?;
-            for entry in fs::read_dir(self.folder.join("archives"))? {
+            // A folder of its own: what others depend on is not to be unpacked here.
+            let archives = root.with_extension("debs");
+            fs::create_dir_all(archives.join("partial"))?;
+            let options = ["install", "-y", "--no-install-recommends", "--download-only", "-o"];
+            run(self.apt(options).arg(format!("Dir::Cache::archives={}", archives.display())).args(packages))?;
+            for entry in fs::read_dir(&archives)? {
                 let deb = entry?.path();
                 if deb.extension().is_some_and(|extension| extension == "deb") {
                     run(command("dpkg-deb", ["-x"]).arg(&deb).arg(root))?;
