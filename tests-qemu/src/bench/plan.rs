@@ -147,11 +147,11 @@ pub fn plan() -> Vec<Experiment> {
     let mut plan = vec![
         Experiment { channels: true, ..of(256, Load::Low) },
         of(256, Load::High),
+        Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::High) },
         Experiment { link_mbit: Some(SHAPED_MBIT), stream: true, ..of(128, Load::Low) },
         Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::Low) },
         of(256, Load::Rate(0)),
         of(256, Load::Rate(16_000)),
-        Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::High) },
     ];
     for load in [Load::Low, Load::High] {
         plan.extend([128, 512, 1024].map(|memory| of(memory, load)));
