@@ -142,16 +142,15 @@ fn report<S: Source>(departure: &Departure<S>) {
 
 /// Looks at the dirty log, if it was not looked at a moment ago, and tells the target what is stale.
 pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    if departure.timer.now() < departure.next_peek {
+    let due = departure.looked.map_or(0, |(then, _)| then + PEEK_EVERY);
+    if departure.timer.now() < due {
         return Ok(());
     }
     if departure.source.info()?.stopped {
         return Err(SessionError::Refused(Refusal::Stopped));
     }
     departure.log.update(|words| departure.source.peek(words))?;
-    let now = departure.timer.now();
-    departure.next_peek = now + PEEK_EVERY;
-    make_room(departure, now);
+    make_room(departure);
     if departure.policy == Mode::Precopy {
         return Ok(());
     }
@@ -174,11 +173,12 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
     Ok(())
 }
 
-/// Lets as much be on its way as arrived lately in the time that is allowed for it.
-fn make_room<S: Source>(departure: &mut Departure<S>, now: u64) {
+/// Lets as much be on its way as arrived since the last look in the time that is allowed for it.
+fn make_room<S: Source>(departure: &mut Departure<S>) {
     let bulk = departure.bulk.connection();
-    let (then, before) = core::mem::replace(&mut departure.arrived, (now, bulk.delivered()));
-    let arrived = bulk.delivered().saturating_sub(before) * ON_ITS_WAY.0 / (now - then).max(1);
+    let (now, delivered) = (departure.timer.now(), bulk.delivered());
+    let (then, before) = departure.looked.replace((now, delivered)).unwrap_or_default();
+    let arrived = delivered.saturating_sub(before) * ON_ITS_WAY.0 / (now - then).max(1);
     bulk.set_in_flight(arrived.clamp(ON_ITS_WAY.1, IN_FLIGHT_BULK as u64) as usize);
 }
 

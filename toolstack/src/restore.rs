@@ -108,10 +108,10 @@ fn wait_for_guest(
             rings = session.rings(store)?.or(rings);
             note = recover::keep(store, session, Way::In, domain)?.or(note);
         }
-        match state.clone() {
+        match &state {
             Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
             Some(State::Failed { reason }) => {
-                return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason)));
+                return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason.clone())));
             }
             Some(_) if cancelled.is_none() => waits_since = Instant::now(),
             _ if waits_since.elapsed() > PATIENCE => return Err(cancelled.unwrap_or(Refusal::AgentSilent)),

@@ -85,10 +85,8 @@ pub(crate) struct Departure<S> {
     pub(crate) sends: Sends,
     /// Pages that looked, when they were read, like ones that must never be armed. The guest decides what they look like.
     pub(crate) pinned: PageSet,
-    /// When to look at the dirty log again.
-    pub(crate) next_peek: u64,
-    /// When it was last looked at, and the bytes that had arrived over the bulk connection by then.
-    pub(crate) arrived: (u64, u64),
+    /// When the dirty log was last looked at, and the bytes that had arrived over the bulk connection by then.
+    pub(crate) looked: Option<(u64, u64)>,
     /// Bytes per second that stage 1 moved.
     pub(crate) rate: u64,
     /// The toolstack has been asked to suspend the guest.
@@ -506,8 +504,7 @@ impl<S: Source> Departure<S> {
             scratch: set(),
             sends: Sends::new(frames),
             pinned: set(),
-            next_peek: 0,
-            arrived: (0, 0),
+            looked: None,
             rate: 0,
             asked: false,
             rescue: answering(host, called),

@@ -84,18 +84,10 @@ const GUEST_INIT: &str = include_str!("../../guest/init");
 pub fn dom0_base(root: &Path, release: &str) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new();
     skeleton(&mut cpio, root)?;
-    let xen = root.join("usr/lib/xen-4.17/bin");
-    let mut programs = Vec::new();
-    for name in XEN_PROGRAMS {
-        cpio.copy(&format!("usr/lib/xen-4.17/bin/{name}"), &xen.join(name))?;
-        programs.push(xen.join(name));
-    }
-    for name in XENSTORE_PROGRAMS {
-        cpio.copy(&format!("usr/bin/{name}"), &root.join("usr/bin").join(name))?;
-        programs.push(root.join("usr/bin").join(name));
-    }
+    let xen = XEN_PROGRAMS.iter().map(|name| format!("usr/lib/xen-4.17/bin/{name}"));
+    let programs = xen.chain(XENSTORE_PROGRAMS.iter().map(|name| format!("usr/bin/{name}")));
     // Loaded while running only, so no program names it.
-    add_libraries(&mut cpio, root, &programs, &["libgcc_s.so.1", LOADER])?;
+    add_programs(&mut cpio, root, programs, &["libgcc_s.so.1", LOADER])?;
     modules(&mut cpio, root, release, DOM0_MODULES)?;
     for folder in ["var/lib/xen", "var/lib/xenstored", "var/log/xen/console", "var/run/xen", "run/xen", "var/lock"] {
         cpio.folder(folder);
@@ -118,11 +110,7 @@ pub fn overlay(files: &[(&str, PathBuf)]) -> Result<Vec<u8>> {
 /// OpenSSH's programs, with the libraries that they need, from the unpacked packages below `root`.
 pub fn ssh(root: &Path) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new();
-    let files: Vec<PathBuf> = SSH_PROGRAMS.iter().map(|program| root.join(program)).collect();
-    for (path, file) in SSH_PROGRAMS.iter().zip(&files) {
-        cpio.copy(path, file)?;
-    }
-    add_libraries(&mut cpio, root, &files, &[LOADER])?;
+    add_programs(&mut cpio, root, SSH_PROGRAMS.iter().map(|path| (*path).to_owned()), &[LOADER])?;
     Ok(cpio.finish())
 }
 
@@ -160,6 +148,17 @@ fn modules(cpio: &mut Cpio, root: &Path, release: &str, names: &[&str]) -> Resul
     }
     cpio.file("etc/modules", 0o644, list.as_bytes());
     Ok(())
+}
+
+/// Adds programs, each by its path below `root`, and the shared libraries that they need, and `more`.
+fn add_programs(cpio: &mut Cpio, root: &Path, paths: impl Iterator<Item = String>, more: &[&str]) -> Result<()> {
+    let mut programs = Vec::new();
+    for path in paths {
+        let file = root.join(&path);
+        cpio.copy(&path, &file)?;
+        programs.push(file);
+    }
+    add_libraries(cpio, root, &programs, more)
 }
 
 /// Adds the shared libraries that `programs` need, and `more`.

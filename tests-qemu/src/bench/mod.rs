@@ -176,11 +176,12 @@ impl Bencher<'_> {
     }
 
     /// OpenSSH from A to B.
-    fn ssh(&mut self) -> Result<&'static str> {
-        if !core::mem::replace(&mut self.has_ssh, true) {
+    fn ssh(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.has_ssh, true) {
             ssh::install(&self.testbed, A, B)?;
         }
-        Ok("ssh")
+        self.testbed.shell = ssh::SHELL;
+        Ok(())
     }
 
     /// The hosts are not to be trusted any more.
@@ -194,7 +195,7 @@ impl Bencher<'_> {
         self.testbed.shell = SHELL;
         match (series.mode, series.channel) {
             (Mode::Xl, Channel::Plain) => {}
-            (Mode::Xl, Channel::Sealed) => self.testbed.shell = self.ssh()?,
+            (Mode::Xl, Channel::Sealed) => self.ssh()?,
             (_, channel) => _ = self.agents(channel)?,
         }
         let agents = self.agents.as_ref().map(|(_, agents)| agents);

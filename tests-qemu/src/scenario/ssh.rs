@@ -5,6 +5,9 @@ use anyhow::{Result, ensure};
 use super::testbed::Testbed;
 use crate::network::Place;
 
+/// What runs commands there then, for [`Testbed::shell`].
+pub const SHELL: &str = "ssh";
+
 /// In both dom0s. What is there already is not replaced.
 const UNPACK: &str = "cd / && cpio -id </tmp/ssh.cpio 2>/dev/null; rm /tmp/ssh.cpio
 mkdir -p -m 700 /etc/ssh /run/sshd /root/.ssh
@@ -16,7 +19,7 @@ const SERVE: &str = "echo \"HostKey /root/.ssh/id_ed25519
 SetEnv LIBXL_SAVE_HELPER=$LIBXL_SAVE_HELPER PATH=$PATH\" >/etc/ssh/sshd_config
 /usr/sbin/sshd";
 
-/// Lets dom0 of `from` run commands in dom0 of `to` by `ssh`.
+/// Lets dom0 of `from` run commands in dom0 of `to` by [`SHELL`].
 pub fn install(testbed: &Testbed, from: &Place, to: &Place) -> Result<()> {
     let said = |place: &Place, line: &str| -> Result<String> {
         let output = testbed.dom0(place).sh(line)?;

@@ -100,7 +100,7 @@ pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
     fixture.agents()?;
     fixture.start_guest(A, &guest)?;
     ssh::install(fixture.testbed()?, A, B)?;
-    fixture.hosts()?.shell = "ssh";
+    fixture.hosts()?.shell = ssh::SHELL;
     let crossed = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ());
     fixture.hosts()?.shell = SHELL;
     assert_held(&crossed?.1)
