@@ -31,8 +31,8 @@ const fn first_touched(vcpus: u32) -> usize {
 const AHEAD_MS: u64 = 10;
 /// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
 const DRAINED: usize = 64 << 10;
-/// How often the log is looked at while the guest suspends.
-const LOOK_EVERY: u64 = 20 * MS;
+/// How often to look whether the guest has suspended, or stage 1 has arrived.
+const LOOK_EVERY: u64 = 5 * MS;
 
 /// The proof that the target could run the guest.
 pub(crate) struct Prepared(());
@@ -73,6 +73,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     departure.bulk.send(Message::Switch).await?;
     let timer = departure.timer.clone();
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
+    confirmed(departure, asked + SUSPEND_WAIT).await?;
     departure.ledger.summary.load_ms = departure.ledger.ms_since(sent);
     Ok(Prepared(()))
 }
@@ -93,21 +94,32 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
     Ok(())
 }
 
-/// Waits for the toolstack's answer; hints go on meanwhile.
+/// Waits until the guest has suspended; hints go on meanwhile. The toolstack says so a little later.
 async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let deadline = departure.timer.now() + SUSPEND_WAIT;
-    loop {
-        match departure.desk.suspended() {
-            Some(true) => break,
-            Some(false) => return Err(SessionError::Refused(Refusal::NotSuspended)),
-            None if departure.timer.now() >= deadline => return Err(SessionError::TimedOut(Wait::Suspend)),
-            None => {}
+    while !departure.source.info()?.suspended {
+        if departure.desk.suspended().is_some() {
+            return Err(SessionError::Refused(Refusal::NotSuspended));
+        }
+        if departure.timer.now() >= deadline {
+            return Err(SessionError::TimedOut(Wait::Suspend));
         }
         full_copy::peek(departure).await?;
         let (timer, desk) = (&departure.timer, &departure.desk);
         timer.within(LOOK_EVERY, timer.wait_for(|| desk.suspended())).await;
     }
-    if departure.source.info()?.suspended { Ok(()) } else { Err(SessionError::Refused(Refusal::NotSuspended)) }
+    Ok(())
+}
+
+/// Waits until the toolstack, too, says that the guest has suspended: as long as it has not, it may still resume it.
+async fn confirmed<S: Source>(departure: &Departure<S>, deadline: u64) -> Result<(), SessionError> {
+    let (timer, desk) = (&departure.timer, &departure.desk);
+    let left = deadline.saturating_sub(timer.now());
+    match timer.within(left, timer.wait_for(|| desk.suspended())).await {
+        Some(true) => Ok(()),
+        Some(false) => Err(SessionError::Refused(Refusal::NotSuspended)),
+        None => Err(SessionError::TimedOut(Wait::Suspend)),
+    }
 }
 
 /// Takes the rest of the dirty log and the machine state. `seen` is how many pages the guest had when its holes were

@@ -326,6 +326,15 @@ fn a_guest_that_does_not_suspend_runs_on() {
 }
 
 #[test]
+fn a_guest_that_the_toolstack_takes_for_running_runs_on() {
+    let mut world = World::new(Scenario::default());
+    world.confirms = false;
+    world.start();
+    let reasons = fails(world);
+    assert!(reasons.contains("did not suspend"), "{reasons}");
+}
+
+#[test]
 fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
     let mut world = World::new(Scenario::default());
     world.suspends = false;

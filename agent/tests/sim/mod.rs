@@ -79,11 +79,15 @@ pub struct World {
     attempt: u32,
     next_step: u64,
     suspend_at: Vec<Option<u64>>,
+    /// When the toolstack will say that a guest has suspended.
+    word_at: Vec<Option<u64>>,
     start_at: Vec<Option<u64>>,
     /// How long the toolstack takes to start a guest that has arrived.
     pub start_ns: u64,
-    /// Whether the toolstack says that guests suspended.
+    /// Whether guests suspend.
     pub suspends: bool,
+    /// Whether the toolstack says so when they do.
+    pub confirms: bool,
     /// Whether all memory is compared at the switch.
     pub verify: bool,
     /// The last progress of each stage.
@@ -135,9 +139,11 @@ impl World {
             attempt: 1,
             next_step: 0,
             suspend_at: vec![None],
+            word_at: vec![None],
             start_at: vec![None],
             start_ns: 0,
             suspends: true,
+            confirms: true,
             verify: true,
             stages: BTreeMap::new(),
             states: vec![Default::default()],
@@ -166,6 +172,7 @@ impl World {
         let seed = self.scenario.seed + self.states.len() as u64;
         self.guests.borrow_mut().push(new_guest(&self.scenario, seed));
         self.suspend_at.push(None);
+        self.word_at.push(None);
         self.start_at.push(None);
         self.states.push(Default::default());
     }
@@ -259,7 +266,7 @@ impl World {
 
     /// Whether libxl has been asked to suspend a guest and has not answered.
     pub fn is_suspending(&self) -> bool {
-        self.suspend_at.iter().any(Option::is_some)
+        self.suspend_at.iter().chain(&self.word_at).any(Option::is_some)
     }
 
     /// Gives up the first guest's migration, as the toolstack of its source (0) or target (1).
@@ -323,8 +330,8 @@ impl World {
         }
         self.guests.borrow().iter().for_each(|guest| guest.borrow_mut().check_one_copy());
         let others = [self.cable.next_event(), Some(now + 50_000_000)];
-        let others = others.into_iter().chain(self.suspend_at.iter().copied()).chain(self.start_at.iter().copied());
-        let next = others.flatten().fold(next, u64::min);
+        let planned = [&self.suspend_at, &self.word_at, &self.start_at].into_iter().flatten();
+        let next = others.into_iter().chain(planned.copied()).flatten().fold(next, u64::min);
         self.clock.set(next.clamp(now + 5_000, now + step.saturating_mul(64).max(5_000)));
     }
 
@@ -363,8 +370,13 @@ impl World {
                 if shared.borrow().here == Here::Running && self.suspends {
                     shared.borrow_mut().here = Here::Suspended;
                 }
-                let stopped = matches!(shared.borrow().here, Here::Stopped | Here::Gone);
-                self.request(guest, 0, "/suspended", if self.suspends && !stopped { "yes" } else { "no" });
+                self.word_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns / 4);
+            }
+            if self.word_at[guest].is_some_and(|at| at <= self.clock.get()) {
+                self.word_at[guest] = None;
+                let stopped = matches!(self.guests.borrow()[guest].borrow().here, Here::Stopped | Here::Gone);
+                let suspended = self.suspends && self.confirms && !stopped;
+                self.request(guest, 0, "/suspended", if suspended { "yes" } else { "no" });
             }
         }
     }
