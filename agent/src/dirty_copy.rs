@@ -74,6 +74,10 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
             pace.contended = true;
             next = gfn;
             let urgent = answer(departure, gfn).await?;
+            if urgent {
+                timer.hurry();
+                departure.rescue.beside(&mut departure.source, &departure.ram, timer.yield_now()).await;
+            }
             let window = prepull.judge(gfn);
             if urgent && inbox.demands.borrow().is_empty() {
                 let run = send_neighbours(departure, gfn, window).await?;
@@ -330,6 +334,7 @@ async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
         if let Err(error) = arrival.demand(&wanted).await {
             return error;
         }
+        arrival.timer.hurry();
     }
 }
 

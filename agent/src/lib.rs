@@ -86,6 +86,8 @@ const DEVICE_FULL: u64 = 500_000;
 pub enum Wake {
     /// At once: there is more to do.
     Now,
+    /// At once, but first whoever else waits for the processor: somebody waits for what was just sent or filled.
+    AfterOthers,
     /// At this time of [`Platform::now_ns`], or earlier if an event comes.
     At(u64),
     /// When an event comes: a packet, a fault, a change in the store.
@@ -148,7 +150,11 @@ where
     /// Does all that can be done without waiting.
     pub fn poll(&mut self) -> Wake {
         for _ in 0..TURNS {
-            if !self.turn() {
+            let moved = self.turn();
+            if self.host.timer.take_hurry() {
+                return Wake::AfterOthers;
+            }
+            if !moved {
                 return self.wake();
             }
         }

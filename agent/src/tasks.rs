@@ -28,12 +28,18 @@ struct Inner {
     clock: Box<dyn Fn() -> u64>,
     earliest: Cell<Option<u64>>,
     again: Cell<bool>,
+    hurry: Cell<bool>,
 }
 
 impl Timer {
     /// `clock` gives nanoseconds that never run backwards.
     pub(crate) fn new(clock: impl Fn() -> u64 + 'static) -> Self {
-        Self(Rc::new(Inner { clock: Box::new(clock), earliest: Cell::new(None), again: Cell::new(false) }))
+        Self(Rc::new(Inner {
+            clock: Box::new(clock),
+            earliest: Cell::new(None),
+            again: Cell::default(),
+            hurry: Cell::default(),
+        }))
     }
 
     /// Nanoseconds now.
@@ -57,6 +63,16 @@ impl Timer {
     /// Whether anybody asked for one more turn since the last call.
     pub(crate) fn take_nudge(&self) -> bool {
         self.0.again.replace(false)
+    }
+
+    /// Says that somebody outside waits for what was just done: it leaves with this turn, and whoever carries it goes first.
+    pub(crate) fn hurry(&self) {
+        self.0.hurry.set(true);
+    }
+
+    /// Whether anybody said so since the last call.
+    pub(crate) fn take_hurry(&self) -> bool {
+        self.0.hurry.replace(false)
     }
 
     /// The earliest time that somebody waits for, as of the last turn.

@@ -65,6 +65,7 @@ fn a_guest_crosses_in_three_stages() {
     assert!(source.stage1_pages > 0 && source.stage3_pages > 0 && source.zero_pages > 0);
     assert!(source.hints > 0 && source.deferred > 0);
     assert!(target.faults > 0 && target.armed_early > 0);
+    assert!(world.gave_way > target.faults, "a fault waits for three: the demand, the answer, the guest");
     assert!(world.guest.borrow().met_faults >= target.faults);
     assert!(world.stages.contains_key(&1) && world.stages.contains_key(&3));
     assert_eq!((source.sealed, target.sealed), (1, 1));
@@ -125,6 +126,7 @@ fn any_number_of_pages_may_be_demanded() {
 fn an_idle_guest_crosses_without_a_fault() {
     let (world, source, _) = completes(Scenario { step_ns: 1 << 40, ..Scenario::default() });
     assert_eq!((source.dirty_pages, world.guest.borrow().met_faults, source.most_sends), (0, 0, 1));
+    assert_eq!(world.gave_way, 0, "nobody waited");
 }
 
 #[test]

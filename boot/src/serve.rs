@@ -17,6 +17,7 @@ use xen_pv::abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};
+use xen_pv::sched;
 use xen_pv::xenstore::{Transaction, Xenstore};
 
 use crate::net_device::{Link, NetDevice};
@@ -143,6 +144,7 @@ impl Waker {
         self.gather_ports();
         match wake {
             Wake::Now => {}
+            Wake::AfterOthers => sched::give_way(),
             Wake::At(deadline) => event::wait(&self.ports, Some(deadline)),
             Wake::OnEvent => event::wait(&self.ports, None),
         }

@@ -1,6 +1,8 @@
 //! Giving the processor up, for a while or for ever.
 
-use crate::abi::sched::{SCHEDOP_SHUTDOWN, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, Shutdown};
+use crate::abi::sched::{
+    SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, Shutdown,
+};
 use crate::hypercall;
 
 /// Why the domain stops.
@@ -25,4 +27,10 @@ pub fn shutdown(reason: Reason) -> ! {
         // SAFETY: SHUTDOWN takes this structure and touches nothing else.
         let _ = unsafe { hypercall::sched_op(SCHEDOP_SHUTDOWN, &mut Shutdown { reason }) };
     }
+}
+
+/// Lets whoever else waits for this processor go first, once.
+pub fn give_way() {
+    // SAFETY: this operation takes no structure.
+    let _ = unsafe { hypercall::sched_op(SCHEDOP_YIELD, &mut ()) };
 }

@@ -147,6 +147,7 @@ fn own_interface(facts: &mut Vec<Fact>) {
         "GTF_writing" = grant_table::GTF_WRITING,
         "XENVER_version" = version::XENVER_VERSION,
         "XENVER_extraversion" = version::XENVER_EXTRAVERSION,
+        "SCHEDOP_yield" = sched::SCHEDOP_YIELD,
         "SCHEDOP_poll" = sched::SCHEDOP_POLL,
         "SCHEDOP_shutdown" = sched::SCHEDOP_SHUTDOWN,
         "SHUTDOWN_poweroff" = sched::SHUTDOWN_POWEROFF,

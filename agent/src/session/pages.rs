@@ -162,6 +162,7 @@ impl<T: Target> Arrival<T> {
         if let Some(place) = waiting.iter().position(|wait| wait.gfn == gfn) {
             let Waiting { since, .. } = waiting.swap_remove(place);
             self.ledger.borrow_mut().waits.add((now - since) / 1000);
+            self.timer.hurry();
         }
     }
 

@@ -90,6 +90,8 @@ pub struct World {
     pub confirms: bool,
     /// Whether all memory is compared at the switch.
     pub verify: bool,
+    /// How often the agents wanted others to go first.
+    pub gave_way: u64,
     /// The last progress of each stage.
     pub stages: BTreeMap<u8, Progress>,
     /// For each guest, every state that its source and its target went through.
@@ -145,6 +147,7 @@ impl World {
             suspends: true,
             confirms: true,
             verify: true,
+            gave_way: 0,
             stages: BTreeMap::new(),
             states: vec![Default::default()],
         };
@@ -314,6 +317,10 @@ impl World {
         for agent in self.agents.iter_mut().flatten() {
             match agent.poll() {
                 Wake::Now => next = 0,
+                Wake::AfterOthers => {
+                    self.gave_way += 1;
+                    next = 0;
+                }
                 Wake::At(time) => next = next.min(time),
                 Wake::OnEvent => {}
             }

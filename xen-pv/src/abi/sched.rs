@@ -1,5 +1,7 @@
 //! Scheduling of the calling virtual CPU (`sched.h`).
 
+/// Lets others go first.
+pub const SCHEDOP_YIELD: u32 = 0;
 /// Stops the domain.
 pub const SCHEDOP_SHUTDOWN: u32 = 2;
 /// Waits for an event or a time.
