@@ -6,6 +6,7 @@ mod cleanup;
 mod cli;
 mod command;
 mod gates;
+mod monitor;
 mod network;
 mod paths;
 mod qemu;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
+use crate::monitor;
 use crate::network::Place;
 
 /// SVM with nested paging, and what fast ciphers need. `EPYC` and `max` crash a PV dom0 early in its boot.
@@ -62,6 +63,7 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         .args(["-serial", &format!("file:{}", log("xen").display())])
         .args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no,vhost=off", place.tap())])
         .args(["-device", &format!("virtio-net-pci,netdev=net,mac={},{OFFLOADS},rx_queue_size=1024", place.mac())])
+        .args(monitor::arguments(place))
         .arg("-kernel")
         .arg(&files.hypervisor)
         .args(["-append", &xen_command_line(size)])

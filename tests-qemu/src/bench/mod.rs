@@ -1,7 +1,7 @@
 //! Our migration beside Xen's own: the same guests, loads and links, in one run, the modes taking turns.
 //!
 //! [`plan`] says what is measured, [`watch`] follows what happens meanwhile, [`record`] is what comes of it,
-//! [`figures`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.
+//! [`figures`], [`processor`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.
 
 mod charts;
 pub mod figures;
@@ -9,6 +9,7 @@ mod host_path;
 mod link;
 mod page;
 pub mod plan;
+pub mod processor;
 mod reach;
 pub mod record;
 mod tables;
@@ -37,8 +38,9 @@ use crate::scenario::testbed::{A, B, SHELL, Testbed};
 use crate::scenario::{measure, ssh, start_guest, throughput, write_json};
 use figures::Spread;
 use link::Shaped;
-use plan::{Experiment, Series};
-use record::{Record, Run, Seen};
+use plan::{Experiment, Round, Series};
+use processor::Looks;
+use record::{Record, Run, Seen, seconds_since};
 use watch::Watch;
 
 /// Hosts that hold the largest guest.
@@ -60,6 +62,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
         record.experiments().into_iter().map(|experiment| tables::of_experiment(&record, &experiment).markdown());
     let reached = tables::reached(&record).markdown();
     let text: String = tables
+        .chain(record.watched.iter().map(|run| tables::processors(run).markdown()))
         .chain([tables::host_path(&record).markdown(), tables::machine(&record).markdown(), reached])
         .map(|table| table + "\n")
         .collect();
@@ -67,7 +70,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     println!("\n{text}");
     record.left_out.iter().for_each(|left| println!("left out: {left}"));
     println!("{} migrations in {:.0} minutes: {}", record.runs.len(), record.minutes, html.display());
-    Ok(u8::from(!record.runs.iter().all(|run| run.report.all_held())))
+    Ok(u8::from(!record.runs.iter().chain(&record.watched).all(|run| run.report.all_held())))
 }
 
 /// Boots the hosts and goes through the plan.
@@ -90,6 +93,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
         idle_round_trip_us,
         host_path: host_path::read(&paths.workspace),
         runs: Vec::new(),
+        watched: Vec::new(),
         left_out: Vec::new(),
         minutes: 0.0,
     };
@@ -98,23 +102,26 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
         let series = experiment.series();
         let series: Vec<Series> = series.into_iter().filter(|series| options.wants(series.mode)).collect();
         let mut round_s = expected_s(&experiment) * series.len() as f64;
-        for round in 1..=options.runs {
+        let counted = (1..=options.runs).map(Round::Counted);
+        for round in counted.chain(experiment.closely.then_some(Round::Watched)) {
             let end = begun.elapsed() + Duration::from_secs_f64(round_s);
             if limit.is_some_and(|limit| end > limit) {
-                record.left_out.push(format!("{experiment}: rounds {round} to {} of {}", options.runs, options.runs));
+                record.left_out.push(format!("{experiment}: of {} rounds, {round} and later", options.runs));
                 break;
             }
             let started = Instant::now();
-            for series in series.iter().filter(|series| round == 1 || !series.is_once()) {
-                bench.story.say(&format!("---- {experiment}: {}, round {round}", series.name()));
-                let good = match bench.migrate(&experiment, *series) {
+            for series in series.iter().filter(|series| round.has(series)) {
+                bench.story.say(&format!("---- {experiment}: {}, {round}", series.name()));
+                let good = match bench.migrate(&experiment, *series, round) {
                     Ok(run) => {
                         println!("{}", run.report);
-                        record.runs.push(run);
-                        record.runs.last().is_some_and(|run| run.report.all_held())
+                        let good = run.report.all_held();
+                        let runs = if round == Round::Watched { &mut record.watched } else { &mut record.runs };
+                        runs.push(run);
+                        good
                     }
                     Err(error) => {
-                        let left = format!("{experiment}: {}, round {round}: {error:#}", series.name());
+                        let left = format!("{experiment}: {}, {round}: {error:#}", series.name());
                         bench.story.say(&left);
                         record.left_out.push(left);
                         false
@@ -191,7 +198,7 @@ impl Bencher<'_> {
     }
 
     /// Starts a guest, migrates it as `series` says, and ends it.
-    fn migrate(&mut self, experiment: &Experiment, series: Series) -> Result<Run> {
+    fn migrate(&mut self, experiment: &Experiment, series: Series, round: Round) -> Result<Run> {
         self.testbed.shell = SHELL;
         match (series.mode, series.channel) {
             (Mode::Xl, Channel::Plain) => {}
@@ -199,7 +206,7 @@ impl Bencher<'_> {
             (_, channel) => _ = self.agents(channel)?,
         }
         let agents = self.agents.as_ref().map(|(_, agents)| agents);
-        let run = migrate(&self.testbed, agents, experiment, series, &self.story);
+        let run = migrate(&self.testbed, agents, experiment, (series, round), &self.story);
         for place in [A, B] {
             // It is on one of them, if it is anywhere.
             self.testbed.dom0(place).run(&["xl", "destroy", guest::NAME])?;
@@ -213,7 +220,7 @@ pub fn migrate(
     testbed: &Testbed,
     agents: Option<&Agents>,
     experiment: &Experiment,
-    series: Series,
+    (series, round): (Series, Round),
     story: &Story,
 ) -> Result<Run> {
     let label = if series.mode == Mode::Xl { Label::Ordinary } else { Label::Private };
@@ -224,6 +231,8 @@ pub fn migrate(
 
     let stream = if experiment.stream { Some(Watch::stream()?) } else { None };
     let (work, wire) = (Watch::work()?, Watch::wire(B));
+    let watched = PLACES.iter().filter(|_| round == Round::Watched);
+    let processors = watched.map(Watch::processor).collect::<Result<Vec<_>>>()?;
     // What the guest does when nothing disturbs it.
     std::thread::sleep(Duration::from_secs_f64(figures::AROUND_S));
     let states = Mutex::new(Vec::<(Instant, String)>::new());
@@ -261,6 +270,7 @@ pub fn migrate(
         stream: since(stream.map(Watch::stop).unwrap_or_default()),
         wire: since(wire.stop()),
         faults: since(faults.into_inner().unwrap_or_default()),
+        processors: processors.into_iter().map(|watch| Looks(seconds_since(begun, watch.stop()))).collect(),
         states: states.map(|(at, said)| (at.duration_since(begun).as_secs_f64(), said)).collect(),
     };
     Ok(Run { experiment: *experiment, series: series.name(), report, seen })

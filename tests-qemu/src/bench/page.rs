@@ -46,6 +46,7 @@ pub fn html(record: &Record) -> Result<String> {
     }
     page.push_str("<h2>All figures</h2>");
     experiments.iter().for_each(|experiment| page.push_str(&tables::of_experiment(record, experiment).html()));
+    record.watched.iter().for_each(|run| page.push_str(&tables::processors(run).html()));
     page.push_str(&tables::host_path(record).html());
     page.push_str("<h2>What is missing</h2><ul>");
     for left in record.left_out.iter().cloned().chain(failures(record)) {
@@ -67,6 +68,8 @@ const NOTES: &str = "<h2>How it was measured</h2><ul>\
 <li>CPU seconds: Xen's own account of each domain, for the whole migration and the two seconds after it</li>\
 <li>idle round trip: the time in which each agent refuses a TCP connection, of both together; each path is gone twice, as in a fault</li>\
 <li>source and target: what the agents spent on each step, by their own clocks; the rest of their CPU seconds is the network</li>\
+<li>whose the processors were: whose code each runs, looked at every 20 ms through QEMU's monitor, in a round that counts nowhere \
+else; the address space tells what Xen does for whom</li>\
 <li>stage 1 in MB/s: bytes handed to TCP, over the time of the stage; zero pages are a bit each</li></ul>";
 
 /// Plots of some figures over something that experiments differ in.
@@ -172,7 +175,7 @@ fn end_of(run: &Run) -> f64 {
 
 /// Migrations that did not hold what they must; no figure is of them.
 fn failures(record: &Record) -> impl Iterator<Item = String> {
-    record.runs.iter().filter(|run| !run.report.all_held()).map(|run| {
+    record.runs.iter().chain(&record.watched).filter(|run| !run.report.all_held()).map(|run| {
         let broken = run.report.claims.iter().filter(|claim| !claim.held).map(|claim| claim.what.as_str());
         let broken: Vec<&str> = broken.collect();
         format!("failed: {}, {}: {}", run.series, run.experiment, broken.join("; "))
@@ -186,6 +189,7 @@ mod tests {
     use tests_qemu::report::{Claim, Faults, Pages, Report, Stage};
 
     use super::*;
+    use crate::bench::processor::Looks;
     use crate::bench::reach::XL;
     use crate::bench::record;
     use crate::scenario::throughput::Throughput;
@@ -221,6 +225,10 @@ mod tests {
             idle_round_trip_us: Some(1000.0),
             host_path: vec![("source/plain".to_owned(), 4.5), ("target/plain".to_owned(), 5.0)],
             runs: [of(low), of(stream)].into_iter().flatten().collect(),
+            watched: vec![Run {
+                seen: Seen { processors: vec![Looks::default(); 2], ..Seen::default() },
+                ..run(low, TSMC, 8_000)
+            }],
             left_out: vec!["much".to_owned()],
             minutes: 3.0,
         }
@@ -233,6 +241,7 @@ mod tests {
         assert_eq!(page.matches("<svg").count(), 7);
         assert!(page.contains("256 MB, low load, link of 40 Mbit/s, with a TCP stream"));
         assert!(page.contains("&lt;fast&gt;") && page.contains("<li>much</li>") && page.contains("4.17.5"));
+        assert!(page.contains("256 MB, low load, tsmc: whose the processors were"));
         assert!(page.contains("failed: tsmc, 256 MB, low load: it crossed"));
         assert!(!page.contains("http") || page.matches("http").count() == page.matches("http://www.w3.org").count());
     }

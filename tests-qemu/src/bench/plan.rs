@@ -50,14 +50,15 @@ pub struct Experiment {
     pub link_mbit: Option<u32>,
     /// Whether the guest sends a TCP stream to the third place, as fast as it can.
     pub stream: bool,
-    /// Whether our three stages are measured in clear as well, and Xen's own migration over ssh.
-    pub channels: bool,
+    /// Whether it is looked at closely: our three stages in clear as well, Xen's own migration over ssh, and whose the
+    /// processors are.
+    pub closely: bool,
 }
 
 impl Experiment {
     /// With a fast link, and nothing besides.
     pub const fn new(memory_mb: u32, load: Load) -> Self {
-        Self { memory_mb, load, link_mbit: None, stream: false, channels: false }
+        Self { memory_mb, load, link_mbit: None, stream: false, closely: false }
     }
 
     /// Its guest.
@@ -85,7 +86,7 @@ impl Experiment {
     pub fn series(&self) -> Vec<Series> {
         let takes_part = |series: &Series| match series {
             Series { mode: Mode::Tsmc, channel: Channel::Plain }
-            | Series { mode: Mode::Xl, channel: Channel::Sealed } => self.channels,
+            | Series { mode: Mode::Xl, channel: Channel::Sealed } => self.closely,
             // How much of a link is used is asked of our three stages alone.
             Series { mode: Mode::Xl, .. } => self.link_mbit.is_none() || self.stream || self.load == Load::High,
             Series { mode: Mode::Tsmc, .. } => true,
@@ -130,6 +131,11 @@ impl Series {
         *self == Self { mode: Mode::Xl, channel: Channel::Sealed }
     }
 
+    /// Whether it is what is compared first of all: our three stages as they are used, with Xen's own migration.
+    pub fn is_main(&self) -> bool {
+        matches!((self.mode, self.channel), (Mode::Xl, Channel::Plain) | (Mode::Tsmc, Channel::Sealed))
+    }
+
     /// As the report calls it.
     pub fn name(&self) -> String {
         let channel = match (self.mode, self.channel) {
@@ -141,11 +147,39 @@ impl Series {
     }
 }
 
+/// Once through the series of an experiment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// It counts, and has a number.
+    Counted(u32),
+    /// It shows whose the processors are, and counts nowhere else, since looking takes time, too.
+    Watched,
+}
+
+impl Round {
+    /// Whether a series takes its turn in it.
+    pub fn has(self, series: &Series) -> bool {
+        match self {
+            Self::Counted(number) => number == 1 || !series.is_once(),
+            Self::Watched => series.is_main(),
+        }
+    }
+}
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Counted(number) => write!(f, "round {number}"),
+            Self::Watched => f.write_str("the watched round"),
+        }
+    }
+}
+
 /// The plan: what matters most comes first, since what the time does not suffice for is left out.
 pub fn plan() -> Vec<Experiment> {
     let of = Experiment::new;
     let mut plan = vec![
-        Experiment { channels: true, ..of(256, Load::Low) },
+        Experiment { closely: true, ..of(256, Load::Low) },
         of(256, Load::High),
         Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::High) },
         Experiment { link_mbit: Some(SHAPED_MBIT), stream: true, ..of(128, Load::Low) },

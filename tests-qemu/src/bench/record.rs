@@ -10,6 +10,7 @@ use tests_qemu::report::Report;
 
 use super::figures::Spread;
 use super::plan::Experiment;
+use super::processor::Looks;
 use super::watch::Counts;
 use crate::command::{command, run};
 use crate::paths::Paths;
@@ -28,6 +29,8 @@ pub struct Record {
     pub host_path: Vec<(String, f64)>,
     /// Every migration, in order.
     pub runs: Vec<Run>,
+    /// Those of watched rounds.
+    pub watched: Vec<Run>,
     /// What the time did not suffice for.
     pub left_out: Vec<String>,
     /// How long all of it took.
@@ -58,6 +61,8 @@ pub struct Seen {
     pub wire: Series,
     /// Faults that the target's agent had met.
     pub faults: Series,
+    /// What the processors of the source's and the target's host were at, if anybody looked.
+    pub processors: Vec<Looks>,
     /// When each state of the agents was first seen, `source` or `target` before it.
     pub states: Vec<(f64, String)>,
 }
@@ -70,11 +75,7 @@ pub struct Series(pub Vec<(f64, u64)>);
 impl Series {
     /// `counts` with times since `begun`.
     pub fn since(begun: Instant, counts: Counts) -> Self {
-        let seconds = |at: Instant| match at.checked_duration_since(begun) {
-            Some(after) => after.as_secs_f64(),
-            None => -begun.duration_since(at).as_secs_f64(),
-        };
-        Self(counts.into_iter().map(|(at, count)| (seconds(at), count)).collect())
+        Self(seconds_since(begun, counts))
     }
 
     /// How much the counter grew a second from `from` to `to`, as far as it was looked at then.
@@ -99,6 +100,15 @@ impl Series {
         let share = if t1 > t0 { ((time - t0) / (t1 - t0)).clamp(0.0, 1.0) } else { 1.0 };
         c0 as f64 + (c1 as f64 - c0 as f64) * share
     }
+}
+
+/// What was looked at, with seconds since `begun`.
+pub fn seconds_since<T>(begun: Instant, looks: Counts<T>) -> Vec<(f64, T)> {
+    let seconds = |at: Instant| match at.checked_duration_since(begun) {
+        Some(after) => after.as_secs_f64(),
+        None => -begun.duration_since(at).as_secs_f64(),
+    };
+    looks.into_iter().map(|(at, look)| (seconds(at), look)).collect()
 }
 
 impl Record {

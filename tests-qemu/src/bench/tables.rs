@@ -4,8 +4,12 @@ use std::fmt::Write as _;
 
 use super::figures::{self, Spread};
 use super::plan::{Experiment, Series};
+use super::processor::{self, User};
 use super::reach::{self, TSMC, XL, spread};
-use super::record::Record;
+use super::record::{Record, Run};
+
+/// States of the agents at which a part of a migration begins.
+const PHASES: [&str; 3] = ["source copying", "source suspend", "source committed"];
 
 /// A table with a title.
 pub struct Table {
@@ -88,6 +92,28 @@ pub fn of_experiment(record: &Record, experiment: &Experiment) -> Table {
         rows.push(row);
     }
     Table { title: experiment.to_string(), head, rows }
+}
+
+/// Whose the processors of both hosts were in a migration, from one state of the agents to the next.
+pub fn processors(run: &Run) -> Table {
+    let end = run.report.total_ms.map_or(0.0, |ms| ms as f64 / 1e3);
+    let reached = |state: &str| run.seen.states.iter().find(|(_, said)| said == state).map(|(at, _)| *at);
+    let [copying, suspend, committed] = PHASES.map(reached).map(|at| at.unwrap_or(end));
+    let phases = [("until stage 1", 0.0, copying), ("stage 1", copying, suspend), ("switch", suspend, committed)];
+    let phases = phases.into_iter().chain([("from the commit on", committed, end), ("all", 0.0, end)]);
+    let phases: Vec<_> = phases.filter(|(name, ..)| copying < end || *name == "all").collect();
+    let mut head = vec!["seconds".to_owned()];
+    head.extend(User::ALL.map(|(_, name)| name.to_owned()));
+    let mut rows = Vec::new();
+    for (place, looks) in ["source", "target"].into_iter().zip(&run.seen.processors) {
+        let users = looks.users();
+        for (phase, from, to) in &phases {
+            let mut row = vec![format!("{place}, {phase}")];
+            row.extend(processor::seconds(&users, *from, *to).map(|seconds| format!("{seconds:.1}")));
+            rows.push(row);
+        }
+    }
+    Table { title: format!("{}, {}: whose the processors were", run.experiment, run.series), head, rows }
 }
 
 /// The agent's own path without Xen.

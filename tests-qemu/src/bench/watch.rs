@@ -10,18 +10,33 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tests_qemu::{load, meter};
 
+use crate::monitor::{Monitor, Registers};
 use crate::network::{self, GUEST, Place};
 
 /// How often a counter is looked at.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A counter, each time it was looked at.
-pub type Counts = Vec<(Instant, u64)>;
+/// How often a processor is looked at.
+const GLANCE: Duration = Duration::from_millis(20);
 
-/// Looks at a counter until it is stopped.
-pub struct Watch {
+/// Something, each time it was looked at: a counter, mostly.
+pub type Counts<T = u64> = Vec<(Instant, T)>;
+
+/// Looks at something until it is stopped.
+pub struct Watch<T = u64> {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Counts>>,
+    thread: Option<JoinHandle<Counts<T>>>,
+}
+
+impl Watch<Registers> {
+    /// Follows what the processor of a host is at.
+    pub fn processor(place: &Place) -> Result<Self> {
+        let mut monitor = Monitor::connect(place).context("QEMU's monitor does not answer")?;
+        Ok(Self::start(move || {
+            std::thread::sleep(GLANCE);
+            monitor.registers()
+        }))
+    }
 }
 
 impl Watch {
@@ -70,13 +85,15 @@ impl Watch {
             Ok(got)
         }))
     }
+}
 
+impl<T: Send + 'static> Watch<T> {
     /// `look` waits by itself; what it cannot see now, because the guest is away, it may see later.
-    fn start(mut look: impl FnMut() -> io::Result<u64> + Send + 'static) -> Self {
+    fn start(mut look: impl FnMut() -> io::Result<T> + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut counts = Counts::new();
+            let mut counts = Vec::new();
             while !told.load(Ordering::Relaxed) {
                 match look() {
                     Ok(count) => counts.push((Instant::now(), count)),
@@ -90,17 +107,19 @@ impl Watch {
     }
 
     /// Stops, and gives what was seen.
-    pub fn stop(mut self) -> Counts {
+    pub fn stop(mut self) -> Counts<T> {
         self.end()
     }
+}
 
-    fn end(&mut self) -> Counts {
+impl<T> Watch<T> {
+    fn end(&mut self) -> Counts<T> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
     }
 }
 
-impl Drop for Watch {
+impl<T> Drop for Watch<T> {
     fn drop(&mut self) {
         self.end();
     }

@@ -6,6 +6,7 @@ use super::crossings::assert_held;
 use super::fixture::Fixture;
 use crate::bench::figures::{self, Figure};
 use crate::bench::plan::{Experiment, Load, Series};
+use crate::bench::processor;
 use crate::bench::record::Run;
 use crate::cli::Mode;
 use crate::scenario::keys::Channel;
@@ -34,7 +35,22 @@ pub fn agree(fixture: &mut Fixture) -> Result<()> {
         ensure!(sent > PAGES * 0.95 && sent < PAGES * 3.0, "{mode}: {sent} pages of a guest with {PAGES}");
         if mode == Mode::Tsmc {
             agents_agree_with_the_bridge(&run)?;
+            looks_agree_with_xen(&run)?;
         }
+    }
+    Ok(())
+}
+
+/// Looking at the processors shows about what Xen's own account has for the agents.
+fn looks_agree_with_xen(run: &Run) -> Result<()> {
+    let cpu = &run.report.cpu_seconds;
+    let total = (figures::TOTAL.of)(run).context("no total time")?;
+    ensure!(run.seen.processors.len() == 2, "nobody looked at the processors");
+    for (looks, xen) in run.seen.processors.iter().zip([cpu.agent_a, cpu.agent_b]) {
+        let [agent, xen_for_it, ..] = processor::seconds(&looks.users(), 0.0, total);
+        let (seen, xen) = (agent + xen_for_it, xen.context("Xen counts seconds")?);
+        println!("Xen's account of the agent: {xen:.1} s, seen: {seen:.1} s");
+        ensure!((xen / 2.0..xen * 2.0).contains(&seen), "Xen's account of the agent: {xen:.1} s, seen: {seen:.1} s");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
 use crate::bench;
-use crate::bench::plan::{Experiment, Series};
+use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
 use crate::cli::Mode;
 use crate::network::{PLACES, Place};
@@ -169,14 +169,14 @@ impl Fixture {
         Ok((crossing, report))
     }
 
-    /// Starts a guest on A, migrates it to B, and measures all that a bench does.
+    /// Starts a guest on A, migrates it to B, and measures all that a bench does, whose the processors are included.
     pub fn measure(&mut self, experiment: &Experiment, series: Series) -> Result<Run> {
         if self.resident.is_some() {
             self.end_guest()?;
         }
         self.agents()?;
         let testbed = self.testbed.as_ref().context("no hosts")?;
-        let run = bench::migrate(testbed, self.agents.as_ref(), experiment, series, &self.story);
+        let run = bench::migrate(testbed, self.agents.as_ref(), experiment, (series, Round::Watched), &self.story);
         self.end_guest()?;
         run
     }
