@@ -42,6 +42,7 @@ pub(crate) mod dialing;
 mod epilogue;
 pub(crate) mod note;
 pub(crate) mod pages;
+mod retained;
 pub(crate) mod sending;
 mod stay;
 
@@ -133,7 +134,7 @@ async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
     let adopted = match Note::open(&host.config.security, note) {
         Err(error) => Err(error),
         Ok(note) => match note.role {
-            Role::Source => departure::adopt(host, desk, &note).await,
+            Role::Source => retained::adopt(host, desk, &note).await,
             Role::Ready | Role::Running => arrival::adopt(host, desk, &note).await,
         },
     };

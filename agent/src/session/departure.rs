@@ -15,15 +15,13 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::note::{Note, Role};
-use super::{
-    BULK_LOST, BULK_WAIT, Committed, Host, LOST, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait,
-};
+use super::retained::{self, Line};
+use super::{BULK_WAIT, Committed, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
-use crate::claim::Claim;
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, State, reason};
+use crate::control::{Mode, SessionToken, State};
 use crate::desk::Desk;
 use crate::digest::Kept;
 use crate::ledger::{Ledger, Sends};
@@ -33,10 +31,9 @@ use crate::peers::Seat;
 use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, PlatformError, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
-use crate::session::sending::Batch;
 use crate::tasks::{SECOND, Timer};
-use crate::wire::{CHUNK, Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{datagram, dirty_copy, full_copy, lobby, session, switchover, tail};
+use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
+use crate::{datagram, full_copy, lobby, session, switchover, tail};
 
 /// Page sets that a departure keeps, one that the platform reads the dirty log into, and one for a moment in the switch.
 const SETS: usize = 12;
@@ -54,8 +51,6 @@ pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
 /// Nobody calls the target.
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-/// How often to try again what the hypervisor refused after the commit.
-const TRY_AGAIN: u64 = SECOND;
 
 /// A guest that leaves.
 pub(crate) struct Departure<S> {
@@ -101,7 +96,7 @@ pub(crate) struct Departure<S> {
     /// The agents have lost each other.
     pub(crate) lost: bool,
     /// Bytes handed to earlier connections.
-    earlier: u64,
+    pub(super) earlier: u64,
     pub(crate) batch: Vec<Page>,
     /// All memory is compared at the switch.
     pub(crate) verify: bool,
@@ -109,7 +104,7 @@ pub(crate) struct Departure<S> {
     pub(crate) told: Option<Kept>,
     pub(crate) memory: Reservation,
     /// One of those that the other agent may have here.
-    seat: Option<Seat>,
+    pub(super) seat: Option<Seat>,
 }
 
 /// What the target has said.
@@ -137,7 +132,7 @@ impl Inbox {
 
 /// How a target ends a session after the commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+pub(super) enum Ending {
     /// It misses nothing more.
     Complete,
     /// The guest never ran there and never will.
@@ -145,7 +140,7 @@ enum Ending {
 }
 
 /// What comes in on the control connection, until there is an end or an error.
-type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionError>>>>;
+pub(super) type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionError>>>>;
 
 /// Serves a request to send `domain` away.
 pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode, verify: bool) {
@@ -203,7 +198,7 @@ async fn leave<P: Platform>(
         }
     };
     match outcome {
-        Ok(committed) => see_off(host, departure, claim, invitation, Line::Open(listening), committed).await,
+        Ok(committed) => retained::see_off(host, departure, claim, invitation, Line::Open(listening), committed).await,
         Err(error) => {
             let doubt = departure.switched;
             let reason = give_back(&mut departure, &error).await;
@@ -217,120 +212,6 @@ async fn leave<P: Platform>(
         }
     }
     Ok(())
-}
-
-/// Where a departure is once it has committed.
-enum Line {
-    /// Connected, and heard.
-    Open(Listening),
-    /// The target has called again.
-    Called(Called),
-    /// Nobody has called yet.
-    Cut,
-}
-
-/// After the commit: serves the target, over as many connections as that takes, until it misses nothing.
-async fn see_off<P: Platform>(
-    host: &Host<P>,
-    mut departure: Departure<P::Source>,
-    claim: Claim,
-    invitation: Invitation,
-    mut line: Line,
-    committed: Committed,
-) {
-    let ending = loop {
-        line = match line {
-            Line::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
-                Either::First(called) => Line::Called(called),
-                Either::Second(()) => {
-                    departure.close(discarded());
-                    drop((departure, claim));
-                    return epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
-                }
-            },
-            Line::Called(called) => match departure.welcome_back(host, &called).await {
-                Ok(listening) => Line::Open(listening),
-                Err(error) => departure.lose(&error),
-            },
-            Line::Open(mut listening) => {
-                let served = {
-                    let serving = pin!(dirty_copy::serve(&mut departure, &committed));
-                    select3(serving, listening.as_mut(), invitation.answered(&host.timer)).await
-                };
-                match served {
-                    Either3::Second(Ok(ending)) => break ending,
-                    Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
-                    Either3::Third(called) => {
-                        departure.lose(&LinkError::Lost.into());
-                        Line::Called(called)
-                    }
-                }
-            }
-        };
-    };
-    let (answer, state) = match ending {
-        Ending::Complete => {
-            let _ = host.timer.within(SECOND, departure.control.send(Message::Complete)).await;
-            departure.destroy(&claim).await;
-            (Answer::Complete, State::Complete)
-        }
-        Ending::Revoked => {
-            let reason = departure.take_back(committed).await;
-            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
-            (Answer::Abort(reason.clone()), State::Failed { reason })
-        }
-    };
-    departure.close(state);
-    departure.bulk.connection().abort();
-    let heard = host.timer.within(PEER_WAIT, departure.control.connection().finished()).await;
-    drop((departure, claim));
-    if heard != Some(true) {
-        epilogue::answer(host, invitation, answer).await;
-    }
-}
-
-/// Goes on with a guest that an earlier life of this agent was sending away.
-pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
-    let claim = host.domains.claim(note.domain)?;
-    let seat = host.peers.seat_again(note.key);
-    let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
-    let info = source.info()?;
-    let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
-    let Some(committed) = session::is_committed(&source) else {
-        // dom0 may always have back a guest that has not left.
-        source.release()?;
-        drop((source, claim, seat));
-        let reason = SessionError::Refused(Refusal::GivenBack).to_string();
-        desk.state(State::Failed { reason: reason.clone() });
-        epilogue::answer(host, invitation, Answer::Abort(reason)).await;
-        return Ok(());
-    };
-    let mut memory = host.budget.reserve(MEMORY)?;
-    memory.add_sets(info.max_gfn + 1, SETS)?;
-    desk.note(&note.seal(host));
-    desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
-    let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
-        Either::First(called) => called,
-        Either::Second(()) => {
-            desk.state(discarded());
-            drop((source, claim, seat));
-            epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
-            return Ok(());
-        }
-    };
-    let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
-    // What the target was told is forgotten. Whatever it misses was RAM at the switch.
-    departure.ram.update(|words| words.fill(u64::MAX));
-    departure.inbox.committed.set(true);
-    departure.lost = true;
-    departure.seat = Some(seat);
-    see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
-    Ok(())
-}
-
-/// How a session ends whose guest is discarded.
-fn discarded() -> State {
-    State::Failed { reason: reason::DISCARDED.to_string() }
 }
 
 /// Opens the guest and refuses what is going to be impossible.
@@ -347,9 +228,15 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
     if info.paged_pages != 0 {
         return Err(SessionError::Refused(Refusal::PagedOut));
     }
+    let memory = reserve(host, &info)?;
+    Ok((source, info, memory))
+}
+
+/// The memory that sending this guest takes.
+pub(super) fn reserve<P: Platform>(host: &Host<P>, info: &GuestInfo) -> Result<Reservation, SessionError> {
     let mut memory = host.budget.reserve(MEMORY)?;
     memory.add_sets(info.max_gfn + 1, SETS)?;
-    Ok((source, info, memory))
+    Ok(memory)
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
@@ -457,7 +344,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
 }
 
 /// What answers the datagrams of whoever called.
-fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
+pub(super) fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
     let peer = called.control.connection().peer().unwrap_or(NOBODY);
     let line = host.post.line(called.hello.session, called.control.datagrams(), peer);
     Answering::new(line, host.timer.clone())
@@ -469,7 +356,7 @@ pub(super) async fn cancelled(timer: &Timer, desk: &Desk) {
 }
 
 impl<S: Source> Departure<S> {
-    fn new<P: Platform>(
+    pub(super) fn new<P: Platform>(
         host: &Host<P>,
         desk: &Rc<Desk>,
         source: S,
@@ -522,13 +409,13 @@ impl<S: Source> Departure<S> {
     }
 
     /// Hears what the target says on its control connection, and minds what is said to it.
-    fn listen(&self, called: &Called) -> Listening {
+    pub(super) fn listen(&self, called: &Called) -> Listening {
         let listening = listen(Inlet::new(called.control.clone(), &HEARD), self.inbox.clone(), self.timer.clone());
         Box::pin(tail::minding([called.control.clone(), called.bulk.clone()], self.timer.clone(), listening))
     }
 
     /// Says what the guest is.
-    async fn welcome(
+    pub(super) async fn welcome(
         &mut self,
         called: &Called,
         info: &GuestInfo,
@@ -545,83 +432,10 @@ impl<S: Source> Departure<S> {
         self.control.send(Message::Welcome(welcome)).await
     }
 
-    /// The agents have lost each other after the commit: the target will call again.
-    fn lose(&mut self, error: &SessionError) -> Line {
-        [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
-        if !core::mem::replace(&mut self.lost, true) {
-            self.desk.state(State::Interrupted { reason: error.to_string() });
-        }
-        Line::Cut
-    }
-
-    /// The target has called again: everything goes on, over its new connections.
-    async fn welcome_back<P: Platform>(&mut self, host: &Host<P>, called: &Called) -> Result<Listening, SessionError> {
-        self.earlier = self.bytes();
-        self.count_sealing();
-        self.control = Outlet::new(called.control.clone());
-        self.bulk = Outlet::new(called.bulk.clone());
-        self.rescue = answering(host, called);
-        called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
-        self.set_patience(LOST, BULK_LOST);
-        self.recovers = true;
-        self.inbox.demands.borrow_mut().clear();
-        self.inbox.told.set(false);
-        *self.inbox.missing.borrow_mut() = PageSet::new(self.frames);
-        let features = host.platform.borrow().features();
-        let info = self.source.info()?;
-        self.welcome(called, &info, features, &[]).await?;
-        Ok(self.listen(called))
-    }
-
     /// How long the target may say nothing, or take nothing.
     pub(super) fn set_patience(&self, control: u64, bulk: u64) {
         self.control.connection().set_patience(Some(control));
         self.bulk.connection().set_patience(Some(bulk));
-    }
-
-    /// Frees the guest's memory: the target has all of it.
-    async fn destroy(&mut self, claim: &Claim) {
-        if let Err(error) = self.free(claim).await {
-            log::warn!("{}: the guest's memory is freed all at once: {error}", self.desk.id);
-        }
-        while let Err(error) = self.source.destroy() {
-            log::error!("{}: the guest that has left cannot be destroyed: {error}; trying again", self.desk.id);
-            self.timer.sleep(TRY_AGAIN).await;
-        }
-    }
-
-    /// Frees the guest's pages bit by bit, as long as this agent has other guests in hand. To destroy the domain with all of its
-    /// memory is one hypercall, and nobody is served for as long as that takes; when nobody is to be served, it takes least.
-    async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
-        let mut first = 0;
-        while first < self.frames {
-            let count = CHUNK.min(self.frames - first);
-            let (source, ram) = (&mut self.source, &mut self.scratch);
-            ram.update(|words| source.find_ram(Gfn(first), count, words))?;
-            loop {
-                let batch: Batch = self.scratch.range(Gfn(first), count).take(BATCH).collect();
-                if batch.is_empty() {
-                    break;
-                }
-                if claim.is_only() {
-                    return Ok(());
-                }
-                self.source.free(&batch)?;
-                batch.iter().for_each(|gfn| _ = self.scratch.remove(*gfn));
-                self.timer.yield_now().await;
-            }
-            first += count;
-        }
-        Ok(())
-    }
-
-    /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
-    async fn take_back(&mut self, _: Committed) -> String {
-        while let Err(error) = self.source.release() {
-            log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
-            self.timer.sleep(TRY_AGAIN).await;
-        }
-        reason::REVOKED.to_string()
     }
 
     /// Bytes handed to all connections so far.
@@ -642,11 +456,11 @@ impl<S: Source> Departure<S> {
         Ok(())
     }
 
-    fn count_sealing(&mut self) {
+    pub(super) fn count_sealing(&mut self) {
         self.ledger.steps.seal += self.control.take_sealing() + self.bulk.take_sealing();
     }
 
-    fn close(&mut self, state: State) {
+    pub(super) fn close(&mut self, state: State) {
         let bytes = self.bytes();
         self.count_sealing();
         self.desk.summary(&self.ledger.close(bytes));

@@ -1,0 +1,215 @@
+//! The source's end after the commit: a guest that has left, whose pages are kept until the target has them all.
+
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use core::pin::pin;
+
+use embassy_futures::select::{Either, Either3, select, select3};
+
+use super::departure::{Departure, Ending, Listening, answering, reserve};
+use super::epilogue::{self, Answer};
+use super::note::Note;
+use super::sending::Batch;
+use super::{BULK_LOST, Committed, Host, LOST, PEER_WAIT, Refusal, SessionError};
+use crate::bitmap::PageSet;
+use crate::channel::Outlet;
+use crate::claim::Claim;
+use crate::control::{Mode, State, reason};
+use crate::desk::Desk;
+use crate::lobby::{Called, Invitation};
+use crate::net::{IN_FLIGHT_CONTROL, LinkError};
+use crate::platform::{BATCH, Gfn, Platform, PlatformError, Source};
+use crate::tasks::SECOND;
+use crate::wire::{CHUNK, Message, Purpose};
+use crate::{dirty_copy, session};
+
+/// How often to try again what the hypervisor refused after the commit.
+const TRY_AGAIN: u64 = SECOND;
+
+/// Where a departure is once it has committed.
+pub(super) enum Line {
+    /// Connected, and heard.
+    Open(Listening),
+    /// The target has called again.
+    Called(Called),
+    /// Nobody has called yet.
+    Cut,
+}
+
+/// After the commit: serves the target, over as many connections as that takes, until it misses nothing.
+pub(super) async fn see_off<P: Platform>(
+    host: &Host<P>,
+    mut departure: Departure<P::Source>,
+    claim: Claim,
+    invitation: Invitation,
+    mut line: Line,
+    committed: Committed,
+) {
+    let ending = loop {
+        line = match line {
+            Line::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
+                Either::First(called) => Line::Called(called),
+                Either::Second(()) => {
+                    departure.close(discarded());
+                    drop((departure, claim));
+                    return epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+                }
+            },
+            Line::Called(called) => match departure.welcome_back(host, &called).await {
+                Ok(listening) => Line::Open(listening),
+                Err(error) => departure.lose(&error),
+            },
+            Line::Open(mut listening) => {
+                let served = {
+                    let serving = pin!(dirty_copy::serve(&mut departure, &committed));
+                    select3(serving, listening.as_mut(), invitation.answered(&host.timer)).await
+                };
+                match served {
+                    Either3::Second(Ok(ending)) => break ending,
+                    Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
+                    Either3::Third(called) => {
+                        departure.lose(&LinkError::Lost.into());
+                        Line::Called(called)
+                    }
+                }
+            }
+        };
+    };
+    let (answer, state) = match ending {
+        Ending::Complete => {
+            let _ = host.timer.within(SECOND, departure.control.send(Message::Complete)).await;
+            departure.destroy(&claim).await;
+            (Answer::Complete, State::Complete)
+        }
+        Ending::Revoked => {
+            let reason = departure.take_back(committed).await;
+            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
+            (Answer::Abort(reason.clone()), State::Failed { reason })
+        }
+    };
+    departure.close(state);
+    departure.bulk.connection().abort();
+    let heard = host.timer.within(PEER_WAIT, departure.control.connection().finished()).await;
+    drop((departure, claim));
+    if heard != Some(true) {
+        epilogue::answer(host, invitation, answer).await;
+    }
+}
+
+/// Goes on with a guest that an earlier life of this agent was sending away.
+pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
+    let claim = host.domains.claim(note.domain)?;
+    let seat = host.peers.seat_again(note.key);
+    let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
+    let info = source.info()?;
+    let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
+    let Some(committed) = session::is_committed(&source) else {
+        // dom0 may always have back a guest that has not left.
+        source.release()?;
+        drop((source, claim, seat));
+        let reason = SessionError::Refused(Refusal::GivenBack).to_string();
+        desk.state(State::Failed { reason: reason.clone() });
+        epilogue::answer(host, invitation, Answer::Abort(reason)).await;
+        return Ok(());
+    };
+    let memory = reserve(host, &info)?;
+    desk.note(&note.seal(host));
+    desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
+    let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
+        Either::First(called) => called,
+        Either::Second(()) => {
+            desk.state(discarded());
+            drop((source, claim, seat));
+            epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+            return Ok(());
+        }
+    };
+    let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
+    // What the target was told is forgotten. Whatever it misses was RAM at the switch.
+    departure.ram.update(|words| words.fill(u64::MAX));
+    departure.inbox.committed.set(true);
+    departure.lost = true;
+    departure.seat = Some(seat);
+    see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
+    Ok(())
+}
+
+/// How a session ends whose guest is discarded.
+fn discarded() -> State {
+    State::Failed { reason: reason::DISCARDED.to_string() }
+}
+
+impl<S: Source> Departure<S> {
+    /// The agents have lost each other after the commit: the target will call again.
+    fn lose(&mut self, error: &SessionError) -> Line {
+        [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
+        if !core::mem::replace(&mut self.lost, true) {
+            self.desk.state(State::Interrupted { reason: error.to_string() });
+        }
+        Line::Cut
+    }
+
+    /// The target has called again: everything goes on, over its new connections.
+    async fn welcome_back<P: Platform>(&mut self, host: &Host<P>, called: &Called) -> Result<Listening, SessionError> {
+        self.earlier = self.bytes();
+        self.count_sealing();
+        self.control = Outlet::new(called.control.clone());
+        self.bulk = Outlet::new(called.bulk.clone());
+        self.rescue = answering(host, called);
+        called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
+        self.set_patience(LOST, BULK_LOST);
+        self.recovers = true;
+        self.inbox.demands.borrow_mut().clear();
+        self.inbox.told.set(false);
+        *self.inbox.missing.borrow_mut() = PageSet::new(self.frames);
+        let features = host.platform.borrow().features();
+        let info = self.source.info()?;
+        self.welcome(called, &info, features, &[]).await?;
+        Ok(self.listen(called))
+    }
+
+    /// Frees the guest's memory: the target has all of it.
+    async fn destroy(&mut self, claim: &Claim) {
+        if let Err(error) = self.free(claim).await {
+            log::warn!("{}: the guest's memory is freed all at once: {error}", self.desk.id);
+        }
+        while let Err(error) = self.source.destroy() {
+            log::error!("{}: the guest that has left cannot be destroyed: {error}; trying again", self.desk.id);
+            self.timer.sleep(TRY_AGAIN).await;
+        }
+    }
+
+    /// Frees the guest's pages bit by bit, as long as this agent has other guests in hand. To destroy the domain with all of its
+    /// memory is one hypercall, and nobody is served for as long as that takes; when nobody is to be served, it takes least.
+    async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
+        let mut first = 0;
+        while first < self.frames {
+            let count = CHUNK.min(self.frames - first);
+            let (source, ram) = (&mut self.source, &mut self.scratch);
+            ram.update(|words| source.find_ram(Gfn(first), count, words))?;
+            loop {
+                let batch: Batch = self.scratch.range(Gfn(first), count).take(BATCH).collect();
+                if batch.is_empty() {
+                    break;
+                }
+                if claim.is_only() {
+                    return Ok(());
+                }
+                self.source.free(&batch)?;
+                batch.iter().for_each(|gfn| _ = self.scratch.remove(*gfn));
+                self.timer.yield_now().await;
+            }
+            first += count;
+        }
+        Ok(())
+    }
+
+    /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
+    async fn take_back(&mut self, _: Committed) -> String {
+        while let Err(error) = self.source.release() {
+            log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
+            self.timer.sleep(TRY_AGAIN).await;
+        }
+        reason::REVOKED.to_string()
+    }
+}
