@@ -338,7 +338,11 @@ fn random_run(seed: u64) -> Run {
         working_set: 1 + below(400),
         step_ns: 50_000 + below(400_000),
         quality,
-        mode: if below(6) == 0 { Mode::Precopy } else { Mode::Tsmc },
+        mode: match below(6) {
+            0 => Mode::Precopy,
+            1 => Mode::Postcopy,
+            _ => Mode::Tsmc,
+        },
         can_page: below(8) != 0,
         stubborn: below(3) == 0,
         suspend_ns: below(100_000_000),
