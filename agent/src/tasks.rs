@@ -36,7 +36,7 @@ impl Timer {
     pub(crate) fn new(clock: impl Fn() -> u64 + 'static) -> Self {
         Self(Rc::new(Inner {
             clock: Box::new(clock),
-            earliest: Cell::new(None),
+            earliest: Cell::default(),
             again: Cell::default(),
             hurry: Cell::default(),
         }))

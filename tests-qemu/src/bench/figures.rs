@@ -98,7 +98,8 @@ pub const ALL: &[Figure] = &[
     figure("stage 3", "s", 1, |run| stage_s(run, 3)),
 ];
 
-fn total_s(run: &Run) -> Option<f64> {
+/// How long it took.
+pub fn total_s(run: &Run) -> Option<f64> {
     (TOTAL.of)(run)
 }
 

@@ -152,12 +152,11 @@ fn timeline(page: &mut String, run: &Run) -> Result<()> {
 
 /// The stages, as the agents' states tell them.
 fn bands(seen: &Seen, end: f64) -> Vec<Band> {
-    let at = |state: &str| seen.states.iter().find(|(_, said)| said == state).map(|(at, _)| *at);
     let marks = [
         ("handshake", Some(0.0)),
-        ("1", at("source copying")),
-        ("2", at("source suspend")),
-        ("3", at("source committed")),
+        ("1", seen.reached("source copying")),
+        ("2", seen.reached("source suspend")),
+        ("3", seen.reached("source committed")),
         ("after", Some(end)),
         ("", Some(f64::MAX)),
     ];
@@ -170,7 +169,7 @@ fn per_second(series: &super::record::Series, scale: f64) -> Vec<(f64, f64)> {
 }
 
 fn end_of(run: &Run) -> f64 {
-    (figures::TOTAL.of)(run).unwrap_or_default()
+    figures::total_s(run).unwrap_or_default()
 }
 
 /// Migrations that did not hold what they must; no figure is of them.

@@ -67,6 +67,13 @@ pub struct Seen {
     pub states: Vec<(f64, String)>,
 }
 
+impl Seen {
+    /// When a state of the agents was first seen.
+    pub fn reached(&self, state: &str) -> Option<f64> {
+        self.states.iter().find(|(_, said)| said == state).map(|(at, _)| *at)
+    }
+}
+
 /// A counter over time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -8,9 +8,6 @@ use super::processor::{self, User};
 use super::reach::{self, TSMC, XL, spread};
 use super::record::{Record, Run};
 
-/// States of the agents at which a part of a migration begins.
-const PHASES: [&str; 3] = ["source copying", "source suspend", "source committed"];
-
 /// A table with a title.
 pub struct Table {
     title: String,
@@ -96,9 +93,9 @@ pub fn of_experiment(record: &Record, experiment: &Experiment) -> Table {
 
 /// Whose the processors of both hosts were in a migration, from one state of the agents to the next.
 pub fn processors(run: &Run) -> Table {
-    let end = run.report.total_ms.map_or(0.0, |ms| ms as f64 / 1e3);
-    let reached = |state: &str| run.seen.states.iter().find(|(_, said)| said == state).map(|(at, _)| *at);
-    let [copying, suspend, committed] = PHASES.map(reached).map(|at| at.unwrap_or(end));
+    let end = figures::total_s(run).unwrap_or_default();
+    let reached = |state| run.seen.reached(state).unwrap_or(end);
+    let [copying, suspend, committed] = ["source copying", "source suspend", "source committed"].map(reached);
     let phases = [("until stage 1", 0.0, copying), ("stage 1", copying, suspend), ("switch", suspend, committed)];
     let phases = phases.into_iter().chain([("from the commit on", committed, end), ("all", 0.0, end)]);
     let phases: Vec<_> = phases.filter(|(name, ..)| copying < end || *name == "all").collect();

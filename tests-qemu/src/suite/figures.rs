@@ -44,7 +44,7 @@ pub fn agree(fixture: &mut Fixture) -> Result<()> {
 /// Looking at the processors shows about what Xen's own account has for the agents.
 fn looks_agree_with_xen(run: &Run) -> Result<()> {
     let cpu = &run.report.cpu_seconds;
-    let total = (figures::TOTAL.of)(run).context("no total time")?;
+    let total = figures::total_s(run).context("no total time")?;
     ensure!(run.seen.processors.len() == 2, "nobody looked at the processors");
     for (looks, xen) in run.seen.processors.iter().zip([cpu.agent_a, cpu.agent_b]) {
         let [agent, xen_for_it, ..] = processor::seconds(&looks.users(), 0.0, total);
@@ -69,8 +69,7 @@ fn agents_agree_with_the_bridge(run: &Run) -> Result<()> {
         unknown.filter(|name| !may_be_unknown.iter().any(|start| name.starts_with(start))).collect();
     ensure!(unknown.is_empty(), "no figure: {}", unknown.join(", "));
     let states = ["source copying", "source suspend", "source committed", "target complete"];
-    let unseen: Vec<&str> =
-        states.into_iter().filter(|state| !run.seen.states.iter().any(|(_, said)| said == state)).collect();
+    let unseen: Vec<&str> = states.into_iter().filter(|state| run.seen.reached(state).is_none()).collect();
     ensure!(unseen.is_empty(), "nobody saw: {}", unseen.join(", "));
     Ok(())
 }
