@@ -35,6 +35,8 @@ const LOOK_AGAIN: u64 = SECOND;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 const PUSH: usize = 16;
 const FEW: usize = 4;
+/// So many times that something pushed took are compared with the shortest of all.
+const LATELY: usize = 4;
 /// Most neighbours sent along with a demanded page.
 const NEIGHBOURS: u64 = 32;
 /// Prepulled runs that are remembered, to see whether they were wanted.
@@ -217,11 +219,14 @@ fn report<S: Source>(departure: &Departure<S>, total: u64) {
     });
 }
 
-/// How much may be on its way in the background: as much as does not queue. While what was pushed arrives about as soon
-/// as it ever did, a little more may follow; when it takes longer, it waits somewhere, and demanded pages behind it.
+/// How much may be on its way in the background once somebody waits for pages: as much as does not queue. While some of what was
+/// pushed lately arrived about as soon as the first little did, or sooner, a little more may follow; when all of it took
+/// longer, it waits somewhere, and demanded pages behind it. (The soonest of the last few counts, as in RFC 6817, section
+/// 3.4.2: a single one may be late for any reason.)
 struct Pace {
     allowed: usize,
     least_ns: u64,
+    lately: heapless::HistoryBuf<u64, LATELY>,
     /// The end of something pushed, in bytes since the connection began, and when.
     mark: Option<(u64, u64)>,
     /// Somebody has waited for a page: the guest runs.
@@ -230,28 +235,40 @@ struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { allowed: BACKLOG.0, least_ns: u64::MAX, mark: None, contended: false }
+        Self {
+            allowed: BACKLOG.0,
+            least_ns: u64::MAX,
+            lately: heapless::HistoryBuf::new(),
+            mark: None,
+            contended: false,
+        }
     }
 }
 
 impl Pace {
     fn pushed(&mut self, sent: u64, now: u64) {
-        self.mark.get_or_insert((sent, now));
+        if self.contended {
+            self.mark.get_or_insert((sent, now));
+        }
     }
 
     /// Bytes that may be on their way, now that `delivered` have arrived.
     fn allowed(&mut self, delivered: u64, now: u64) -> usize {
+        if !self.contended {
+            return BACKLOG.1;
+        }
         if let Some((end, then)) = self.mark
             && delivered >= end
         {
             self.mark = None;
-            let took = now - then;
-            self.least_ns = self.least_ns.min(took);
-            let queues = took > self.least_ns * 2 + MS;
+            self.lately.write(now - then);
+            let soonest = self.lately.iter().copied().min().unwrap_or_default();
+            self.least_ns = self.least_ns.min(soonest);
+            let queues = soonest > self.least_ns / 2 * 3 + MS;
             let next = if queues { self.allowed / 4 * 3 } else { self.allowed + FEW * PAGE_SIZE / 2 };
             self.allowed = next.clamp(BACKLOG.0, BACKLOG.1);
         }
-        if self.contended { self.allowed } else { BACKLOG.1 }
+        self.allowed
     }
 }
 
@@ -365,6 +382,7 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!(pace.allowed(0, 0), BACKLOG.1);
         pace.contended = true;
+        assert_eq!(pace.allowed(0, 0), BACKLOG.0);
         let mut now = 0;
         let mut round = |pace: &mut Pace, takes: u64| {
             pace.pushed(now + 1, now);
@@ -373,7 +391,9 @@ mod tests {
         };
         let grown = (0..8).map(|_| round(&mut pace, 2 * MS)).last();
         assert!(grown > Some(2 * BACKLOG.0));
-        let shrunk = (0..8).map(|_| round(&mut pace, 20 * MS)).last();
+        let late_at_times = (0..32).map(|at| round(&mut pace, if at % LATELY == 0 { 2 * MS } else { 20 * MS })).min();
+        assert!(late_at_times >= grown);
+        let shrunk = (0..16).map(|_| round(&mut pace, 20 * MS)).last();
         assert_eq!(shrunk, Some(BACKLOG.0));
     }
 
