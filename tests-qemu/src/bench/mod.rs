@@ -15,6 +15,7 @@ pub mod record;
 mod tables;
 mod watch;
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
@@ -98,43 +99,50 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
         minutes: 0.0,
     };
     let limit = options.minutes.map(|minutes| Duration::from_secs(60 * minutes));
-    for experiment in plan {
+    // What a migration of each experiment took the last time.
+    let mut took_s = HashMap::new();
+    let mut left_out = HashSet::new();
+    for (experiment, round) in plan::turns(&plan, options.runs) {
         let series = experiment.series();
-        let series: Vec<Series> = series.into_iter().filter(|series| options.wants(series.mode)).collect();
-        let mut round_s = expected_s(&experiment) * series.len() as f64;
-        let counted = (1..=options.runs).map(Round::Counted);
-        for round in counted.chain(experiment.closely.then_some(Round::Watched)) {
-            let end = begun.elapsed() + Duration::from_secs_f64(round_s);
-            if limit.is_some_and(|limit| end > limit) {
-                record.left_out.push(format!("{experiment}: of {} rounds, {round} and later", options.runs));
-                break;
-            }
-            let started = Instant::now();
-            for series in series.iter().filter(|series| round.has(series)) {
-                bench.story.say(&format!("---- {experiment}: {}, {round}", series.name()));
-                let good = match bench.migrate(&experiment, *series, round) {
-                    Ok(run) => {
-                        println!("{}", run.report);
-                        let good = run.report.all_held();
-                        let runs = if round == Round::Watched { &mut record.watched } else { &mut record.runs };
-                        runs.push(run);
-                        good
-                    }
-                    Err(error) => {
-                        let left = format!("{experiment}: {}, {round}: {error:#}", series.name());
-                        bench.story.say(&left);
-                        record.left_out.push(left);
-                        false
-                    }
-                };
-                if !good {
-                    bench.start_over()?;
-                }
-            }
-            round_s = started.elapsed().as_secs_f64();
-            record.minutes = begun.elapsed().as_secs_f64() / 60.0;
-            write_json(&options.output.join("report.json"), &record)?;
+        let series: Vec<Series> =
+            series.into_iter().filter(|series| options.wants(series.mode) && round.has(series)).collect();
+        if series.is_empty() {
+            continue;
         }
+        let migrations = series.len() as f64;
+        let each_s = took_s.get(&experiment).copied().unwrap_or(expected_s(&experiment));
+        let end = begun.elapsed() + Duration::from_secs_f64(each_s * migrations);
+        if limit.is_some_and(|limit| end > limit) {
+            if left_out.insert(experiment) {
+                record.left_out.push(format!("{experiment}: of {} rounds, {round} and later", options.runs));
+            }
+            continue;
+        }
+        let started = Instant::now();
+        for series in series {
+            bench.story.say(&format!("---- {experiment}: {}, {round}", series.name()));
+            let good = match bench.migrate(&experiment, series, round) {
+                Ok(run) => {
+                    println!("{}", run.report);
+                    let good = run.report.all_held();
+                    let runs = if round == Round::Watched { &mut record.watched } else { &mut record.runs };
+                    runs.push(run);
+                    good
+                }
+                Err(error) => {
+                    let left = format!("{experiment}: {}, {round}: {error:#}", series.name());
+                    bench.story.say(&left);
+                    record.left_out.push(left);
+                    false
+                }
+            };
+            if !good {
+                bench.start_over()?;
+            }
+        }
+        took_s.insert(experiment, started.elapsed().as_secs_f64() / migrations);
+        record.minutes = begun.elapsed().as_secs_f64() / 60.0;
+        write_json(&options.output.join("report.json"), &record)?;
     }
     Ok(record)
 }

@@ -18,7 +18,7 @@ const MEMTESTER_PERCENT: u32 = 80;
 const SHAPED_MBIT: u32 = 40;
 
 /// What the guest is busy with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Load {
     /// An idle Linux, and a few pages written now and then.
@@ -40,7 +40,7 @@ impl fmt::Display for Load {
 }
 
 /// A guest, its load and the link: everything but how it moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Experiment {
     /// The guest's memory.
     pub memory_mb: u32,
@@ -175,10 +175,10 @@ impl fmt::Display for Round {
     }
 }
 
-/// The plan: what matters most comes first, since what the time does not suffice for is left out.
-pub fn plan() -> Vec<Experiment> {
+/// What the table of what is to be reached asks for.
+fn asked() -> Vec<Experiment> {
     let of = Experiment::new;
-    let mut plan = vec![
+    vec![
         Experiment { closely: true, ..of(256, Load::Low) },
         of(256, Load::High),
         Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::High) },
@@ -186,13 +186,34 @@ pub fn plan() -> Vec<Experiment> {
         Experiment { link_mbit: Some(SHAPED_MBIT), ..of(128, Load::Low) },
         of(256, Load::Rate(0)),
         of(256, Load::Rate(16_000)),
-    ];
+    ]
+}
+
+/// The plan: what matters most comes first, since what the time does not suffice for is left out.
+pub fn plan() -> Vec<Experiment> {
+    let of = Experiment::new;
+    let mut plan = asked();
     for load in [Load::Low, Load::High] {
         plan.extend([128, 512, 1024].map(|memory| of(memory, load)));
     }
     plan.extend([1000, 4000, 64_000].map(|rate| of(256, Load::Rate(rate))));
     plan.push(Experiment { stream: true, ..of(256, Load::Low) });
     plan
+}
+
+/// The turns of these experiments, `runs` rounds of each: those that the table asks for take turns with each other,
+/// so that it has a figure in each row before one has three; the others follow one by one.
+pub fn turns(experiments: &[Experiment], runs: u32) -> Vec<(Experiment, Round)> {
+    let asked = asked();
+    let rounds = |one: &Experiment| (1..=runs).map(Round::Counted).chain(one.closely.then_some(Round::Watched));
+    let mut turns: Vec<_> = experiments.iter().flat_map(|one| rounds(one).map(|round| (*one, round))).collect();
+    // The sort is stable: what has the same place stays in the order of the plan.
+    turns.sort_by_key(|(experiment, round)| match round {
+        _ if !asked.contains(experiment) => (u32::MAX, false),
+        Round::Counted(number) => (*number, false),
+        Round::Watched => (1, true),
+    });
+    turns
 }
 
 /// Those of them that are named, or of whose names something is given; all, unless anything is.
@@ -215,6 +236,16 @@ mod tests {
         let count = |word: &str| chosen(&[word.to_owned()]).len();
         assert_eq!((count("256 MB, low load"), count("nothing"), chosen(&[]).len()), (1, 0, plan().len()));
         assert!(count("256 MB, low") > 1);
+    }
+
+    #[test]
+    fn the_table_is_full_before_anything_is_done_thrice() {
+        let turns = turns(&plan(), 3);
+        let (counted, watched): (Vec<_>, Vec<_>) = turns.iter().partition(|(_, round)| *round != Round::Watched);
+        assert_eq!((counted.len(), watched.len()), (3 * plan().len(), 1));
+        assert!(counted[..asked().len()].iter().map(|(experiment, _)| *experiment).eq(asked()));
+        assert!(plan().iter().all(|one| counted.iter().filter(|(experiment, _)| experiment == one).count() == 3));
+        assert!(counted.iter().position(|(_, round)| *round == Round::Counted(3)) >= Some(2 * asked().len()));
     }
 
     #[test]
