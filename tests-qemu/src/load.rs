@@ -5,7 +5,7 @@
 //! (read every page now; answers a [`Check`]).
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,29 @@ pub struct Check {
     pub errors: u64,
     /// How long the check took by the guest's clock.
     pub ms: u64,
+}
+
+/// Asks a guest's workload by datagrams: no connection has to be made first, and what is lost is only asked for again.
+pub struct Asker {
+    socket: UdpSocket,
+}
+
+impl Asker {
+    /// Asks from the calling thread's network namespace; every answer is waited for at most `timeout`.
+    pub fn new(guest: Ipv4Addr, timeout: Duration) -> io::Result<Asker> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(SocketAddrV4::new(guest, PORT))?;
+        socket.set_read_timeout(Some(timeout))?;
+        Ok(Asker { socket })
+    }
+
+    /// The counters: as they are, or as they were when a late answer was sent.
+    pub fn status(&self) -> io::Result<Status> {
+        let mut answer = [0; 2048];
+        self.socket.send(b"status")?;
+        let length = self.socket.recv(&mut answer)?;
+        Ok(serde_json::from_slice(&answer[..length])?)
+    }
 }
 
 /// A conversation with a guest's workload.

@@ -1,7 +1,7 @@
 //! What is followed while a guest moves: counters that are looked at again and again, from the network's third place.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -42,14 +42,9 @@ impl Watch<Registers> {
 impl Watch {
     /// Follows how many pages the guest's workload has written.
     pub fn work() -> Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((GUEST, load::PORT))?;
-        socket.set_read_timeout(Some(EVERY))?;
+        let asker = load::Asker::new(GUEST, EVERY)?;
         Ok(Self::start(move || {
-            let mut answer = [0; 2048];
-            socket.send(b"status")?;
-            let length = socket.recv(&mut answer)?;
-            let status: load::Status = serde_json::from_slice(&answer[..length])?;
+            let status = asker.status()?;
             std::thread::sleep(EVERY);
             Ok(status.writes)
         }))

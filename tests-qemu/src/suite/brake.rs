@@ -4,12 +4,14 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::network::{self, PLACES};
 
-/// What the link carries while the brake is on, Mbit/s: a thousand pages a second.
-const MBIT: u32 = 32;
+/// What the link carries while the brake is on, Mbit/s: 250 pages a second. On a slow machine it is ten seconds before a
+/// guest that has been resumed answers.
+const MBIT: u32 = 8;
 
 /// A brake on the link between the hosts of one network. Dropping it lets go.
 pub struct Brake {
     namespace: String,
+    mbit: u32,
     state: Mutex<State>,
 }
 
@@ -23,12 +25,17 @@ enum State {
 impl Brake {
     /// A brake that is off, for the network of this name.
     pub fn new(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), state: Mutex::new(State::Untouched) }
+        Self::to(namespace, MBIT)
+    }
+
+    /// One that leaves the link so many Mbit/s.
+    pub fn to(namespace: &str, mbit: u32) -> Self {
+        Self { namespace: namespace.to_owned(), mbit, state: Mutex::new(State::Untouched) }
     }
 
     /// Slows the link down, unless that was done before.
     pub fn pull(&self) {
-        self.change(State::Untouched, State::On, |namespace| network::shape(namespace, &PLACES, MBIT));
+        self.change(State::Untouched, State::On, |namespace| network::shape(namespace, &PLACES, self.mbit));
     }
 
     /// Lets the link carry again what it can.

@@ -57,18 +57,20 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     guest.load = Workload { dirty_mb: 96, dirty_rate: 6000 };
     fixture.agents()?;
     fixture.start_guest(A, &guest)?;
-    // What the workload had written by then, each time it was asked while stage 3 ran.
-    let writes = Mutex::new(Vec::new());
+    // What the workload said it had written: the last answer, and those after which pages were still on A.
+    let answers = Mutex::new((None, Vec::new()));
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
     let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
         let between = source.state == Some(State::Committed) && target.state == Some(State::Running);
         if source.state == Some(State::Suspend) || between {
             brake.pull();
         }
-        let mut writes = writes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (latest, writes) = &mut *answers;
         // A few answers prove it; asking costs the guest time.
         if between && writes.len() < 3 {
-            writes.extend(guest::status_now().map(|status| status.writes));
+            writes.extend(latest.take());
+            *latest = guest::status_now().map(|status| status.writes);
         } else if !writes.is_empty() {
             brake.release();
         }
@@ -79,7 +81,7 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     ensure!(pages.dirty_at_switch >= 2000, "only {} pages were dirty at the switch", pages.dirty_at_switch);
     ensure!(faults.count > 0, "no fault was served");
     ensure!(pages.pushed > 0, "no page was pushed");
-    let writes = writes.into_inner().unwrap_or_default();
+    let (_, writes) = answers.into_inner().unwrap_or_default();
     println!("the workload's writes, each time it was asked during stage 3: {writes:?}");
     ensure!(!writes.is_empty(), "the guest did not answer while pages were on A");
     Ok(())

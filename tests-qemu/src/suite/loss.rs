@@ -17,6 +17,8 @@ use tests_qemu::report::Report;
 
 /// Packets of a thousand that get lost. A packet of the agents has up to 64 KiB here: in a migration there are few.
 const LOST: u32 = 20;
+/// What the link carries meanwhile: it is to lose packets, not to take long.
+const LINK_MBIT: u32 = 32;
 /// What TCP takes to send a packet once more, at least: no virtual CPU may wait for that.
 const TCP_WAITS_US: u64 = 1_000_000;
 
@@ -58,7 +60,7 @@ fn busy(fixture: &Fixture) -> Guest {
 /// Crosses over a slow link that loses packets from the commit on.
 fn cross(fixture: &mut Fixture, guest: &Guest, places: (&Place, &Place), datagrams: Datagrams) -> Result<Report> {
     let namespace = fixture.hosts()?.run.namespace.clone();
-    let brake = Brake::new(&namespace);
+    let brake = Brake::to(&namespace, LINK_MBIT);
     let trouble = Mutex::new(None);
     let (_, report) = fixture.migrate(guest, places, Mode::Tsmc, &|source, _| {
         if matches!(source.state, Some(State::Suspend | State::Committed)) {
