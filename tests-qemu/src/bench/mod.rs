@@ -103,19 +103,17 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     let mut took_s = HashMap::new();
     let mut left_out = HashSet::new();
     for (experiment, round) in plan::turns(&plan, options.runs) {
-        let series = experiment.series();
-        let series: Vec<Series> =
-            series.into_iter().filter(|series| options.wants(series.mode) && round.has(series)).collect();
-        if series.is_empty() {
+        let takes_part = |series: &Series| options.wants(series.mode) && round.has(series);
+        let series: Vec<Series> = experiment.series().into_iter().filter(takes_part).collect();
+        if series.is_empty() || left_out.contains(&experiment) {
             continue;
         }
         let migrations = series.len() as f64;
         let each_s = took_s.get(&experiment).copied().unwrap_or(expected_s(&experiment));
         let end = begun.elapsed() + Duration::from_secs_f64(each_s * migrations);
         if limit.is_some_and(|limit| end > limit) {
-            if left_out.insert(experiment) {
-                record.left_out.push(format!("{experiment}: of {} rounds, {round} and later", options.runs));
-            }
+            record.left_out.push(format!("{experiment}: of {} rounds, {round} and later", options.runs));
+            left_out.insert(experiment);
             continue;
         }
         let started = Instant::now();
