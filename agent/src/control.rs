@@ -54,8 +54,15 @@ pub mod reason {
     pub const HERE: &str = "the guest has not left: it runs here";
     /// The commit was undone: the guest's copy on the other host had never run.
     pub const REVOKED: &str = "the guest never ran on the other host; it is back";
+    /// What was kept of a guest that has left was destroyed before the target had all of it.
+    pub const LOST: &str =
+        "what was kept of the guest is gone: somebody destroyed it before the other host had all of it";
     /// The target will never get the rest of the guest: see [`Request::Discard`](super::Request::Discard).
     pub const DISCARDED: &str = "an operator has discarded what was kept of the guest";
+    /// A guest that was to be withdrawn has run: see [`Request::Withdraw`](super::Request::Withdraw).
+    pub const HAS_RUN: &str = "the guest has run here";
+    /// How a session can end that took up what an earlier life of the agent left. For any other reason it took up nothing.
+    pub const OF_ENDS: [&str; 5] = [GONE, HERE, REVOKED, LOST, DISCARDED];
 }
 
 /// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
@@ -208,6 +215,12 @@ pub enum Request {
         /// What is left of the guest on this host.
         domain: DomId,
     },
+    /// Say whether a guest that arrived, and that its toolstack has paused, may be destroyed here: [`State::Complete`] if it
+    /// has never run on this host, so that it goes on where it came from.
+    Withdraw {
+        /// The guest on this host.
+        domain: DomId,
+    },
 }
 
 impl fmt::Display for Request {
@@ -226,6 +239,7 @@ impl fmt::Display for Request {
             }
             Self::Recover { note } => write!(f, "recover note={note}"),
             Self::Discard { domain } => write!(f, "discard domain={}", domain.0),
+            Self::Withdraw { domain } => write!(f, "withdraw domain={}", domain.0),
         }
     }
 }
@@ -258,6 +272,7 @@ impl FromStr for Request {
             }),
             "recover" => Ok(Self::Recover { note: line.field("note")? }),
             "discard" => Ok(Self::Discard { domain: DomId(line.field("domain")?) }),
+            "withdraw" => Ok(Self::Withdraw { domain: DomId(line.field("domain")?) }),
             _ => Err(ParseError::Bad("request")),
         }
     }

@@ -15,7 +15,7 @@ use crate::control::{Progress, State};
 use crate::datagram::Line;
 use crate::ledger::Stage;
 use crate::net::IN_FLIGHT_BULK;
-use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
+use crate::platform::{BATCH, Gfn, PAGE_SIZE, PlatformError, Source, Target};
 use crate::rescue;
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
@@ -184,6 +184,10 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     }
     if !committed {
         return Err(SessionError::Refused(Refusal::Unreadable));
+    }
+    // Nothing can be read any more of a domain that is gone.
+    if departure.source.info() == Err(PlatformError::Gone) {
+        return Err(SessionError::Refused(Refusal::Gone));
     }
     let (holes, unreadable): (Vec<Gfn>, Vec<Gfn>) = unreadable.into_iter().partition(|gfn| is_hole(departure, *gfn));
     if !holes.is_empty() {

@@ -17,7 +17,7 @@ use crate::platform::{BATCH, Gfn, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{PeerFault, Refusal, SessionError};
+use crate::session::{PeerFault, SessionError};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
@@ -146,9 +146,7 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
     if departure.timer.now() < due {
         return Ok(());
     }
-    if departure.source.info()?.stopped {
-        return Err(SessionError::Refused(Refusal::Stopped));
-    }
+    departure.check_running()?;
     departure.log.update(|words| departure.source.peek(words))?;
     make_room(departure);
     if departure.policy == Mode::Precopy {

@@ -119,6 +119,8 @@ pub struct GuestInfo {
     pub suspended: bool,
     /// It stopped for another reason: it crashed, shut down or wants to be rebooted.
     pub stopped: bool,
+    /// Somebody holds it by a pause count.
+    pub paused: bool,
     /// It uses hardware-assisted paging, which demand faults need.
     pub hap: bool,
 }
@@ -151,6 +153,11 @@ pub trait Platform {
     /// gave that life; a domain with another `uuid` is refused, untouched.
     fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold)
     -> Result<(Self::Target, PageSet)>;
+    /// Whether the hypervisor will hold a guest that is retained: nobody but an agent may run or destroy it. An error says why not.
+    fn can_retain(&self) -> Result<()>;
+    /// Whether the guest in `domain` has run on this host; one that is still being filled has not. Also answers for a domain that
+    /// is dying, as long as a session has it.
+    fn has_run(&self, domain: DomId) -> Result<bool>;
     /// Ends a guest that is retained, by whatever life of an agent, and frees its memory. Any other domain is refused.
     fn discard(&mut self, domain: DomId) -> Result<()>;
 }
@@ -218,7 +225,8 @@ pub trait Source {
     /// Valid after [`Source::machine_state`]: frames that the resuming kernel touches first, best guess, most urgent
     /// first, at most `limit`; among them everything the hypervisor itself touches on behalf of the guest.
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>>;
-    /// The commit: from here on nobody but the agent can run or destroy the guest on this host.
+    /// The commit: from here on nobody but the agent can run or destroy the guest on this host. Fails, and changes nothing, if the
+    /// guest has not stood still since [`Source::machine_state`].
     fn retain(&mut self) -> Result<()>;
     /// Gives the guest back: the dirty log goes off, the agent's pause count is returned, and a guest that has
     /// suspended is resumed and told that the suspend was cancelled. Valid at any time before [`Source::retain`], also

@@ -116,6 +116,14 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             let outcome = discard(&host, domain).await;
             desk.state(outcome.map_or_else(|error| State::Failed { reason: error.to_string() }, |()| State::Complete));
         }
+        Request::Withdraw { domain } => {
+            let reason = match host.platform.borrow().has_run(domain) {
+                Ok(false) => None,
+                Ok(true) => Some(reason::HAS_RUN.to_string()),
+                Err(error) => Some(SessionError::from(error).to_string()),
+            };
+            desk.state(reason.map_or(State::Complete, |reason| State::Failed { reason }));
+        }
     }
 }
 
@@ -226,6 +234,8 @@ pub enum Refusal {
     NotSuspended,
     /// It crashed, shut down or rebooted by itself.
     Stopped,
+    /// Somebody has paused it.
+    Paused,
     /// It does not exist, or no more.
     Gone,
     /// Pages of it cannot be read.
@@ -313,6 +323,7 @@ impl fmt::Display for Refusal {
             }
             Self::NotSuspended => "the guest did not suspend",
             Self::Stopped => "the guest crashed, shut down or rebooted before it had left",
+            Self::Paused => "the guest is paused, and cannot suspend: 'xl unpause' it first",
             Self::Gone => reason::GONE,
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",
@@ -356,7 +367,12 @@ impl From<WireError> for SessionError {
 pub(crate) struct Committed(());
 
 /// The commit. Nothing before this line is final, nothing after it can be undone; see the module's commit rule.
-pub(crate) fn commit<S: Source>(departure: &mut Departure<S>, _prepared: Prepared) -> Result<Committed, SessionError> {
+pub(crate) fn commit<P: Platform>(
+    host: &Host<P>,
+    departure: &mut Departure<P::Source>,
+    _prepared: Prepared,
+) -> Result<Committed, SessionError> {
+    host.platform.borrow().can_retain()?;
     departure.source.retain()?;
     departure.inbox.committed.set(true);
     departure.desk.state(State::Committed);

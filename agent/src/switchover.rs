@@ -97,7 +97,7 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
 /// Waits until the guest has suspended; hints go on meanwhile. The toolstack says so a little later.
 async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let deadline = departure.timer.now() + SUSPEND_WAIT;
-    while !departure.source.info()?.suspended {
+    while !departure.check_running()?.suspended {
         if departure.desk.suspended().is_some() {
             return Err(SessionError::Refused(Refusal::NotSuspended));
         }

@@ -119,6 +119,14 @@ impl wanted::Platform for Platform {
         Ok((target, missing))
     }
 
+    fn can_retain(&self) -> Result<()> {
+        guest::policy::holds_what_has_left().map_err(failure)
+    }
+
+    fn has_run(&self, domain: wanted::DomId) -> Result<bool> {
+        target::has_run(DomId(domain.0)).map_err(failure)
+    }
+
     fn discard(&mut self, domain: wanted::DomId) -> Result<()> {
         source::discard(DomId(domain.0)).map_err(failure)
     }
@@ -312,6 +320,7 @@ fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
         paged_pages: info.paged_pages,
         suspended: info.is_suspended(),
         stopped: info.is_shut_down() && !info.is_suspended(),
+        paused: info.is_paused(),
         hap: info.flags & DOMINF_HAP != 0,
     }
 }

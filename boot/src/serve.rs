@@ -94,6 +94,9 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let device = NetDevice::new(queue);
     let link = device.link();
     banner(total, &platform.features(), origin, &config);
+    if let Err(error) = platform.can_retain() {
+        say!("NO GUEST MOVES as long as this is so: {error}");
+    }
 
     let requests = Store::new(store.clone()).map_err(|error| error.to_string())?;
     let mut agent = Agent::new(platform, device, requests, config);

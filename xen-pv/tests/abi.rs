@@ -17,7 +17,7 @@ use xen_pv::abi::sched::{self, Poll, Shutdown};
 use xen_pv::abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
 use xen_pv::abi::version;
 use xen_pv::guest::abi::domctl::{self, *};
-use xen_pv::guest::abi::flask::{self, RelabelOp, SidContextOp};
+use xen_pv::guest::abi::flask::{self, AccessOp, RelabelOp, SidContextOp};
 use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmGetMemType, HvmParam};
 use xen_pv::guest::abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
 use xen_pv::guest::abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
@@ -47,6 +47,27 @@ macro_rules! numbers {
     ($facts:ident, $($c:literal = $rust:expr),* $(,)?) => {
         $($facts.push(($c.to_owned(), $rust as u64));)*
     };
+}
+
+#[test]
+fn permissions_are_those_of_the_policys_own_lists() {
+    let folder = include_folder().join("../xsm/flask/policy");
+    let list = |file: &str| fs::read_to_string(folder.join(file)).expect("Xen's lists of classes and permissions");
+    let kernel = |line: &&str| line.starts_with("class ") && !line.contains("userspace");
+    let classes = list("security_classes");
+    let domain = classes.lines().filter(kernel).position(|line| line == "class domain").expect("the class");
+    assert_eq!(flask::CLASS_DOMAIN as usize, domain + 1);
+    let vectors = list("access_vectors");
+    let (_, body) = vectors.split_once("\nclass domain\n{").expect("the class");
+    let (body, _) = body.split_once('}').expect("its end");
+    let names: Vec<&str> =
+        body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    for (name, bit) in
+        [("unpause", flask::DOMAIN_UNPAUSE), ("resume", flask::DOMAIN_RESUME), ("destroy", flask::DOMAIN_DESTROY)]
+    {
+        let place = names.iter().position(|other| *other == name).expect("the permission");
+        assert_eq!(bit, 1 << place, "{name}");
+    }
 }
 
 #[test]
@@ -342,6 +363,20 @@ fn translated_guests(facts: &mut Vec<Fact>) {
         "struct xen_flask_op",
         RelabelOp { cmd, interface_version, domid: "u.relabel.domid", sid: "u.relabel.sid" }
     );
+    layout!(
+        facts,
+        "struct xen_flask_op",
+        AccessOp {
+            cmd,
+            interface_version,
+            ssid: "u.access.ssid",
+            tsid: "u.access.tsid",
+            tclass: "u.access.tclass",
+            req: "u.access.req",
+            allowed: "u.access.allowed",
+            seqno: "u.access.seqno",
+        }
+    );
     numbers!(
         facts,
         "__HYPERVISOR_dm_op" = DM_OP,
@@ -386,6 +421,8 @@ fn translated_guests(facts: &mut Vec<Fact>) {
         "offsetof(struct hvm_hw_cpu, msr_lstar)" = hvm::cpu::MSR_LSTAR,
         "offsetof(struct hvm_hw_cpu, msr_efer)" = hvm::cpu::MSR_EFER,
         "XEN_FLASK_INTERFACE_VERSION" = flask::INTERFACE_VERSION,
+        "FLASK_GETENFORCE" = flask::GETENFORCE,
+        "FLASK_ACCESS" = flask::ACCESS,
         "FLASK_CONTEXT_TO_SID" = flask::CONTEXT_TO_SID,
         "FLASK_SID_TO_CONTEXT" = flask::SID_TO_CONTEXT,
         "FLASK_RELABEL_DOMAIN" = flask::RELABEL_DOMAIN,

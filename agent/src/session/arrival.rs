@@ -130,6 +130,7 @@ async fn arrive<P: Platform>(
     let claim = host.domains.claim(domain)?;
     let seat = host.peers.seat(callee.key)?;
     let mut memory = host.budget.reserve(MEMORY)?;
+    host.platform.borrow().can_retain()?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };

@@ -130,13 +130,15 @@ impl Inbox {
     }
 }
 
-/// How a target ends a session after the commit.
+/// How a session ends after the commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// It misses nothing more.
+    /// The target misses nothing more.
     Complete,
     /// The guest never ran there and never will.
     Revoked,
+    /// What was kept here is gone.
+    Lost,
 }
 
 /// What comes in on the control connection, until there is an end or an error.
@@ -179,9 +181,8 @@ async fn leave<P: Platform>(
     departure.verify = verify;
     departure.seat = Some(seat);
     let mut listening = departure.listen(&called);
-    let features = host.platform.borrow().features();
     let outcome = {
-        let migration = pin!(migrate(&mut departure, &called, &info, features, &frame));
+        let migration = pin!(migrate(host, &mut departure, &called, &info, &frame));
         let others = select3(listening.as_mut(), cancelled(&host.timer, desk), invitation.asked(&host.timer));
         match select(migration, others).await {
             // A broken connection may have been closed for a reason that is still on its way.
@@ -223,8 +224,12 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
     if !features.dirty_log {
         return Err(SessionError::Refused(Refusal::NoDirtyLog));
     }
+    host.platform.borrow().can_retain()?;
     let mut source = host.platform.borrow_mut().open_source(domain)?;
     let info = source.info()?;
+    if info.paused {
+        return Err(SessionError::Refused(Refusal::Paused));
+    }
     if info.paged_pages != 0 {
         return Err(SessionError::Refused(Refusal::PagedOut));
     }
@@ -263,13 +268,14 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<(Invitation,
 }
 
 /// The way to the commit, phase by phase.
-async fn migrate<S: Source>(
-    departure: &mut Departure<S>,
+async fn migrate<P: Platform>(
+    host: &Host<P>,
+    departure: &mut Departure<P::Source>,
     called: &Called,
     info: &GuestInfo,
-    features: Features,
     frame: &[u8],
 ) -> Result<Committed, SessionError> {
+    let features = host.platform.borrow().features();
     departure.welcome(called, info, features, frame).await?;
     let inbox = departure.inbox.clone();
     let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.built.get())).await;
@@ -280,7 +286,7 @@ async fn migrate<S: Source>(
 
     let copied = full_copy::send(departure).await?;
     let prepared = switchover::leave(departure, copied).await?;
-    session::commit(departure, prepared)
+    session::commit(host, departure, prepared)
 }
 
 /// Takes in what the target says.
@@ -405,6 +411,16 @@ impl<S: Source> Departure<S> {
             told: None,
             memory,
             seat: None,
+        }
+    }
+
+    /// What the guest is now. It must run, or have suspended: one that somebody has paused cannot suspend.
+    pub(crate) fn check_running(&mut self) -> Result<GuestInfo, SessionError> {
+        let info = self.source.info()?;
+        match info {
+            GuestInfo { stopped: true, .. } => Err(SessionError::Refused(Refusal::Stopped)),
+            GuestInfo { paused: true, suspended: false, .. } => Err(SessionError::Refused(Refusal::Paused)),
+            info => Ok(info),
         }
     }
 

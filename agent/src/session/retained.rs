@@ -57,6 +57,7 @@ pub(super) async fn see_off<P: Platform>(
             },
             Line::Called(called) => match departure.welcome_back(host, &called).await {
                 Ok(listening) => Line::Open(listening),
+                Err(SessionError::Refused(Refusal::Gone)) => break Ending::Lost,
                 Err(error) => departure.lose(&error),
             },
             Line::Open(mut listening) => {
@@ -66,6 +67,7 @@ pub(super) async fn see_off<P: Platform>(
                 };
                 match served {
                     Either3::Second(Ok(ending)) => break ending,
+                    Either3::First(SessionError::Refused(Refusal::Gone)) => break Ending::Lost,
                     Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
                     Either3::Third(called) => {
                         departure.lose(&LinkError::Lost.into());
@@ -80,6 +82,11 @@ pub(super) async fn see_off<P: Platform>(
             let _ = host.timer.within(SECOND, departure.control.send(Message::Complete)).await;
             departure.destroy(&claim).await;
             (Answer::Complete, State::Complete)
+        }
+        Ending::Lost => {
+            log::error!("{}: {}", departure.desk.id, reason::LOST);
+            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(reason::LOST))).await;
+            (Answer::Abort(reason::LOST.to_string()), State::Failed { reason: reason::LOST.to_string() })
         }
         Ending::Revoked => {
             let reason = departure.take_back(committed).await;

@@ -36,8 +36,14 @@ pub(super) type Listening<'a> = Pin<Box<dyn Future<Output = Result<(), SessionEr
 
 /// The connections.
 pub(super) enum Contact<'a> {
-    Open { listening: Listening<'a>, bulk: Inlet, line: Line },
+    Open {
+        listening: Listening<'a>,
+        bulk: Inlet,
+        line: Line,
+    },
     Cut,
+    /// The source has said that it has nothing more of the guest: nobody calls it again.
+    Over,
 }
 
 /// How it ends.
@@ -84,12 +90,14 @@ pub(super) async fn stay<'a, P: Platform>(
                     }
                     Either::Second(Err(error)) => error,
                 },
+                Contact::Over => break life.await,
             };
-            match error {
+            contact = match error {
                 SessionError::Told(reason) if arrival.phase.get() == Phase::InDoubt => break End::Told(reason),
-                error => arrival.lose(&error),
-            }
-            contact = Contact::Cut;
+                SessionError::Told(_) => Contact::Over,
+                _ => Contact::Cut,
+            };
+            arrival.lose(&error);
         }
     };
     let (word, state) = match end {
@@ -100,7 +108,7 @@ pub(super) async fn stay<'a, P: Platform>(
     };
     arrival.phase.set(Phase::Over);
     let heard = match (word, contact) {
-        (None, _) => true,
+        (None, _) | (_, Contact::Over) => true,
         (Some(_), Contact::Cut) => false,
         (Some(word), Contact::Open { listening, .. }) => {
             let told = async {
@@ -162,17 +170,17 @@ async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::plat
 async fn watch<T: Target>(arrival: &Arrival<T>) -> Ran {
     loop {
         let info = arrival.target.borrow_mut().info();
-        let ran = arrival.released.get().then(|| arrival.target.borrow_mut().has_run());
+        // Whatever a note says, and whoever held the domain by a pause count.
+        let ran = arrival.target.borrow_mut().has_run();
         if info == Err(PlatformError::Gone) {
             return match ran {
-                // It never was without our pause count.
-                None | Some(Ok(false)) => Ran::Never,
-                Some(Ok(true)) => Ran::Yes,
-                Some(Err(_)) if arrival.ran.get() => Ran::Yes,
-                Some(Err(_)) => Ran::Perhaps,
+                Ok(false) => Ran::Never,
+                Ok(true) => Ran::Yes,
+                Err(_) if arrival.ran.get() => Ran::Yes,
+                Err(_) => Ran::Perhaps,
             };
         }
-        if ran == Some(Ok(true)) && !arrival.ran.replace(true) {
+        if ran == Ok(true) && !arrival.ran.replace(true) {
             arrival.timer.nudge();
         }
         arrival.timer.sleep(WATCH[usize::from(arrival.ran.get())]).await;

@@ -68,6 +68,8 @@ pub struct Guest {
     /// Pages that have come since the log was last cleaned: what is written to them is not logged.
     pub fresh: PageSet,
     pub paused_here: bool,
+    /// By an operator.
+    pub paused_by_dom0: bool,
     /// Pages that the source has freed.
     pub freed: usize,
     // At the target.
@@ -127,6 +129,7 @@ impl Guest {
             log: PageSet::new(frames),
             fresh: PageSet::new(frames),
             paused_here: false,
+            paused_by_dom0: false,
             there: vec![None; frames as usize],
             created: true,
             held_there: false,
@@ -161,7 +164,7 @@ impl Guest {
     }
 
     pub fn runs_here(&self) -> bool {
-        self.here == Here::Running && !self.paused_here
+        self.here == Here::Running && !self.paused_here && !self.paused_by_dom0
     }
 
     pub fn runs_there(&self) -> bool {
@@ -314,6 +317,7 @@ impl Guest {
     pub fn check_one_copy(&mut self) {
         self.ran_there |= self.runs_there();
         assert!(!(self.runs_here() && self.runs_there()), "the guest runs twice");
-        assert!(!(self.runs_there() && self.here != Here::Retained && self.here != Here::Destroyed));
+        let may_run_here = matches!(self.here, Here::Running | Here::Suspended | Here::Stopped);
+        assert!(!(self.runs_there() && may_run_here));
     }
 }

@@ -76,6 +76,8 @@ pub struct Machine {
     pub guests: Rc<RefCell<Vec<Shared>>>,
     pub trouble: Trouble,
     pub random: Rc<RefCell<Random>>,
+    /// Whether the policy is enforced here.
+    pub enforces: Rc<Cell<bool>>,
     /// Some pages refuse to be armed.
     pub stubborn: bool,
     /// The agent on it was killed: nothing that it still drops has any effect.
@@ -144,12 +146,18 @@ impl Platform for Machine {
             return Err(PlatformError::Gone);
         }
         assert_eq!((guest.uuid_there, memo), (uuid, MEMO));
-        assert_eq!(guest.held_there, hold == Hold::Held, "the note says otherwise");
+        assert!(hold == Hold::Held || !guest.held_there, "the note says otherwise");
         let mut missing = PageSet::new(guest.frames());
         let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));
         missing.extend(absent.map(|(gfn, _)| Gfn(gfn as u64)));
         guest.faults = guest.vcpus.iter().flatten().map(|(gfn, _)| *gfn).collect();
         Ok((Coming(self.clone(), shared.clone()), missing))
+    }
+    fn can_retain(&self) -> Result<()> {
+        if self.enforces.get() { Ok(()) } else { Err(PlatformError::Refused { reason: NOT_ENFORCED }) }
+    }
+    fn has_run(&self, domain: DomId) -> Result<bool> {
+        Ok(self.guest(domain)?.borrow().ran_there)
     }
     fn discard(&mut self, domain: DomId) -> Result<()> {
         self.call(Op::Destroy, 0)?;
@@ -165,6 +173,12 @@ impl Platform for Machine {
         Ok(())
     }
 }
+
+/// Why a guest that dom0 has resumed does not leave.
+pub const RESUMED: &str = "the guest was resumed after its state had been taken";
+
+/// Why nobody moves a guest here.
+pub const NOT_ENFORCED: &str = "the policy is not enforced";
 
 /// What every guest gives its agent to keep.
 const MEMO: u64 = 0x1234_5678_9abc_def0;
@@ -204,6 +218,7 @@ impl Source for Leaving {
             paged_pages: 0,
             suspended: guest.here == Here::Suspended,
             stopped: guest.here == Here::Stopped,
+            paused: guest.paused_here || guest.paused_by_dom0,
             hap: true,
         })
     }
@@ -292,7 +307,9 @@ impl Source for Leaving {
     fn retain(&mut self) -> Result<()> {
         self.call(Op::Retain, 0)?;
         let mut guest = self.1.borrow_mut();
-        assert_eq!(guest.here, Here::Suspended);
+        if guest.here != Here::Suspended || !guest.paused_here {
+            return Err(PlatformError::Refused { reason: RESUMED });
+        }
         guest.here = Here::Retained;
         Ok(())
     }
@@ -445,7 +462,11 @@ impl Target for Coming {
     fn release(&mut self) -> Result<()> {
         self.0.call(Op::ReleaseThere, 0)?;
         let mut guest = self.1.borrow_mut();
-        assert!(guest.state_loaded && !guest.released);
+        assert!(guest.state_loaded);
+        if guest.released {
+            // An agent before this one has done it.
+            return Ok(());
+        }
         assert_eq!(guest.here, Here::Retained, "the target runs the guest before the commit");
         assert!(guest.held_there);
         guest.released = true;

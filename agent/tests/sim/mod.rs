@@ -121,6 +121,7 @@ impl World {
             guests: guests.clone(),
             trouble: trouble.clone(),
             random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
+            enforces: Rc::new(Cell::new(true)),
             stubborn: scenario.stubborn,
             dead: Rc::default(),
         });
@@ -194,6 +195,11 @@ impl World {
         }
     }
 
+    /// Has the policy of a host enforced, or not.
+    pub fn enforce(&self, host: usize, enforces: bool) {
+        self.machines[host].enforces.set(enforces);
+    }
+
     /// Puts any request to a host.
     pub fn ask(&mut self, host: usize, id: &str, line: &str) {
         self.turn();
@@ -265,6 +271,11 @@ impl World {
     /// What dom0 keeps of one end of the first guest's migration.
     pub fn note(&self, end: usize) -> Option<String> {
         self.notes.get(&(0, end)).cloned()
+    }
+
+    /// Keeps another note of one end of the first guest's migration.
+    pub fn replace_note(&mut self, end: usize, note: String) {
+        self.notes.insert((0, end), note);
     }
 
     /// Whether libxl has been asked to suspend a guest and has not answered.
@@ -374,7 +385,8 @@ impl World {
             if self.suspend_at[guest].is_some_and(|at| at <= self.clock.get()) {
                 self.suspend_at[guest] = None;
                 let shared = self.guests.borrow()[guest].clone();
-                if shared.borrow().here == Here::Running && self.suspends {
+                let may = shared.borrow().here == Here::Running && !shared.borrow().paused_by_dom0;
+                if may && self.suspends {
                     shared.borrow_mut().here = Here::Suspended;
                 }
                 self.word_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns / 4);

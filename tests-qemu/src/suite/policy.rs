@@ -5,7 +5,10 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::LazyLock;
 
-/// What dom0 needs to run a private domain, to serve its devices, and to end it.
+/// What lets a domain run. No shell may: only a domain under its own label is a guest.
+const RUN: [&str; 2] = ["domain unpause", "domain resume"];
+
+/// What dom0 needs to look after a private domain, to serve its devices, and to end it.
 const MANAGE: &[&str] = &[
     "domain getdomaininfo",
     "domain getvcpuinfo",
@@ -14,8 +17,6 @@ const MANAGE: &[&str] = &[
     "domain getaddrsize",
     "domain getscheduler",
     "domain pause",
-    "domain unpause",
-    "domain resume",
     "domain trigger",
     "domain shutdown",
     "domain destroy",
@@ -36,9 +37,9 @@ const MANAGE: &[&str] = &[
 
 /// The domains that dom0 must not reach into, and what it may do to each beyond [`MANAGE`].
 const PRIVATE: [(&str, &[&str]); 3] = [
-    ("nomigrate_t", &["domain2 get_vnumainfo"]),
+    ("nomigrate_t", &["domain2 get_vnumainfo", RUN[0], RUN[1]]),
     ("nomigrate_t_inbound", &["domain2 setscheduler", "domain2 relabelfrom"]),
-    ("tsmc_agent_t", &[]),
+    ("tsmc_agent_t", &RUN),
 ];
 
 /// All that dom0 may do to a guest that has left.

@@ -28,6 +28,8 @@ pub type Result<T = ()> = core::result::Result<T, Error>;
 /// One kind of access to a guest, as fine as the security policy tells them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
+    /// Asking whether the policy is enforced, and what it allows.
+    AskPolicy,
     /// Asking what the domain is.
     Info,
     /// Asking for its highest frame number.
@@ -137,6 +139,7 @@ impl Operation {
             Self::Paging => ("making pages absent", "domain2 { mem_paging }"),
             Self::MemoryType => ("completing pages", "hvm { dm }"),
             Self::GetMemoryType => ("finding absent pages", "hvm { hvmctl }"),
+            Self::AskPolicy => ("asking what the policy allows", "security { compute_av }"),
             Self::FindLabel => ("looking up a label", "security { check_context }"),
             Self::Relabel => ("relabelling the guest", "domain2 { relabelfrom relabelto }, domain { transition }"),
         }

@@ -58,6 +58,11 @@ impl Label {
         self.renamed(BUILDING, INBOUND)
     }
 
+    /// Whether no guest runs under this label: the toolstack, or the agent, is still filling the domain.
+    pub fn is_shell(&self) -> bool {
+        [BUILDING, INBOUND].iter().any(|suffix| self.renamed(suffix, "").is_some())
+    }
+
     /// Whether a domain with this label was made for a guest with that one.
     pub fn is_for(&self, guest: &Self) -> bool {
         self == guest || [BUILDING, INBOUND].iter().any(|suffix| self.renamed(suffix, "").as_ref() == Some(guest))
@@ -153,6 +158,16 @@ mod tests {
             assert!(!label(&format!("system_u:system_r:{text}")).is_for(&guest), "{text}");
         }
         assert!(!label("user_1:vm_r:secret_t").is_for(&guest));
+    }
+
+    #[test]
+    fn no_guest_runs_under_the_label_of_a_domain_that_is_being_filled() {
+        for text in ["system_u:system_r:secret_t_building", "system_u:system_r:secret_t_inbound", "u:r:t_inbound:s0"] {
+            assert!(label(text).is_shell(), "{text}");
+        }
+        for text in ["system_u:system_r:secret_t", "system_u:system_r:inbound_t", "u_building:r:t"] {
+            assert!(!label(text).is_shell(), "{text}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`target`]: a guest that arrives: built, filled, armed, and served while it runs.
 //! - [`reach`]: mapping guests' memory. [`pager`]: the ring on which the hypervisor asks for absent pages.
 //! - [`domctl`], [`memory`], [`machine`], [`dirty_log`], [`label`]: one kind of hypercall each.
+//! - [`policy`]: whether the security policy holds what the commit relies on.
 //! - [`frame`]: what one end tells the other, as bytes. [`pinned`], [`walk`]: which pages may not or should not wait.
 //!
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
@@ -23,6 +24,7 @@ mod page_set;
 pub mod pager;
 mod paging_ring;
 pub mod pinned;
+pub mod policy;
 mod ram;
 pub mod reach;
 pub mod source;

@@ -40,6 +40,10 @@ pub struct Source {
     stage: Stage,
     /// Of the last machine state.
     context: Vec<u8>,
+    /// The processor time that the guest had used by then.
+    cpu_time: u64,
+    /// Pause counts of this guest that are ours.
+    counts: u32,
     scan: Scan,
 }
 
@@ -78,13 +82,13 @@ impl Source {
         let own = u32::try_from(memo).map(Sid).map_err(|_| Error::Malformed("number of the guest's label"))?;
         let label = core::mem::replace(&mut source.own, own);
         if label == source.away && own != source.away {
-            source.stage = Stage::Away;
+            (source.stage, source.counts) = (Stage::Away, COUNTS_AWAY);
         } else if label != own {
             return Err(Error::Refused("the guest bears another label than when it was to leave"));
         } else if info.is_paused() && (info.is_suspended() || domctl::is_suspend_cancelled(domain)?) {
             // Nothing tells whose pause count it is. A guest that has suspended for us, or would find that its suspend was
             // cancelled, and yet does not run, is held by that agent.
-            source.stage = Stage::Held;
+            (source.stage, source.counts) = (Stage::Held, 1);
         }
         source.log = Some(DirtyLog::adopt(domain));
         Ok(source)
@@ -117,6 +121,8 @@ impl Source {
             hap: info.flags & DOMINF_HAP != 0,
             stage: Stage::Open,
             context: Vec::new(),
+            cpu_time: 0,
+            counts: 0,
             scan: Scan::default(),
         })
     }
@@ -240,20 +246,36 @@ impl Source {
     /// Takes a pause count for good if `work` succeeds, which must leave "cancelled" in vCPU 0. Resuming a guest without that
     /// would have it believe that it had moved: it must never be done in [`Stage::Held`].
     fn hold<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        domctl::pause(self.domain)?;
+        self.pause()?;
         let result = work(self);
         match result {
             Ok(_) => self.stage = Stage::Held,
-            // Nothing has changed but the pause count. The first error says more than another one here would.
-            Err(_) => drop(domctl::unpause(self.domain)),
+            // Nothing has changed but the pause count.
+            Err(_) => self.unpause(),
         }
         result
     }
 
+    fn pause(&mut self) -> Result {
+        domctl::pause(self.domain)?;
+        self.counts += 1;
+        Ok(())
+    }
+
+    /// Gives all our pause counts back. dom0 may have taken one already: Xen does not know whose they are, and says no to one that
+    /// is not there.
+    fn unpause(&mut self) {
+        for _ in 0..core::mem::take(&mut self.counts) {
+            let _ = domctl::unpause(self.domain);
+        }
+    }
+
     fn take_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
-        if !self.info()?.is_suspended() {
+        let info = self.info()?;
+        if !info.is_suspended() {
             return Err(Error::Refused("the guest has not suspended"));
         }
+        self.cpu_time = info.cpu_time;
         self.read_log(Read::Final, dirty)?;
         let tsc = machine::tsc(self.domain)?;
         let context = machine::context(self.domain)?;
@@ -276,14 +298,32 @@ impl Source {
         Ok(gfns)
     }
 
-    /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here.
+    /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here. It
+    /// fails, and changes nothing, if the guest has not stood still since [`Source::machine_state`].
     pub fn retain(&mut self) -> Result {
         if self.stage != Stage::Held {
             return Err(Error::Refused("only a stopped guest can leave"));
         }
         label::relabel(self.domain, self.away)?;
         self.stage = Stage::Away;
-        Ok(())
+        let stood_still = self.stood_still();
+        if stood_still.is_err() {
+            label::relabel(self.domain, self.own)?;
+            self.stage = Stage::Held;
+        }
+        stood_still
+    }
+
+    /// A pause count is nobody's own: until the guest bore the new label, dom0 could resume it and take ours. From there on it
+    /// cannot, and what the guest was it stays.
+    fn stood_still(&mut self) -> Result {
+        self.pause()?;
+        let info = self.info()?;
+        if info.is_suspended() && info.cpu_time == self.cpu_time {
+            Ok(())
+        } else {
+            Err(Error::Refused("the guest was resumed on this host after its state had been taken"))
+        }
     }
 
     /// Whether the commit has happened.
@@ -304,12 +344,12 @@ impl Source {
             self.hold(|source| domctl::mark_suspend_cancelled(source.domain))?;
         }
         if self.stage == Stage::Held {
-            // An agent before us may have died over it.
+            // Not if somebody else has resumed it. An agent before us may have died over the mark.
             if self.info()?.is_suspended() {
                 domctl::mark_suspend_cancelled(self.domain)?;
+                domctl::resume(self.domain)?;
             }
-            domctl::resume(self.domain)?;
-            domctl::unpause(self.domain)?;
+            self.unpause();
         }
         self.stage = Stage::Over;
         log
@@ -340,6 +380,9 @@ impl Source {
         Ok(())
     }
 }
+
+/// Our pause counts of a guest that has left: one from when its state was taken, one from the commit.
+const COUNTS_AWAY: u32 = 2;
 
 /// Ends a guest that has left, whoever kept it, and frees its memory.
 pub fn discard(domain: DomId) -> Result {

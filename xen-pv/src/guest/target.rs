@@ -104,8 +104,8 @@ impl Target {
         if pager.is_none() && absent().next().is_some() {
             return Err(Error::Refused("pages of the guest are absent, and this hypervisor does not page for it"));
         }
-        // It may have been released a moment after the agent said that it was not.
-        let held = hold == Hold::Held && info.is_paused();
+        // It may have been released after the agent had said that it was not; if it has run, whoever paused it is not us.
+        let held = hold == Hold::Held && info.is_paused() && !has_run(domain)?;
         let mut target = Self { reach, domain, shell: None, rings: None, pager, anchor: None, held, claimed: true };
         target.expect_faults();
         target.keep_anchor()?;
@@ -297,7 +297,7 @@ impl Target {
     /// Whether the guest has run at all on this host. Answers also when its toolstack has destroyed it: as long as a page of it
     /// is mapped, the domain remains.
     pub fn has_run(&self) -> Result<bool> {
-        Ok(domctl::info(self.domain)?.cpu_time != 0)
+        has_run(self.domain)
     }
 
     /// Ends paging; every page must have been filled.
@@ -338,6 +338,13 @@ impl Drop for Target {
             self.reach.let_go(page);
         }
     }
+}
+
+/// Whether the guest in this domain has run on this host. Only one under its own label has: whatever ran while the domain was
+/// being filled was not the guest, which could do nothing before it was its own.
+pub fn has_run(domain: DomId) -> Result<bool> {
+    let info = domctl::info(domain)?;
+    Ok(info.cpu_time != 0 && !Label::of(Sid(info.ssidref))?.is_shell())
 }
 
 /// Gives a domain that the toolstack has just made the label under which the toolstack has no right on its memory, if its

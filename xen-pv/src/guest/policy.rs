@@ -1,0 +1,34 @@
+//! Whether the hypervisor holds a guest that has left: the commit relies on its security policy, in force, to refuse dom0 what
+//! would run or end such a guest.
+
+use super::abi::flask::*;
+use super::error::{Error, Operation, Result};
+use super::label;
+use super::source::AWAY_LABEL;
+use crate::hypercall;
+
+const DOM0_LABEL: &str = "system_u:system_r:dom0_t";
+
+/// Fails with the reason if dom0 could run or destroy a guest that has left.
+pub fn holds_what_has_left() -> Result {
+    let mut op = AccessOp::new(GETENFORCE);
+    // SAFETY: a complete operation without pointers.
+    let enforces = unsafe { hypercall::xsm_op(&mut op) }.map_err(|errno| Operation::AskPolicy.error(errno))?;
+    if enforces == 0 {
+        return Err(Error::Refused(
+            "the security policy is not enforced ('xl getenforce'): dom0 could destroy a guest that has left",
+        ));
+    }
+    let mut op =
+        AccessOp { ssid: label::find(DOM0_LABEL)?.0, tsid: label::find(AWAY_LABEL)?.0, ..AccessOp::new(ACCESS) };
+    (op.tclass, op.req) = (CLASS_DOMAIN, FORBIDDEN);
+    // SAFETY: as above.
+    unsafe { hypercall::xsm_op(&mut op) }.map_err(|errno| Operation::AskPolicy.error(errno))?;
+    if op.allowed & FORBIDDEN != 0 {
+        return Err(Error::Refused("the security policy lets dom0 run or destroy guests that have left (tsmc_away_t)"));
+    }
+    Ok(())
+}
+
+/// What dom0 must not do to a guest that has left.
+const FORBIDDEN: u32 = DOMAIN_UNPAUSE | DOMAIN_RESUME | DOMAIN_DESTROY;
