@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::str::FromStr;
 
 use agent::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
 
@@ -67,6 +68,17 @@ pub enum Way {
     In,
 }
 
+impl FromStr for Way {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "out" => Ok(Self::Out),
+            "in" => Ok(Self::In),
+            _ => Err(()),
+        }
+    }
+}
+
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,9 +98,15 @@ pub struct Session {
 }
 
 impl Session {
-    /// Asks the agent. From now on its reports are changes in `store`.
-    pub fn ask(store: &mut Xenstore, agent: Agent, way: Way, domain: u16, request: &Request) -> Result<Self, Refusal> {
-        let session = Self { agent, id: new_id(way, domain)? };
+    /// Asks the agent; `what` begins the session's name. From now on its reports are changes in `store`.
+    pub fn ask(
+        store: &mut Xenstore,
+        agent: Agent,
+        what: impl fmt::Display,
+        domain: u16,
+        request: &Request,
+    ) -> Result<Self, Refusal> {
+        let session = Self { agent, id: new_id(what, domain)? };
         store.watch(&session.node(&session.id.session()))?;
         store.write(&session.node(&session.id.request()), &request.to_string())?;
         Ok(session)
@@ -153,9 +171,9 @@ fn node(domain: u16, relative: &str) -> String {
 }
 
 /// A name that no other helper chooses: `out-5-` or `in-7-` and a random number.
-fn new_id(way: Way, domain: u16) -> Result<RequestId, Refusal> {
+fn new_id(what: impl fmt::Display, domain: u16) -> Result<RequestId, Refusal> {
     let mut random = [0; 4];
     File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(Refusal::System)?;
-    let text = format!("{way}-{domain}-{:08x}", u32::from_ne_bytes(random));
+    let text = format!("{what}-{domain}-{:08x}", u32::from_ne_bytes(random));
     text.parse().map_err(|_| Refusal::System(std::io::ErrorKind::InvalidInput.into()))
 }

@@ -11,6 +11,8 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use crate::arguments::{Arguments, RestoreArguments, SaveArguments};
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Signals, Waiter};
+use crate::follow;
+use crate::kept::End;
 use crate::peek::Look;
 use crate::refusal::Refusal;
 use crate::restore::{restore, take_invitation};
@@ -80,6 +82,7 @@ fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Re
         verify: is_to_be_verified(std::env::var(VERIFY).ok())?,
     };
     let mut waiter = Waiter::new(Signals::take()?, inherited(arguments.stream)?);
+    follow::start(End::out(arguments.domain))?;
     Save::start(libxl, &mut store, &mut waiter, order)?.run()?;
     Ok(Whose::Ours)
 }
@@ -96,6 +99,7 @@ fn restore_domain(libxl: &mut Libxl, arguments: &RestoreArguments) -> Result<Who
     let invitation = take_invitation(&mut stream, body, rest)?;
     let mut store = Xenstore::connect()?;
     let mut waiter = Waiter::new(Signals::take()?, OwnedFd::from(stream));
+    follow::start(End::arriving(arguments.domain))?;
     restore(libxl, &mut store, &mut waiter, arguments, &invitation)?;
     Ok(Whose::Ours)
 }

@@ -15,6 +15,10 @@
 //! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
 //! | [`helper`] | whose job it is, and how it ends |
 //! | [`save`], [`restore`] | the two ends of a migration |
+//! | [`follow`] | what follows a migration when its helper has ended |
+//! | [`recover`] | guests that nobody sees to |
+//! | [`kept`] | what dom0 keeps of a migration |
+//! | [`process`], [`monitor`] | processes of dom0; the one that `xl` leaves behind with a guest |
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | what the operator sees |
@@ -26,10 +30,14 @@ pub mod agents;
 pub mod arguments;
 pub mod callbacks;
 pub mod events;
+pub mod follow;
 pub mod helper;
 pub mod identity;
+pub mod kept;
 pub mod lockdown;
+pub mod monitor;
 pub mod peek;
+pub mod process;
 pub mod recover;
 pub mod refusal;
 pub mod restore;

@@ -1,10 +1,13 @@
-//! Guests whose agent died: what dom0 keeps for the agent's next life, and handing it over.
+//! Guests that nobody sees to: whose agent died, whose helper has ended, whose toolstack was killed.
 //!
 //! An agent leaves a note of each guest that is not just as it was: one whose dirty log is on, one that has left, one whose
-//! pages are still missing. Its own nodes vanish with it; the save helpers copy the note to where it stays. It is sealed:
-//! dom0 can keep it, and not read or change it. A helper ends before its migration does: the note of one that went well is
-//! removed by the next helper, or by `tsmc recover`.
+//! pages are still missing. Its own nodes vanish with it; the helpers copy the note to where it [stays](crate::kept). It is
+//! sealed: dom0 can keep it, and not read or change it.
+//!
+//! What is left to do for dom0 when a migration ends is here too, for whoever notices first: its
+//! [follower](crate::follow), the watchdog, the next helper, or `tsmc recover`.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,126 +15,116 @@ use agent::control::{Request, State, reason};
 use agent::platform::DomId;
 
 use crate::agents::{Agent, Session, Way};
+use crate::kept::{self, End};
+use crate::process::Process;
 use crate::refusal::Refusal;
 use crate::xenstore::{Xenstore, XenstoreError};
 
-/// Where the notes are: `<way>/<domain>` below.
-const KEPT: &str = "/tool/tsmc";
 /// How long the next agent may take to come up.
-const RESTART: Duration = Duration::from_secs(60);
+pub const RESTART: Duration = Duration::from_secs(60);
 /// How long to watch what comes of a guest.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Keeps a session's note, if it has left one; gives it.
-pub fn keep(store: &mut Xenstore, session: &Session, way: Way, domain: u16) -> Result<Option<String>, XenstoreError> {
+/// How `xl` calls a guest that is arriving, and one that it has sent away.
+const ARRIVING: &str = "--incoming";
+const AWAY: &str = "--migratedaway";
+
+/// Keeps a session's note, if it has left one; gives it. The calling process follows the migration.
+pub fn keep(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, XenstoreError> {
     let note = session.note(store)?;
     if let Some(note) = &note {
-        store.write(&node(way, domain), note)?;
-        store.write(&helper(way, domain), &format!("{} {}", std::process::id(), program(std::process::id())))?;
+        end.keep(store, note, Process::this(), Process::parent())?;
     }
     Ok(note)
 }
 
-/// Whether a helper still follows the migration: it turns to the next agent by itself.
-fn is_followed(store: &mut Xenstore, way: Way, domain: u16) -> Result<bool, XenstoreError> {
-    let kept = store.read(&helper(way, domain))?.unwrap_or_default();
-    let Some((process, name)) = kept.split_once(' ') else { return Ok(false) };
-    Ok(process.parse().is_ok_and(|process| program(process) == name) && !name.is_empty())
-}
-
-/// Whether the agent that is here left this note itself, and has brought that migration to its end since. The helper had
-/// nothing more to do by then, and nobody has removed the note.
-fn is_complete(store: &mut Xenstore, agent: &Agent, way: Way, domain: u16, note: &str) -> Result<bool, XenstoreError> {
-    for id in agent.sessions(store)? {
-        let session = Session { agent: agent.clone(), id };
-        if session.id.to_string().starts_with(&format!("{way}-{domain}-"))
-            && session.state(store)? == Some(State::Complete)
-            && session.note(store)?.as_deref() == Some(note)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// What a process is called; nothing if there is none.
-fn program(process: u32) -> String {
-    std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default().trim_end().into()
-}
-
-/// Keeps it no more: the guest is as it was, or whole.
-pub fn forget(store: &mut Xenstore, way: Way, domain: u16) -> Result<(), XenstoreError> {
-    store.remove(&node(way, domain))
-}
-
-/// Waits for another agent than the one that died, and hands it the note.
-pub fn hand_on(store: &mut Xenstore, lost: u16, way: Way, domain: u16, note: &str) -> Result<Session, Refusal> {
+/// Waits for another agent than the one that died, at most so long, and hands it the note.
+pub fn hand_on(
+    store: &mut Xenstore,
+    lost: u16,
+    end: End,
+    note: &str,
+    at_most: Option<Duration>,
+) -> Result<Session, Refusal> {
     let since = Instant::now();
     loop {
         match Agent::find(store) {
-            Ok(agent) if agent.domain != lost => return hand_over(store, agent, way, domain, note),
-            Ok(_) | Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) if since.elapsed() < RESTART => {}
-            Ok(_) => return Err(Refusal::AgentLost),
-            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => return Err(Refusal::AgentLost),
+            Ok(agent) if agent.domain != lost => return hand_over(store, agent, end, note),
+            Ok(_) | Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => {}
             Err(refusal) => return Err(refusal),
+        }
+        if at_most.is_some_and(|limit| since.elapsed() > limit) {
+            return Err(Refusal::AgentLost);
         }
         thread::sleep(LOOK);
     }
 }
 
-fn hand_over(store: &mut Xenstore, agent: Agent, way: Way, domain: u16, note: &str) -> Result<Session, Refusal> {
-    Session::ask(store, agent, way, domain, &Request::Recover { note: note.into() })
+fn hand_over(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result<Session, Refusal> {
+    Session::ask(store, agent, end.way, end.domain, &Request::Recover { note: note.into() })
 }
 
-/// Forgets the migrations that this agent has brought to their end since their helpers ended.
-pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), XenstoreError> {
-    for (way, domain, note) in kept(store)? {
-        if is_complete(store, agent, way, domain, &note)? {
-            forget(store, way, domain)?;
+/// Sees to the ends that nobody follows, as far as this agent's own sessions say what to do.
+pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), Refusal> {
+    for (end, note) in kept::all(store)? {
+        if !end.is_followed(store)?
+            && let Some(session) = session_of(store, agent, end, &note)?
+        {
+            see_to(store, &session, end)?;
         }
     }
     Ok(())
 }
 
-/// All notes that are kept.
-fn kept(store: &mut Xenstore) -> Result<Vec<(Way, u16, String)>, XenstoreError> {
-    let mut notes = Vec::new();
-    for way in [Way::Out, Way::In] {
-        for name in store.list(&format!("{KEPT}/{way}"))? {
-            let Ok(domain) = name.parse() else { continue };
-            if let Some(note) = store.read(&node(way, domain))? {
-                notes.push((way, domain, note));
-            }
+/// Does for one end what is to be done now: by what the agent's session of it says, or by having the agent take it up. Says what
+/// became of the guest; nothing if that is not clear yet.
+pub fn attend(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<String>, Refusal> {
+    if let Some(session) = session_of(store, agent, end, note)? {
+        return see_to(store, &session, end);
+    }
+    let session = hand_over(store, agent.clone(), end, note)?;
+    let state = settled(store, &session)?.ok_or(Refusal::AgentSilent)?;
+    if let Some(note) = session.note(store)? {
+        end.keep(store, &note, None, None)?;
+    }
+    conclude_taken_up(store, end, state)
+}
+
+/// Does what this session of the agent that is here asks for.
+fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, Refusal> {
+    match session.state(store)? {
+        Some(state) if state.is_end() => conclude(store, end, state).map(Some),
+        Some(_) if end.way == Way::In && is_abandoned(store, end)? => bring_home(store, &session.agent, end).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// The session of this agent that has left this note.
+fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<Session>, XenstoreError> {
+    for id in agent.sessions(store)? {
+        let session = Session { agent: agent.clone(), id };
+        if session.id.to_string().starts_with(&format!("{}-{}-", end.way, end.domain))
+            && session.note(store)?.as_deref() == Some(note)
+        {
+            return Ok(Some(session));
         }
     }
-    Ok(notes)
+    Ok(None)
 }
 
 /// Hands this host's agent the notes of all domains, or of one, and says what came of each, one line each.
 pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let mut told = String::new();
-    for (way, domain, note) in kept(store)? {
-        if only.is_some_and(|only| only != domain) {
+    for (end, note) in kept::all(store)? {
+        if only.is_some_and(|only| only != end.domain) {
             continue;
         }
-        if is_followed(store, way, domain)? {
-            told.push_str(&format!("domain {domain}: its migration is under way, and its helper sees to it\n"));
-            continue;
-        }
-        let state = if is_complete(store, &agent, way, domain, &note)? {
-            Some(State::Complete)
-        } else {
-            let session = hand_over(store, agent.clone(), way, domain, &note)?;
-            let state = settled(store, &session)?;
-            if let Some(note) = session.note(store)? {
-                store.write(&node(way, domain), &note)?;
-            }
-            state
-        };
-        told.push_str(&format!("domain {domain}: {}\n", conclude(store, way, domain, state)?));
+        let became = if end.is_followed(store)? { None } else { attend(store, &agent, end, &note)? };
+        let became = became.unwrap_or_else(|| "its migration is under way, and is seen to".into());
+        told.push_str(&format!("domain {}: {became}\n", end.domain));
     }
     match (told.is_empty(), only) {
         (false, _) => Ok(told),
@@ -149,7 +142,7 @@ pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
         Some(State::Failed { reason }) => return Err(Refusal::Agent(reason)),
         _ => return Err(Refusal::AgentSilent),
     }
-    forget(store, Way::Out, domain)?;
+    End::out(domain).forget(store)?;
     Ok(format!("domain {domain}: what was kept of it is discarded, and its memory is free again\n"))
 }
 
@@ -170,46 +163,101 @@ fn settled(store: &mut Xenstore, session: &Session) -> Result<Option<State>, Ref
     }
 }
 
-/// Does what is left to do for dom0, and says what became of the guest.
-fn conclude(store: &mut Xenstore, way: Way, domain: u16, state: Option<State>) -> Result<String, Refusal> {
-    Ok(match (way, state) {
-        (_, None) => return Err(Refusal::AgentSilent),
-        (Way::Out, Some(State::Committed)) => "it has left; the agents have met again, and its pages follow".into(),
-        (Way::Out, Some(State::Complete)) => {
-            forget(store, way, domain)?;
-            "it has left; the other host has all of it, and its memory here is free again".into()
-        }
-        (Way::In, Some(State::Running)) => "it runs here; the agents have met again, and its pages follow".into(),
-        (Way::In, Some(State::Complete)) => {
-            forget(store, way, domain)?;
-            "it is here, and nothing of it is missing".into()
-        }
-        (Way::Out, Some(State::Failed { reason })) if [reason::HERE, reason::REVOKED].contains(&reason.as_str()) => {
-            forget(store, way, domain)?;
-            match store.resume(domain) {
-                Ok(()) => format!("{reason}; xenstored has been told"),
-                Err(error) => format!("{reason}, but will not suspend again: {error}"),
-            }
-        }
-        (_, Some(State::Failed { reason })) if reason == reason::GONE => {
-            forget(store, way, domain)?;
-            "it is gone; nothing is left to recover".into()
-        }
-        (_, Some(State::Failed { reason })) => reason,
-        (Way::Out, Some(_)) => {
-            "it has left; its pages stay here until the other host's agent calls, whenever that is".into()
-        }
-        (Way::In, Some(_)) => "the other host's agent cannot be reached yet; this one goes on calling".into(),
-    })
+/// Does what is left to do for dom0 about a guest that an agent was asked to take up, and says what became of it.
+fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Option<String>, Refusal> {
+    Ok(Some(match (end.way, state) {
+        (Way::Out, State::Committed) => "it has left; the agents have met again, and its pages follow".into(),
+        (Way::In, State::Running) => "it runs here; the agents have met again, and its pages follow".into(),
+        // For any other reason the agent did not take it up.
+        (_, State::Failed { reason }) if !reason::OF_ENDS.contains(&reason.as_str()) => reason,
+        (_, state) if state.is_end() => conclude(store, end, state)?,
+        (Way::Out, _) => "it has left; its pages stay here until the other host's agent calls, whenever that is".into(),
+        (Way::In, _) => "the other host's agent cannot be reached yet; this one goes on calling".into(),
+    }))
 }
 
-fn node(way: Way, domain: u16) -> String {
-    format!("{KEPT}/{way}/{domain}")
+/// Does what is left to do for dom0 when a migration has ended like this, and says what became of the guest.
+fn conclude(store: &mut Xenstore, end: End, state: State) -> Result<String, Refusal> {
+    let became = match (end.way, state) {
+        (_, State::Failed { reason }) if reason == reason::GONE => "it is gone; nothing is left to recover".into(),
+        (Way::Out, State::Failed { reason }) if reason == reason::DISCARDED => reason,
+        (Way::Out, State::Failed { reason }) => match come_back(store, end.domain) {
+            Ok(()) => format!("{reason}; xenstored has been told"),
+            Err(error) => format!("{reason}, but will not suspend again: {error}"),
+        },
+        (Way::In, State::Failed { reason }) => reason,
+        (Way::Out, _) => "it has left; the other host has all of it, and its memory here is free again".into(),
+        (Way::In, _) => "it is here, and nothing of it is missing".into(),
+    };
+    end.forget(store)?;
+    Ok(became)
 }
 
-/// The node of the helper that follows the migration: its process, and what that is called.
-fn helper(way: Way, domain: u16) -> String {
-    format!("{}/helper", node(way, domain))
+/// Makes a guest whole that runs here again after it had suspended: xenstored takes it for stopped, and `xl` may have given it
+/// the name of one that it has sent away.
+pub fn come_back(store: &mut Xenstore, domain: u16) -> Result<(), XenstoreError> {
+    let resumed = store.resume(domain);
+    if let Some(name) = name_of(store, domain)?
+        && let Some(own) = name.strip_suffix(AWAY)
+    {
+        xl(&["rename", &name, own]);
+    }
+    resumed
+}
+
+/// Whether `xl` was killed while the guest was arriving: nobody but an operator would ever start it.
+fn is_abandoned(store: &mut Xenstore, end: End) -> Result<bool, XenstoreError> {
+    Ok(end.is_left_alone(store)? && is_arriving(store, end.domain)?)
+}
+
+fn is_arriving(store: &mut Xenstore, domain: u16) -> Result<bool, XenstoreError> {
+    Ok(name_of(store, domain)?.is_some_and(|name| name.ends_with(ARRIVING)))
+}
+
+/// Destroys what a toolstack that was killed has left of a domain in which no guest can ever run.
+pub fn clear_away(store: &mut Xenstore, end: End, toolstack: Process) -> Result<(), XenstoreError> {
+    if !toolstack.is_alive() && is_arriving(store, end.domain)? {
+        xl(&["destroy", &end.domain.to_string()]);
+    }
+    Ok(())
+}
+
+/// Ends the copy of a guest that never ran here and that nobody will start: it goes on where it came from. One that an operator
+/// has started is left alone. Says which.
+fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, Refusal> {
+    let number = end.domain.to_string();
+    // So that nobody starts it between the question and what is done about the answer.
+    if !xl(&["pause", &number]) {
+        return Ok("it never ran here, and cannot be paused".into());
+    }
+    let request = Request::Withdraw { domain: DomId(end.domain) };
+    let session = Session::ask(store, agent.clone(), "withdraw", end.domain, &request)?;
+    match settled(store, &session)? {
+        Some(State::Complete) => {
+            xl(&["destroy", &number]);
+            Ok("it never ran here, and xl is gone: it goes on where it came from".into())
+        }
+        Some(State::Failed { reason }) => {
+            xl(&["unpause", &number]);
+            // Nobody needs to ask again.
+            end.forget_toolstack(store)?;
+            Ok(reason)
+        }
+        _ => {
+            xl(&["unpause", &number]);
+            Err(Refusal::AgentSilent)
+        }
+    }
+}
+
+/// What a domain is called; nothing once dom0 believes that it has destroyed it.
+pub fn name_of(store: &mut Xenstore, domain: u16) -> Result<Option<String>, XenstoreError> {
+    store.read(&format!("/local/domain/{domain}/name"))
+}
+
+/// Runs `xl`; whether it succeeded. What it prints says nothing that its status does not.
+fn xl(words: &[&str]) -> bool {
+    Command::new("xl").args(words).output().is_ok_and(|output| output.status.success())
 }
 
 #[cfg(test)]
@@ -251,15 +299,12 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_a_helper_follows_is_left_to_it() {
+    fn a_migration_that_somebody_follows_is_left_to_them() {
         let (agent, mut store) = FakeStore::with_agent();
         agent.set("/tool/tsmc/out/5", "00ff");
-        let us = std::process::id();
-        agent.set("/tool/tsmc/out/5/helper", &format!("{us} {}", program(us)));
+        End::out(5).keep(&mut store, "00ff", Process::this(), None).expect("kept");
         let text = recover(&mut store, None).expect("an answer");
-        assert_eq!(text, "domain 5: its migration is under way, and its helper sees to it\n");
-        agent.set("/tool/tsmc/out/5/helper", &format!("{us} something-else"));
-        assert!(!is_followed(&mut store, Way::Out, 5).expect("an answer"));
+        assert_eq!(text, "domain 5: its migration is under way, and is seen to\n");
     }
 
     #[test]
@@ -275,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_agent_has_completed_is_tidied_away_and_nothing_else() {
+    fn what_has_ended_is_tidied_away_and_nothing_else() {
         let (fake, mut store) = FakeStore::with_agent();
         let agent = Agent::find(&mut store).expect("an agent");
         for (way, domain, state) in [("out", 5, "complete"), ("in", 6, "running"), ("out", 7, "failed reason=x")] {
@@ -285,8 +330,10 @@ mod tests {
         }
         fake.set("/tool/tsmc/in/5", "00ff");
         tidy(&mut store, &agent).expect("tidied");
-        let left: Vec<_> = kept(&mut store).expect("notes").into_iter().map(|(way, domain, _)| (way, domain)).collect();
-        assert_eq!(left, [(Way::Out, 7), (Way::In, 5), (Way::In, 6)]);
+        let left: Vec<_> = kept::all(&mut store).expect("notes").into_iter().map(|(end, _)| end).collect();
+        assert_eq!(left, [End::arriving(5), End::arriving(6)]);
+        // What failed is back, and can suspend again.
+        assert_eq!(fake.resumed(), ["7"]);
     }
 
     #[test]
@@ -331,7 +378,7 @@ mod tests {
         {
             let (_agent, mut store, text) = told(way, state);
             assert!(text.starts_with("domain 5: it "), "{text}");
-            assert_eq!(store.read(&node(way, 5)).expect("an answer"), None);
+            assert_eq!(kept::all(&mut store).expect("notes"), []);
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::agents::{Agent, Session, Way};
 use crate::arguments::RestoreArguments;
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
+use crate::kept::End;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::stream::{HEAD, Invitation};
@@ -82,7 +83,7 @@ fn follow(
     if arrived.is_err() {
         // The domain is about to be destroyed: the agent must let go of it.
         let _ = session.cancel(store);
-        let _ = recover::forget(store, Way::In, domain);
+        let _ = End::arriving(domain).forget(store);
     }
     arrived
 }
@@ -106,7 +107,7 @@ fn wait_for_guest(
         if std::mem::take(&mut look) {
             state = session.state(store)?;
             rings = session.rings(store)?.or(rings);
-            note = recover::keep(store, session, Way::In, domain)?.or(note);
+            note = recover::keep(store, session, End::arriving(domain))?.or(note);
         }
         match &state {
             Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
@@ -134,7 +135,8 @@ fn wait_for_guest(
                 // Without a note it had not got so far that the other side may have let the guest go.
                 let note = note.as_deref().ok_or(Refusal::AgentLost)?;
                 libxl.log(Level::Notice, "the migration agent of this host died; waiting for another one");
-                *session = recover::hand_on(store, session.agent.domain, Way::In, domain, note)?;
+                *session =
+                    recover::hand_on(store, session.agent.domain, End::arriving(domain), note, Some(recover::RESTART))?;
                 waits_since = Instant::now();
                 continue;
             }

@@ -26,6 +26,7 @@ use agent::platform::DomId;
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
+use crate::kept::End;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::stream::Invitation;
@@ -101,6 +102,8 @@ impl<'a> Save<'a> {
     ) -> Result<Self, Refusal> {
         let agent = Agent::find(store)?;
         recover::tidy(store, &agent)?;
+        // A guest that runs can suspend, whatever was forgotten after an earlier attempt.
+        store.resume(domain)?;
         let session =
             Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
@@ -138,7 +141,7 @@ impl<'a> Save<'a> {
             let state = if std::mem::take(&mut look) { self.session.state(self.store)? } else { last.clone() };
             if state != last {
                 last.clone_from(&state);
-                self.note = recover::keep(self.store, &self.session, Way::Out, self.domain)?.or(self.note.take());
+                self.note = recover::keep(self.store, &self.session, self.end())?.or(self.note.take());
                 if let Some(state) = state {
                     self.asked = None;
                     if self.enter(state)?.is_break() {
@@ -167,6 +170,7 @@ impl<'a> Save<'a> {
             State::Suspend if self.guest == Guest::Runs => {
                 self.log(Level::Info, "stage 2: suspending the guest");
                 self.guest = Guest::Suspending;
+                self.end().hold_monitor(self.store)?;
                 if self.libxl.send(&Message::Suspend).is_err() {
                     self.cancel(Refusal::ParentGone)?;
                 }
@@ -181,7 +185,7 @@ impl<'a> Save<'a> {
                 return Ok(ControlFlow::Break(()));
             }
             State::Failed { reason } => {
-                recover::forget(self.store, Way::Out, self.domain)?;
+                self.end().forget(self.store)?;
                 // libxl's answer must be read before anything else is asked of it. From one that is gone none will come:
                 // the guest may have suspended or not, and to be announced as running is right for both.
                 if self.guest == Guest::Suspending && self.take_answer().is_err() {
@@ -230,7 +234,7 @@ impl<'a> Save<'a> {
             self.guest = if suspended { Guest::Suspended } else { Guest::Runs };
         }
         let lost = self.session.agent.domain;
-        self.session = recover::hand_on(self.store, lost, Way::Out, self.domain, &note)?;
+        self.session = recover::hand_on(self.store, lost, self.end(), &note, Some(recover::RESTART))?;
         self.asked = Some(Instant::now());
         Ok(())
     }
@@ -281,7 +285,7 @@ impl<'a> Save<'a> {
     }
 
     fn announce_resume(&mut self) {
-        let note = match self.store.resume(self.domain) {
+        let note = match recover::come_back(self.store, self.domain) {
             Ok(()) => "the guest runs on here; libxl's coming 'xc_domain_resume failed' is harmless".into(),
             Err(error) => format!("the guest runs on here, but will not suspend again: {error}"),
         };
@@ -304,6 +308,10 @@ impl<'a> Save<'a> {
             self.log(Level::Info, &format!("{doing}: {done} of {total} pages, {percent} %, {rate:.1} MB/s"));
         }
         Ok(())
+    }
+
+    fn end(&self) -> End {
+        End::out(self.domain)
     }
 
     fn log(&mut self, level: Level, text: &str) {

@@ -122,6 +122,7 @@ fn what(request: Request) -> Option<String> {
         Request::Out { domain, mode, .. } => Some(format!("domain {} out ({mode})", domain.0)),
         Request::In { domain, peer, .. } => Some(format!("domain {} in from {}", domain.0, peer.ip())),
         Request::Recover { .. } => None,
+        Request::Withdraw { domain } => Some(format!("domain {} withdrawn", domain.0)),
         Request::Discard { domain } => Some(format!("domain {} discarded", domain.0)),
     }
 }

@@ -15,6 +15,7 @@ use agent::control::{AGENT, REFUSED, ROOT};
 
 use crate::agents::{Agent, NAME};
 use crate::identity;
+use crate::recover;
 use crate::refusal::Refusal;
 use crate::xenstore::Xenstore;
 
@@ -32,6 +33,8 @@ const CONSOLE_LINES: usize = 12;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// When to say that an agent is not ready yet.
 const SOON: Duration = Duration::from_secs(30);
+/// How often to look after guests that nobody follows.
+const TIDY: Duration = Duration::from_secs(5);
 
 /// What to start the agent with.
 #[derive(Clone, Copy, Debug)]
@@ -143,7 +146,7 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
             _ if end.is_some() => {}
             (Some(status), None) => {
                 println!("domain {domain} is {status}");
-                recover();
+                take_up();
                 ready_since = Some(Instant::now());
             }
             (None, Some(since)) => return Ok((End::NotReady, since.elapsed())),
@@ -152,7 +155,15 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
         if let Some(end) = end {
             return Ok((end, ready_since.map_or(Duration::ZERO, |since| since.elapsed())));
         }
-        let patience = (ready_since.is_none() && !warned).then(|| SOON.saturating_sub(begun.elapsed()));
+        if ready_since.is_some() {
+            // Guests whose followers were killed.
+            if let Ok(agent) = Agent::find(store) {
+                recover::tidy(store, &agent)?;
+            }
+            store.wait_for_change(Some(TIDY))?;
+            continue;
+        }
+        let patience = (!warned).then(|| SOON.saturating_sub(begun.elapsed()));
         if !store.wait_for_change(patience)? {
             warned = true;
             println!("domain {domain} is not ready after {} s; its console says why", SOON.as_secs());
@@ -202,7 +213,7 @@ fn end_in(list: &str) -> Option<End> {
 }
 
 /// Tells the agent what an earlier one had in hand.
-fn recover() {
+fn take_up() {
     let outcome = std::env::current_exe().and_then(|tsmc| Command::new(tsmc).arg("recover").output());
     match outcome {
         Ok(output) if output.status.success() => print!("{}", String::from_utf8_lossy(&output.stdout)),

@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use toolstack::arguments::Arguments;
+use toolstack::follow::{self, Follow};
 
 const USAGE: &str = "\
 Usage: libxl runs this program; people do not.
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
             println!("tsmc-save-helper {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
+        Some(follow::WORD) => return follow(&words[1..]),
         _ => {}
     }
     let call = match Arguments::parse(&words) {
@@ -42,5 +44,17 @@ fn main() -> ExitCode {
             eprintln!("tsmc-save-helper: lost libxl: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// What a helper leaves behind.
+fn follow(words: &[String]) -> ExitCode {
+    match Follow::parse(words).map(Follow::run) {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(refusal)) => {
+            eprintln!("tsmc-save-helper: {refusal}");
+            ExitCode::FAILURE
+        }
+        None => ExitCode::from(2),
     }
 }

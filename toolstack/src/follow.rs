@@ -1,0 +1,127 @@
+//! What follows a migration when its helper has ended, or was killed.
+//!
+//! libxl goes on only when its helper is gone, and by then a guest may still come back, or wait for somebody to start it. So
+//! each helper leaves a process behind, which belongs to nobody, until it is clear whose the guest is. It
+//!
+//! - makes a guest whole that comes back: its suspend is announced anew, its name and its monitor are given back;
+//! - ends the copy of a guest that arrived and that nobody will start any more, since `xl` was killed: it comes back, too;
+//! - has the next agent take the guest up when this host's agent dies.
+//!
+//! Should it be killed, the watchdog does the same, or the next helper, or `tsmc recover`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::agents::{Agent, Way};
+use crate::kept::End;
+use crate::process::Process;
+use crate::recover;
+use crate::refusal::Refusal;
+use crate::xenstore::Xenstore;
+
+/// The helper's first word when it is to follow.
+pub const WORD: &str = "--follow";
+/// How often to look. Each look costs xenstored a few turns.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often to look whether the helper has ended: the guest may be waiting for that.
+const HELPER: Duration = Duration::from_millis(250);
+
+/// How long what `xl` printed stays open for a line about a guest that comes back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A migration to follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follow {
+    end: End,
+    /// The helper, which sees to the migration as long as it lives.
+    helper: Process,
+    /// Who asked for the migration, and started the helper.
+    toolstack: Process,
+}
+
+/// Leaves a follower behind. What libxl opened for this process is closed in every process that it starts from now on.
+pub fn start(end: End) -> io::Result<()> {
+    let (Some(helper), Some(toolstack)) = (Process::this(), Process::parent()) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    close_fds::set_fds_cloexec(3, &[]);
+    let words = [end.way.to_string(), end.domain.to_string(), helper.to_string(), toolstack.to_string()];
+    // The sending side's operator reads a last line of it. On the other side the transport waits for all who could write.
+    let stderr = if end.way == Way::Out { Stdio::inherit() } else { Stdio::null() };
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(WORD).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+    command.process_group(0).spawn().map(drop)
+}
+
+impl Follow {
+    /// What [`start`] passed, without the first word.
+    pub fn parse(words: &[String]) -> Option<Self> {
+        let [way, domain, helper, toolstack] = words else { return None };
+        let end = End { way: way.parse().ok()?, domain: domain.parse().ok()? };
+        Some(Self { end, helper: helper.parse().ok()?, toolstack: toolstack.parse().ok()? })
+    }
+
+    /// Follows until nothing is left to do.
+    pub fn run(self) -> Result<(), Refusal> {
+        while self.helper.is_alive() {
+            thread::sleep(HELPER);
+        }
+        let Self { end, .. } = self;
+        let mut store = Xenstore::connect()?;
+        match end.note(&mut store)? {
+            Some(note) => end.keep(&mut store, &note, Process::this(), None)?,
+            // It has not come so far that anything could be left to do for the guest.
+            None => return Ok(recover::clear_away(&mut store, end, self.toolstack)?),
+        }
+        let mut speaks = end.way == Way::Out;
+        let mut patience = PATIENCE;
+        let mut became = None;
+        while became.is_none() || speaks {
+            if became.is_none() {
+                became = match end.note(&mut store)? {
+                    Some(note) => self.attend(&mut store, &note)?,
+                    // Somebody else has seen to it.
+                    None => Some(String::new()),
+                };
+            }
+            if speaks && !self.toolstack.is_alive() {
+                speaks = !self.part(&mut store, became.as_deref(), patience.is_zero())?;
+                patience = patience.saturating_sub(LOOK);
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    fn attend(self, store: &mut Xenstore, note: &str) -> Result<Option<String>, Refusal> {
+        match Agent::find(store) {
+            Ok(agent) => recover::attend(store, &agent, self.end, note),
+            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The last line that the operator reads of a migration, when `xl` has ended; whether it is said. `at_last`: what becomes of a
+    /// guest that may come back is not waited for any longer.
+    fn part(self, store: &mut Xenstore, became: Option<&str>, at_last: bool) -> Result<bool, Refusal> {
+        let domain = self.end.domain;
+        let left = recover::name_of(store, domain)?.is_none();
+        match became {
+            _ if left => eprintln!(
+                "tsmc: domain {domain} has left this host. libxl's errors about destroying it are expected: the agent keeps its \
+                 memory until the other host has all of it ('tsmc status')"
+            ),
+            Some(became) if !became.is_empty() => eprintln!("tsmc: domain {domain}: {became}"),
+            None if !at_last => return Ok(false),
+            _ => {}
+        }
+        // Whoever reads what `xl` wrote may be waiting for the end of it.
+        let null = File::options().write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stderr(&null).map_err(io::Error::from)?;
+        Ok(true)
+    }
+}
