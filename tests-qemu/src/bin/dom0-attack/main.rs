@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! dom0-attack domain DOMID [away]
+//! dom0-attack run DOMID
 //! dom0-attack host
 //! ```
 //!
@@ -64,9 +65,10 @@ fn main() -> ExitCode {
                 println!("gone");
             }
         }
+        (["run", _], Some(domain)) => dom0.run(domain),
         (["host"], _) => dom0.attack_host(),
         _ => {
-            eprintln!("usage: dom0-attack domain DOMID [away] | host");
+            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | host");
             return ExitCode::from(2);
         }
     }
@@ -140,6 +142,13 @@ impl Attacker {
     /// What would end the exile of a guest that has left.
     fn revive(&self, domain: u16) {
         for (what, command) in [("unpause it", 4), ("resume it", 27), ("destroy it", 2)] {
+            report(what, self.domctl(command, domain, &mut [0; 16]));
+        }
+    }
+
+    /// Lets a domain run on that has suspended and is held by a pause count.
+    fn run(&self, domain: u16) {
+        for (what, command) in [("resume it", 27), ("unpause it", 4)] {
             report(what, self.domctl(command, domain, &mut [0; 16]));
         }
     }

@@ -193,12 +193,12 @@ fn destroy(scene: &Scene, place: &Place) -> Result<()> {
 }
 
 /// What the guest boots from is there when it reboots.
-fn keep_files(scene: &Scene, place: &Place) -> Result<()> {
+pub fn keep_files(scene: &Scene, place: &Place) -> Result<()> {
     scene::guest(scene.fixture).put_files(&scene.dom0(place)?, guest::NAME).map(drop)
 }
 
 /// They are in dom0's memory.
-fn forget_files(scene: &Scene, place: &Place) -> Result<()> {
+pub fn forget_files(scene: &Scene, place: &Place) -> Result<()> {
     ensure!(scene.dom0(place)?.sh("rm /root/guest-kernel /root/guest-initramfs")?.success(), "no files to remove");
     Ok(())
 }

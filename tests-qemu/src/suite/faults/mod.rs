@@ -4,6 +4,7 @@
 mod agents;
 mod attempt;
 mod guests;
+mod homecoming;
 mod link;
 mod pairs;
 mod permissions;
@@ -35,6 +36,13 @@ pub const TESTS: &[Test] = &[
     Test { name: "ctrl_c_while_suspended", run: toolstack::ctrl_c_while_suspended },
     Test { name: "cancel_while_listening", run: toolstack::cancel_while_listening },
     Test { name: "cancel_while_suspended", run: toolstack::cancel_while_suspended },
+    Test { name: "guest_comes_back_whole_when_a_vif_script_fails", run: homecoming::vif_script_fails },
+    Test { name: "guest_comes_back_when_its_name_is_taken", run: homecoming::name_is_taken },
+    Test { name: "guest_comes_back_when_its_copy_is_destroyed", run: homecoming::copy_is_destroyed },
+    Test { name: "guest_comes_back_when_its_copy_is_unpaused", run: homecoming::copy_is_unpaused },
+    Test { name: "guest_that_dom0_resumes_before_the_commit_stays", run: homecoming::resumed_before_the_commit },
+    Test { name: "guest_stays_when_the_policy_is_not_enforced", run: homecoming::not_enforced },
+    Test { name: "paused_guest_is_refused_at_once", run: homecoming::paused },
     Test { name: "link_cut_while_suspended", run: link::cut_while_suspended },
     Test { name: "link_back_in_time_in_stage_3", run: link::back_in_time_in_stage_3 },
     Test { name: "link_loses_one_percent", run: link::loses_one_percent },

@@ -265,6 +265,11 @@ impl Domain {
         self.state.contains('c')
     }
 
+    /// Whether somebody holds it by a pause count.
+    pub fn is_paused(&self) -> bool {
+        self.state.contains('p')
+    }
+
     /// Whether its processors may run: it is not paused, suspended, crashed or dying.
     pub fn is_runnable(&self) -> bool {
         !self.state.contains(['p', 's', 'c', 'd'])

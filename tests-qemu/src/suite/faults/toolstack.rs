@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, Moment};
-use super::scene::{INCOMING, RECEIVER, RESTORE_HELPER, SAVE_HELPER, SENDER, Scene, interrupt, signal};
+use super::scene::{RECEIVER, RESTORE_HELPER, SAVE_HELPER, SENDER, Scene, interrupt, signal};
 use crate::trouble::Trouble;
 
 /// Where in a migration, before the commit, something happens.
@@ -94,13 +94,9 @@ pub fn cancel_while_suspended(fixture: &mut Fixture) -> Result<()> {
     stays(fixture, SUSPENDED, cancel, &["cancelled"])
 }
 
-/// An `xl` that is killed outright leaves the domain that it was building, whoever its helper is. An operator destroys it.
-fn kill_receiver(scene: &Scene, attempt: &Attempt) -> Result<()> {
-    let dom0 = scene.dom0(scene.to)?;
-    signal(&dom0, "KILL", RECEIVER)?;
-    attempt.reach(Moment::Failed)?;
-    ensure!(dom0.run(&["xl", "destroy", INCOMING])?.success(), "xl destroy {INCOMING} fails");
-    Ok(())
+/// An `xl` that is killed outright leaves the domain that it was building, which our follower destroys.
+fn kill_receiver(scene: &Scene, _: &Attempt) -> Result<()> {
+    signal(&scene.dom0(scene.to)?, "KILL", RECEIVER)
 }
 
 /// As an operator does it: the session's name is read from `tsmc status`.

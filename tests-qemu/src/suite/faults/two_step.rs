@@ -5,14 +5,12 @@ use anyhow::{Result, ensure};
 use tests_qemu::exec::Request;
 
 use super::super::fixture::Fixture;
-use super::attempt::{Attempt, Moment};
-use super::scene::{INCOMING, RECEIVER, SENDER, Scene, domains, signal};
+use super::attempt::Moment;
+use super::homecoming::comes_back;
+use super::scene::{RECEIVER, SENDER, Scene, signal};
 use crate::cli::Mode;
 use crate::scenario::guest;
 use crate::scenario::migration;
-
-/// How `xl` calls a guest that it has sent away.
-const AWAY: &str = "guest--migratedaway";
 
 pub fn ready_lost(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
@@ -50,26 +48,6 @@ pub fn receiver_killed_before_go(fixture: &mut Fixture) -> Result<()> {
     signal(&scene.dom0(scene.to)?, "KILL", RECEIVER)?;
     drop(slow);
     comes_back(&mut scene, &mut attempt)
-}
-
-/// The guest at B never ran, and its `xl` has left it behind. The operator destroys it; A's agent hears of it and gives the
-/// guest back to A, where the operator has it recovered.
-fn comes_back(scene: &mut Scene, attempt: &mut Attempt) -> Result<()> {
-    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
-    let far = scene.dom0(scene.to)?;
-    if domains(&far)?.iter().any(|domain| domain.name == INCOMING) {
-        let output = far.run(&["xl", "destroy", INCOMING])?;
-        ensure!(output.success(), "xl destroy {INCOMING}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    attempt.reach(Moment::Failed)?;
-    // From the moment that it says go, `xl` leaves a name that says that the guest is away.
-    let dom0 = scene.dom0(scene.from)?;
-    if domains(&dom0)?.iter().any(|domain| domain.name == AWAY) {
-        ensure!(dom0.run(&["xl", "rename", AWAY, guest::NAME])?.success(), "xl rename fails");
-    }
-    scene.recover(scene.from)?;
-    scene.runs_only_on(scene.from)?;
-    scene.crosses()
 }
 
 /// A migration whose transport breaks in front of a message of the two-step.
