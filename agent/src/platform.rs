@@ -285,6 +285,8 @@ pub trait Target {
     /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9. Frames that exist already, because
     /// [`Target::build`] made them, are left as they are. An order of 9 may fail where one of 0 would not.
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
+    /// Clears up to [`BATCH`] populated frames and takes them away again, armed or not. Only valid before [`Target::release`].
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
     /// Writes up to [`BATCH`] populated pages that are not armed, or armed and not faulted on; the mask says which were written.
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
     /// Copies up to [`BATCH`] pages out that are present; the mask says which could be read.

@@ -153,8 +153,8 @@ fn has_kept_its_pages<S: Source>(departure: &mut Departure<S>) -> Result<bool, S
     }
 }
 
-/// Looks at the whole guest again: frames that have become RAM are announced, and those that no longer are RAM are
-/// sent as zeros, so that the target is not left with frames that nobody ever fills.
+/// Looks at the whole guest again: frames that have become RAM are announced, and so are those that no longer are, so that the
+/// target gives them back, too.
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let max_gfn = departure.source.info()?.max_gfn;
     departure.grow(max_gfn + 1)?;
@@ -180,8 +180,8 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
             if gone.is_empty() {
                 break;
             }
-            departure.send_as_zeros(Cause::Urgent, &gone).await?;
-            verify::tell_zeros(departure, &gone).await?;
+            let body: heapless::Vec<u8, { 8 * BATCH }> = gone.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
+            departure.bulk.send(Message::Gone(&body)).await?;
             gone.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
         }
         departure.timer.yield_now().await;
@@ -253,6 +253,7 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
     match message {
         Message::Dirty(stale) => arm_rest(arrival, stale)?,
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
+        Message::Gone(body) => arrival.give_back(Message::gone(body))?,
         Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
         Message::Digests(digests) => verify::take(arrival, digests)?,
         Message::Switch => {

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
 use crate::channel::Outlet;
-use crate::digest::{self, Digest, Kept, ZERO_PAGE};
+use crate::digest::{self, Digest, Kept};
 use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
@@ -43,16 +43,6 @@ pub(crate) async fn tell_sent<S: Source>(departure: &mut Departure<S>, gfns: &Ba
         return Ok(());
     }
     let told = digests(gfns, &departure.batch);
-    departure.ledger.summary.verified += told.len() as u64;
-    tell(&mut departure.bulk, &told).await
-}
-
-/// Tells of pages that went as zeros because the guest has them no more.
-pub(crate) async fn tell_zeros<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
-    if !departure.verify {
-        return Ok(());
-    }
-    let told: Told = gfns.iter().map(|gfn| (*gfn, Some(ZERO_PAGE))).collect();
     departure.ledger.summary.verified += told.len() as u64;
     tell(&mut departure.bulk, &told).await
 }

@@ -258,6 +258,10 @@ impl wanted::Target for Target {
         self.target.populate(Gfn(first.0), order).map_err(failure)
     }
 
+    fn free(&mut self, gfns: &[wanted::Gfn]) -> Result<()> {
+        with_gfns(gfns, |gfns| self.target.free(gfns))
+    }
+
     fn write(&mut self, pages: &[(wanted::Gfn, wanted::Content<'_>)]) -> Result<PageMask> {
         with_pages(pages, |pages| self.target.write(pages))
     }

@@ -29,8 +29,8 @@ use crate::{datagram, full_copy, rescue, switchover};
 /// What a source may say on each.
 pub(crate) const CONTROLS: [Kind; 6] =
     [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete, Kind::Digests];
-pub(crate) const BULKS: [Kind; 7] =
-    [Kind::Ram, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::Digests, Kind::State, Kind::Switch];
+pub(crate) const BULKS: [Kind; 8] =
+    [Kind::Ram, Kind::Gone, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::Digests, Kind::State, Kind::Switch];
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;

@@ -145,8 +145,26 @@ impl<T: Target> Arrival<T> {
         self.tcp_is_late.set(false);
     }
 
+    /// Gives frames back that are RAM no more, before the guest runs here.
+    pub(crate) fn give_back(&self, gfns: impl Iterator<Item = Gfn>) -> Result<(), SessionError> {
+        let sets = &mut *self.sets.borrow_mut();
+        let mut gone: heapless::Vec<Gfn, BATCH> = heapless::Vec::new();
+        for gfn in gfns {
+            if !sets.ram.remove(gfn) {
+                return Err(SessionError::Peer(PeerFault::NoSuchPage));
+            }
+            sets.missing -= u64::from(sets.absent.remove(gfn));
+            [&mut sets.present, &mut sets.armed, &mut sets.requested].into_iter().for_each(|set| _ = set.remove(gfn));
+            let _ = gone.push(gfn);
+        }
+        Ok(self.target.borrow_mut().free(&gone)?)
+    }
+
     /// A page that the guest gave back needs no content.
     pub(crate) fn forget(&self, gfn: Gfn) {
+        if !self.sets.borrow().ram.contains(gfn) {
+            return;
+        }
         self.settle(&mut self.sets.borrow_mut(), gfn, self.timer.now());
         self.timer.nudge();
     }

@@ -113,6 +113,8 @@ pub enum Message<'a> {
     Digests(Digests<'a>),
     /// See [`Kind::Nudge`].
     Nudge,
+    /// See [`Kind::Gone`]: frame numbers, 8 bytes each, at least one.
+    Gone(&'a [u8]),
 }
 
 impl<'a> Message<'a> {
@@ -182,10 +184,8 @@ impl<'a> Message<'a> {
             Kind::Complete => Self::Complete,
             Kind::Revoked => Self::Revoked,
             Kind::Nudge => Self::Nudge,
-            Kind::Demand => {
-                let whole = !body.is_empty() && body.len().is_multiple_of(8) && body.len() <= 8 * BATCH;
-                return if whole { Ok(Self::Demand(body)) } else { Err(WireError::Value("demand")) };
-            }
+            Kind::Demand => return list(body).map(Self::Demand),
+            Kind::Gone => return list(body).map(Self::Gone),
             Kind::Abort => {
                 let reason = core::str::from_utf8(body).map_err(|_| WireError::Value("reason"))?;
                 let plain = !reason.chars().any(char::is_control);
@@ -237,6 +237,10 @@ impl<'a> Message<'a> {
                 into.extend_from_slice(gfns);
                 Kind::Demand
             }
+            Self::Gone(gfns) => {
+                into.extend_from_slice(gfns);
+                Kind::Gone
+            }
             Self::Abort(reason) => {
                 into.extend_from_slice(clip(reason, Kind::Abort.limit()).as_bytes());
                 Kind::Abort
@@ -254,6 +258,11 @@ impl<'a> Message<'a> {
             Self::Revoked => Kind::Revoked,
             Self::Nudge => Kind::Nudge,
         }
+    }
+
+    /// The frames that a [`Message::Gone`]'s body names.
+    pub fn gone(body: &[u8]) -> impl Iterator<Item = Gfn> + '_ {
+        body.as_chunks::<8>().0.iter().map(|bytes| Gfn(u64::from_le_bytes(*bytes)))
     }
 
     /// What a [`Message::Demand`]'s body asks for.
@@ -283,6 +292,12 @@ impl Demanded {
     pub fn emit(&self) -> [u8; 8] {
         (self.gfn.0 | if self.first { Self::FIRST } else { 0 }).to_le_bytes()
     }
+}
+
+/// A body of 1 to [`BATCH`] frame numbers.
+fn list(body: &[u8]) -> Result<&[u8], WireError> {
+    let whole = !body.is_empty() && body.len().is_multiple_of(8) && body.len() <= 8 * BATCH;
+    if whole { Ok(body) } else { Err(WireError::Value("list of frames")) }
 }
 
 fn clip(text: &str, limit: usize) -> &str {

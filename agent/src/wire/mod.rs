@@ -23,7 +23,7 @@ pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
 pub use set::{CHUNK, Set};
 
 /// The versions of the protocol that this agent speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (2, 2);
+pub const VERSIONS: (u16, u16) = (3, 3);
 
 /// What every message starts with.
 const MAGIC: u32 = u32::from_le_bytes(*b"TSMC");
@@ -68,6 +68,8 @@ pub enum Kind {
     Digests = 17,
     /// Both, at any time: nothing. It follows what may have been lost.
     Nudge = 18,
+    /// Source, before the switch: frames that are RAM no more, since the guest gave them back.
+    Gone = 19,
 }
 
 impl Kind {
@@ -81,14 +83,14 @@ impl Kind {
             Self::Pages => pages::LIMIT,
             Self::State => 1 << 20,
             Self::Switch | Self::Ready | Self::Commit | Self::Complete | Self::Revoked | Self::Nudge => 0,
-            Self::Demand => 8 * BATCH,
+            Self::Demand | Self::Gone => 8 * BATCH,
             Self::Abort => 512,
             Self::Digests => digests::LIMIT,
         }
     }
 
     fn from_number(number: u16) -> Result<Self, WireError> {
-        const ALL: [Kind; 18] = [
+        const ALL: [Kind; 19] = [
             Kind::Hello,
             Kind::Welcome,
             Kind::Built,
@@ -107,6 +109,7 @@ impl Kind {
             Kind::Revoked,
             Kind::Digests,
             Kind::Nudge,
+            Kind::Gone,
         ];
         ALL.into_iter().find(|kind| *kind as u16 == number).ok_or(WireError::UnknownKind(number))
     }

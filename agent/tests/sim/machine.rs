@@ -402,6 +402,13 @@ impl Target for Coming {
         }
         Ok(())
     }
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.0.call(Op::Write, gfns.len())?;
+        let mut guest = self.1.borrow_mut();
+        assert!(!guest.released, "a running guest's memory is taken away");
+        gfns.iter().for_each(|gfn| assert!(guest.there[gfn.0 as usize].take().is_some(), "nothing is there"));
+        Ok(())
+    }
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.0.call(Op::Write, pages.len())?;
         assert!(!self.1.borrow().released, "a running guest's memory is written to");

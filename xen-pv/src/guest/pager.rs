@@ -213,6 +213,11 @@ impl Pager {
         Ok(mask)
     }
 
+    /// These pages have been taken from the guest, which has not run.
+    pub fn forget(&mut self, gfns: &[Gfn]) {
+        gfns.iter().for_each(|gfn| self.absent.remove(*gfn));
+    }
+
     /// The next fault, if there is one.
     pub fn next_fault(&mut self) -> Result<Option<Fault>> {
         self.channel.take_pending();

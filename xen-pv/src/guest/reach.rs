@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use super::error::{Error, Operation, Result};
+use super::memory;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
 use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
@@ -63,6 +64,16 @@ impl Reach {
             }
             mapping.mask()
         })
+    }
+
+    /// Clears up to [`BATCH`] pages and takes them away from the domain, those of them that can be cleared. Xen clears what a domain
+    /// leaves when it is destroyed, but not what is taken from it before.
+    pub fn free(&self, domain: DomId, gfns: &[Gfn]) -> Result {
+        let pages: Vec<_> = gfns.iter().take(BATCH).map(|gfn| (*gfn, Content::Zero)).collect();
+        let cleared = self.write(domain, &pages)?;
+        let cleared = pages.iter().enumerate().filter(|(index, _)| cleared >> index & 1 == 1);
+        let gfns: Vec<Gfn> = cleared.map(|(_, page)| page.0).collect();
+        memory::free_some(domain, &gfns)
     }
 
     /// Maps up to [`BATCH`] pages for as long as `work` takes.

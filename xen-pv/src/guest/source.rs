@@ -9,11 +9,10 @@ use super::error::{Error, Result};
 use super::frame::{Frame, KEPT_PARAMS, State};
 use super::label::{self, Label, Sid};
 use super::ram::{self, Scan};
-use super::reach::{Content, Page, Reach};
+use super::reach::{Page, Reach};
 use super::target::ANOTHER_GUEST;
 use super::{domctl, grants, machine, memory, walk};
 use crate::abi::{DomId, Gfn, PAGE_SHIFT};
-use crate::window::BATCH;
 
 /// The label of a guest that has left: only the agent may run or destroy it.
 pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
@@ -355,18 +354,13 @@ impl Source {
         log
     }
 
-    /// Clears and frees up to 64 pages of a guest that nobody will want any more, those of them that are there. Xen clears what a
-    /// domain leaves when it is destroyed, but not what it gives back before.
+    /// Clears and frees up to 64 pages of a guest that nobody will want any more, those of them that are there.
     pub fn free(&mut self, gfns: &[Gfn]) -> Result {
         if self.stage != Stage::Away {
             return Err(Error::Refused("only the memory of a guest that has left can be freed"));
         }
-        let pages: Vec<_> = gfns.iter().take(BATCH).map(|gfn| (*gfn, Content::Zero)).collect();
-        let cleared = self.reach.write(self.domain, &pages)?;
-        // The others stay until the guest is destroyed.
-        let cleared = pages.iter().enumerate().filter(|(index, _)| cleared >> index & 1 == 1);
-        let gfns: Vec<Gfn> = cleared.map(|(_, page)| page.0).collect();
-        memory::free_some(self.domain, &gfns)
+        // Those that cannot be cleared stay until the guest is destroyed.
+        self.reach.free(self.domain, gfns)
     }
 
     /// Ends the guest and frees its memory, what is left of it.

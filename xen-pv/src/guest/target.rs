@@ -242,6 +242,19 @@ impl Target {
         is_full.then_some(Error::Refused("the guest has grown since the toolstack made a domain for it here"))
     }
 
+    /// Clears up to 64 populated pages before the guest runs, and takes them away again.
+    pub fn free(&mut self, gfns: &[Gfn]) -> Result {
+        let rings = self.ring_gfns();
+        if !self.held || gfns.iter().any(|gfn| rings.contains(gfn)) {
+            return Err(Error::Malformed("list of frames: they cannot be given back"));
+        }
+        self.reach.free(self.domain, gfns)?;
+        if let Some(pager) = &mut self.pager {
+            pager.forget(gfns);
+        }
+        Ok(())
+    }
+
     /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
     pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
         if !self.held {
