@@ -9,6 +9,7 @@ use agent::platform as wanted;
 use agent::platform::{BATCH, Page, PageMask, PlatformError, Result};
 use xen_pv::abi::{DomId, Errno, Gfn, Port};
 use xen_pv::guest::abi::domctl::{DOMINF_HAP, GetDomainInfo};
+use xen_pv::guest::pager::Crowd;
 use xen_pv::guest::reach::{Content, Reach};
 use xen_pv::guest::{self, features, pinned, source, target};
 use xen_pv::memory::Memory;
@@ -91,7 +92,7 @@ impl wanted::Platform for Platform {
             console_domain: DomId(backends.console_domain.0),
         };
         let target = target::Target::open(self.reach.clone(), DomId(domain.0), backends).map_err(failure)?;
-        Ok(Target { target, fault_ports: self.fault_ports.clone() })
+        Ok(Target { target, domain, fault_ports: self.fault_ports.clone() })
     }
 
     fn adopt_source(&mut self, domain: wanted::DomId, uuid: [u8; 16], memo: u64) -> Result<Source> {
@@ -114,7 +115,7 @@ impl wanted::Platform for Platform {
             target::Target::adopt(self.reach.clone(), DomId(domain.0), uuid, hold).map_err(failure)?;
         let mut missing = PageSet::new(absent.len() as u64 * 64);
         missing.update(|words| words.copy_from_slice(&absent));
-        let target = Target { target, fault_ports: self.fault_ports.clone() };
+        let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
         target.listen();
         Ok((target, missing))
     }
@@ -216,6 +217,7 @@ impl wanted::Source for Source {
 /// A guest that arrives.
 pub struct Target {
     target: target::Target,
+    domain: wanted::DomId,
     fault_ports: FaultPorts,
 }
 
@@ -301,7 +303,9 @@ impl wanted::Target for Target {
 
     fn finish(&mut self) -> Result<()> {
         let port = self.target.fault_port();
+        let crowd = self.target.crowd();
         self.target.finish().map_err(failure)?;
+        say_crowd(self.domain, crowd);
         if let Some(port) = port {
             self.fault_ports.remove(port);
         }
@@ -312,6 +316,16 @@ impl wanted::Target for Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.forget_port();
+    }
+}
+
+/// For the operator of a guest with many virtual CPUs.
+fn say_crowd(domain: wanted::DomId, Crowd { early, full }: Crowd) {
+    let wanted::DomId(domain) = domain;
+    if full != 0 {
+        log::warn!("domain {domain}: its ring of faults was full {full} times, and {early} were answered early");
+    } else if early != 0 {
+        log::info!("domain {domain}: {early} that waited for a page were answered early");
     }
 }
 

@@ -8,19 +8,19 @@ use core::arch::asm;
 use crate::abi::mmu::{MmuUpdate, MmuextOp};
 use crate::abi::{DomId, Errno};
 
-const MMU_UPDATE: u64 = 1;
-const MEMORY_OP: u64 = 12;
-const MULTICALL: u64 = 13;
+pub(crate) const MMU_UPDATE: u64 = 1;
+pub(crate) const MEMORY_OP: u64 = 12;
+pub(crate) const MULTICALL: u64 = 13;
 const UPDATE_VA_MAPPING: u64 = 14;
 const XEN_VERSION: u64 = 17;
 const CONSOLE_IO: u64 = 18;
 const GRANT_TABLE_OP: u64 = 20;
-const MMUEXT_OP: u64 = 26;
+pub(crate) const MMUEXT_OP: u64 = 26;
 const XSM_OP: u64 = 27;
 const SCHED_OP: u64 = 29;
-const EVENT_CHANNEL_OP: u64 = 32;
+pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
 const HVM_OP: u64 = 34;
-const DOMCTL: u64 = 36;
+pub(crate) const DOMCTL: u64 = 36;
 /// The hypercall of device models' operations.
 pub const DM_OP: u64 = 41;
 
@@ -33,9 +33,9 @@ pub type Result<T = u64> = core::result::Result<T, Errno>;
 /// `number` and `arguments` must form a call that is sound for this domain.
 #[inline]
 pub unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Result {
-    if cfg!(fuzzing) {
-        // The fuzzer is a program: `syscall` would reach its kernel.
-        return Err(Errno::ENOSYS);
+    #[cfg(any(test, fuzzing))]
+    if let Some(result) = fake::call(number, arguments) {
+        return checked(result);
     }
     let result: i64;
     // SAFETY: `syscall` of a PV kernel enters Xen and returns here on the same stack; rcx and r11 are gone, and so are the
@@ -248,5 +248,33 @@ mod tests {
         assert_eq!(checked(i64::MAX), Ok(i64::MAX as u64));
         assert_eq!(checked(-3), Err(Errno::ESRCH));
         assert_eq!(checked(i64::MIN), Err(Errno::EINVAL));
+    }
+}
+
+/// A test or a fuzzer is a program: `syscall` would reach its kernel. This stands in for the hypervisor.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fake {
+    use alloc::boxed::Box;
+    use core::cell::RefCell;
+
+    use super::Errno;
+
+    type Hypervisor = Box<dyn FnMut(u64, [u64; 5]) -> i64>;
+
+    std::thread_local! {
+        static HYPERVISOR: RefCell<Option<Hypervisor>> = const { RefCell::new(None) };
+    }
+
+    /// Lets `hypervisor` answer this thread's hypercalls; without one none is known.
+    #[cfg(test)]
+    pub fn stand_in(hypervisor: impl FnMut(u64, [u64; 5]) -> i64 + 'static) {
+        HYPERVISOR.set(Some(Box::new(hypervisor)));
+    }
+
+    pub(super) fn call(number: u64, arguments: [u64; 5]) -> Option<i64> {
+        HYPERVISOR.with_borrow_mut(|hypervisor| match hypervisor {
+            Some(hypervisor) => Some(hypervisor(number, arguments)),
+            None => Some(-i64::from(Errno::ENOSYS.0)),
+        })
     }
 }

@@ -11,6 +11,8 @@
 //! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
 #![no_std]
 extern crate alloc;
+#[cfg(any(test, fuzzing))]
+extern crate std;
 
 pub mod abi;
 pub mod console;

@@ -76,13 +76,13 @@ pub struct Pages {
     count: usize,
 }
 
-// SAFETY: the fuzzer has one thread.
-#[cfg(fuzzing)]
+// SAFETY: the fuzzer has one thread, and no test lets its pages leave its own.
+#[cfg(any(test, fuzzing))]
 unsafe impl Send for Pages {}
 
 impl Pages {
     /// Pages that nobody else has.
-    #[cfg(fuzzing)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn leak(count: usize) -> Self {
         #[repr(align(4096))]
         struct Page(#[expect(dead_code)] [u8; PAGE_SIZE]);

@@ -76,7 +76,7 @@ impl Window {
     }
 
     /// As if a frame were mapped.
-    #[cfg(fuzzing)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn held(self) -> Held {
         Held { window: Some(self) }
     }

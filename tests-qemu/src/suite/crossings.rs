@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::brake::Brake;
 use super::fixture::Fixture;
 use crate::cli::Mode;
+use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::ssh;
 use crate::scenario::testbed::{A, B, SHELL};
@@ -84,6 +85,26 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     let (_, writes) = answers.into_inner().unwrap_or_default();
     println!("the workload's writes, each time it was asked during stage 3: {writes:?}");
     ensure!(!writes.is_empty(), "the guest did not answer while pages were on A");
+    Ok(())
+}
+
+/// Each of sixteen virtual processors, mostly idle, touches pages of its own as soon as it runs on B, which has one processor
+/// for all of them, and no page of theirs.
+pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
+    guest.vcpus = 16;
+    guest.load = Workload { dirty_mb: 64, dirty_rate: 800 };
+    // What the agent of B says in the end is this migration's.
+    fixture.drop_agents()?;
+    let log = format!("/var/log/xen/console/guest-{AGENT_NAME}.log");
+    fixture.hosts()?.dom0(B).run(&["rm", "-f", &log])?;
+    let report = cross(fixture, &guest, Mode::Postcopy)?;
+    let said = fixture.hosts()?.dom0(B).run(&["grep", "answered early", &log])?.text();
+    println!("the agent of B: {}", said.trim());
+    let faults = report.faults.context("the agents counted no faults")?;
+    ensure!(faults.count >= 16, "only {} faults were served", faults.count);
+    ensure!(!said.contains("was full"), "virtual processors may have slept inside the hypervisor: {said}");
+    ensure!(said.contains("answered early"), "never more waited at once than keep a slot");
     Ok(())
 }
 

@@ -9,6 +9,10 @@
 //! - Somebody else's request (a backend's, or our own) is answered at once, to free its slot. Its vCPU number means nothing
 //!   in this guest but may exist there, and if that one waits for something, the response would make the page present
 //!   *before it is filled*. The flag for a dropped page keeps the hypervisor from that.
+//! - A virtual CPU that finds the ring full is put to sleep inside the hypervisor (`xen/common/wait.c`), which may crash its
+//!   domain, and ends a host with shadow stacks. So those that wait keep half of the slots, and the oldest of them are answered
+//!   *early*, with that flag and without content: each tries again, and again, and holds no slot. Its page becomes present by
+//!   `prep`, like one that nobody waits for. Nothing stops more of them than there are slots between two looks at the ring.
 //! - An absent page that nobody touched becomes present in two steps: asking for it, as a device model does when it changes
 //!   the type of a page, then `prep`.
 
@@ -17,6 +21,8 @@ use alloc::vec::Vec;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
+#[cfg(test)]
+mod tests;
 
 use super::abi::domctl::{
     PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
@@ -45,6 +51,16 @@ pub struct Fault {
     pub dropped: bool,
 }
 
+/// What the virtual CPUs that waited at the same time were to the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crowd {
+    /// How many of them were answered early.
+    pub early: u64,
+    /// How often all slots were taken when we looked. A virtual CPU that met an absent page before that was put to sleep
+    /// inside the hypervisor.
+    pub full: u64,
+}
+
 /// The pager of one guest, from the enabling of its ring to drop; [`Pager::finish`] comes before, if all went well.
 pub struct Pager {
     reach: Reach,
@@ -52,16 +68,16 @@ pub struct Pager {
     page: Option<Held>,
     ring: PagingRing,
     channel: Channel,
-    /// Requests of virtual CPUs that wait, unanswered.
+    /// Requests of virtual CPUs that wait, unanswered, the oldest first: at most [`WAITING`] between two calls.
     waiting: Vec<VmEvent>,
     faults: VecDeque<Fault>,
     absent: PageSet,
-    /// Filled, but the hypervisor had no slot to let us make them present: a fault on one needs no content.
-    filled: Vec<Gfn>,
+    /// The guest's virtual CPUs.
+    vcpus: usize,
+    crowd: Crowd,
     /// Virtual CPUs that may wait for an answer on the ring of an agent that is gone.
     inherited: Vec<u32>,
-    /// Pages asked for at once: the ring's slots, less one for each virtual CPU. A virtual CPU that finds the ring full is put
-    /// to sleep inside the hypervisor, on a path that may crash its domain (`common/wait.c`).
+    /// Pages asked for at once: the ring's slots, less one for each virtual CPU, but at least two.
     in_flight: usize,
     enabled: bool,
 }
@@ -152,9 +168,10 @@ impl Pager {
             waiting: Vec::new(),
             faults: VecDeque::new(),
             absent: PageSet::default(),
-            filled: Vec::new(),
+            vcpus: vcpus as usize,
+            crowd: Crowd::default(),
             inherited: Vec::new(),
-            in_flight: SLOTS.saturating_sub(vcpus).max(1) as usize,
+            in_flight: SLOTS.saturating_sub(vcpus).max(2) as usize,
             enabled: true,
         }
     }
@@ -172,8 +189,9 @@ impl Pager {
                 break;
             }
             if self.arm(&[*gfn])? != 0 {
-                let absent = self.ask_for(&[*gfn])?;
-                self.make_present(&[*gfn], absent, u64::MAX)?;
+                if self.bring_back(&[*gfn], 1, |_| ())? != 1 {
+                    return Err(Error::Refused("the guest leaves no room on the ring of its pager"));
+                }
                 self.answer(&[*gfn]);
             }
         }
@@ -194,6 +212,11 @@ impl Pager {
     /// Pages that are absent.
     pub fn absent(&self) -> u64 {
         self.absent.len()
+    }
+
+    /// How crowded the ring was.
+    pub fn crowd(&self) -> Crowd {
+        self.crowd
     }
 
     /// Makes up to 64 pages absent; says which are. A page that the hypervisor or anybody else has mapped stays present.
@@ -231,8 +254,8 @@ impl Pager {
         Ok(None)
     }
 
-    /// Fills up to 64 absent pages, makes them present and wakes whoever waits. A page that the guest replaced or gave back
-    /// is done without being touched.
+    /// Fills up to 64 absent pages, makes them present and wakes whoever waits; says which are done. A page that the guest
+    /// replaced or gave back is done without being touched. One is not done while others leave no slot of the ring to it.
     pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
         let pages = &pages[..pages.len().min(BATCH)];
         let gfns = &numbers(pages)[..pages.len()];
@@ -241,23 +264,34 @@ impl Pager {
         // make pages absent. Without this check content could go into a page that the guest has put there since.
         let reach = self.reach.clone();
         let done = reach.mapped(self.domain, gfns, Access::Write, |mapping| {
-            let mut done = 0;
-            for first in (0..gfns.len()).step_by(self.in_flight) {
-                let some = &gfns[first..gfns.len().min(first + self.in_flight)];
-                let mapped = mapping.mask() >> first;
-                let absent = self.ask_for(some)?;
-                for index in ones(absent & mapped & self.mine(some)) {
-                    put(mapping, first + index, pages[first + index].1);
-                }
-                // An absent page that could not be mapped has no content yet and must stay absent.
-                let good = all(some.len()) & (mapped | !absent);
-                self.make_present(some, absent, good)?;
-                done |= good << first;
-            }
-            Ok(done)
+            let mapped = mapping.mask();
+            self.bring_back(gfns, mapped, |index| put(mapping, index, pages[index].1))
         })??;
         let (filled, count) = chosen(gfns, done);
         self.answer(&filled[..count]);
+        Ok(done)
+    }
+
+    /// Makes up to 64 pages present, an absent one with what `put` has put there, if it is `mapped`; one that could not be has
+    /// no content yet and must stay absent. Says which are present, or the guest's own business.
+    fn bring_back(&mut self, gfns: &[Gfn], mapped: u64, mut put: impl FnMut(usize)) -> Result<u64> {
+        let (mut done, mut again) = (0, all(gfns.len()));
+        for _ in 0..ROUNDS {
+            let mut round = core::mem::take(&mut again);
+            while round != 0 {
+                let some = ones(round).take(self.in_flight).fold(0, |mask, index| mask | 1 << index);
+                round &= !some;
+                let absent = self.ask_for(gfns, some)?;
+                ones(absent & mapped & self.mine(gfns)).for_each(&mut put);
+                let good = some & (mapped | !absent);
+                let present = self.make_present(gfns, absent, good)?;
+                done |= present;
+                again |= good & !present;
+            }
+            if again == 0 {
+                break;
+            }
+        }
         Ok(done)
     }
 
@@ -268,41 +302,31 @@ impl Pager {
 
     /// Ends paging; every page must have been filled. After an error the pager goes on to serve.
     pub fn finish(&mut self) -> Result {
-        for _ in 0..FINISH_ROUNDS {
-            self.drain(&[])?;
-            let left = core::mem::take(&mut self.filled);
-            for some in left.chunks(self.in_flight) {
-                let absent = self.ask_for(some)?;
-                self.make_present(some, absent, u64::MAX)?;
-            }
-            self.answer(&left);
-            if self.filled.is_empty() {
-                break;
-            }
-        }
+        self.drain(&[])?;
         if self.absent.len() != 0 {
             return Err(Error::Refused("paging cannot end while pages are absent"));
         }
         self.disable()
     }
 
-    /// Asks for pages as a device model would: an absent page that nobody waited for enters the way back. Says which are
-    /// absent; the others are the guest's own business by now.
-    fn ask_for(&mut self, gfns: &[Gfn]) -> Result<u64> {
+    /// Asks for the pages that `some` names, as a device model would: an absent page that nobody waited for enters the way
+    /// back, if there is a slot for it. Says which are absent; the others are the guest's own business by now.
+    fn ask_for(&mut self, gfns: &[Gfn], some: u64) -> Result<u64> {
+        let (asked, count) = chosen(gfns, some);
+        let asked = &asked[..count];
         let mut ops = [SET_RAM; SLOTS as usize];
         let mut buffers = [DmOpBuffer { data: core::ptr::null_mut(), size: 0 }; SLOTS as usize];
         let mut calls = [MulticallEntry::default(); SLOTS as usize];
-        for (index, gfn) in gfns.iter().enumerate() {
+        for (index, gfn) in asked.iter().enumerate() {
             ops[index].first_pfn = gfn.0;
             buffers[index] =
                 DmOpBuffer { data: (&raw mut ops[index]).cast(), size: size_of::<DmOpSetMemType>() as u64 };
             calls[index] = MulticallEntry::dm_op(self.domain, &raw mut buffers[index]);
         }
         // SAFETY: each call is a complete operation on another domain; operations and buffers outlive it.
-        unsafe { hypercall::multicall(&mut calls[..gfns.len()]) }
-            .map_err(|errno| Operation::MemoryType.error(errno))?;
+        unsafe { hypercall::multicall(&mut calls[..count]) }.map_err(|errno| Operation::MemoryType.error(errno))?;
         let mut absent = 0;
-        for (index, call) in calls[..gfns.len()].iter().enumerate() {
+        for (call, index) in calls.iter().zip(ones(some)) {
             match call.outcome() {
                 // "Try again when it is back."
                 Err(Errno::EAGAIN) => absent |= 1 << index,
@@ -313,24 +337,28 @@ impl Pager {
             }
         }
         // Our own requests stand on the ring now.
-        self.drain(gfns)?;
+        self.drain(asked)?;
         Ok(absent)
     }
 
-    /// Makes those of `gfns` present that `good` names; `absent` names those that were absent a moment ago.
-    fn make_present(&mut self, gfns: &[Gfn], absent: u64, good: u64) -> Result {
+    /// Makes those of `gfns` present that `good` names; `absent` names those that were absent a moment ago. Says which are.
+    fn make_present(&mut self, gfns: &[Gfn], absent: u64, good: u64) -> Result<u64> {
         let (some, count) = chosen(gfns, good);
         let results = self.paging_op(PAGING_OP_PREP, &some[..count])?;
+        let mut present = 0;
         for (result, index) in results.into_iter().zip(ones(good & all(gfns.len()))) {
             let gfn = gfns[index];
             match result {
-                // It was asked for while the ring was full: it has its content, but not its turn.
-                Err(Errno::ENOENT) if absent >> index & 1 != 0 && self.absent.contains(gfn) => self.filled.push(gfn),
-                Ok(()) | Err(Errno::ENOENT) => self.absent.remove(gfn),
+                // It was asked for while the ring was full, or has just become the guest's own business.
+                Err(Errno::ENOENT) if absent >> index & 1 != 0 && self.absent.contains(gfn) => {}
+                Ok(()) | Err(Errno::ENOENT) => {
+                    self.absent.remove(gfn);
+                    present |= 1 << index;
+                }
                 Err(errno) => return Err(Operation::Paging.error(errno)),
             }
         }
-        Ok(())
+        Ok(present)
     }
 
     /// One paging operation on up to 64 pages.
@@ -361,7 +389,7 @@ impl Pager {
         let mut index = 0;
         while index < self.waiting.len() {
             if gfns.contains(&Gfn(self.waiting[index].mem_paging.gfn)) {
-                let request = self.waiting.swap_remove(index);
+                let request = self.waiting.remove(index);
                 self.ring.respond(&request);
                 answered = true;
             } else {
@@ -376,10 +404,12 @@ impl Pager {
     /// Takes requests off the ring. Foreign requests for pages in `ours` are our own.
     fn drain(&mut self, ours: &[Gfn]) -> Result {
         let mut answered = false;
+        let (mut slots, mut stopped) = (self.waiting.len(), self.waiting.len());
         while let Some(request) = self.ring.next()? {
             let gfn = Gfn(request.mem_paging.gfn);
             let dropped = request.mem_paging.flags & MEM_PAGING_DROP_PAGE != 0;
             let vcpu_waits = request.flags & FLAG_VCPU_PAUSED != 0;
+            (slots, stopped) = (slots + 1, stopped + usize::from(vcpu_waits));
             if dropped {
                 // Whoever waits for it finds the hole that the guest made.
                 self.absent.remove(gfn);
@@ -390,7 +420,9 @@ impl Pager {
                 self.inherited.retain(|vcpu| *vcpu != request.vcpu_id);
             }
             if vcpu_waits && self.absent.contains(gfn) {
-                let known = self.waiting.iter().any(|other| other.mem_paging.gfn == gfn.0);
+                // One that was answered early may come again.
+                let known = self.waiting.iter().any(|other| other.mem_paging.gfn == gfn.0)
+                    || self.faults.iter().any(|fault| fault.gfn == gfn);
                 self.waiting.push(request);
                 if !known {
                     self.faults.push_back(Fault { gfn, vcpu_waits, dropped });
@@ -407,23 +439,17 @@ impl Pager {
                 }
             }
         }
+        // Where all of them stand still, nobody is left to find it full.
+        self.crowd.full += u64::from(slots >= SLOTS as usize && stopped < self.vcpus);
+        while self.waiting.len() > WAITING {
+            let oldest = self.waiting.remove(0);
+            self.crowd.early += 1;
+            self.ring.respond(&waking(oldest.vcpu_id, &oldest));
+            answered = true;
+        }
         if answered {
             self.channel.notify();
         }
-        self.complete_filled()
-    }
-
-    /// A fault on a page that has its content already needs nobody's help.
-    fn complete_filled(&mut self) -> Result {
-        if self.filled.is_empty() {
-            return Ok(());
-        }
-        let filled = core::mem::take(&mut self.filled);
-        for some in filled.chunks(BATCH) {
-            self.make_present(some, u64::MAX, u64::MAX)?;
-        }
-        let present: Vec<Gfn> = filled.into_iter().filter(|gfn| !self.absent.contains(*gfn)).collect();
-        self.answer(&present);
         Ok(())
     }
 
@@ -434,8 +460,10 @@ impl Pager {
     }
 
     fn disable(&mut self) -> Result {
-        if core::mem::replace(&mut self.enabled, false) {
+        if self.enabled {
+            // Busy while a virtual CPU waits inside the hypervisor for a slot.
             vm_event(self.domain, VM_EVENT_DISABLE).map_err(|errno| Operation::PagerRing.error(errno))?;
+            self.enabled = false;
         }
         Ok(())
     }
@@ -451,8 +479,10 @@ impl Drop for Pager {
     }
 }
 
-/// Tries to get slots for pages that were filled while the ring was full. Each begins with an empty ring.
-const FINISH_ROUNDS: u32 = 16;
+/// Slots that waiting virtual CPUs keep: half of them. The others are for those that come before we look again.
+const WAITING: usize = SLOTS as usize / 2;
+/// How often a page is asked for at once that finds no slot. Before each there was a moment with half the ring free.
+const ROUNDS: u32 = 16;
 
 const SET_RAM: DmOpSetMemType =
     DmOpSetMemType { op: DMOP_SET_MEM_TYPE, pad: 0, nr: 1, mem_type: MEM_RAM_RW, pad2: 0, first_pfn: 0, rest: 0 };
@@ -520,7 +550,8 @@ fn replace_ring(domain: DomId) -> Result<Option<Port>> {
     }
 }
 
-/// The answer to a request of nobody who stands still, made one that lets a virtual CPU go on and touches no page.
+/// An answer that lets a virtual CPU go on and touches no page. To its own request it is the early one; otherwise it takes the
+/// place of the answer to somebody who does not stand still.
 fn waking(vcpu: u32, request: &VmEvent) -> VmEvent {
     let mem_paging = MemPaging { flags: request.mem_paging.flags | MEM_PAGING_DROP_PAGE, ..request.mem_paging };
     VmEvent { vcpu_id: vcpu, flags: FLAG_VCPU_PAUSED, mem_paging, ..*request }
@@ -530,19 +561,4 @@ fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
     let body = VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
     // SAFETY: the operation takes no pointer.
     unsafe { domctl::call(domain, VM_EVENT_OP, body) }.map(|answer| Port(answer.port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mask_chooses_among_the_pages_there_are() {
-        let gfns: [Gfn; BATCH] = core::array::from_fn(|index| Gfn(100 + index as u64));
-        let (some, count) = chosen(&gfns[..3], u64::MAX);
-        assert_eq!(some[..count], gfns[..3]);
-        let (some, count) = chosen(&gfns, 1 << 63 | 1);
-        assert_eq!(some[..count], [Gfn(100), Gfn(163)]);
-        assert_eq!(chosen(&[], u64::MAX).1, 0);
-    }
 }

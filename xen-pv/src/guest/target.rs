@@ -9,7 +9,7 @@ use super::abi::hvm::{
 use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
 use super::label::{Label, Sid};
-use super::pager::{Fault, Pager};
+use super::pager::{Crowd, Fault, Pager};
 use super::reach::{Content, Page, Reach};
 use super::{absent, domctl, grants, label, machine, memory, walk};
 use crate::abi::{DomId, Errno, Gfn, Port};
@@ -221,6 +221,11 @@ impl Target {
     /// Pages that are absent.
     pub fn absent(&self) -> u64 {
         self.pager.as_ref().map_or(0, Pager::absent)
+    }
+
+    /// How crowded the ring of its faults was.
+    pub fn crowd(&self) -> Crowd {
+        self.pager.as_ref().map(Pager::crowd).unwrap_or_default()
     }
 
     /// Allocates the frames `first .. first + (1 << order)`, that nothing stands behind yet. The rings have theirs.

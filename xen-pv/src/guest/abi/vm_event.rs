@@ -4,6 +4,8 @@
 pub const INTERFACE_VERSION: u32 = 7;
 /// The virtual CPU waits for the response. A response with it lets it go on.
 pub const FLAG_VCPU_PAUSED: u32 = 1 << 0;
+/// Somebody else than the guest touched the page.
+pub const FLAG_FOREIGN: u32 = 1 << 1;
 /// It is about paging.
 pub const REASON_MEM_PAGING: u32 = 3;
 /// The guest gave the page back.
