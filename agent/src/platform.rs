@@ -252,7 +252,7 @@ pub enum Content<'a> {
 /// Why somebody waits for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The page that is missing.
+    /// The page that is missing. It may be named again before it is filled.
     pub gfn: Gfn,
     /// A virtual CPU of the guest waits. Otherwise a backend does, and polls.
     pub vcpu_waits: bool,

@@ -98,6 +98,16 @@ fn a_postcopy_sends_every_page_once_and_nearly_all_after_the_switch() {
 }
 
 #[test]
+fn sixty_four_virtual_cpus_that_all_fault_get_their_pages() {
+    let scenario = Scenario { mode: Mode::Postcopy, vcpus: 64, working_set: 1500, ..Scenario::default() };
+    let (world, _, target) = completes(scenario);
+    let guest = world.guest.borrow();
+    assert!(target.faults >= 64, "{target}");
+    assert!(guest.met_again > 0, "no page was named twice");
+    assert!(guest.met_faults >= target.faults && guest.waits.len() >= 64, "{target}");
+}
+
+#[test]
 fn pages_that_cannot_be_armed_arrive_before_the_guest_runs() {
     let (_, source, _) = completes(Scenario { stubborn: true, ..Scenario::default() });
     assert!(source.stage3_pages > 0);

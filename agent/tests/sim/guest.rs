@@ -35,6 +35,9 @@ pub fn value_of(page: &Page) -> Value {
 /// Values above this mark pages that must never be armed.
 pub const PINNED: Value = 1 << 63;
 
+/// How many virtual CPUs that wait stand still; the others try again and again.
+const KEEP_A_SLOT: usize = 4;
+
 /// Where the guest stands at the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Here {
@@ -103,6 +106,8 @@ pub struct Guest {
     pub writes: u64,
     pub touches: u64,
     pub met_faults: u64,
+    /// Faults on pages that were named before.
+    pub met_again: u64,
 }
 
 impl Guest {
@@ -150,6 +155,7 @@ impl Guest {
             writes: 0,
             touches: 0,
             met_faults: 0,
+            met_again: 0,
         };
         // One page for each virtual CPU that must be there when the guest resumes.
         for _ in 0..vcpus {
@@ -253,6 +259,10 @@ impl Guest {
         if let Some((gfn, since)) = self.vcpus[vcpu] {
             let frame = self.there[gfn.0 as usize].expect("a frame does not vanish while somebody waits for it");
             if frame.armed {
+                if self.is_answered_early(since) && self.random.below(32) == 0 {
+                    self.faults.push(gfn);
+                    self.met_again += 1;
+                }
                 return;
             }
             self.vcpus[vcpu] = None;
@@ -277,6 +287,12 @@ impl Guest {
         let value = self.any_value(truth);
         self.truth[at] = Some(value);
         self.there[at] = Some(Frame { value, armed: false });
+    }
+
+    /// Whether so many wait that have come since that this one has lost its slot of the hypervisor's ring. It tries again, and
+    /// its page may be named again.
+    fn is_answered_early(&self, since: u64) -> bool {
+        self.vcpus.iter().flatten().filter(|(_, other)| *other > since).count() >= KEEP_A_SLOT
     }
 
     /// Now and then the guest gives a page back, absent or not, or takes one, where nobody armed anything; whether it did.

@@ -77,7 +77,7 @@ pub struct Pager {
     crowd: Crowd,
     /// Virtual CPUs that may wait for an answer on the ring of an agent that is gone.
     inherited: Vec<u32>,
-    /// Pages asked for at once: the ring's slots, less one for each virtual CPU, but at least two.
+    /// Pages asked for at once: the ring's slots, less one for each virtual CPU, but at least one.
     in_flight: usize,
     enabled: bool,
 }
@@ -171,7 +171,7 @@ impl Pager {
             vcpus: vcpus as usize,
             crowd: Crowd::default(),
             inherited: Vec::new(),
-            in_flight: SLOTS.saturating_sub(vcpus).max(2) as usize,
+            in_flight: SLOTS.saturating_sub(vcpus).max(1) as usize,
             enabled: true,
         }
     }
@@ -189,7 +189,12 @@ impl Pager {
                 break;
             }
             if self.arm(&[*gfn])? != 0 {
-                if self.bring_back(&[*gfn], 1, |_| ())? != 1 {
+                let mut is_back = false;
+                // Enough for 128 virtual CPUs that each ask once.
+                for _ in 0..4 {
+                    is_back = is_back || self.bring_back(&[*gfn], 1, |_| ())? == 1;
+                }
+                if !is_back {
                     return Err(Error::Refused("the guest leaves no room on the ring of its pager"));
                 }
                 self.answer(&[*gfn]);

@@ -51,6 +51,7 @@ pub fn ring(bytes: &[u8]) {
         while let Ok(Some(fault)) = pager.next_fault() {
             assert!(fault.dropped || pager.absent.contains(fault.gfn));
         }
+        assert!(pager.waiting.len() <= WAITING + SLOTS as usize);
         assert!(pager.waiting.iter().all(|request| pager.absent.contains(Gfn(request.mem_paging.gfn))));
     }
     pager.abandon();
