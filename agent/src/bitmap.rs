@@ -2,20 +2,57 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter;
 
 use crate::platform::Gfn;
 
-/// A set of guest frames below a bound, one bit each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Frames of a block: those below one word of the second level.
+const BLOCK: u64 = 64 * 64;
+
+/// A set of guest frames below a bound, one bit each, and in levels above which words of the level below hold anything.
+///
+/// So what a step costs follows from what it looks at, not from the size of the guest: finding the next frame, adding or removing
+/// one takes a few words a level, whole-set operations skip what is empty. A terabyte has five levels.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageSet {
-    words: Vec<u64>,
+    /// First the frames; each level has a bit for each word of the one before, and the last has no more than one word.
+    levels: Vec<Vec<u64>>,
     frames: u64,
+}
+
+impl Default for PageSet {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+/// How many words each level has for so many frames.
+fn lengths(frames: u64) -> impl Iterator<Item = usize> {
+    let above = |below: &u64| (*below > 1).then(|| below.div_ceil(64));
+    iter::successors(Some(frames.div_ceil(64)), above).map(|words| words as usize)
 }
 
 impl PageSet {
     /// The empty set over the frames `0 .. frames`.
     pub fn new(frames: u64) -> Self {
-        Self { words: vec![0; frames.div_ceil(64) as usize], frames }
+        Self { levels: lengths(frames).map(|words| vec![0; words]).collect(), frames }
+    }
+
+    /// The set over the frames `0 .. frames` whose bits these words hold, as [`PageSet::words`] gives them; too few or too many
+    /// words are made right.
+    pub fn from_words(mut words: Vec<u64>, frames: u64) -> Self {
+        let mut lengths = lengths(frames);
+        words.resize(lengths.next().unwrap_or_default(), 0);
+        let above = lengths.map(|words| vec![0; words]);
+        let mut set = Self { levels: iter::once(words).chain(above).collect(), frames };
+        set.trim();
+        set.refresh(Gfn(0), frames);
+        set
+    }
+
+    /// Bytes that a set over the frames `0 .. frames` takes: little more than one bit a frame.
+    pub fn bytes(frames: u64) -> usize {
+        lengths(frames).map(|words| words * size_of::<u64>()).sum()
     }
 
     /// How many frames the set could hold.
@@ -26,28 +63,37 @@ impl PageSet {
     /// Lets the set hold the frames below `frames`, if it could not before. It takes no more memory than a new one would:
     /// budgets count on that.
     pub fn grow(&mut self, frames: u64) {
-        if frames > self.frames {
-            let words = frames.div_ceil(64) as usize;
-            self.words.reserve_exact(words - self.words.len());
-            self.words.resize(words, 0);
-            self.frames = frames;
+        if frames <= self.frames {
+            return;
         }
+        for (place, words) in lengths(frames).enumerate() {
+            match self.levels.get_mut(place) {
+                Some(level) => {
+                    level.reserve_exact(words - level.len());
+                    level.resize(words, 0);
+                }
+                None => {
+                    // The level below had one word before.
+                    let holds = self.levels[place - 1][0] != 0;
+                    self.levels.push(vec![0; words]);
+                    self.levels[place][0] = holds.into();
+                }
+            }
+        }
+        self.frames = frames;
     }
 
     /// Whether `gfn` is in the set. Frames beyond the bound never are.
     pub fn contains(&self, gfn: Gfn) -> bool {
-        self.words.get((gfn.0 / 64) as usize).is_some_and(|word| word >> (gfn.0 % 64) & 1 == 1)
+        self.words().get((gfn.0 / 64) as usize).is_some_and(|word| word >> (gfn.0 % 64) & 1 == 1)
     }
 
     /// Adds `gfn`; whether that changed the set. A frame beyond the bound is not added.
     pub fn insert(&mut self, gfn: Gfn) -> bool {
-        if gfn.0 >= self.frames {
-            return false;
+        let new = gfn.0 < self.frames && !self.contains(gfn);
+        if new {
+            self.mark(0, gfn.0, true);
         }
-        let word = &mut self.words[(gfn.0 / 64) as usize];
-        let bit = 1 << (gfn.0 % 64);
-        let new = *word & bit == 0;
-        *word |= bit;
         new
     }
 
@@ -55,72 +101,122 @@ impl PageSet {
     pub fn remove(&mut self, gfn: Gfn) -> bool {
         let was = self.contains(gfn);
         if was {
-            self.words[(gfn.0 / 64) as usize] &= !(1 << (gfn.0 % 64));
+            self.mark(0, gfn.0, false);
         }
         was
     }
 
     /// How many frames are in the set.
     pub fn count(&self) -> u64 {
-        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+        self.blocks().flatten().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Whether no frame is in the set.
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.levels.last().is_none_or(|top| top.iter().all(|word| *word == 0))
     }
 
     /// Takes everything out.
     pub fn clear(&mut self) {
-        self.words.fill(0);
+        let mut next = Gfn(0);
+        while let Some((start, end)) = self.block_from(next) {
+            self.levels[0][start..end].fill(0);
+            next = self.refresh_block(start);
+        }
     }
 
     /// Becomes the same set as `other`, in the memory that it already has.
     pub fn copy_from(&mut self, other: &Self) {
-        self.words.clone_from(&other.words);
+        self.levels.clone_from(&other.levels);
         self.frames = other.frames;
     }
 
     /// Adds what is in `other`, within the bound.
     pub fn union_with(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine | theirs);
+        let mut next = Gfn(0);
+        while let Some((start, _)) = other.block_from(next)
+            && start < self.words().len()
+        {
+            next = self.combine(start, other, |mine, theirs| mine | theirs);
+        }
         self.trim();
     }
 
     /// Takes out what is in `other`.
     pub fn subtract(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine & !theirs);
+        let mut next = Gfn(0);
+        while let Some((start, _)) = self.block_from(next) {
+            next = self.combine(start, other, |mine, theirs| mine & !theirs);
+        }
     }
 
     /// Keeps only what is in `other` as well.
     pub fn intersect_with(&mut self, other: &Self) {
-        self.combine(other, |mine, theirs| mine & theirs);
-        let shared = other.words.len().min(self.words.len());
-        self.words[shared..].fill(0);
+        let mut next = Gfn(0);
+        while let Some((start, _)) = self.block_from(next) {
+            next = self.combine(start, other, |mine, theirs| mine & theirs);
+        }
+    }
+
+    /// Whether this is what is in `one` or in `other`.
+    pub fn is_union_of(&self, one: &Self, other: &Self) -> bool {
+        let sets = [self, one, other].map(Self::words);
+        let most = sets.map(<[u64]>::len).into_iter().max().unwrap_or_default();
+        (0..most).all(|at| {
+            let [all, one, other] = sets.map(|words| words.get(at).copied().unwrap_or_default());
+            all == one | other
+        })
+    }
+
+    /// The first frame at or after `from` that is in the set and not in `other`.
+    pub fn next_outside(&self, other: &Self, from: Gfn) -> Option<Gfn> {
+        let mut next = from;
+        while let Some(gfn) = self.next_from(next) {
+            let at = (gfn.0 / 64) as usize;
+            let theirs = other.words().get(at).copied().unwrap_or_default();
+            let rest = self.words()[at] & !theirs & (!0 << (gfn.0 % 64));
+            next = Gfn((at as u64 + 1) * 64);
+            if rest != 0 {
+                return Some(Gfn(next.0 - 64 + u64::from(rest.trailing_zeros())));
+            }
+        }
+        None
     }
 
     /// The bits as words: bit `g % 64` of word `g / 64` is frame `g`.
     pub fn words(&self) -> &[u64] {
-        &self.words
+        &self.levels[0]
     }
 
     /// Lets `fill` set and clear bits; bits beyond the bound are dropped afterwards.
     pub fn update<T>(&mut self, fill: impl FnOnce(&mut [u64]) -> T) -> T {
-        let result = fill(&mut self.words);
+        self.update_part(Gfn(0), self.frames, fill)
+    }
+
+    /// The same for who changes nothing outside `first .. first + count`.
+    pub fn update_part<T>(&mut self, first: Gfn, count: u64, fill: impl FnOnce(&mut [u64]) -> T) -> T {
+        let result = fill(&mut self.levels[0]);
         self.trim();
+        self.refresh(first, count);
         result
     }
 
     /// The first frame of the set at or after `from`.
     pub fn next_from(&self, from: Gfn) -> Option<Gfn> {
-        let first = (from.0 / 64) as usize;
-        let head = self.words.get(first)? & (!0 << (from.0 % 64));
-        if head != 0 {
-            return Some(Gfn(first as u64 * 64 + u64::from(head.trailing_zeros())));
+        // Up to the first level with a bit to the right in the same word, and down again.
+        let (mut level, mut index) = (0, from.0);
+        loop {
+            let word = self.levels.get(level)?.get((index / 64) as usize)? & (!0 << (index % 64));
+            if word != 0 {
+                index = index / 64 * 64 + u64::from(word.trailing_zeros());
+                break;
+            }
+            (level, index) = (level + 1, index / 64 + 1);
         }
-        let skipped = self.words[first + 1..].iter().position(|word| *word != 0)?;
-        let index = first + 1 + skipped;
-        Some(Gfn(index as u64 * 64 + u64::from(self.words[index].trailing_zeros())))
+        for words in self.levels[..level].iter().rev() {
+            index = index * 64 + u64::from(words[index as usize].trailing_zeros());
+        }
+        Some(Gfn(index))
     }
 
     /// Every frame of the set, ascending.
@@ -132,7 +228,7 @@ impl PageSet {
     pub fn range(&self, first: Gfn, count: u64) -> impl Iterator<Item = Gfn> + '_ {
         let end = first.0.saturating_add(count);
         let mut next = first;
-        core::iter::from_fn(move || {
+        iter::from_fn(move || {
             let found = self.next_from(next).filter(|gfn| gfn.0 < end)?;
             next = Gfn(found.0 + 1);
             Some(found)
@@ -143,11 +239,11 @@ impl PageSet {
     pub fn runs(&self, first: Gfn, count: u64) -> impl Iterator<Item = (Gfn, u64)> + '_ {
         let end = first.0.saturating_add(count).min(self.frames);
         let mut next = first;
-        core::iter::from_fn(move || {
+        iter::from_fn(move || {
             let start = self.next_from(next).filter(|gfn| gfn.0 < end)?;
             let mut stop = start.0 + 1;
             while stop < end && self.contains(Gfn(stop)) {
-                let whole = stop.is_multiple_of(64) && self.words[(stop / 64) as usize] == u64::MAX;
+                let whole = stop.is_multiple_of(64) && self.words()[(stop / 64) as usize] == u64::MAX;
                 stop = if whole { (stop + 64).min(end) } else { stop + 1 };
             }
             next = Gfn(stop);
@@ -155,18 +251,76 @@ impl PageSet {
         })
     }
 
-    fn combine(&mut self, other: &Self, with: impl Fn(u64, u64) -> u64) {
-        for (mine, theirs) in self.words.iter_mut().zip(&other.words) {
-            *mine = with(*mine, *theirs);
+    /// Sets or clears a bit of a level, and above it whatever follows from that.
+    fn mark(&mut self, level: usize, mut index: u64, mut holds: bool) {
+        for words in &mut self.levels[level..] {
+            let (word, bit) = (&mut words[(index / 64) as usize], 1 << (index % 64));
+            let held = *word != 0;
+            *word = if holds { *word | bit } else { *word & !bit };
+            holds = *word != 0;
+            if held == holds {
+                return;
+            }
+            index /= 64;
         }
+    }
+
+    /// The words of the first block at or after `from` that holds anything: where they begin and end.
+    fn block_from(&self, from: Gfn) -> Option<(usize, usize)> {
+        let start = (self.next_from(from)?.0 / BLOCK * 64) as usize;
+        Some((start, (start + 64).min(self.words().len())))
+    }
+
+    /// The words of each block that holds anything.
+    fn blocks(&self) -> impl Iterator<Item = &[u64]> {
+        let mut next = Gfn(0);
+        iter::from_fn(move || {
+            let (start, end) = self.block_from(next)?;
+            next = Gfn(end as u64 * 64);
+            Some(&self.words()[start..end])
+        })
+    }
+
+    /// Combines the block that begins with this word with the same of `other`; where the next begins.
+    fn combine(&mut self, start: usize, other: &Self, with: impl Fn(u64, u64) -> u64) -> Gfn {
+        let end = (start + 64).min(self.words().len());
+        let mine = &mut self.levels[0][start..end];
+        let theirs = other.words().get(start..).unwrap_or_default();
+        let (shared, rest) = mine.split_at_mut(theirs.len().min(mine.len()));
+        shared.iter_mut().zip(theirs).for_each(|(mine, theirs)| *mine = with(*mine, *theirs));
+        rest.iter_mut().for_each(|mine| *mine = with(*mine, 0));
+        self.refresh_block(start)
+    }
+
+    /// Brings the levels above up to date after words of `first .. first + count` were changed.
+    fn refresh(&mut self, first: Gfn, count: u64) {
+        let end = first.0.saturating_add(count).min(self.frames);
+        let mut next = Gfn(first.0 / BLOCK * BLOCK);
+        while next.0 < end {
+            next = self.refresh_block((next.0 / 64) as usize);
+        }
+    }
+
+    /// The same for the block that begins with this word; where the next begins.
+    fn refresh_block(&mut self, start: usize) -> Gfn {
+        let words = &self.levels[0][start..];
+        let holds = words.iter().take(64).rev().fold(0, |bits, word| bits << 1 | u64::from(*word != 0));
+        if let Some(above) = self.levels.get_mut(1) {
+            above[start / 64] = holds;
+            self.mark(2, start as u64 / 64, holds != 0);
+        }
+        Gfn(start as u64 * 64 + BLOCK)
     }
 
     fn trim(&mut self) {
         let spare = self.frames % 64;
         if spare != 0
-            && let Some(last) = self.words.last_mut()
+            && let Some(last) = self.levels[0].last_mut()
+            && *last >> spare != 0
         {
             *last &= (1 << spare) - 1;
+            let block = self.levels[0].len().div_ceil(64) - 1;
+            self.refresh_block(block * 64);
         }
     }
 }
@@ -192,35 +346,94 @@ mod tests {
         set
     }
 
-    fn members() -> impl Strategy<Value = BTreeSet<u64>> {
-        prop_oneof![
-            proptest::collection::btree_set(0..300u64, 0..60),
-            (0..300u64, 0..300u64).prop_map(|(first, len)| (first..(first + len).min(300)).collect()),
-        ]
+    /// Bounds of one level and of four, and whatever may lie between.
+    fn frames() -> impl Strategy<Value = u64> {
+        prop_oneof![1..200u64, 4000..4200u64, 262_100..262_200u64, Just(300_000u64)]
+    }
+
+    fn members(frames: u64) -> impl Strategy<Value = BTreeSet<u64>> {
+        let run = (0..frames, 0..20_000u64).prop_map(move |(first, len)| (first..(first + len).min(frames)).collect());
+        prop_oneof![proptest::collection::btree_set(0..frames, 0..60), run]
+    }
+
+    /// A set and another whose bound may be another.
+    fn two() -> impl Strategy<Value = (u64, BTreeSet<u64>, u64, BTreeSet<u64>)> {
+        (frames(), frames()).prop_flat_map(|(one, other)| (Just(one), members(one), Just(other), members(other)))
+    }
+
+    fn back(set: &PageSet) -> BTreeSet<u64> {
+        set.iter().map(|gfn| gfn.0).collect()
+    }
+
+    /// Every level says what the one below holds, whatever was done to the set.
+    fn check(set: &PageSet) {
+        assert!(set.levels.iter().map(Vec::len).eq(lengths(set.frames)));
+        for levels in set.levels.windows(2) {
+            for (index, word) in levels[0].iter().enumerate() {
+                assert_eq!(levels[1][index / 64] >> (index % 64) & 1 == 1, *word != 0);
+            }
+        }
     }
 
     proptest! {
         #[test]
-        fn a_page_set_is_a_set(a in members(), b in members(), from in 0..320u64) {
-            let (left, right) = (set(300, &a), set(300, &b));
-            let back = |set: &PageSet| set.iter().map(|gfn| gfn.0).collect::<BTreeSet<_>>();
+        fn a_page_set_is_a_set((frames, a, others, b) in two(), from in 0..300_100u64) {
+            let (left, right) = (set(frames, &a), set(others, &b));
             prop_assert_eq!(back(&left), a.clone());
-            prop_assert_eq!(left.count(), a.len() as u64);
-            let mut all = left.clone();
-            all.union_with(&right);
-            prop_assert_eq!(back(&all), &a | &b);
-            let mut both = left.clone();
-            both.intersect_with(&right);
-            prop_assert_eq!(back(&both), &a & &b);
-            let mut rest = left.clone();
-            rest.subtract(&right);
-            prop_assert_eq!(back(&rest), &a - &b);
+            prop_assert_eq!((left.count(), left.is_empty()), (a.len() as u64, a.is_empty()));
             prop_assert_eq!(left.next_from(Gfn(from)).map(|gfn| gfn.0), a.range(from..).next().copied());
+            let outside = (&a - &b).range(from..).next().copied();
+            prop_assert_eq!(left.next_outside(&right, Gfn(from)).map(|gfn| gfn.0), outside);
+            prop_assert!(set(frames.max(others), &(&a | &b)).is_union_of(&left, &right));
+            prop_assert_eq!(left.is_union_of(&right, &right), a == b);
+            let within: BTreeSet<u64> = b.range(..frames).copied().collect();
+            let mut copy = left.clone();
+            let mut then = |work: fn(&mut PageSet, &PageSet), expected: BTreeSet<u64>| {
+                copy.copy_from(&left);
+                work(&mut copy, &right);
+                check(&copy);
+                assert_eq!(back(&copy), expected);
+            };
+            then(PageSet::union_with, &a | &within);
+            then(PageSet::intersect_with, &a & &b);
+            then(PageSet::subtract, &a - &b);
+            then(|set, _| set.clear(), BTreeSet::new());
+            then(|set, other| set.copy_from(other), b.clone());
+            then(|set, other| other.iter().for_each(|gfn| _ = set.insert(gfn)), &a | &within);
+            then(|set, other| other.iter().for_each(|gfn| _ = set.remove(gfn)), &a - &b);
+            then(|set, other| set.grow(other.frames()), a.clone());
+            then(|set, other| *set = PageSet::from_words(set.words().to_vec(), other.frames()), a.range(..others).copied().collect());
         }
 
         #[test]
-        fn runs_cover_the_set_and_do_not_touch(a in members(), first in 0..300u64, count in 0..400u64) {
-            let set = set(300, &a);
+        fn what_words_say_is_in_the_set(
+            (frames, a, first, count) in frames().prop_flat_map(|frames| (Just(frames), members(frames), 0..frames, 0..9000u64)),
+            bits: u64,
+        ) {
+            let mut set = set(frames, &a);
+            let mut expected = a;
+            let range = first..(first + count).min(frames);
+            let pattern = |gfn: u64| bits.rotate_left(gfn as u32 / 7) >> (gfn % 64) & 1 == 1;
+            expected.retain(|gfn| !range.contains(gfn));
+            expected.extend(range.clone().filter(|gfn| pattern(*gfn)));
+            set.update_part(Gfn(first), count, |words| {
+                for gfn in range {
+                    let bit = 1 << (gfn % 64);
+                    let word = &mut words[gfn as usize / 64];
+                    *word = if pattern(gfn) { *word | bit } else { *word & !bit };
+                }
+            });
+            check(&set);
+            prop_assert_eq!(back(&set), expected);
+        }
+
+        #[test]
+        fn runs_cover_the_set_and_do_not_touch(
+            (frames, a) in frames().prop_flat_map(|frames| (Just(frames), members(frames))),
+            first in 0..300_000u64,
+            count in 0..20_000u64,
+        ) {
+            let set = set(frames, &a);
             let runs: Vec<_> = set.runs(Gfn(first), count).collect();
             let covered: BTreeSet<u64> = runs.iter().flat_map(|(gfn, len)| gfn.0..gfn.0 + len).collect();
             prop_assert_eq!(covered, a.range(first..first + count).copied().collect::<BTreeSet<_>>());
@@ -231,9 +444,10 @@ mod tests {
     #[test]
     fn a_set_that_grew_takes_no_more_memory_than_a_new_one() {
         let mut set = PageSet::new(64_000);
-        for frames in [64_001, 64_100, 70_000] {
+        for frames in [64_001, 64_100, 70_000, 300_000] {
             set.grow(frames);
-            assert_eq!(set.words.capacity(), PageSet::new(frames).words.capacity());
+            let bytes: usize = set.levels.iter().map(|level| level.capacity() * 8).sum();
+            assert_eq!(bytes, PageSet::bytes(frames));
         }
     }
 
@@ -247,5 +461,11 @@ mod tests {
         set.grow(128);
         assert!(set.insert(Gfn(127)));
         assert_eq!(set.next_from(Gfn(70)), Some(Gfn(127)));
+        set.clear();
+        set.update(|words| words[1] = 1 << 63);
+        let mut short = PageSet::new(127);
+        short.union_with(&set);
+        check(&short);
+        assert!(short.is_empty());
     }
 }
