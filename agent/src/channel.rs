@@ -86,18 +86,20 @@ impl Outlet {
         Ok(self.link.end().await?)
     }
 
-    /// Sends the part of `set` in `first .. first + count`.
-    pub(crate) async fn send_set(
-        &mut self,
+    /// Sends the part of `set` in `first .. first + count`. The set is looked at now, not while it is sent.
+    pub(crate) fn send_set<'a>(
+        &'a mut self,
         kind: Kind,
         set: &PageSet,
         first: Gfn,
         count: u64,
-    ) -> Result<(), SessionError> {
+    ) -> impl Future<Output = Result<(), SessionError>> + use<'a> {
         self.begin();
         Set::emit(set, first, count, &mut self.scratch);
-        self.front(kind, self.scratch.len() - Header::LEN).await?;
-        Ok(self.link.end().await?)
+        async move {
+            self.front(kind, self.scratch.len() - Header::LEN).await?;
+            Ok(self.link.end().await?)
+        }
     }
 
     /// Sends digests of pages, ascending and all within the same 64 frames; a page without one is spared.

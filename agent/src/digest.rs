@@ -51,7 +51,8 @@ impl Kept {
         const NO_ROOM: SessionError = SessionError::Refused(Refusal::NoMemoryToVerify);
         let count = usize::try_from(pages.count()).map_err(|_| NO_ROOM)?;
         let words = pages.words();
-        memory.add(words.len() * (8 + 4) + count * 8).map_err(|_| NO_ROOM)?;
+        let set = PageSet::bytes(pages.frames());
+        memory.add(set + words.len() * size_of::<u32>() + count * size_of::<Digest>()).map_err(|_| NO_ROOM)?;
         let mut before = Vec::with_capacity(words.len());
         let mut seen = 0;
         for word in words {
@@ -100,8 +101,9 @@ mod tests {
         let mut pages = PageSet::new(6400);
         pages.extend((0..1000).map(Gfn));
         let room = |bytes| Kept::new(&pages, &mut Budget::new(bytes).reserve(0).unwrap()).map(drop);
-        assert_eq!(room(100 * 12 + 8000), Ok(()));
-        assert_eq!(room(100 * 12 + 7999), Err(SessionError::Refused(Refusal::NoMemoryToVerify)));
+        let takes = PageSet::bytes(6400) + 100 * 4 + 1000 * 8;
+        assert_eq!(room(takes), Ok(()));
+        assert_eq!(room(takes - 1), Err(SessionError::Refused(Refusal::NoMemoryToVerify)));
     }
 
     proptest! {

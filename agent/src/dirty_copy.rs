@@ -33,7 +33,7 @@ const TRY_AGAIN: u64 = 50 * MS;
 /// How long to wait when the hypervisor does not say whether there are faults.
 const LOOK_AGAIN: u64 = SECOND;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
-const PUSH: usize = 16;
+pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
 /// So many times that something pushed took are compared with the shortest of all.
 const LATELY: usize = 4;
@@ -122,13 +122,14 @@ async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
     departure.ledger.summary.recoveries += 1;
     lost.iter().for_each(|gfn| departure.sends.take_back(gfn));
     departure.left.copy_from(missing);
+    departure.recent.intersect_with(missing);
     departure.desk.state(State::Committed);
     Ok(())
 }
 
 /// Sends a demanded page, unless it is on its way already; whether it was not.
 pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
-    if !departure.left.remove(gfn) {
+    if !departure.take(gfn) {
         if !departure.ram.contains(gfn) {
             return Err(SessionError::Peer(PeerFault::NoSuchPage));
         }
@@ -149,18 +150,21 @@ async fn send_neighbours<S: Source>(
 ) -> Result<(Gfn, u64), SessionError> {
     let first = Gfn(gfn.0 + 1);
     let batch: Batch = departure.left.range(first, window).take(BATCH).collect();
-    batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
+    batch.iter().for_each(|gfn| _ = departure.take(*gfn));
     let any = !batch.is_empty() && send(departure, Cause::Prepull, batch).await?;
     Ok((first, if any { window } else { 0 }))
 }
 
 /// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
-async fn push<S: Source>(departure: &mut Departure<S>, from: Gfn, count: usize) -> Result<Gfn, SessionError> {
-    departure.recent.intersect_with(&departure.left);
+pub(crate) async fn push<S: Source>(
+    departure: &mut Departure<S>,
+    from: Gfn,
+    count: usize,
+) -> Result<Gfn, SessionError> {
     let set = if departure.recent.is_empty() { &departure.left } else { &departure.recent };
     let start = if set.next_from(from).is_some() { from } else { Gfn(0) };
     let batch: Batch = set.range(start, departure.frames).take(count).collect();
-    batch.iter().for_each(|gfn| _ = departure.left.remove(*gfn));
+    batch.iter().for_each(|gfn| _ = departure.take(*gfn));
     let next = batch.last().map_or(start, |gfn| Gfn(gfn.0 + 1));
     send(departure, Cause::Push, batch).await?;
     Ok(next)
@@ -209,7 +213,7 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
 /// never will be, and the target waits for some content.
 fn is_hole<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> bool {
     let (source, ram) = (&mut departure.source, &mut departure.scratch);
-    let looked = ram.update(|words| source.find_ram(gfn, 1, words));
+    let looked = ram.update_part(gfn, 1, |words| source.find_ram(gfn, 1, words));
     looked.is_ok() && !ram.contains(gfn)
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copi
     while first < departure.frames {
         let count = CHUNK.min(departure.frames - first);
         let ram = &mut departure.ram;
-        ram.update(|words| departure.source.find_ram(Gfn(first), count, words))?;
+        ram.update_part(Gfn(first), count, |words| departure.source.find_ram(Gfn(first), count, words))?;
         if ram.range(Gfn(first), count).next().is_some() {
             announce(departure, Gfn(first), count).await?;
             if departure.policy == Mode::Postcopy {
@@ -81,7 +81,7 @@ pub(crate) async fn announce<S: Source>(
 /// A pre-copy's later rounds.
 async fn iterate<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     while departure.ledger.summary.rounds < ROUNDS {
-        departure.log.update(|words| departure.source.clean(words))?;
+        departure.take_log(S::clean)?;
         departure.log.intersect_with(&departure.ram);
         if departure.log.count() < FEW {
             break;
@@ -147,17 +147,27 @@ pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), 
         return Ok(());
     }
     departure.check_running()?;
-    departure.log.update(|words| departure.source.peek(words))?;
+    departure.take_log(S::peek)?;
     make_room(departure);
     if departure.policy == Mode::Precopy {
         return Ok(());
     }
-    let fresh = &mut departure.scratch;
+    find_fresh(departure);
+    hint(departure).await
+}
+
+/// Of what is known to be dirty, what the target does not know.
+fn find_fresh<S: Source>(departure: &mut Departure<S>) {
+    let (hinted, fresh) = (&mut departure.left, &mut departure.scratch);
     fresh.copy_from(&departure.log);
     fresh.intersect_with(&departure.ram);
-    fresh.subtract(&departure.hinted);
+    fresh.subtract(hinted);
     fresh.subtract(&departure.pinned);
-    departure.hinted.union_with(fresh);
+    hinted.union_with(fresh);
+}
+
+/// Tells the target what it does not know.
+async fn hint<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let mut hints = 0;
     let mut next = Gfn(0);
     while let Some(gfn) = departure.scratch.next_from(next) {
@@ -200,12 +210,12 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
     let sets = &mut *arrival.sets.borrow_mut();
     let target = &mut *arrival.target.borrow_mut();
     let begun = arrival.timer.now();
-    let fresh = &mut sets.scratch;
-    fresh.clear();
-    fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)));
-    for (gfn, length) in fresh.runs(announced.first(), announced.count()) {
-        let end = gfn.0 + length;
-        let mut next = gfn.0;
+    let (base, count) = (announced.first().0, announced.count());
+    let mut fresh = PageSet::new(count);
+    fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
+    for (first, length) in fresh.runs(Gfn(0), count) {
+        let mut next = base + first.0;
+        let end = next + length;
         while next < end {
             let whole = next.is_multiple_of(EXTENT) && next + EXTENT <= end;
             if whole && target.populate(Gfn(next), EXTENT_ORDER).is_ok() {

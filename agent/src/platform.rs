@@ -150,9 +150,16 @@ pub trait Platform {
     fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self::Source>;
     /// Opens a guest that an earlier life of this agent was filling, and takes over its faults; gives the frames that are
     /// still absent, too. Whoever waits already for one of them shows as a [`Fault`] again. `memo` is what [`Target::memo`]
-    /// gave that life; a domain with another `uuid` is refused, untouched.
-    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold)
-    -> Result<(Self::Target, PageSet)>;
+    /// gave that life; a domain with another `uuid` is refused, untouched. That life had made none absent at or beyond `frames`,
+    /// which is as far as the set reaches. Takes no more memory than that set and what the target keeps.
+    fn adopt_target(
+        &mut self,
+        domain: DomId,
+        uuid: [u8; 16],
+        memo: u64,
+        hold: Hold,
+        frames: u64,
+    ) -> Result<(Self::Target, PageSet)>;
     /// Whether the hypervisor will hold a guest that is retained: nobody but an agent may run or destroy it. An error says why not.
     fn can_retain(&self) -> Result<()>;
     /// Whether the guest in `domain` has run on this host; one that is still being filled has not. Also answers for a domain that
@@ -212,11 +219,11 @@ pub trait Source {
     /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded. The log alone does not tell: pages
     /// that the guest has been given since it was turned on or cleaned are written to unrecorded until it is cleaned.
     fn protected(&mut self, gfns: &[Gfn]) -> Result<PageMask>;
-    /// ORs the dirty log into `dirty` without clearing it. Cheap.
+    /// Copies the dirty log, one bit a frame as in [`Source::find_ram`], without clearing it. Takes as long as `dirty` is.
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()>;
-    /// ORs the dirty log into `dirty` and clears it. Dear: a handful per migration.
+    /// Copies the dirty log and clears it. Dear: a handful per migration.
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()>;
-    /// After the guest suspended: takes the agent's pause count, ORs the last of the dirty log into `dirty`, and
+    /// After the guest suspended: takes the agent's pause count, copies the last of the dirty log, and
     /// returns the machine state (TSC, HVM context), opaque to the agent. From here on a resume means "cancelled" to the guest.
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>>;
     /// Whether this page's content shows that the hypervisor maps it when the guest resumes: such a page must be
@@ -272,6 +279,8 @@ pub struct Rings {
 /// The target's end of one guest.
 ///
 /// Dropping it before [`Target::release`] gives back the pager and the pause count; the toolstack destroys the domain.
+///
+/// What it keeps of the pages that it has made absent takes no more memory than a [`PageSet`]: the agent has that reserved.
 pub trait Target {
     /// What the domain is now.
     fn info(&mut self) -> Result<GuestInfo>;

@@ -51,7 +51,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
     let max_gfn = departure.source.info()?.max_gfn;
     departure.grow(max_gfn + 1)?;
-    departure.log.update(|words| departure.source.clean(words))?;
+    departure.take_log(S::clean)?;
     departure.asked = true;
     departure.desk.state(State::Suspend);
     suspended(departure).await?;
@@ -162,7 +162,7 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
     while first < departure.frames {
         let count = CHUNK.min(departure.frames - first);
         let (source, now) = (&mut departure.source, &mut departure.scratch);
-        now.update(|words| source.find_ram(Gfn(first), count, words))?;
+        now.update_part(Gfn(first), count, |words| source.find_ram(Gfn(first), count, words))?;
         let mut fresh = false;
         for gfn in departure.scratch.range(Gfn(first), count) {
             if departure.ram.insert(gfn) {
@@ -203,12 +203,12 @@ fn settle_dirty<S: Source>(departure: &mut Departure<S>) {
     departure.ledger.summary.dirty_pages = departure.left.count();
 }
 
-/// Takes from the dirty set what must be at the target before the guest runs.
+/// Takes from the dirty set what must be at the target before the guest runs. What the log said is settled: there is its place.
 fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, SessionError> {
-    let mut urgent = PageSet::new(departure.frames);
+    let mut urgent = core::mem::take(&mut departure.log);
+    urgent.clear();
     if departure.policy == Mode::Precopy {
         core::mem::swap(&mut urgent, &mut departure.left);
-        departure.left.grow(departure.frames);
         return Ok(urgent);
     }
     let vcpus = departure.source.info()?.vcpus;
@@ -283,26 +283,28 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
 
 /// Gets what is stale and cannot be armed.
 async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
-    let mut stubborn = arrival.sets.borrow().absent.clone();
-    stubborn.subtract(&arrival.sets.borrow().armed);
-    let mut pages = stubborn.iter().map(|gfn| Demanded { gfn, first: false });
-    loop {
-        let batch: heapless::Vec<_, BATCH> = pages.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
-            break;
+    // None of them comes back that has come: from the first on it is looked for the next.
+    let next_stubborn = |from| {
+        let sets = arrival.sets.borrow();
+        sets.absent.next_outside(&sets.armed, from)
+    };
+    let mut next = next_stubborn(Gfn(0));
+    while next.is_some() {
+        let mut batch = heapless::Vec::<_, BATCH>::new();
+        while let Some(gfn) = next
+            && batch.push(Demanded { gfn, first: false }).is_ok()
+        {
+            next = next_stubborn(Gfn(gfn.0 + 1));
         }
         arrival.demand(&batch).await?;
     }
-    let mut next = Gfn(0);
-    let all_here = || {
-        while let Some(gfn) = stubborn.next_from(next) {
-            next = gfn;
-            if arrival.sets.borrow().absent.contains(gfn) {
-                return None;
-            }
-            next = Gfn(gfn.0 + 1);
+    let mut first = Gfn(0);
+    let all_here = || match next_stubborn(first) {
+        Some(gfn) => {
+            first = gfn;
+            None
         }
-        Some(())
+        None => Some(()),
     };
     let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;
     here.ok_or(SessionError::TimedOut(Wait::Ready))

@@ -72,7 +72,6 @@ pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &
     }
     // Only backends can have written since the dirty log was taken.
     let (source, written) = (&mut departure.source, &mut departure.scratch);
-    written.clear();
     written.update(|words| source.peek(words))?;
     written.intersect_with(&departure.ram);
     written.subtract(&departure.left);
@@ -152,7 +151,7 @@ impl Verifier {
 
     /// Lets it reach as far as the guest does now.
     pub(crate) fn grow(&mut self, frames: u64, memory: &mut Reservation) -> Result<(), SessionError> {
-        memory.add_sets(frames.saturating_sub(self.told.frames()), Self::SETS)?;
+        let _moving = memory.grow_sets(self.told.frames(), frames, Self::SETS)?;
         self.told.grow(frames);
         self.differing.grow(frames);
         Ok(())

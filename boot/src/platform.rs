@@ -106,15 +106,15 @@ impl wanted::Platform for Platform {
         uuid: [u8; 16],
         _: u64,
         hold: wanted::Hold,
+        frames: u64,
     ) -> Result<(Target, PageSet)> {
         let hold = match hold {
             wanted::Hold::Held => target::Hold::Held,
             wanted::Hold::Released => target::Hold::Released,
         };
         let (target, absent) =
-            target::Target::adopt(self.reach.clone(), DomId(domain.0), uuid, hold).map_err(failure)?;
-        let mut missing = PageSet::new(absent.len() as u64 * 64);
-        missing.update(|words| words.copy_from_slice(&absent));
+            target::Target::adopt(self.reach.clone(), DomId(domain.0), uuid, hold, frames).map_err(failure)?;
+        let missing = PageSet::from_words(absent, frames);
         let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
         target.listen();
         Ok((target, missing))

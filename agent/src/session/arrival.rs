@@ -24,7 +24,7 @@ use crate::secure::Link;
 use crate::tasks::{SECOND, Timer};
 use crate::verify::Verifier;
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{datagram, full_copy, rescue, switchover};
+use crate::{budget, datagram, full_copy, rescue, switchover};
 
 /// What a source may say on each.
 pub(crate) const CONTROLS: [Kind; 6] =
@@ -34,6 +34,10 @@ pub(crate) const BULKS: [Kind; 8] =
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
+/// Bytes that taking in a guest of so many frames takes, or adopting it.
+pub(crate) fn cost(frames: u64) -> usize {
+    MEMORY.saturating_add(budget::sets(frames, SETS))
+}
 /// How often to look whether the domain is still there.
 const WATCH: u64 = SECOND;
 
@@ -45,7 +49,7 @@ pub(crate) struct Arrival<T> {
     pub(super) callee: Callee,
     pub(super) session: SessionToken,
     pub(super) uuid: [u8; 16],
-    pub(super) notes: Notes,
+    pub(super) notes: RefCell<Notes>,
     lines: RefCell<Option<Lines>>,
     /// Bytes received on earlier connections.
     earlier: Cell<u64>,
@@ -150,14 +154,14 @@ async fn arrive<P: Platform>(
 
     let (memo, peer) = (target.memo(), callee.address);
     let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
-    let arrival = Arrival::new(host, desk, target, &note, pages, memory);
+    let arrival = Arrival::new(host, desk, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
         let line = host.post.line(session, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
         let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
         let mut bulk = Inlet::new(bulk, &BULKS);
-        let error = match select3(fill(&arrival, &mut bulk), listening.as_mut(), watch(&arrival)).await {
+        let error = match select3(fill(host, &arrival, &note, &mut bulk), listening.as_mut(), watch(&arrival)).await {
             Either3::First(Ok(())) => None,
             // The bulk connection may have been closed for a reason that is still on its way on the other.
             Either3::First(Err(error @ SessionError::Link(_))) if arrival.phase.get() == Phase::Filling => {
@@ -191,32 +195,22 @@ async fn arrive<P: Platform>(
 pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
     let seat = host.peers.seat_again(note.key);
-    let mut memory = host.budget.reserve(MEMORY)?;
-    memory.add_sets(note.frames, SETS)?;
+    let memory = host.budget.reserve(cost(note.frames))?;
     let (hold, phase) = match note.role {
         Role::Running => (Hold::Released, Phase::Committed),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
     };
-    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold);
+    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold, note.frames);
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
-    let arrival = Arrival::new(host, desk, target, note, pages, memory);
-    if let Some(last) = absent.iter().last() {
-        arrival.reach(last.0 + 1)?;
-    }
-    {
-        // All else is here, and nobody sends it.
-        let sets = &mut *arrival.sets.borrow_mut();
-        sets.missing = absent.count();
-        [&mut sets.ram, &mut sets.armed, &mut sets.absent].into_iter().for_each(|set| set.union_with(&absent));
-    }
+    let arrival = Arrival::new(host, desk, target, note, Sets::adopted(absent), pages, memory);
     arrival.phase.set(phase);
     if hold == Hold::Released {
         arrival.released.set(true);
-        desk.note(&arrival.notes.running);
+        desk.note(&arrival.notes.borrow().running);
         arrival.lose(&SessionError::Refused(Refusal::Restarted));
     } else {
-        desk.note(&arrival.notes.ready);
+        desk.note(&arrival.notes.borrow().ready);
         desk.state(State::Ready);
     }
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
@@ -271,7 +265,12 @@ async fn abort(timer: &Timer, control: &SharedOutlet, error: SessionError) -> Se
 }
 
 /// The way to where the source may commit.
-async fn fill<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), SessionError> {
+async fn fill<P: Platform>(
+    host: &Host<P>,
+    arrival: &Arrival<P::Target>,
+    note: &Note,
+    bulk: &mut Inlet,
+) -> Result<(), SessionError> {
     let built = Message::Built { can_page: arrival.can_page };
     arrival.say(built).await?;
     arrival.begin(Stage::FullCopy);
@@ -283,6 +282,9 @@ async fn fill<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> Result<(), S
         // Small messages may mean much work, and many of them are here at once.
         arrival.timer.yield_now().await;
     }
+    // It may have grown on its way, and no page beyond what the note says is looked at when the guest is adopted.
+    let frames = arrival.sets.borrow().ram.frames();
+    *arrival.notes.borrow_mut() = Notes::new(host, &Note { frames, ..note.clone() });
     switchover::prepare(arrival).await
 }
 
@@ -305,6 +307,7 @@ impl<T: Target> Arrival<T> {
         desk: &Rc<Desk>,
         target: T,
         note: &Note,
+        sets: Sets,
         pages: u64,
         memory: Reservation,
     ) -> Self {
@@ -319,11 +322,11 @@ impl<T: Target> Arrival<T> {
             callee: Callee { address: note.peer, key: note.key },
             session: note.session,
             uuid: note.uuid,
-            notes: Notes::new(host, note),
+            notes: RefCell::new(Notes::new(host, note)),
             lines: RefCell::default(),
             earlier: Cell::new(0),
             lost: Cell::new(false),
-            sets: RefCell::new(Sets::new(note.frames)),
+            sets: RefCell::new(sets),
             ledger: RefCell::new(ledger),
             verifier: RefCell::default(),
             state: RefCell::default(),
@@ -394,7 +397,7 @@ impl<T: Target> Arrival<T> {
             control.connection().set_patience(Some(LOST));
             bulk.connection().set_patience(Some(BULK_LOST));
         }
-        self.desk.note(&self.notes.ready);
+        self.desk.note(&self.notes.borrow().ready);
         self.desk.state(State::Ready);
         // The toolstack gets the note before the source hears anything.
         self.timer.yield_now().await;

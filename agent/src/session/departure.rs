@@ -33,10 +33,11 @@ use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message, Purpose, VERSIONS, Welcome};
-use crate::{datagram, full_copy, lobby, session, switchover, tail};
+use crate::{budget, datagram, full_copy, lobby, platform, session, switchover, tail};
 
-/// Page sets that a departure keeps, one that the platform reads the dirty log into, and one for a moment in the switch.
-const SETS: usize = 12;
+/// Page sets that a departure keeps, three of them to count sends. None comes on top: what is urgent in the switch, and what a
+/// target misses that has lost us, stands where the dirty log stood.
+const SETS: usize = 9;
 /// What it takes besides: connections, and those of a target that calls again meanwhile, a batch, the machine state and what is made of it, twice.
 const MEMORY: usize = 4 * lobby::BUFFERS.size()
     + 2 * MAX_PAYLOAD
@@ -68,11 +69,10 @@ pub(crate) struct Departure<S> {
     pub(crate) ram: PageSet,
     /// What is known to be dirty: written since it was sent, or before its turn came.
     pub(crate) log: PageSet,
-    /// What was dirtied after the suspend was asked for: what the resuming guest touches first.
+    /// What was dirtied after the suspend was asked for: what the resuming guest touches first. In stage 3, what is left of it.
     pub(crate) recent: PageSet,
-    /// What the target was told is stale.
-    pub(crate) hinted: PageSet,
-    /// A round of a pre-copy; in stage 3, the dirty pages that have not been sent.
+    /// In stage 1 what the target was told is stale, or a round of a pre-copy; in stage 3, the dirty pages that have not
+    /// been sent.
     pub(crate) left: PageSet,
     /// For sets that live for a moment.
     pub(crate) scratch: PageSet,
@@ -237,11 +237,14 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
     Ok((source, info, memory))
 }
 
+/// Bytes that sending a guest of so many frames takes.
+pub(crate) fn cost(frames: u64) -> usize {
+    MEMORY.saturating_add(budget::sets(frames, SETS))
+}
+
 /// The memory that sending this guest takes.
 pub(super) fn reserve<P: Platform>(host: &Host<P>, info: &GuestInfo) -> Result<Reservation, SessionError> {
-    let mut memory = host.budget.reserve(MEMORY)?;
-    memory.add_sets(info.max_gfn + 1, SETS)?;
-    Ok(memory)
+    host.budget.reserve(cost(info.max_gfn + 1))
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
@@ -392,7 +395,6 @@ impl<S: Source> Departure<S> {
             ram: set(),
             log: set(),
             recent: set(),
-            hinted: set(),
             left: set(),
             scratch: set(),
             sends: Sends::new(frames),
@@ -464,12 +466,30 @@ impl<S: Source> Departure<S> {
         if frames <= self.frames {
             return Ok(());
         }
-        self.memory.add_sets(frames - self.frames, SETS)?;
+        let _moving = self.memory.grow_sets(self.frames, frames, SETS)?;
         self.frames = frames;
         self.sends.grow(frames);
-        let sets = [&mut self.ram, &mut self.log, &mut self.recent, &mut self.hinted, &mut self.left];
-        sets.into_iter().chain([&mut self.scratch, &mut self.pinned]).for_each(|set| set.grow(frames));
+        let sets =
+            [&mut self.ram, &mut self.log, &mut self.recent, &mut self.left, &mut self.scratch, &mut self.pinned];
+        sets.into_iter().for_each(|set| set.grow(frames));
         Ok(())
+    }
+
+    /// Adds to what is known to be dirty what the log says.
+    pub(crate) fn take_log(
+        &mut self,
+        read: fn(&mut S, &mut [u64]) -> platform::Result<()>,
+    ) -> Result<(), SessionError> {
+        let (source, found) = (&mut self.source, &mut self.scratch);
+        found.update(|words| read(source, words))?;
+        self.log.union_with(found);
+        Ok(())
+    }
+
+    /// Takes a page out of what is left; whether it was in it.
+    pub(crate) fn take(&mut self, gfn: Gfn) -> bool {
+        self.recent.remove(gfn);
+        self.left.remove(gfn)
     }
 
     pub(super) fn count_sealing(&mut self) {

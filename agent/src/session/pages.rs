@@ -10,8 +10,8 @@ use crate::wire::{Arriving, Cause, Demanded};
 
 /// How long to wait before filling again what could not be filled.
 const TRY_AGAIN: u64 = 50 * MS;
-/// Page sets that an arrival keeps, and one for a moment in the switch.
-pub(super) const SETS: usize = 7;
+/// Page sets that an arrival keeps, and what the platform knows of absent pages.
+pub(super) const SETS: usize = 6;
 
 /// What is known of every page. A page that is RAM and in no other set has not been heard of.
 pub(crate) struct Sets {
@@ -25,14 +25,19 @@ pub(crate) struct Sets {
     pub(crate) missing: u64,
     /// Demanded and not here yet.
     pub(crate) requested: PageSet,
-    /// For sets that live for a moment.
-    pub(crate) scratch: PageSet,
 }
 
 impl Sets {
     pub(super) fn new(frames: u64) -> Self {
         let set = || PageSet::new(frames);
-        Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set(), scratch: set() }
+        Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set() }
+    }
+
+    /// Those of a guest that runs, of which so much is absent: all else is here, and nobody sends it.
+    pub(super) fn adopted(absent: PageSet) -> Self {
+        let set = || PageSet::new(absent.frames());
+        let (missing, present, requested) = (absent.count(), set(), set());
+        Self { ram: absent.clone(), present, armed: absent.clone(), absent, missing, requested }
     }
 }
 
@@ -52,10 +57,9 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
         if frames > sets.ram.frames() {
-            self.memory.borrow_mut().add_sets(frames - sets.ram.frames(), SETS)?;
+            let _moving = self.memory.borrow_mut().grow_sets(sets.ram.frames(), frames, SETS)?;
             let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
             all.into_iter().for_each(|set| set.grow(frames));
-            sets.scratch.grow(frames);
             if let Some(verifier) = &mut *self.verifier.borrow_mut() {
                 verifier.grow(frames, &mut self.memory.borrow_mut())?;
             }
@@ -221,13 +225,9 @@ impl<T: Target> Arrival<T> {
 
     /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.
     pub(crate) fn check_nothing_left_out(&self) -> Result<(), SessionError> {
-        let sets = &mut *self.sets.borrow_mut();
-        let known = &mut sets.scratch;
-        known.copy_from(&sets.present);
-        known.union_with(&sets.absent);
-        let mut stray = sets.armed.clone();
-        stray.subtract(&sets.absent);
-        if *known == sets.ram && stray.is_empty() { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
+        let Sets { ram, present, armed, absent, .. } = &*self.sets.borrow();
+        let known = ram.is_union_of(present, absent) && armed.next_outside(absent, Gfn(0)).is_none();
+        if known { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
     }
 }
 

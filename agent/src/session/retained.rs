@@ -134,6 +134,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
     // What the target was told is forgotten. Whatever it misses was RAM at the switch.
     departure.ram.update(|words| words.fill(u64::MAX));
+    departure.log = PageSet::default();
     departure.inbox.committed.set(true);
     departure.lost = true;
     departure.seat = Some(seat);
@@ -168,7 +169,11 @@ impl<S: Source> Departure<S> {
         self.recovers = true;
         self.inbox.demands.borrow_mut().clear();
         self.inbox.told.set(false);
-        *self.inbox.missing.borrow_mut() = PageSet::new(self.frames);
+        {
+            let missing = &mut *self.inbox.missing.borrow_mut();
+            missing.grow(self.frames);
+            missing.clear();
+        }
         let features = host.platform.borrow().features();
         let info = self.source.info()?;
         self.welcome(called, &info, features, &[]).await?;
@@ -193,7 +198,7 @@ impl<S: Source> Departure<S> {
         while first < self.frames {
             let count = CHUNK.min(self.frames - first);
             let (source, ram) = (&mut self.source, &mut self.scratch);
-            ram.update(|words| source.find_ram(Gfn(first), count, words))?;
+            ram.update_part(Gfn(first), count, |words| source.find_ram(Gfn(first), count, words))?;
             loop {
                 let batch: Batch = self.scratch.range(Gfn(first), count).take(BATCH).collect();
                 if batch.is_empty() {

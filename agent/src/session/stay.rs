@@ -23,7 +23,7 @@ use crate::platform::{Gfn, Platform, PlatformError, Target};
 use crate::secure::Link;
 use crate::tasks::{MS, SECOND};
 use crate::verify;
-use crate::wire::{Cause, Kind, Message, Purpose, VERSIONS};
+use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
 use crate::{dirty_copy, tail};
 
 /// How often to look after the guest, until it runs and then.
@@ -141,7 +141,7 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
         timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
         insist(arrival, T::release).await;
         arrival.released.set(true);
-        arrival.desk.note(&arrival.notes.running);
+        arrival.desk.note(&arrival.notes.borrow().running);
         arrival.desk.state(State::Running);
     }
     arrival.begin(Stage::DirtyCopy);
@@ -261,7 +261,16 @@ async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Resul
 
 async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Result<(), SessionError> {
     // What the guest gives back meanwhile is sent for nothing, and left alone when it comes.
-    let absent = arrival.sets.borrow().absent.clone();
-    control.send_whole_set(Kind::Missing, &absent).await?;
+    let mut next = Gfn(0);
+    loop {
+        let sending = {
+            let absent = &arrival.sets.borrow().absent;
+            let Some(gfn) = absent.next_from(next) else { break };
+            let first = Gfn(gfn.0 / CHUNK * CHUNK);
+            next = Gfn(first.0 + CHUNK);
+            control.send_set(Kind::Missing, absent, first, CHUNK.min(absent.frames() - first.0))
+        };
+        sending.await?;
+    }
     control.send_set(Kind::Missing, &PageSet::default(), Gfn(0), 1).await
 }

@@ -138,7 +138,14 @@ impl Platform for Machine {
         assert_eq!((guest.borrow().uuid, memo), (uuid, MEMO));
         Ok(Leaving(self.clone(), guest))
     }
-    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], memo: u64, hold: Hold) -> Result<(Coming, PageSet)> {
+    fn adopt_target(
+        &mut self,
+        domain: DomId,
+        uuid: [u8; 16],
+        memo: u64,
+        hold: Hold,
+        frames: u64,
+    ) -> Result<(Coming, PageSet)> {
         self.call(Op::OpenTarget, 0)?;
         let shared = self.guest(domain)?;
         let guest = &mut *shared.borrow_mut();
@@ -147,9 +154,10 @@ impl Platform for Machine {
         }
         assert_eq!((guest.uuid_there, memo), (uuid, MEMO));
         assert!(hold == Hold::Held || !guest.held_there, "the note says otherwise");
-        let mut missing = PageSet::new(guest.frames());
+        let mut missing = PageSet::new(frames);
         let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));
-        missing.extend(absent.map(|(gfn, _)| Gfn(gfn as u64)));
+        absent
+            .for_each(|(gfn, _)| assert!(missing.insert(Gfn(gfn as u64)), "the note says that the guest ends before"));
         guest.faults = guest.vcpus.iter().flatten().map(|(gfn, _)| *gfn).collect();
         Ok((Coming(self.clone(), shared.clone()), missing))
     }
@@ -183,8 +191,9 @@ pub const NOT_ENFORCED: &str = "the policy is not enforced";
 /// What every guest gives its agent to keep.
 const MEMO: u64 = 0x1234_5678_9abc_def0;
 
-fn or(into: &mut [u64], from: &[u64]) {
-    into.iter_mut().zip(from).for_each(|(into, from)| *into |= from);
+fn copy(into: &mut [u64], from: &[u64]) {
+    into.fill(0);
+    into[..from.len()].copy_from_slice(from);
 }
 
 /// Set bits within the mask of `count` pages.
@@ -276,13 +285,13 @@ impl Source for Leaving {
     }
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.call(Op::Peek, 10)?;
-        or(dirty, self.1.borrow().log.words());
+        copy(dirty, self.1.borrow().log.words());
         Ok(())
     }
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.call(Op::Clean, 1000)?;
         let mut guest = self.1.borrow_mut();
-        or(dirty, guest.log.words());
+        copy(dirty, guest.log.words());
         guest.protect();
         Ok(())
     }
@@ -291,7 +300,7 @@ impl Source for Leaving {
         let mut guest = self.1.borrow_mut();
         assert_eq!(guest.here, Here::Suspended);
         guest.paused_here = true;
-        or(dirty, guest.log.words());
+        copy(dirty, guest.log.words());
         guest.protect();
         Ok(b"a machine state".to_vec())
     }

@@ -14,7 +14,7 @@ use xen_pv::guest::abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::{Content, Page, Reach};
 use xen_pv::guest::source::{AWAY_LABEL, Source};
 use xen_pv::guest::target::{Hold, Target};
-use xen_pv::guest::{Error, domctl, label, machine, walk};
+use xen_pv::guest::{Error, domctl, label, machine, memory, walk};
 use xen_pv::window::{Access, BATCH, Window};
 use xen_pv::{event, time};
 
@@ -146,7 +146,8 @@ fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
 /// Opens a guest whose agent, if it had one, is gone.
 fn open(reach: &Reach, domain: DomId) -> Result<(Target, Vec<u64>), String> {
     let uuid = domctl::live_info(domain).map_err(text)?.handle;
-    Target::adopt(reach.clone(), domain, uuid, Hold::Released).map_err(text)
+    let frames = memory::max_gfn(domain).map_err(text)? + 1;
+    Target::adopt(reach.clone(), domain, uuid, Hold::Released, frames).map_err(text)
 }
 
 /// The page that somebody waits for, now or before `deadline`.

@@ -31,12 +31,8 @@ pub(super) struct Pages {
 /// How many present pages are remembered.
 const PRESENT: usize = 64;
 
-/// Looks at every page of a guest.
-pub(super) fn find(domain: DomId) -> Result<Pages> {
-    let frames = memory::max_gfn(domain)? + 1;
-    if frames > MAX_FRAMES {
-        return Err(Error::Refused("the guest's physical address space is larger than the agent's limit"));
-    }
+/// Looks at every page of a guest that the agent may have made absent: at those below `frames`.
+pub(super) fn find(domain: DomId, frames: u64) -> Result<Pages> {
     let mut bits = vec![0; frames.div_ceil(64) as usize];
     let mut present = Vec::new();
     // Only hardware-assisted paging can make pages absent.
@@ -85,6 +81,3 @@ fn start_log(domain: DomId) -> Result<DirtyLog> {
         result => result,
     }
 }
-
-/// 256 GiB.
-const MAX_FRAMES: u64 = 1 << 26;

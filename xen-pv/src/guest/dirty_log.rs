@@ -1,8 +1,5 @@
 //! The dirty log: which pages a guest wrote since the log was last cleaned.
 
-use alloc::vec;
-use alloc::vec::Vec;
-
 use super::abi::domctl::*;
 use super::domctl;
 use super::error::{Error, Operation, Result};
@@ -11,8 +8,6 @@ use crate::abi::{DomId, Errno};
 /// A guest's dirty log, on until it is dropped.
 pub struct DirtyLog {
     domain: DomId,
-    /// Where Xen writes its bitmap, before it is merged into the caller's.
-    scratch: Vec<u64>,
     on: bool,
 }
 
@@ -31,34 +26,25 @@ impl DirtyLog {
     /// Starts to log. From here on every write of the guest is recorded.
     pub fn start(domain: DomId) -> Result<Self> {
         shadow_op(domain, SHADOW_OP_ENABLE_LOGDIRTY, 0, &mut []).map_err(|errno| Operation::DirtyLog.error(errno))?;
-        Ok(Self { domain, scratch: Vec::new(), on: true })
+        Ok(Self { domain, on: true })
     }
 
     /// A log that an agent before us may have turned on.
     pub fn adopt(domain: DomId) -> Self {
-        Self { domain, scratch: Vec::new(), on: true }
+        Self { domain, on: true }
     }
 
-    /// ORs the log into `dirty` and says how many pages it counted. A reading that clears must cover the whole guest
+    /// Copies the log into `dirty` and says how many pages it counted. A reading that clears must cover the whole guest
     /// (`max_gfn + 1` bits): the log is cleared in leaves of 32768 pages, whether or not they were copied out.
-    pub fn read(&mut self, how: Read, dirty: &mut [u64]) -> Result<u64> {
+    pub fn read(&self, how: Read, dirty: &mut [u64]) -> Result<u64> {
         let (op, mode) = match how {
             Read::Peek => (SHADOW_OP_PEEK, 0),
             Read::Clean => (SHADOW_OP_CLEAN, 0),
             Read::Final => (SHADOW_OP_CLEAN, SHADOW_LOGDIRTY_FINAL),
         };
-        if self.scratch.len() < dirty.len() {
-            // Never both at once: there is memory for one.
-            self.scratch = Vec::new();
-            self.scratch = vec![0; dirty.len()];
-        }
-        let scratch = &mut self.scratch[..dirty.len()];
-        let counted = shadow_op(self.domain, op, mode, scratch).map_err(|errno| Operation::DirtyLog.error(errno))?;
+        let counted = shadow_op(self.domain, op, mode, dirty).map_err(|errno| Operation::DirtyLog.error(errno))?;
         // For a dying domain Xen says yes and does nothing.
         domctl::live_info(self.domain)?;
-        for (to, from) in dirty.iter_mut().zip(&*scratch) {
-            *to |= from;
-        }
         Ok(counted)
     }
 

@@ -5,13 +5,15 @@ use alloc::collections::BTreeMap;
 
 use crate::abi::Gfn;
 
-/// Pages of one leaf: half a kilobyte of bits.
-const LEAF: u64 = 4096;
+/// Pages of one leaf: 128 MiB of a guest, 4 KiB of bits.
+const LEAF: u64 = 32768;
+const WORDS: usize = LEAF as usize / 64;
 
-/// Grows by half a kilobyte for every 16 MiB of the guest that it holds anything of.
+/// Grows by 4 KiB for every 128 MiB of the guest that it holds anything of: in the end one bit a page, and one part in a hundred
+/// more.
 #[derive(Debug, Default)]
 pub(super) struct PageSet {
-    leaves: BTreeMap<u64, Box<[u64; 64]>>,
+    leaves: BTreeMap<u64, Box<[u64; WORDS]>>,
     count: u64,
 }
 
@@ -23,7 +25,7 @@ impl PageSet {
 
     pub(super) fn insert(&mut self, gfn: Gfn) {
         let (leaf, word, bit) = place(gfn);
-        let words = self.leaves.entry(leaf).or_insert_with(|| Box::new([0; 64]));
+        let words = self.leaves.entry(leaf).or_insert_with(|| Box::new([0; WORDS]));
         self.count += u64::from(words[word] & bit == 0);
         words[word] |= bit;
     }
@@ -53,7 +55,7 @@ mod tests {
     #[test]
     fn a_set_counts_each_page_once() {
         let mut set = PageSet::default();
-        for gfn in [0, 63, 64, 4095, 4096, 0xfefff, 0] {
+        for gfn in [0, 63, 64, 32767, 32768, 0xfefff, 0] {
             set.insert(Gfn(gfn));
         }
         assert_eq!(set.len(), 6);

@@ -202,12 +202,12 @@ impl Source {
         Ok(read_only.fold(0, |mask, (index, _)| mask | 1 << index))
     }
 
-    /// ORs the dirty log into `dirty` without clearing it.
+    /// Copies the dirty log into `dirty` without clearing it.
     pub fn peek(&mut self, dirty: &mut [u64]) -> Result {
         self.read_log(Read::Peek, dirty)
     }
 
-    /// ORs the dirty log into `dirty` and clears it.
+    /// Copies the dirty log into `dirty` and clears it.
     pub fn clean(&mut self, dirty: &mut [u64]) -> Result {
         self.read_log(Read::Clean, dirty)
     }
@@ -216,7 +216,7 @@ impl Source {
         if how != Read::Peek && self.max_gfn()? >= dirty.len() as u64 * 64 {
             return Err(Error::Refused("the guest's physical address space grew while it was copied"));
         }
-        let log = self.log.as_mut().ok_or(Error::Refused("the dirty log is not on"))?;
+        let log = self.log.as_ref().ok_or(Error::Refused("the dirty log is not on"))?;
         match log.read(how, dirty) {
             // Xen could not note every page: whatever was not noted may be dirty.
             Err(error) if error.is_log_overflow() => dirty.fill(u64::MAX),
@@ -233,7 +233,7 @@ impl Source {
         Ok(())
     }
 
-    /// After the guest suspended: holds it by a pause count, ORs the last of the dirty log into `dirty`, and what backends may
+    /// After the guest suspended: holds it by a pause count, copies the last of the dirty log into `dirty`, with what backends may
     /// write without the log's knowing, and returns where it stopped, for [`State::decode`]. Any resume from here on tells the guest that its suspend was cancelled.
     pub fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         if self.stage != Stage::Open {

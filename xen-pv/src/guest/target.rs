@@ -92,13 +92,13 @@ impl Target {
     }
 
     /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives one bit for each frame that
-    /// may be absent. That agent had released the domain, unless `hold` says that its pause count may still be there.
-    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold) -> Result<(Self, Vec<u64>)> {
+    /// may be absent. That agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may still be there.
+    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, Vec<u64>)> {
         let info = domctl::live_info(domain)?;
         if info.flags & DOMINF_HVM_GUEST == 0 || info.handle != uuid {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
-        let pages = absent::find(domain)?;
+        let pages = absent::find(domain, frames)?;
         let absent = || (0..).zip(&pages.absent).flat_map(|(at, word)| bits(*word).map(move |bit| Gfn(at * 64 + bit)));
         let pager = Pager::adopt(reach.clone(), domain, info.vcpus(), absent(), &pages.present)?;
         if pager.is_none() && absent().next().is_some() {
