@@ -21,8 +21,10 @@ use crate::session::{PeerFault, SessionError};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 
-/// How often the dirty log is looked at.
+/// How often the dirty log is looked at, at the most..
 const PEEK_EVERY: u64 = 50 * MS;
+/// ..and so many times as long as a look takes: it grows with the guest, which stands still for some of it.
+const PEEK_SHARE: u64 = 20;
 /// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
 /// between; and at least so many bytes.
 const ON_ITS_WAY: (u64, u64) = (50 * MS, 192 << 10);
@@ -143,17 +145,24 @@ fn report<S: Source>(departure: &Departure<S>) {
 /// Looks at the dirty log, if it was not looked at a moment ago, and tells the target what is stale.
 pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let due = departure.looked.map_or(0, |(then, _)| then + PEEK_EVERY);
-    if departure.timer.now() < due {
+    let begun = departure.timer.now();
+    if begun < due {
         return Ok(());
     }
     departure.check_running()?;
-    departure.take_log(S::peek)?;
-    make_room(departure);
-    if departure.policy == Mode::Precopy {
+    if begun < departure.next_look {
+        make_room(departure);
         return Ok(());
     }
-    find_fresh(departure);
-    hint(departure).await
+    departure.take_log(S::peek)?;
+    make_room(departure);
+    let hints = departure.policy != Mode::Precopy;
+    if hints {
+        find_fresh(departure);
+    }
+    let now = departure.timer.now();
+    departure.next_look = now + (now - begun) * (PEEK_SHARE - 1);
+    if hints { hint(departure).await } else { Ok(()) }
 }
 
 /// Of what is known to be dirty, what the target does not know.

@@ -80,8 +80,10 @@ pub(crate) struct Departure<S> {
     pub(crate) sends: Sends,
     /// Pages that looked, when they were read, like ones that must never be armed. The guest decides what they look like.
     pub(crate) pinned: PageSet,
-    /// When the dirty log was last looked at, and the bytes that had arrived over the bulk connection by then.
+    /// When it was last looked how stage 1 gets on, and the bytes that had arrived over the bulk connection by then.
     pub(crate) looked: Option<(u64, u64)>,
+    /// When to look at the dirty log again, at the earliest.
+    pub(crate) next_look: u64,
     /// Bytes per second that stage 1 moved.
     pub(crate) rate: u64,
     /// The toolstack has been asked to suspend the guest.
@@ -400,6 +402,7 @@ impl<S: Source> Departure<S> {
             sends: Sends::new(frames),
             pinned: set(),
             looked: None,
+            next_look: 0,
             rate: 0,
             asked: false,
             rescue: answering(host, called),
