@@ -23,6 +23,8 @@ use crate::tasks::SECOND;
 use crate::wire::{CHUNK, Message, Purpose};
 use crate::{dirty_copy, session};
 
+/// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
+const AT_ONCE: u64 = 1 << 20;
 /// How often to try again what the hypervisor refused after the commit.
 const TRY_AGAIN: u64 = SECOND;
 
@@ -191,12 +193,14 @@ impl<S: Source> Departure<S> {
         }
     }
 
-    /// Frees the guest's pages bit by bit, as long as this agent has other guests in hand. To destroy the domain with all of its
-    /// memory is one hypercall, and nobody is served for as long as that takes; when nobody is to be served, it takes least.
+    /// Frees the guest's pages bit by bit, as long as there are many or this agent has other guests in hand. To destroy the domain
+    /// with all of its memory is one hypercall, and nobody is served for as long as that takes, nor any session begun; when
+    /// nobody is to be served, it takes least.
     async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
         let mut first = 0;
         while first < self.frames {
             let count = CHUNK.min(self.frames - first);
+            let few = self.source.info()?.pages <= AT_ONCE;
             let (source, ram) = (&mut self.source, &mut self.scratch);
             ram.update_part(Gfn(first), count, |words| source.find_ram(Gfn(first), count, words))?;
             loop {
@@ -204,7 +208,7 @@ impl<S: Source> Departure<S> {
                 if batch.is_empty() {
                     break;
                 }
-                if claim.is_only() {
+                if few && claim.is_only() {
                     return Ok(());
                 }
                 self.source.free(&batch)?;
