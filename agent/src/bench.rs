@@ -1,5 +1,7 @@
 //! The way of a page through both ends, on a host without Xen, for `agent/benches` and nobody else.
 
+pub mod push;
+
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::format;

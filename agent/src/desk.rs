@@ -31,7 +31,7 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    fn new(id: RequestId, timer: Timer) -> Self {
+    pub(crate) fn new(id: RequestId, timer: Timer) -> Self {
         Self {
             id,
             timer,

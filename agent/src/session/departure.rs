@@ -367,7 +367,7 @@ pub(super) async fn cancelled(timer: &Timer, desk: &Desk) {
 }
 
 impl<S: Source> Departure<S> {
-    pub(super) fn new<P: Platform>(
+    pub(crate) fn new<P: Platform>(
         host: &Host<P>,
         desk: &Rc<Desk>,
         source: S,

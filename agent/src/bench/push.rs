@@ -1,0 +1,257 @@
+//! What a push costs at the source of a guest of any size.
+
+use alloc::boxed::Box;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use super::{End, Ends, connect, work};
+use crate::bitmap::PageSet;
+use crate::budget::Budget;
+use crate::channel::Inlet;
+use crate::claim::Domains;
+use crate::config::Config;
+use crate::control::{Mode, SessionToken};
+use crate::datagram::Post;
+use crate::desk::Desk;
+use crate::dirty_copy::{self, PUSH};
+use crate::lobby::Called;
+use crate::peers::Peers;
+use crate::platform::{
+    Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Hold, PAGE_SIZE, Page, PageMask, Platform,
+    PlatformError, Result, Rings, Source, Target,
+};
+use crate::secure::{Link, Security};
+use crate::session::Host;
+use crate::session::departure::{self, Departure};
+use crate::tasks::Timer;
+use crate::wire::{Channel, Hello, Kind, Message, Purpose, VERSIONS};
+
+/// Pages that stand for all of a guest's: more than the processor's caches hold.
+const PAGES: usize = 16 << 10;
+
+/// A guest that has left, and the connection to where its pages go.
+pub struct Leaver {
+    ends: [End; 2],
+    clock: fn() -> u64,
+    departure: Departure<Still>,
+    inlet: Inlet,
+    dirty: Vec<Gfn>,
+}
+
+impl Leaver {
+    /// A guest of so many frames, `dirty` of them spread over it.
+    pub fn new(frames: u64, dirty: u64, clock: fn() -> u64) -> Self {
+        let Ends { mut ends, .. } = Ends::new(false, clock);
+        let [control, _] = connect(&mut ends).map(Link::plain);
+        let [bulk, there] = connect(&mut ends).map(Link::plain);
+        let host = host(&ends[0], clock);
+        let hello = Hello {
+            versions: VERSIONS,
+            channel: Channel::Control,
+            features: Features::default(),
+            purpose: Purpose::Begin,
+            session: SessionToken([0; 16]),
+            binding: [0; 32],
+        };
+        let called = Called { hello, peer: None, control, bulk };
+        let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
+        let memory = host.budget.reserve(departure::cost(frames)).expect("there is no limit");
+        let desk = Rc::new(Desk::new("push".parse().expect("it is a name"), host.timer.clone()));
+        // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
+        let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
+        let mut departure = Departure::new(&host, &desk, source, &info, Mode::Precopy, &called, memory);
+        departure.ram.update(|words| words.fill(u64::MAX));
+        let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();
+        Self { ends, clock, departure, inlet: Inlet::new(there, &[Kind::Pages]), dirty }
+    }
+
+    /// Pushes all that is dirty: how many pushes that takes, and for how many nanoseconds the source is at work.
+    pub fn push(&mut self) -> (u64, u64) {
+        let Self { ends, clock, departure, inlet, dirty } = self;
+        departure.left.extend(dirty.iter().copied());
+        let pushing = async {
+            let (mut next, mut pushes) = (Gfn(0), 0);
+            while !departure.left.is_empty() {
+                next = dirty_copy::push(departure, next, PUSH).await.expect("it is sent");
+                pushes += 1;
+            }
+            pushes
+        };
+        let arriving = async {
+            let mut left = dirty.len();
+            while left > 0 {
+                let Ok(Message::Pages(pages)) = inlet.next().await else { panic!("nothing else was sent") };
+                left -= pages.gfns().count();
+            }
+        };
+        let (pushes, (), [worked, _]) = work(ends, *clock, Box::pin(pushing), Box::pin(arriving));
+        (pushes, worked)
+    }
+}
+
+/// An agent's parts, without anybody who asks it for anything.
+fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
+    let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2, 0, 0, 0, 0, 1], 0, Security::Plain);
+    let timer = Timer::new(clock);
+    Host {
+        platform: Rc::new(RefCell::new(Here(clock))),
+        net: end.net.clone(),
+        lobby: Rc::default(),
+        post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
+        timer,
+        config: Rc::new(config.expect("it is whole")),
+        budget: Budget::new(usize::MAX),
+        domains: Domains::default(),
+        peers: Peers::default(),
+        epilogues: RefCell::default(),
+    }
+}
+
+/// The machine under it: it tells the time, and no guest comes or goes.
+struct Here(fn() -> u64);
+
+impl Platform for Here {
+    type Source = Still;
+    type Target = Nobody;
+
+    fn now_ns(&self) -> u64 {
+        self.0()
+    }
+    fn random(&mut self, bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+    fn features(&self) -> Features {
+        Features::default()
+    }
+    fn open_source(&mut self, _: DomId) -> Result<Still> {
+        Err(PlatformError::Gone)
+    }
+    fn open_target(&mut self, _: DomId, _: Backends) -> Result<Nobody> {
+        Err(PlatformError::Gone)
+    }
+    fn adopt_source(&mut self, _: DomId, _: [u8; 16], _: u64) -> Result<Still> {
+        Err(PlatformError::Gone)
+    }
+    fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: u64, _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
+        Err(PlatformError::Gone)
+    }
+    fn discard(&mut self, _: DomId) -> Result<()> {
+        Err(PlatformError::Gone)
+    }
+}
+
+/// A guest that stands still: it can be read, and nothing else is asked.
+struct Still(Vec<Page>);
+
+impl Source for Still {
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
+        for (gfn, page) in gfns.iter().zip(into) {
+            *page = self.0[gfn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % self.0.len()];
+        }
+        Ok(PageMask::MAX)
+    }
+    fn is_pinned(&self, _: &Page) -> bool {
+        false
+    }
+    fn memo(&self) -> u64 {
+        0
+    }
+    fn is_retained(&self) -> bool {
+        true
+    }
+    fn info(&mut self) -> Result<GuestInfo> {
+        unasked()
+    }
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        unasked()
+    }
+    fn find_ram(&mut self, _: Gfn, _: u64, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+    fn are_ram(&mut self, _: &[Gfn]) -> Result<bool> {
+        unasked()
+    }
+    fn log_on(&mut self) -> Result<()> {
+        unasked()
+    }
+    fn protected(&mut self, _: &[Gfn]) -> Result<PageMask> {
+        unasked()
+    }
+    fn peek(&mut self, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+    fn clean(&mut self, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+    fn machine_state(&mut self, _: &mut [u64]) -> Result<Vec<u8>> {
+        unasked()
+    }
+    fn first_touched(&mut self, _: usize) -> Result<Vec<Gfn>> {
+        unasked()
+    }
+    fn retain(&mut self) -> Result<()> {
+        unasked()
+    }
+    fn release(&mut self) -> Result<()> {
+        unasked()
+    }
+    fn free(&mut self, _: &[Gfn]) -> Result<()> {
+        unasked()
+    }
+    fn destroy(&mut self) -> Result<()> {
+        unasked()
+    }
+}
+
+fn unasked<T>() -> Result<T> {
+    Err(PlatformError::Unsupported { operation: "what no push asks for" })
+}
+
+/// No guest arrives here.
+enum Nobody {}
+
+impl Target for Nobody {
+    fn info(&mut self) -> Result<GuestInfo> {
+        match *self {}
+    }
+    fn memo(&self) -> u64 {
+        match *self {}
+    }
+    fn build(&mut self, _: &[u8]) -> Result<Rings> {
+        match *self {}
+    }
+    fn can_page(&self) -> bool {
+        match *self {}
+    }
+    fn populate(&mut self, _: Gfn, _: u8) -> Result<()> {
+        match *self {}
+    }
+    fn write(&mut self, _: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        match *self {}
+    }
+    fn read(&mut self, _: &[Gfn], _: &mut [Page]) -> Result<PageMask> {
+        match *self {}
+    }
+    fn arm(&mut self, _: &[Gfn]) -> Result<PageMask> {
+        match *self {}
+    }
+    fn next_fault(&mut self) -> Result<Option<Fault>> {
+        match *self {}
+    }
+    fn fill(&mut self, _: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        match *self {}
+    }
+    fn load_state(&mut self, _: &[u8]) -> Result<()> {
+        match *self {}
+    }
+    fn release(&mut self) -> Result<()> {
+        match *self {}
+    }
+    fn has_run(&mut self) -> Result<bool> {
+        match *self {}
+    }
+    fn finish(&mut self) -> Result<()> {
+        match *self {}
+    }
+}
