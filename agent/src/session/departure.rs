@@ -478,11 +478,13 @@ impl<S: Source> Departure<S> {
         Ok(())
     }
 
-    /// Adds to what is known to be dirty what the log says.
+    /// Adds to what is known to be dirty what the log says, of as much of the guest as there is by now.
     pub(crate) fn take_log(
         &mut self,
         read: fn(&mut S, &mut [u64]) -> platform::Result<()>,
     ) -> Result<(), SessionError> {
+        let max_gfn = self.source.info()?.max_gfn;
+        self.grow(max_gfn + 1)?;
         let (source, found) = (&mut self.source, &mut self.scratch);
         found.update(|words| read(source, words))?;
         self.log.union_with(found);

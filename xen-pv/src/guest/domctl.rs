@@ -138,7 +138,7 @@ pub(super) unsafe fn call<T: Plain>(domain: DomId, cmd: u32, body: T) -> core::r
 /// A domctl as the hypervisor takes it.
 pub(super) fn prepared<T: Plain>(domain: DomId, cmd: u32, body: T) -> Domctl {
     const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
-    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
+    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::ZERO };
     // SAFETY: the union is large and aligned enough for `T`, checked above.
     unsafe { (&raw mut domctl.u).cast::<T>().write(body) };
     domctl
@@ -147,12 +147,13 @@ pub(super) fn prepared<T: Plain>(domain: DomId, cmd: u32, body: T) -> Domctl {
 /// What the hypervisor left in a domctl.
 pub(super) fn answer<T: Plain>(domctl: &Domctl) -> T {
     const { assert!(size_of::<T>() <= size_of::<Body>() && align_of::<T>() <= align_of::<Body>()) };
-    // SAFETY: the union is large and aligned enough for `T`, and any bits are a `T`.
+    // SAFETY: the union is large and aligned enough for `T`. Its bytes are those of the `T` that was written there, over which Xen
+    // may have written any others, and any bits are a `T`.
     unsafe { (&raw const domctl.u).cast::<T>().read() }
 }
 
 unsafe fn call_plain(domain: DomId, cmd: u32) -> core::result::Result<(), Errno> {
-    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body([0; 128]) };
+    let mut domctl = Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::ZERO };
     // SAFETY: a complete domctl without pointers.
     unsafe { hypercall::domctl(&mut domctl) }.map(drop)
 }

@@ -1,6 +1,8 @@
 //! A guest's grant table: the two grants that a toolstack makes for a new guest, xenstore's and the console's ring, and no
 //! others; and what backends have mapped.
 
+use alloc::vec::Vec;
+
 use super::abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
 use super::error::{Error, Operation, Result};
 use super::reach::Reach;
@@ -33,23 +35,19 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
     reach.write_grants(domain, table_frame(domain, 0)?, [console?, store?])
 }
 
-/// Sets the bits of the pages that other domains have mapped for writing: rings, above all. Xen logs what they write when
+/// Adds the pages that other domains have mapped for writing: rings, above all. Xen logs what they write when
 /// they unmap it (`unmap_common`, grant_table.c), which may be never.
 ///
 /// Of a table in version 2, which no guest uses by itself, nothing is read: what backends write to its rings after they were
 /// copied is lost, as in Xen's own migration, and guests' drivers begin anew.
-pub(super) fn mark_mapped(reach: &Reach, domain: DomId, dirty: &mut [u64]) -> Result {
+pub(super) fn find_mapped(reach: &Reach, domain: DomId, mapped: &mut Vec<Gfn>) -> Result {
     if version(domain)? > 1 {
         return Ok(());
     }
     for index in 0..table_frames(domain)? {
-        for entry in reach.read_grants(domain, table_frame(domain, index)?)? {
-            if entry.flags & GTF_WRITING != 0
-                && let Some(word) = dirty.get_mut(entry.frame as usize / 64)
-            {
-                *word |= 1 << (entry.frame % 64);
-            }
-        }
+        let entries = reach.read_grants(domain, table_frame(domain, index)?)?;
+        let writing = entries.iter().filter(|entry| entry.flags & GTF_WRITING != 0);
+        mapped.extend(writing.map(|entry| Gfn(entry.frame.into())));
     }
     Ok(())
 }

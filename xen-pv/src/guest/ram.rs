@@ -16,9 +16,12 @@ const SPECIAL_END: u64 = 0xff000;
 /// A scan for RAM from frame 0 upwards.
 ///
 /// Asking about every number below 4 GiB takes a second and more, and most of them are holes: the scan stops asking when it
-/// has found as many pages as the guest owns.
+/// has found as many pages as the guest owns, and none at the numbers that follow. A guest that has mapped grants of its own has
+/// pages at more than one number each: of as many others it would not hear otherwise.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Scan {
+    /// The last numbers that were asked about held nothing.
+    in_hole: bool,
     /// Where it goes on.
     next: u64,
     /// Pages outside the special range that have not been found yet.
@@ -56,10 +59,11 @@ impl Scan {
 
     fn chunk(&mut self, domain: DomId, first: u64, count: u64, ram: &mut [u64]) -> Result {
         clear(ram, first, first + count);
-        if self.left == 0 && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
+        if self.left == 0 && self.in_hole && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
             return Ok(());
         }
         let types = types(domain, first, count)?;
+        self.in_hole = !types.iter().any(|kind| is_ram(*kind));
         for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
             ram[gfn as usize / 64] |= 1 << (gfn % 64);
             let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);

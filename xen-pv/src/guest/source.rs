@@ -216,6 +216,11 @@ impl Source {
         if how != Read::Peek && self.max_gfn()? >= dirty.len() as u64 * 64 {
             return Err(Error::Refused("the guest's physical address space grew while it was copied"));
         }
+        let mut mapped = Vec::new();
+        if how == Read::Final {
+            // What a backend unmaps after the log is read was mapped before; what it maps then is mapped afterwards.
+            grants::find_mapped(&self.reach, self.domain, &mut mapped)?;
+        }
         let log = self.log.as_ref().ok_or(Error::Refused("the dirty log is not on"))?;
         match log.read(how, dirty) {
             // Xen could not note every page: whatever was not noted may be dirty.
@@ -223,7 +228,12 @@ impl Source {
             result => drop(result?),
         }
         if how == Read::Final {
-            grants::mark_mapped(&self.reach, self.domain, dirty)?;
+            grants::find_mapped(&self.reach, self.domain, &mut mapped)?;
+        }
+        for gfn in mapped {
+            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
+                *word |= 1 << (gfn.0 % 64);
+            }
         }
         for gfn in self.private {
             if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {

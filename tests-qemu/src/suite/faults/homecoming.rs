@@ -29,7 +29,10 @@ pub fn vif_script_fails(fixture: &mut Fixture) -> Result<()> {
 
     let dom0 = scene.dom0(scene.from)?;
     keep_files(&scene, scene.from)?;
+    let before: Vec<u32> = domains(&dom0)?.iter().map(|domain| domain.number).collect();
     ensure!(dom0.run(&["xl", "reboot", guest::NAME])?.success(), "xl reboot fails");
+    let anew = |domain: &Domain| !before.contains(&domain.number);
+    wait(|| Ok(domains(&dom0)?.iter().any(anew)), "xl does not start the guest anew")?;
     guest::wait_ready(LIMIT)?;
     forget_files(&scene, scene.from)?;
     scene.runs_only_on(scene.from)?;

@@ -1,5 +1,7 @@
 //! `domctl.h`: what a toolstack asks about a domain.
 
+use core::mem::MaybeUninit;
+
 use super::Plain;
 use crate::abi::DomId;
 
@@ -55,10 +57,15 @@ pub struct Domctl {
     pub u: Body,
 }
 
-/// The union at the end of `struct xen_domctl`.
+/// The union at the end of `struct xen_domctl`. What is moved into it may have padding, of which nobody knows what it holds.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-pub struct Body(pub [u8; 128]);
+pub struct Body(pub [MaybeUninit<u8>; 128]);
+
+impl Body {
+    /// Nothing.
+    pub const ZERO: Self = Self([MaybeUninit::new(0); 128]);
+}
 
 /// `struct xen_domctl_getdomaininfo`.
 #[derive(Clone, Copy, Debug, Default)]
