@@ -85,7 +85,12 @@ pub fn attend(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Resu
         return see_to(store, &session, end);
     }
     let session = hand_over(store, agent.clone(), end, note)?;
-    let state = settled(store, &session)?.ok_or(Refusal::AgentSilent)?;
+    taken_up(store, end, &session, Instant::now()).map(Some)
+}
+
+/// Waits until it is clear what becomes of a guest that an agent was asked to take up at that time, and does what is left to do.
+fn taken_up(store: &mut Xenstore, end: End, session: &Session, since: Instant) -> Result<String, Refusal> {
+    let state = settled(store, session, since)?.ok_or(Refusal::AgentSilent)?;
     if let Some(note) = session.note(store)? {
         end.keep(store, &note, None, None)?;
     }
@@ -117,15 +122,30 @@ fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Resu
 /// Hands this host's agent the notes of all domains, or of one, and says what came of each, one line each.
 pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
-    let mut told = String::new();
+    let (mut told, mut handed) = (Vec::new(), Vec::new());
     for (end, note) in kept::all(store)? {
         if only.is_some_and(|only| only != end.domain) {
             continue;
         }
-        let became = if end.is_followed(store)? { None } else { attend(store, &agent, end, &note)? };
-        let became = became.unwrap_or_else(|| "its migration is under way, and is seen to".into());
-        told.push_str(&format!("domain {}: {became}\n", end.domain));
+        let session = if end.is_followed(store)? { None } else { Some(session_of(store, &agent, end, &note)?) };
+        match session {
+            Some(Some(session)) => told.push((end, see_to(store, &session, end)?)),
+            Some(None) => handed.push((end, hand_over(store, agent.clone(), end, &note)?)),
+            None => told.push((end, None)),
+        }
     }
+    // Only now are they waited for: one may be the other end of another, when a guest migrated to its own host.
+    let since = Instant::now();
+    for (end, session) in handed {
+        told.push((end, Some(taken_up(store, end, &session, since)?)));
+    }
+    let told: String = told
+        .into_iter()
+        .map(|(end, became)| {
+            let became = became.unwrap_or_else(|| "its migration is under way, and is seen to".into());
+            format!("domain {}: {became}\n", end.domain)
+        })
+        .collect();
     match (told.is_empty(), only) {
         (false, _) => Ok(told),
         (true, None) => Ok("nothing to recover\n".into()),
@@ -137,7 +157,7 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
 pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let session = Session::ask(store, agent, Way::Out, domain, &Request::Discard { domain: DomId(domain) })?;
-    match settled(store, &session)? {
+    match settled(store, &session, Instant::now())? {
         Some(State::Complete) => {}
         Some(State::Failed { reason }) => return Err(Refusal::Agent(reason)),
         _ => return Err(Refusal::AgentSilent),
@@ -147,8 +167,7 @@ pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
 }
 
 /// Waits until it is clear what becomes of a guest, or no longer.
-fn settled(store: &mut Xenstore, session: &Session) -> Result<Option<State>, Refusal> {
-    let since = Instant::now();
+fn settled(store: &mut Xenstore, session: &Session, since: Instant) -> Result<Option<State>, Refusal> {
     loop {
         let state = session.state(store)?;
         let clear = matches!(state, Some(State::Committed | State::Running | State::Complete | State::Failed { .. }));
@@ -164,8 +183,8 @@ fn settled(store: &mut Xenstore, session: &Session) -> Result<Option<State>, Ref
 }
 
 /// Does what is left to do for dom0 about a guest that an agent was asked to take up, and says what became of it.
-fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Option<String>, Refusal> {
-    Ok(Some(match (end.way, state) {
+fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<String, Refusal> {
+    Ok(match (end.way, state) {
         (Way::Out, State::Committed) => "it has left; the agents have met again, and its pages follow".into(),
         (Way::In, State::Running) => "it runs here; the agents have met again, and its pages follow".into(),
         // For any other reason the agent did not take it up.
@@ -173,7 +192,7 @@ fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Opt
         (_, state) if state.is_end() => conclude(store, end, state)?,
         (Way::Out, _) => "it has left; its pages stay here until the other host's agent calls, whenever that is".into(),
         (Way::In, _) => "the other host's agent cannot be reached yet; this one goes on calling".into(),
-    }))
+    })
 }
 
 /// Does what is left to do for dom0 when a migration has ended like this, and says what became of the guest.
@@ -232,7 +251,7 @@ fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, R
     }
     let request = Request::Withdraw { domain: DomId(end.domain) };
     let session = Session::ask(store, agent.clone(), "withdraw", end.domain, &request)?;
-    match settled(store, &session)? {
+    match settled(store, &session, Instant::now())? {
         Some(State::Complete) => {
             xl(&["destroy", &number]);
             Ok("it never ran here, and xl is gone: it goes on where it came from".into())
@@ -351,6 +370,21 @@ mod tests {
             recover(&mut store, None).expect("an answer"),
             "domain 5: it is here, and nothing of it is missing\n"
         );
+    }
+
+    #[test]
+    fn both_ends_on_one_host_are_handed_over_before_either_is_waited_for() {
+        let (agent, mut store) = FakeStore::with_agent();
+        agent.set("/tool/tsmc/out/5", "00ff");
+        agent.set("/tool/tsmc/in/6", "11ee");
+        let recovering = thread::spawn(move || recover(&mut store, None).expect("an answer"));
+        let names = ["out-5-", "in-6-"].map(|end| agent.wait_for(&format!("{HOME}/request"), end).0);
+        for (name, state) in names.iter().zip(["complete", "running"]) {
+            agent.set(&format!("{HOME}/session/{name}/state"), state);
+        }
+        let told = recovering.join().expect("no panic");
+        assert_eq!(told.lines().count(), 2, "{told}");
+        assert!(told.contains("domain 5: it has left") && told.contains("domain 6: it runs here"), "{told}");
     }
 
     #[test]
