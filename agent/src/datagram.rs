@@ -35,8 +35,16 @@ pub(crate) struct Post {
     stray: Cell<u64>,
 }
 
+/// An end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Source,
+    Target,
+}
+
 struct Mailbox {
-    session: SessionToken,
+    /// What stands on a datagram that is for it.
+    name: SessionToken,
     unread: RefCell<heapless::Deque<Letter, UNREAD>>,
 }
 
@@ -51,12 +59,26 @@ impl Post {
         Self { net, timer, port, mailboxes: RefCell::default(), stray: Cell::new(0) }
     }
 
-    /// Opens a session's line to the agent at `peer`, until it is dropped.
-    pub(crate) fn line(self: &Rc<Self>, session: SessionToken, sealing: Datagrams, peer: SocketAddrV4) -> Line {
-        let mailbox = Rc::new(Mailbox { session, unread: RefCell::default() });
+    /// Opens the line of this end of a session to the agent at `peer`, until it is dropped.
+    pub(crate) fn line(
+        self: &Rc<Self>,
+        session: SessionToken,
+        end: End,
+        sealing: Datagrams,
+        peer: SocketAddrV4,
+    ) -> Line {
+        let net = &mut *self.net.borrow_mut();
+        net.open_datagrams(self.port);
+        // Two ends in one agent have one port, and need two names.
+        let other = SessionToken(session.0.map(|byte| !byte));
+        let (name, to) = match end {
+            _ if net.address() != Some(*peer.ip()) => (session, session),
+            End::Source => (session, other),
+            End::Target => (other, session),
+        };
+        let mailbox = Rc::new(Mailbox { name, unread: RefCell::default() });
         self.mailboxes.borrow_mut().push(Rc::downgrade(&mailbox));
-        self.net.borrow_mut().open_datagrams(self.port);
-        Line { post: self.clone(), mailbox, sealing, peer, scratch: Vec::new(), refused: 0 }
+        Line { post: self.clone(), mailbox, to, sealing, peer, scratch: Vec::new(), refused: 0 }
     }
 
     /// Takes a turn: sorts what has come.
@@ -77,7 +99,7 @@ impl Post {
         }
         // A session that a peer called for again has two for a moment: the newer one counts.
         let find = |token: &[u8; 16]| {
-            mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.session.0 == *token)
+            mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *token)
         };
         while let Some(()) = net.receive_datagram(|from, bytes| {
             let letter = split(bytes).and_then(|(token, counter, body)| {
@@ -106,6 +128,8 @@ fn split(datagram: &[u8]) -> Option<(&[u8; 16], u64, &[u8])> {
 pub(crate) struct Line {
     post: Rc<Post>,
     mailbox: Rc<Mailbox>,
+    /// What stands on a datagram for the other end.
+    to: SessionToken,
     sealing: Datagrams,
     peer: SocketAddrV4,
     scratch: Vec<u8>,
@@ -130,7 +154,7 @@ impl Line {
             return false;
         };
         let at_home = from.ip() == self.peer.ip();
-        let opened = if at_home { self.sealing.open(counter, &self.mailbox.session.0, &mut body) } else { None };
+        let opened = if at_home { self.sealing.open(counter, &self.mailbox.name.0, &mut body) } else { None };
         match opened.and_then(|body| Rescue::parse(body).ok()) {
             Some(rescue) => read(self, from, rescue),
             None => self.refused += 1,
@@ -145,12 +169,12 @@ impl Line {
 
     /// Sends, if there is room; whether there was.
     pub(crate) fn send_to(&mut self, to: SocketAddrV4, rescue: &Rescue<'_>) -> bool {
-        let Self { post, mailbox, sealing, scratch, .. } = self;
+        let Self { post, to: name, sealing, scratch, .. } = self;
         scratch.clear();
         rescue.emit(scratch);
-        let counter = sealing.seal(&mailbox.session.0, scratch);
+        let counter = sealing.seal(&name.0, scratch);
         let mut front = [0; FRONT];
-        front[..16].copy_from_slice(&mailbox.session.0);
+        front[..16].copy_from_slice(&name.0);
         front[16..].copy_from_slice(&counter.to_le_bytes());
         post.timer.nudge();
         post.net.borrow_mut().send_datagram(to, [&front, scratch])
@@ -210,7 +234,7 @@ mod tests {
         let wire = pair.wire();
         let ([there, here], _) = pair.shake_hands(wire, preamble);
         let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, here.datagrams(), HOME.parse().unwrap());
+        let mut line = post.line(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
 
         let genuine: Vec<Vec<u8>> = (0..3).map(|stamp| sealed(&there, SESSION, &Rescue::Probe(stamp))).collect();
         // Out of order, and one twice.
@@ -237,10 +261,30 @@ mod tests {
     }
 
     #[test]
+    fn both_ends_in_one_agent_hear_each_other_and_not_themselves() {
+        let (mut pair, [there, here]) = Pair::plain();
+        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let [mut source, mut target] = [(End::Source, &here), (End::Target, &there)]
+            .map(|(end, link)| post.line(SESSION, end, link.datagrams(), HOME.parse().unwrap()));
+        assert!(target.send(&Rescue::Probe(5)));
+        deliver(&mut pair);
+        post.poll();
+        assert!(!target.has_mail());
+        let mut heard = None;
+        assert!(source.receive(|_, from, rescue| heard = Some((from, rescue == Rescue::Probe(5)))));
+        let (from, is_probe) = heard.unwrap();
+        assert!(is_probe && source.send_to(from, &Rescue::Echo(5)));
+        deliver(&mut pair);
+        post.poll();
+        assert!(!source.has_mail() && target.receive(|_, _, rescue| assert_eq!(rescue, Rescue::Echo(5))));
+        assert_eq!((source.refused, target.refused), (0, 0));
+    }
+
+    #[test]
     fn who_is_not_where_the_peer_is_is_not_read() {
         let (mut pair, [there, here]) = Pair::plain();
         let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
+        let mut line = post.line(SESSION, End::Source, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
         let datagram = sealed(&there, SESSION, &Rescue::Probe(1));
         assert_eq!(read(&mut pair, &post, &mut line, &[&datagram]), []);
         assert_eq!(line.refused, 1);
@@ -250,7 +294,7 @@ mod tests {
     fn a_flood_costs_no_more_than_a_mailbox() {
         let (mut pair, [there, here]) = Pair::plain();
         let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, here.datagrams(), HOME.parse().unwrap());
+        let mut line = post.line(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
         for _ in 0..10 {
             let piece = Rescue::Piece { gfn: Gfn(1), index: 0, bytes: &[1; crate::wire::PIECE] };
             let flood: Vec<Vec<u8>> = (0..30).map(|_| sealed(&there, SESSION, &piece)).collect();

@@ -17,7 +17,7 @@ use smoltcp::time::Instant;
 use crate::channel::Inlet;
 use crate::config::Config;
 use crate::control::SessionToken;
-use crate::datagram::Post;
+use crate::datagram::{End, Post};
 use crate::lobby::{Door, Lobby};
 use crate::net::{Buffers, Connection, LinkError, Net};
 use crate::secure::handshake::{self, Entropy};
@@ -132,7 +132,7 @@ fn datagrams(mut bytes: &[u8]) {
     let there = Link::sealed(connected(&mut pair), PublicKey([1; 32]), [0; 32], [out, Direction::new(&key(1))]);
     let there = there.datagrams();
     let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), home.port()));
-    let mut line = post.line(SESSION, link.datagrams(), home);
+    let mut line = post.line(SESSION, End::Source, link.datagrams(), home);
     let (mut sent, mut read) = (0, 0);
     while let Some(([from, length], rest)) = bytes.split_first_chunk() {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(*length) * 8));

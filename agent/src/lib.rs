@@ -33,6 +33,7 @@ pub mod fuzzing;
 mod hex;
 mod ledger;
 mod lobby;
+mod loopback;
 mod net;
 pub mod os;
 mod peers;

@@ -15,11 +15,12 @@ use core::task::Poll;
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollIngressSingleResult, PollResult};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::phy::Device;
-use smoltcp::socket::{dhcpv4, tcp, udp};
+use smoltcp::socket::{Socket, dhcpv4, tcp, udp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
+use crate::loopback::{self, Loopback, Looped};
 use crate::sieve::Sieve;
 use crate::tasks::{SECOND, Timer};
 
@@ -35,7 +36,8 @@ const LINGERING: usize = 8;
 const DATAGRAMS: usize = 96;
 const DATAGRAM_BYTES: usize = 96 << 10;
 /// What they take.
-pub(crate) const MEMORY: usize = LINGERING * (IN_FLIGHT_BULK + SPARE + (4 << 10))
+pub(crate) const MEMORY: usize = loopback::MEMORY
+    + LINGERING * (IN_FLIGHT_BULK + SPARE + (4 << 10))
     + 2 * (DATAGRAM_BYTES + DATAGRAMS * size_of::<udp::PacketMetadata>());
 
 /// The interface and all sockets.
@@ -44,6 +46,7 @@ pub(crate) struct Net {
     sockets: SocketSet<'static>,
     datagrams: SocketHandle,
     dhcp: Option<SocketHandle>,
+    loopback: Loopback,
     /// Where others call.
     port: u16,
     next_port: u16,
@@ -68,13 +71,15 @@ impl Net {
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        Self { interface, sockets, datagrams, dhcp, port: config.port, next_port, lingering: Vec::new() }
+        let (loopback, lingering) = (Loopback::new(EthernetAddress(config.mac)), Vec::new());
+        Self { interface, sockets, datagrams, dhcp, loopback, port: config.port, next_port, lingering }
     }
 
     /// Takes packets in and sends what the sockets have; whether anything happened.
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
         let time = instant(now);
-        let device = &mut Sieve { device, port: self.port };
+        let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
+        let device = &mut Sieve { device: &mut Looped { device, loopback }, port: self.port };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {
@@ -87,9 +92,20 @@ impl Net {
         while self.interface.poll_egress(time, device, &mut self.sockets) == PollResult::SocketStateChanged {
             moved = true;
         }
+        moved |= self.loopback.take_fresh();
         self.follow_dhcp();
         self.bury(now);
         moved
+    }
+
+    /// Whether a connection of this agent has its other end here, too.
+    fn talks_to_itself(&self) -> bool {
+        let own = self.address().map(IpAddress::Ipv4);
+        own.is_some()
+            && self.sockets.iter().any(|(_, socket)| match socket {
+                Socket::Tcp(socket) => socket.remote_endpoint().map(|other| other.addr) == own,
+                _ => false,
+            })
     }
 
     /// When to poll again even if no packet comes.
@@ -141,6 +157,12 @@ impl Net {
     #[cfg(test)]
     pub(crate) fn sockets(&self) -> usize {
         self.sockets.iter().count()
+    }
+
+    /// Bytes that this agent has sent to itself and not received.
+    #[cfg(test)]
+    pub(crate) fn on_its_way_back(&self) -> usize {
+        self.loopback.bytes()
     }
 
     fn follow_dhcp(&mut self) {

@@ -2,6 +2,8 @@
 
 #[path = "migration/guests.rs"]
 mod guests;
+#[path = "migration/itself.rs"]
+mod itself;
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 #[path = "migration/verify.rs"]
@@ -266,7 +268,7 @@ fn a_guest_in_hand_is_in_no_second_hand() {
     world.ask(0, "twice-0", "out domain=0 mode=tsmc");
     assert!(world.run_until(60_000, |world| world.guest.borrow().released));
     world.ask(0, "twice-1", "out domain=0 mode=tsmc");
-    world.ask(1, "twice-2", "out domain=0 mode=tsmc");
+    world.ask(1, "twice-2", "out domain=1000 mode=tsmc");
     world.run_until(20, |_| false);
     let reason = "an earlier migration of the guest has not ended here; see 'tsmc status'".to_string();
     for (host, id) in [(0, "twice-0"), (0, "twice-1"), (1, "twice-2")] {
@@ -274,7 +276,7 @@ fn a_guest_in_hand_is_in_no_second_hand() {
     }
     assert!(world.run(600_000), "{:?}", world.states);
     world.guest.borrow().check_complete();
-    world.ask(1, "again", "out domain=0 mode=tsmc");
+    world.ask(1, "again", "out domain=1000 mode=tsmc");
     world.run_until(20, |_| false);
     assert!(matches!(world.answer(1, "again"), Some(State::Listening { .. })));
 }
@@ -457,9 +459,9 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     );
     (any::<u32>(), guest, quality, manner).prop_map(|(seed, guest, quality, (mode, [pages, stubborn], suspend_ns))| {
         let (frames, vcpus, working_set, step_ns) = guest;
-        let can_page = pages || seed % 4 != 0;
+        let (can_page, to_itself) = (pages || seed % 4 != 0, seed % 7 == 0);
         let seed = u64::from(seed);
-        Scenario { seed, frames, vcpus, working_set, step_ns, quality, mode, can_page, stubborn, suspend_ns }
+        Scenario { seed, frames, vcpus, working_set, step_ns, quality, mode, can_page, stubborn, suspend_ns, to_itself }
     })
 }
 

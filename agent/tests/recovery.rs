@@ -43,6 +43,8 @@ enum When {
     Sent { host: usize, frames: u64 },
     /// When the source, or the target, has been in so many states.
     States { end: usize, count: usize },
+    /// So many microseconds after the request.
+    Elapsed { us: u64 },
 }
 
 /// A migration with one fault.
@@ -61,7 +63,9 @@ impl Run {
         let mut world = World::new(self.scenario);
         world.start_ns = self.start_ns;
         world.start();
+        let began = world.clock.get();
         let due = |world: &World| match self.when {
+            When::Elapsed { us } => world.clock.get() >= began + 1000 * us,
             When::Sent { host, frames } => world.cable.sent(host) >= frames,
             When::States { end, count } => world.states[0][end].len() >= count,
         };
@@ -188,6 +192,36 @@ fn one_fault_between_any_two_frames_leaves_one_guest() {
         }
     }
     assert!(in_time > 50, "only {in_time} faults came in time");
+}
+
+/// Of a migration to the own host the agent is both ends: both die at once, and both notes are handed to the next.
+#[test]
+fn one_fault_of_a_migration_to_its_own_host_leaves_one_guest() {
+    let scenario = Scenario { to_itself: true, ..small() };
+    let faults = [
+        Fault::Restart { host: 0, after: 500 },
+        Fault::Restart { host: 0, after: 30_000 },
+        Fault::Cancel { end: 0 },
+        Fault::Cancel { end: 1 },
+        Fault::DestroyTarget,
+    ];
+    let mut in_time = 0;
+    for (index, fault) in faults.into_iter().enumerate() {
+        for us in (1_000 * index as u64..80_000).step_by(5_000) {
+            let when = When::Elapsed { us };
+            let came = Run { scenario, start_ns: 20_000_000, when, fault }.check();
+            in_time += u64::from(came);
+            if !came {
+                break;
+            }
+        }
+        for (end, counts) in [(0, 1..=5), (1, 1..=4)] {
+            for count in counts {
+                Run { scenario, start_ns: 0, when: When::States { end, count }, fault }.check();
+            }
+        }
+    }
+    assert!(in_time > 20, "only {in_time} faults came in time");
 }
 
 #[test]
@@ -346,12 +380,13 @@ fn random_run(seed: u64) -> Run {
         can_page: below(8) != 0,
         stubborn: below(3) == 0,
         suspend_ns: below(100_000_000),
+        to_itself: below(6) == 0,
     };
     let short = |long: u64| 1 + long;
     let fault = match below(12) {
         0..3 => Fault::Cut(short(below(70_000))),
         3..5 => Fault::Restart { host: 0, after: short(below(40_000)) },
-        5..7 => Fault::Restart { host: 1, after: short(below(40_000)) },
+        5..7 => Fault::Restart { host: 1 - usize::from(scenario.to_itself), after: short(below(40_000)) },
         7 => Fault::Cancel { end: below(2) as usize },
         8 => Fault::DestroyTarget,
         9 => Fault::Fails(BEFORE_COMMIT[below(BEFORE_COMMIT.len() as u64) as usize], below(40) as u32),
@@ -361,6 +396,7 @@ fn random_run(seed: u64) -> Run {
     let when = match below(4) {
         0 => When::States { end: 0, count: 1 + below(5) as usize },
         1 => When::States { end: 1, count: 1 + below(3) as usize },
+        _ if scenario.to_itself => When::Elapsed { us: below(200_000) },
         _ => When::Sent { host: below(2) as usize, frames: 1 + below(1 + 2 * scenario.frames) },
     };
     Run { scenario, start_ns: below(150_000_000), when, fault }

@@ -59,7 +59,7 @@ pub(crate) async fn answer(
     connection.read_exact(&mut message).await?;
     state.read_message(&message, &mut []).map_err(|_| LinkError::Changed)?;
     let peer = state.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey);
-    let peer = peer.filter(|key| identity.peer(key).is_some());
+    let peer = peer.filter(|key| identity.trusts(key));
     let peer = peer.ok_or(SessionError::Refused(Refusal::UnknownPeer))?;
     let mut answer = [0; ANSWER];
     state.write_message(&[], &mut answer).map_err(broken)?;

@@ -144,6 +144,12 @@ impl Identity {
         self.peers.iter().find(|(known, _)| known == key).map(|(_, name)| name.as_str())
     }
 
+    /// Whether this agent gives guests to the one with this key, and takes them from it. Its own key need not be in its
+    /// list: who proves to have it is this agent, and a guest that goes there stays on its host.
+    pub(crate) fn trusts(&self, key: &PublicKey) -> bool {
+        *key == self.public || self.peer(key).is_some()
+    }
+
     /// The agents that this one trusts.
     pub fn peers(&self) -> impl Iterator<Item = (PublicKey, &str)> {
         self.peers.iter().map(|(key, name)| (*key, name.as_str()))
@@ -189,6 +195,12 @@ mod tests {
         assert_eq!(identity.public_key().to_string(), PUBLIC);
         assert_eq!(identity.peer(&identity.public_key()), Some("host b"));
         assert_eq!(identity.peer(&PublicKey([1; 32])), None);
+    }
+
+    #[test]
+    fn an_agent_trusts_itself_without_being_told() {
+        let identity = identity(&format!("key {PRIVATE}\n")).unwrap();
+        assert!(identity.trusts(&identity.public_key()) && !identity.trusts(&PublicKey([1; 32])));
     }
 
     #[test]

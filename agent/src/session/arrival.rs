@@ -16,6 +16,7 @@ use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, Ses
 use crate::budget::Reservation;
 use crate::channel::{Inlet, SharedOutlet};
 use crate::control::{Progress, SessionToken, State};
+use crate::datagram::End;
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
 use crate::net::LinkError;
@@ -157,7 +158,7 @@ async fn arrive<P: Platform>(
     let arrival = Arrival::new(host, desk, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
-        let line = host.post.line(session, control.datagrams(), callee.address);
+        let line = host.post.line(session, End::Target, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
         let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
         let mut bulk = Inlet::new(bulk, &BULKS);

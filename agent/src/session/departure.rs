@@ -22,6 +22,7 @@ use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::config::Config;
 use crate::control::{Mode, SessionToken, State};
+use crate::datagram::End;
 use crate::desk::Desk;
 use crate::digest::Kept;
 use crate::ledger::{Ledger, Sends};
@@ -357,7 +358,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
 /// What answers the datagrams of whoever called.
 pub(super) fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
     let peer = called.control.connection().peer().unwrap_or(NOBODY);
-    let line = host.post.line(called.hello.session, called.control.datagrams(), peer);
+    let line = host.post.line(called.hello.session, End::Source, called.control.datagrams(), peer);
     Answering::new(line, host.timer.clone())
 }
 

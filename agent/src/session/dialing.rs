@@ -76,7 +76,7 @@ async fn one<P: Platform>(
 ) -> Result<Link, SessionError> {
     let security = &host.config.security;
     if let (Security::Sealed(identity), Some(key)) = (security, callee.key)
-        && identity.peer(&key).is_none()
+        && !identity.trusts(&key)
     {
         return Err(SessionError::Refused(Refusal::UnknownPeer));
     }

@@ -17,7 +17,7 @@ use super::{BULK_LOST, CALL_AGAIN, Host, LOST, PeerFault, Refusal, SessionError,
 use crate::bitmap::PageSet;
 use crate::channel::{Inlet, Outlet};
 use crate::control::State;
-use crate::datagram::Line;
+use crate::datagram::{self, Line};
 use crate::ledger::Stage;
 use crate::platform::{Gfn, Platform, PlatformError, Target};
 use crate::secure::Link;
@@ -230,7 +230,7 @@ async fn call_again<'a, P: Platform>(
     say_missing(arrival, Outlet::new(control.clone())).await?;
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.forget_demands();
-    let line = host.post.line(arrival.session, control.datagrams(), arrival.callee.address);
+    let line = host.post.line(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
     let listening = listen(arrival, [control, bulk.clone()], inlet);
     Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), line })
 }

@@ -20,7 +20,7 @@ use agent::{Address, Agent, Config, Wake};
 
 use guest::{Guest, Here, Shared};
 use link::{Cable, End, Quality};
-use machine::{Machine, Op, Trouble};
+use machine::{Machine, Op, THERE, Trouble};
 use random::Random;
 use store::Nodes;
 
@@ -39,6 +39,8 @@ pub struct Scenario {
     pub stubborn: bool,
     /// How long the toolstack takes to suspend the guest.
     pub suspend_ns: u64,
+    /// Whether guests migrate to the host that they are on: the first.
+    pub to_itself: bool,
 }
 
 impl Default for Scenario {
@@ -54,6 +56,7 @@ impl Default for Scenario {
             can_page: true,
             stubborn: false,
             suspend_ns: 5_000_000,
+            to_itself: false,
         }
     }
 }
@@ -238,15 +241,16 @@ impl World {
         machine.dead = Rc::default();
         self.agents[host] = None;
         for guest in 0..self.states.len() {
-            let end = (guest + host) % 2;
-            if self.notes.contains_key(&(guest, end)) {
-                continue;
+            for end in 0..2 {
+                if self.host(guest, end) != host || self.notes.contains_key(&(guest, end)) {
+                    continue;
+                }
+                if end == 1 {
+                    self.guests.borrow()[guest].borrow_mut().created = false;
+                }
+                // So the helper says; it has nothing to hand to another agent.
+                self.states[guest][end].push(State::Failed { reason: "the agent died".into() });
             }
-            if end == 1 {
-                self.guests.borrow()[guest].borrow_mut().created = false;
-            }
-            // So the helper says; it has nothing to hand to another agent.
-            self.states[guest][end].push(State::Failed { reason: "the agent died".into() });
         }
     }
 
@@ -256,7 +260,7 @@ impl World {
         self.boot(host);
         self.turn();
         self.lives += 1;
-        let notes = self.notes.iter().filter(|((guest, end), _)| (guest + end) % 2 == host);
+        let notes = self.notes.iter().filter(|((guest, end), _)| self.host(*guest, *end) == host);
         for ((guest, end), note) in notes {
             let path = format!("request/{}-{guest}-r{}", ["out", "in"][*end], self.lives);
             self.stores[host].put(&path, &Request::Recover { note: note.clone() }.to_string());
@@ -295,7 +299,7 @@ impl World {
 
     /// The figures that one end of the first guest's migration left.
     pub fn summary(&self, end: usize) -> Summary {
-        let line = self.stores[end].get(&format!("session/{}/summary", self.id(0, end)));
+        let line = self.stores[self.host(0, end)].get(&format!("session/{}/summary", self.id(0, end)));
         line.expect("a summary").parse().expect("figures")
     }
 
@@ -405,7 +409,7 @@ impl World {
             State::Listening { session, address, port, key } => {
                 let dom0 = DomId(0);
                 let request = Request::In {
-                    domain: DomId(guest as u16),
+                    domain: DomId(THERE + guest as u16),
                     peer: std::net::SocketAddrV4::new(*address, *port),
                     key: self.false_key.or(*key),
                     session: *session,
@@ -423,6 +427,11 @@ impl World {
         }
     }
 
+    /// The host of the source (0) or the target (1) of a guest's migration.
+    fn host(&self, guest: usize, end: usize) -> usize {
+        if self.scenario.to_itself { 0 } else { (guest + end) % 2 }
+    }
+
     /// The name of the request at the source (0) or target (1) of a guest's migration.
     fn id(&self, guest: usize, end: usize) -> String {
         format!("{}-{guest}-{}", ["out", "in"][end], self.attempt)
@@ -431,7 +440,7 @@ impl World {
     /// Writes a node of a request.
     fn request(&self, guest: usize, end: usize, leaf: &str, value: &str) {
         let path = format!("request/{}{leaf}", self.id(guest, end));
-        self.stores[(guest + end) % 2].put(&path, value);
+        self.stores[self.host(guest, end)].put(&path, value);
     }
 }
 
