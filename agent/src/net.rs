@@ -522,12 +522,16 @@ impl Connection {
     /// Waits until everything written has been acknowledged and the peer has closed its end; `false` if the connection
     /// ended otherwise.
     pub(crate) async fn finished(&self) -> bool {
+        use tcp::State::{Closed, Closing, LastAck, TimeWait};
         self.socket(|socket| socket.close());
         self.timer.nudge();
+        // A peer that closed first leaves nothing to wait for after its last acknowledgement.
+        let mut has_all = false;
         self.timer
             .wait_for(|| {
                 let state = self.socket(|socket| socket.state());
-                matches!(state, tcp::State::TimeWait | tcp::State::Closed).then_some(state == tcp::State::TimeWait)
+                has_all |= state == TimeWait || matches!(state, Closing | LastAck) && self.backlog() == 0;
+                matches!(state, TimeWait | Closed).then_some(has_all)
             })
             .await
     }

@@ -53,13 +53,11 @@ impl Word {
 
 /// At the source: waits for the target to ask, and tells it.
 pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, answer: Answer) {
-    // Whoever asks takes memory, and may ask for long.
-    let Ok(_memory) = host.budget.reserve(2 * lobby::BUFFERS.size()) else {
-        return log::warn!("no memory is left to tell the other host's agent how a session ended, should it ask");
-    };
     let answering = async {
         loop {
             let called = invitation.answered(&host.timer).await;
+            // Whoever asks takes memory. Where there is none now, it asks again.
+            let Ok(_memory) = host.budget.reserve(2 * lobby::BUFFERS.size()) else { continue };
             let mut control = Outlet::new(called.control.clone());
             let message = match &answer {
                 Answer::Complete => Message::Complete,
