@@ -157,7 +157,10 @@ fn watch(
     let mut told_progress = Instant::now();
     let mut deadline: Option<Instant> = None;
     loop {
-        let (source, target) = (followers.0.session(), followers.1.session());
+        // One agent may be both.
+        let session =
+            |follower: &Follower, way| follower.session_of(way).map(|(_, session)| session).unwrap_or_default();
+        let (source, target) = (session(&followers.0, "out-"), session(&followers.1, "in-"));
         on_look(&source, &target);
         let news =
             tell_state("source", &source, &mut told.0, story) | tell_state("target", &target, &mut told.1, story);

@@ -61,14 +61,8 @@ impl Follower {
         Ok(Self { sessions, stop, thread: Some(thread) })
     }
 
-    /// The session that was last begun, since the start.
-    pub fn session(&self) -> Session {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        // Only one guest migrates at a time here, so there is one.
-        sessions.values().next_back().cloned().unwrap_or_default()
-    }
-
-    /// The same of those whose name begins like this: `out-` leave the host, `in-` arrive. With its name.
+    /// The session that was last begun, since the start, of those whose name begins like this: `out-` leave the host, `in-`
+    /// arrive. With its name.
     pub fn session_of(&self, way: &str) -> Option<(String, Session)> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let last = sessions.iter().rfind(|(name, _)| name.starts_with(way));

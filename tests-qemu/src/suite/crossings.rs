@@ -10,6 +10,7 @@ use super::fixture::Fixture;
 use crate::cli::Mode;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
+use crate::scenario::keys::Channel;
 use crate::scenario::ssh;
 use crate::scenario::testbed::{A, B, SHELL};
 use tests_qemu::report::Report;
@@ -106,6 +107,22 @@ pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
     ensure!(!said.contains("was full"), "virtual processors may have slept inside the hypervisor: {said}");
     ensure!(said.contains("answered early"), "never more waited at once than keep a slot");
     Ok(())
+}
+
+/// To the host that it is on, as Xen's manual recommends for a test: one agent is both ends, and is not in its own list of peers.
+pub fn to_its_own_host(fixture: &mut Fixture) -> Result<()> {
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.start_agents_as((Channel::Sealed, &[*B]), (Channel::Sealed, &[*A]))?;
+    fixture.start_guest(A, &guest)?;
+    fixture.assert_private(A)?;
+    for mode in [Mode::Tsmc, Mode::Postcopy] {
+        let (_, report) = fixture.migrate(&guest, (A, A), mode, &|_, _| ())?;
+        assert_held(&report)?;
+        fixture.assert_private(A)?;
+    }
+    // And from there to elsewhere.
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    assert_held(&report)
 }
 
 /// Iterate, then stop and copy: what a hypervisor without paging gets.

@@ -160,8 +160,10 @@ impl Fixture {
         }
         let testbed = self.testbed.as_ref().context("no hosts")?;
         // Sessions are looked at from the source to the target, which is not always from A to B.
-        let agents = self.agents.as_ref().filter(|_| mode != Mode::Xl);
-        let agents = agents.map(|(a, b)| if places.0 == A { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) });
+        let agents = match mode {
+            Mode::Xl => None,
+            _ => Some((self.agent(places.0)?.clone(), self.agent(places.1)?.clone())),
+        };
         let (crossing, report) = measure::migrate(testbed, guest, places, mode, agents.as_ref(), on_look, &self.story)?;
         println!("{report}");
         let verified = mode == Mode::Xl || !crossing.is_success() || report.verified.is_some();

@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     Test { name: "sixteen_vcpus_that_miss_their_pages_leave_room_on_the_ring", run: crossings::sixteen_vcpus },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
+    Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
