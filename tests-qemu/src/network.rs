@@ -42,6 +42,9 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 21);
 /// A second guest's address.
 pub const SECOND_GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 22);
 
+/// The addresses of all guests that there may be at once.
+pub const GUESTS: [Ipv4Addr; 4] = [GUEST, SECOND_GUEST, Ipv4Addr::new(10, 77, 0, 23), Ipv4Addr::new(10, 77, 0, 24)];
+
 /// The hardware address of the interface of the guest at this address.
 pub fn guest_mac(address: Ipv4Addr) -> String {
     format!("00:16:3e:77:00:{:02x}", address.octets()[3])
@@ -73,7 +76,7 @@ pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
     run_line(&format!("ip -n {namespace} addr add {BRIDGE}/24 dev br0"))?;
     run_line(&format!("ip -n {namespace} link set br0 up"))?;
     // The prober must not have to ask for the guest's address while the guest is away.
-    for guest in [GUEST, SECOND_GUEST] {
+    for guest in GUESTS {
         let mac = guest_mac(guest);
         run_line(&format!("ip -n {namespace} neigh replace {guest} lladdr {mac} dev br0 nud permanent"))?;
     }

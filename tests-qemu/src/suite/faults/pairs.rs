@@ -1,4 +1,4 @@
-//! Two migrations at once.
+//! Several migrations at once.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use super::super::fixture::Fixture;
 use super::attempt::LIMIT;
 use super::scene::{Domain, domains};
 use crate::cli::Mode;
-use crate::network::{Place, SECOND_GUEST};
-use crate::scenario::guest::{self, Guest, Label};
+use crate::network::{GUESTS, Place, SECOND_GUEST};
+use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::migration;
 use crate::scenario::testbed::{A, B, SHELL};
 use crate::trouble::Trouble;
@@ -70,6 +70,47 @@ pub fn fail_alone(fixture: &mut Fixture) -> Result<()> {
     pair.assert_arrived(running.0, 0)?;
     pair.assert_are([B, A])?;
     pair.end()
+}
+
+/// More than the agents' memory is enough for: the last ones wait their turn, and say so.
+pub fn four_leave_at_once(fixture: &mut Fixture) -> Result<()> {
+    let mut first = Guest::demo(fixture.artifacts(), Label::Private);
+    (first.memory_mib, first.load) = (128, Workload { dirty_mb: 16, dirty_rate: 1000 });
+    let names = [guest::NAME, "second", "third", "fourth"];
+    let guests: Vec<Guest> =
+        names.iter().zip(GUESTS).map(|(name, address)| Guest { name, address, ..first.clone() }).collect();
+    fixture.agents()?;
+    fixture.start_guest(A, &first)?;
+    let dom0 = fixture.testbed()?.dom0(A);
+    for guest in &guests[1..] {
+        guest.create(&dom0)?;
+        guest::wait_ready_at(guest.address, LIMIT)?;
+    }
+    let start = |guest: &Guest| -> Result<Running> {
+        let mut request = migration::request(guest.name, B, SHELL, Mode::Tsmc);
+        migration::verify(&mut request);
+        Ok(dom0.start(&request)?)
+    };
+    let running = guests.iter().map(start).collect::<Result<Vec<_>>>()?;
+    let mut waited = 0;
+    for (guest, running) in guests.iter().zip(running) {
+        let output = finish(running)?;
+        ensure!(output.status == 0, "xl migrate of {} exits with {}", guest.name, output.status);
+        waited +=
+            usize::from(String::from_utf8_lossy(&output.stderr).contains("waiting for memory of this host's agent"));
+    }
+    ensure!(waited > 0, "all four fitted at once: nobody had to wait");
+    println!("{waited} of them waited");
+    for guest in &guests {
+        let check = guest::load_at(guest.address)?.check()?;
+        ensure!(check.errors == 0, "{} of {} pages of {} are wrong", check.errors, check.pages, guest.name);
+    }
+    let there = domains(&fixture.testbed()?.dom0(B))?;
+    ensure!(there.len() == 4 && there.iter().all(Domain::is_runnable), "on B are {there:?}");
+    for guest in &guests {
+        fixture.testbed()?.dom0(B).run(&["xl", "destroy", guest.name])?;
+    }
+    Ok(())
 }
 
 /// Two guests, the first on A.
