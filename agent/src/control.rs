@@ -129,7 +129,7 @@ impl fmt::Display for RequestId {
 }
 
 /// What names a session to both agents: drawn by the source's agent, shown to the target's through the toolstack.
-/// Who knows it may connect.
+/// A known agent that says it may have the guest; in clear only a hash of it is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionToken(pub [u8; 16]);
 

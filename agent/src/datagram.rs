@@ -1,6 +1,6 @@
 //! Datagrams beside the connections: one UDP port for all sessions of an agent.
 //!
-//! A datagram starts with its session's token (16 bytes) and a counter (8), both in clear: the one says whose it is, the
+//! A datagram starts with its session's name (16 bytes) and a counter (8), both in clear: the one says whose it is, the
 //! other is what it was sealed with. Whatever is nobody's, too long, not sealed by the peer, or was here before, is dropped
 //! and counted; nothing is ever answered that has not been opened. Datagrams may be lost, doubled or overtake each other.
 
@@ -11,12 +11,13 @@ use core::net::SocketAddrV4;
 
 use crate::control::SessionToken;
 use crate::net::Net;
+use crate::secure::SessionName;
 use crate::secure::datagram::Datagrams;
 use crate::secure::record::TAG;
 use crate::tasks::Timer;
 use crate::wire::{RESCUE_LIMIT, Rescue};
 
-/// Token and counter.
+/// Name and counter.
 const FRONT: usize = 16 + 8;
 /// Most bytes of a datagram.
 pub(crate) const LONGEST: usize = FRONT + RESCUE_LIMIT + TAG;
@@ -44,7 +45,7 @@ pub(crate) enum End {
 
 struct Mailbox {
     /// What stands on a datagram that is for it.
-    name: SessionToken,
+    name: SessionName,
     unread: RefCell<heapless::Deque<Letter, UNREAD>>,
 }
 
@@ -69,8 +70,9 @@ impl Post {
     ) -> Line {
         let net = &mut *self.net.borrow_mut();
         net.open_datagrams(self.port);
+        let session = SessionName::of(session);
         // Two ends in one agent have one port, and need two names.
-        let other = SessionToken(session.0.map(|byte| !byte));
+        let other = SessionName(session.0.map(|byte| !byte));
         let (name, to) = match end {
             _ if net.address() != Some(*peer.ip()) => (session, session),
             End::Source => (session, other),
@@ -98,12 +100,12 @@ impl Post {
             return;
         }
         // A session that a peer called for again has two for a moment: the newer one counts.
-        let find = |token: &[u8; 16]| {
-            mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *token)
+        let find = |name: &[u8; 16]| {
+            mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *name)
         };
         while let Some(()) = net.receive_datagram(|from, bytes| {
-            let letter = split(bytes).and_then(|(token, counter, body)| {
-                let mailbox = find(token)?;
+            let letter = split(bytes).and_then(|(name, counter, body)| {
+                let mailbox = find(name)?;
                 // One that overflows is lost like any other.
                 let _ = mailbox.unread.borrow_mut().push_back(Letter { from, counter, body: body.to_vec() });
                 Some(())
@@ -119,9 +121,9 @@ fn split(datagram: &[u8]) -> Option<(&[u8; 16], u64, &[u8])> {
     if datagram.len() > LONGEST {
         return None;
     }
-    let (token, rest) = datagram.split_first_chunk()?;
+    let (name, rest) = datagram.split_first_chunk()?;
     let (counter, body) = rest.split_first_chunk()?;
-    Some((token, u64::from_le_bytes(*counter), body))
+    Some((name, u64::from_le_bytes(*counter), body))
 }
 
 /// A session's line to the other agent.
@@ -129,7 +131,7 @@ pub(crate) struct Line {
     post: Rc<Post>,
     mailbox: Rc<Mailbox>,
     /// What stands on a datagram for the other end.
-    to: SessionToken,
+    to: SessionName,
     sealing: Datagrams,
     peer: SocketAddrV4,
     scratch: Vec<u8>,
@@ -196,10 +198,10 @@ mod tests {
 
     /// What the agent at the other end of `link` sends, as bytes.
     fn sealed(link: &Link, session: SessionToken, rescue: &Rescue<'_>) -> Vec<u8> {
-        let mut body = Vec::new();
+        let (mut body, name) = (Vec::new(), SessionName::of(session));
         rescue.emit(&mut body);
-        let counter = link.datagrams().seal(&session.0, &mut body);
-        [&session.0[..], &counter.to_le_bytes(), &body].concat()
+        let counter = link.datagrams().seal(&name.0, &mut body);
+        [&name.0[..], &counter.to_le_bytes(), &body].concat()
     }
 
     /// Lets what was sent leave, and then arrive.
@@ -230,7 +232,8 @@ mod tests {
     #[test]
     fn only_what_the_peer_sent_to_this_session_is_read_and_only_once() {
         let mut pair = Pair::new();
-        let preamble = Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SESSION };
+        let preamble =
+            Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName::of(SESSION) };
         let wire = pair.wire();
         let ([there, here], _) = pair.shake_hands(wire, preamble);
         let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));

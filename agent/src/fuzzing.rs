@@ -22,7 +22,7 @@ use crate::lobby::{Door, Lobby};
 use crate::net::{Buffers, Connection, LinkError, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
-use crate::secure::{Heard, Identity, Link, Preamble, Protection, PublicKey, Security};
+use crate::secure::{Heard, Identity, Link, Preamble, Protection, PublicKey, Security, SessionName};
 use crate::session::arrival::{BULKS, CONTROLS};
 use crate::session::departure::HEARD;
 use crate::session::note::Note;
@@ -31,7 +31,6 @@ use crate::testing::{ADDRESS, Pair, identity, take};
 use crate::wire::{Channel, Kind, Purpose, Rescue};
 
 const SESSION: SessionToken = SessionToken([7; 16]);
-const PREAMBLE: Preamble = Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SESSION };
 /// More than any input.
 const LARGE: Buffers = Buffers { receive: 16 << 10, send: 16 << 10 };
 
@@ -80,7 +79,7 @@ fn answer_of_a_stranger(bytes: &[u8]) {
     let mut pair = Pair::new();
     let [here, there] = pair.connect();
     let [caller, callee] = agents();
-    let call = handshake::call(here, caller, callee.public_key(), PREAMBLE, entropy());
+    let call = handshake::call(here, caller, callee.public_key(), preamble(), entropy());
     let answer = async {
         take(&there, handshake::CALL).await;
         let _ = there.write_all(bytes).await;
@@ -139,8 +138,9 @@ fn datagrams(mut bytes: &[u8]) {
         bytes = rest;
         let mut datagram = body.to_vec();
         if from % 2 == 0 {
-            let counter = there.seal(&SESSION.0, &mut datagram);
-            datagram.splice(..0, SESSION.0.into_iter().chain(counter.to_le_bytes()));
+            let name = SessionName::of(SESSION).0;
+            let counter = there.seal(&name, &mut datagram);
+            datagram.splice(..0, name.into_iter().chain(counter.to_le_bytes()));
             sent += u32::from(Rescue::parse(body).is_ok());
         }
         pair.net.borrow_mut().send_datagram(home, [&datagram, &[]]);
@@ -335,6 +335,11 @@ impl TxToken for Room {
     }
 }
 
+/// What agents say first that call for the session.
+fn preamble() -> Preamble {
+    Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName::of(SESSION) }
+}
+
 /// Agents 1 and 2, which know each other.
 fn agents() -> &'static [Identity; 2] {
     static AGENTS: OnceLock<[Identity; 2]> = OnceLock::new();
@@ -348,11 +353,11 @@ fn heard_once() -> &'static [u8] {
         let mut pair = Pair::new();
         let [here, there] = pair.connect();
         let [caller, callee] = agents();
-        let call = handshake::call(here, caller, callee.public_key(), PREAMBLE, entropy());
+        let call = handshake::call(here, caller, callee.public_key(), preamble(), entropy());
         let Either::Second(call) = pair.finish(select(call, take(&there, handshake::CALL))) else {
             unreachable!("nobody answers")
         };
-        [&PREAMBLE.emit()[..], &call].concat()
+        [&preamble().emit()[..], &call].concat()
     })
 }
 

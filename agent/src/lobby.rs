@@ -1,9 +1,12 @@
 //! Where arriving connections meet the sessions that expect them.
 //!
 //! The agent listens only while a session waits for its peer. A caller is dropped, without a word, unless it names that
-//! session, proves that this agent knows it, and says the same once more where nobody can change it. Until then it has
+//! session, proves that this agent knows it, and shows the session's token where nobody else can read it. Until then it has
 //! cost little: callers beyond a few make place for the next, those first that have said nothing, so that strangers who
 //! hold their connections open keep nobody out. One host's callers make place for each other before anybody else's do.
+//!
+//! The first agent that shows the token is the one that the session is with. If another one shows it, one of them is not
+//! meant, and nobody here can tell which.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -17,7 +20,7 @@ use crate::config::Config;
 use crate::control::SessionToken;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::secure::handshake::{self, Entropy};
-use crate::secure::{Link, Preamble, PublicKey, Security};
+use crate::secure::{Link, NoPreamble, Preamble, PublicKey, Security, SessionName};
 use crate::session::{PeerFault, Refusal, SessionError};
 use crate::tasks::{SECOND, Task, Timer, poll_once};
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
@@ -42,8 +45,12 @@ pub(crate) struct Lobby {
 
 struct Expected {
     session: SessionToken,
+    name: SessionName,
     purpose: Purpose,
+    /// Whom it is with, once that is known.
     only: Option<PublicKey>,
+    /// Somebody else has shown its token.
+    contested: bool,
     control: Option<(Hello, Link)>,
     bulk: Option<(Hello, Link)>,
     /// Why the last caller that named this session was turned away.
@@ -73,7 +80,9 @@ impl Lobby {
         purpose: Purpose,
         only: Option<PublicKey>,
     ) -> Invitation {
-        let expected = Expected { session, purpose, only, control: None, bulk: None, turned_away: None };
+        let name = SessionName::of(session);
+        let (control, bulk, turned_away) = Default::default();
+        let expected = Expected { session, name, purpose, only, contested: false, control, bulk, turned_away };
         self.expected.borrow_mut().push(expected);
         Invitation { lobby: self.clone(), session }
     }
@@ -84,7 +93,16 @@ impl Lobby {
 
     /// Does `work` on who is expected for a session.
     fn find<T>(&self, session: SessionToken, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
-        self.expected.borrow_mut().iter_mut().find(|peer| peer.session == session).map(work)
+        self.find_by(|peer| peer.session == session, work)
+    }
+
+    /// The same, for a caller that has only named it.
+    fn find_named<T>(&self, name: SessionName, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
+        self.find_by(|peer| peer.name == name, work)
+    }
+
+    fn find_by<T>(&self, is: impl Fn(&Expected) -> bool, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
+        self.expected.borrow_mut().iter_mut().find(|peer| is(peer)).map(work)
     }
 }
 
@@ -93,29 +111,27 @@ impl Expected {
         self.control.is_some() && self.bulk.is_some()
     }
 
-    /// Gives a caller its seat. The last one keeps it: an agent that calls again has lost what it had.
+    /// Gives a caller its seat. An agent that calls again has lost what it had.
     fn admit(&mut self, hello: Hello, link: Link) -> Result<(), SessionError> {
+        if hello.session != self.session {
+            return Err(SessionError::Peer(PeerFault::Unbound));
+        }
         if self.only.is_some() && link.peer() != self.only {
-            return Err(SessionError::Refused(Refusal::UnknownPeer));
+            self.contested = true;
+            return Err(SessionError::Refused(Refusal::Contested));
         }
         if hello.purpose != self.purpose {
             return Err(SessionError::Peer(PeerFault::OutOfTurn));
         }
-        match hello.channel {
-            Channel::Control => self.control = Some((hello, link)),
-            Channel::Bulk => self.bulk = Some((hello, link)),
-        }
-        let belong = match (&self.control, &self.bulk) {
-            (Some((_, control)), Some((hello, bulk))) => {
-                hello.binding == control.binding() && bulk.peer() == control.peer()
+        self.only = link.peer();
+        match (hello.channel, &self.control) {
+            (Channel::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
+            (Channel::Bulk, Some((_, control))) if control.binding() == hello.binding => {
+                self.bulk = Some((hello, link));
             }
-            _ => true,
-        };
-        if belong {
-            return Ok(());
+            (Channel::Bulk, _) => return Err(SessionError::Peer(PeerFault::Unbound)),
         }
-        self.bulk = None;
-        Err(SessionError::Peer(PeerFault::Unbound))
+        Ok(())
     }
 }
 
@@ -125,9 +141,14 @@ impl Invitation {
         self.session
     }
 
-    /// From here on only the same peer may call, and only because the agents have lost each other.
-    pub(crate) fn expect_again(&self, only: Option<PublicKey>) {
-        self.lobby.find(self.session, |peer| (peer.purpose, peer.only) = (Purpose::Recover, only));
+    /// From here on the peer may call only because the agents have lost each other.
+    pub(crate) fn expect_again(&self) {
+        self.lobby.find(self.session, |peer| peer.purpose = Purpose::Recover);
+    }
+
+    /// Waits until an agent calls that knows the token as well, and is not the one that the session is with.
+    pub(crate) async fn contested(&self, timer: &Timer) {
+        timer.wait_for(|| self.lobby.find(self.session, |peer| peer.contested).filter(|contested| *contested)).await;
     }
 
     /// Waits until the peer has called twice.
@@ -294,15 +315,27 @@ async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce())
     connection.accepted().await?;
     let mut preamble = [0; Preamble::LEN];
     connection.read_exact(&mut preamble).await?;
-    let preamble = Preamble::parse(&preamble).ok_or(SessionError::Peer(PeerFault::Stranger))?;
-    let expected = ear.lobby.find(preamble.session, |_| ()).is_some();
+    let preamble = match Preamble::parse(&preamble) {
+        Ok(preamble) => preamble,
+        Err(NoPreamble::Strange) => return Err(SessionError::Peer(PeerFault::Stranger)),
+        Err(NoPreamble::Version(session)) => {
+            let refusal = Refusal::Version;
+            // Version 1 said the token itself here.
+            let is = |peer: &Expected| session == peer.name.0 || session == peer.session.0;
+            ear.lobby.find_by(is, |peer| peer.turned_away = Some(refusal));
+            connection.write_all(&Preamble::other_version()).await?;
+            connection.finished().await;
+            return Err(SessionError::Refused(refusal));
+        }
+    };
+    let expected = ear.lobby.find_named(preamble.session, |_| ()).is_some();
     if !expected {
         return Err(SessionError::Peer(PeerFault::Stranger));
     }
     introduced();
     let admitted = admit(ear, connection, preamble).await;
     if let Err(SessionError::Refused(refusal)) = admitted {
-        ear.lobby.find(preamble.session, |peer| peer.turned_away = Some(refusal));
+        ear.lobby.find_named(preamble.session, |peer| peer.turned_away = Some(refusal));
     }
     admitted
 }
@@ -318,12 +351,14 @@ async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<
     };
     let mut inlet = Inlet::new(link.clone(), &[Kind::Hello]);
     let Message::Hello(hello) = inlet.next().await? else { return Err(SessionError::Peer(PeerFault::OutOfTurn)) };
-    if hello.session != preamble.session || hello.channel != preamble.channel {
+    if hello.channel != preamble.channel {
         return Err(SessionError::Peer(PeerFault::Unbound));
     }
-    link.connection().linger();
-    let admitted = ear.lobby.find(preamble.session, |peer| peer.admit(hello, link));
-    admitted.unwrap_or(Err(SessionError::Peer(PeerFault::Stranger)))
+    let connection = link.clone();
+    let admitted = ear.lobby.find_named(preamble.session, |peer| peer.admit(hello, link));
+    admitted.unwrap_or(Err(SessionError::Peer(PeerFault::Stranger)))?;
+    connection.connection().linger();
+    Ok(())
 }
 
 #[cfg(test)]
@@ -343,6 +378,10 @@ mod tests {
     use crate::wire::VERSIONS;
 
     const SESSION: SessionToken = SessionToken([7; 16]);
+
+    fn preamble(protection: Protection, channel: Channel) -> Preamble {
+        Preamble { protection, channel, session: SessionName::of(SESSION) }
+    }
 
     /// Agent 2, which expects agent 1 or 3, and everybody else on the same network.
     struct Scene {
@@ -387,12 +426,23 @@ mod tests {
 
         /// An agent calls agent 2 and says hello.
         fn call(&mut self, own: u8, channel: Channel, binding: [u8; 32]) -> Result<Link, SessionError> {
-            let preamble = Preamble { protection: Protection::Sealed, channel, session: SESSION };
+            self.call_for(SESSION, own, channel, binding)
+        }
+
+        /// The same, with this for the token of the session that is called for.
+        fn call_for(
+            &mut self,
+            session: SessionToken,
+            own: u8,
+            channel: Channel,
+            binding: [u8; 32],
+        ) -> Result<Link, SessionError> {
+            let preamble = preamble(Protection::Sealed, channel);
             let connection = self.connect(&preamble.emit());
             let (caller, callee) = (identity(own, &[2]), identity(2, &[]).public_key());
             let link = self.run(handshake::call(connection, &caller, callee, preamble, entropy()))?;
             let (features, purpose) = (Features::default(), Purpose::Begin);
-            let hello = Hello { versions: VERSIONS, channel, features, purpose, session: SESSION, binding };
+            let hello = Hello { versions: VERSIONS, channel, features, purpose, session, binding };
             self.run(SharedOutlet::new(link.clone()).send(Message::Hello(hello)))?;
             Ok(link)
         }
@@ -415,7 +465,7 @@ mod tests {
 
     #[test]
     fn strangers_that_hold_every_place_do_not_keep_the_right_caller_out() {
-        let named = Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SESSION }.emit();
+        let named = preamble(Protection::Sealed, Channel::Control).emit();
         for said in [&b""[..], b"TSM", &named] {
             let mut scene = Scene::new();
             let invitation = scene.expect();
@@ -466,7 +516,7 @@ mod tests {
         let invitation = scene.expect();
         assert_eq!(scene.call(9, Channel::Control, [0; 32]).err(), Some(LinkError::TurnedAway.into()));
         assert_eq!(invitation.turned_away(), Some(Refusal::UnknownPeer));
-        let plain = Preamble { protection: Protection::Plain, channel: Channel::Control, session: SESSION };
+        let plain = preamble(Protection::Plain, Channel::Control);
         let caller = scene.connect(&plain.emit());
         assert!(scene.run(caller.read_exact(&mut [0])).is_err());
         assert_eq!(invitation.turned_away(), Some(Refusal::PeerIsPlain));
@@ -478,11 +528,9 @@ mod tests {
         let mut scene = Scene::new();
         let invitation = scene.expect();
         let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
-        // Bound to something else; to the same, but by another agent that is trusted as well.
-        for (own, binding) in [(1, [0; 32]), (3, control.binding())] {
-            let bulk = scene.call(own, Channel::Bulk, binding).unwrap();
-            assert!(scene.is_dropped(&bulk));
-        }
+        // Bound to something else.
+        let bulk = scene.call(1, Channel::Bulk, [0; 32]).unwrap();
+        assert!(scene.is_dropped(&bulk));
         let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
         let timer = scene.pair.timer.clone();
         scene.run(invitation.answered(&timer));
@@ -495,5 +543,60 @@ mod tests {
         let other = scene.call(3, Channel::Control, [0; 32]).unwrap();
         assert!(scene.is_dropped(&other));
         scene.meets(&invitation);
+    }
+
+    #[test]
+    fn a_trusted_agent_that_saw_a_preamble_does_not_get_in() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        // What it saw, and what it may try.
+        for session in [SessionToken(SessionName::of(SESSION).0), SessionToken([0; 16])] {
+            let other = scene.call_for(session, 3, Channel::Control, [0; 32]).unwrap();
+            assert!(scene.is_dropped(&other));
+        }
+        assert!(poll_once(&mut Box::pin(invitation.contested(&scene.pair.timer.clone()))).is_pending());
+        scene.meets(&invitation);
+    }
+
+    #[test]
+    fn the_first_agent_that_shows_the_token_keeps_its_place() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
+        for channel in [Channel::Control, Channel::Bulk] {
+            let other = scene.call(3, channel, control.binding()).unwrap();
+            assert!(scene.is_dropped(&other));
+        }
+        let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+        let timer = scene.pair.timer.clone();
+        assert_eq!(scene.run(invitation.answered(&timer)).peer, Some(identity(1, &[]).public_key()));
+        scene.run(invitation.contested(&timer));
+    }
+
+    #[test]
+    fn an_agent_that_calls_again_has_lost_what_it_had() {
+        let mut scene = Scene::new();
+        let invitation = scene.expect();
+        let lost = scene.call(1, Channel::Control, [0; 32]).unwrap();
+        scene.meets(&invitation);
+        assert!(scene.is_dropped(&lost));
+    }
+
+    #[test]
+    fn agents_of_different_versions_both_learn_why_they_do_not_meet() {
+        // Version 1 said the token in clear; what a later one says is its name, for all that is known today.
+        for (version, session) in [(1, SESSION.0), (9, SessionName::of(SESSION).0)] {
+            let mut scene = Scene::new();
+            let invitation = scene.expect();
+            let mut said = preamble(Protection::Sealed, Channel::Control).emit();
+            said[4] = version;
+            said[8..].copy_from_slice(&session);
+            let caller = scene.connect(&said);
+            let mut heard = [0; 8];
+            scene.run(caller.read_exact(&mut heard)).unwrap();
+            assert!(scene.run(caller.read_exact(&mut [0])).is_err(), "it is still listened to");
+            assert_eq!(heard, Preamble::other_version());
+            assert_eq!(invitation.turned_away(), Some(Refusal::Version));
+        }
     }
 }

@@ -245,6 +245,8 @@ pub enum LinkError {
     Changed,
     /// The other agent closed the connection before it had said who it is.
     TurnedAway,
+    /// It said that it is of another version.
+    Version,
     /// Whoever answers there does not have the key that it should.
     Unproven,
     /// This agent cannot open another connection.
@@ -258,9 +260,10 @@ impl fmt::Display for LinkError {
             Self::Closed => f.write_str("the other host's agent closed the connection"),
             Self::Lost => f.write_str("the connection to the other host's agent is lost"),
             Self::Changed => f.write_str("a record from the other host's agent was changed on its way"),
-            Self::TurnedAway => {
-                f.write_str("the other host's agent turned this one away; is this agent's key in its list?")
-            }
+            Self::TurnedAway => f.write_str(
+                "the other host's agent turned this one away; is this agent's key in its list? is it as new?",
+            ),
+            Self::Version => f.write_str("the agents share no version of their protocol"),
             Self::Unproven => f.write_str("what answers for the other host's agent does not have that agent's key"),
             Self::Full => f.write_str("no further connection can be opened"),
         }

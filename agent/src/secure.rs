@@ -20,7 +20,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 pub use identity::{Identity, IdentityError, PublicKey, public_key};
 
 pub(crate) use link::{Heard, Link};
-pub(crate) use preamble::{Preamble, Protection};
+pub(crate) use preamble::{NoPreamble, Preamble, Protection, SessionName};
 
 /// Whether this agent's connections are sealed.
 #[derive(Clone, Debug)]

@@ -246,6 +246,10 @@ pub enum Refusal {
     ThirdSend,
     /// The other agent's key is not in this one's list.
     UnknownPeer,
+    /// The other agent is of a version that this one does not understand.
+    Version,
+    /// Two agents have called for the guest.
+    Contested,
     /// The other agent's connections are plain, this one's are sealed.
     PeerIsPlain,
     /// The other agent's connections are sealed, this one's are plain.
@@ -329,6 +333,8 @@ impl fmt::Display for Refusal {
             Self::Unwritable => "pages of the guest cannot be written",
             Self::ThirdSend => "internal error: a page was about to be sent a third time",
             Self::UnknownPeer => "the other host's agent has a key that is not in this agent's list",
+            Self::Version => "the agents share no version of their protocol",
+            Self::Contested => "two hosts' agents have called for this guest, and only one can be meant",
             Self::PeerIsPlain => "the other host's agent does not encrypt ('plain'), and this one does",
             Self::PeerIsSealed => "the other host's agent encrypts, and this one does not ('plain')",
             Self::OtherGuest => "the other host's agent sends another guest than the one that is expected here",

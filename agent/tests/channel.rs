@@ -63,6 +63,47 @@ fn whoever_listens_reads_nothing_of_the_guest() {
 }
 
 #[test]
+fn whoever_listens_cannot_call_for_a_guest() {
+    let mut world = World::new(Scenario { working_set: 1500, step_ns: 5_000, ..Scenario::default() });
+    (0..2).for_each(|host| world.cable.overhear(host));
+    world.start();
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert!(world.summary(1).rescue_rtt_us > 0, "no datagram was answered");
+    let Some(State::Listening { session, .. }) = world.states[0][0].first() else { panic!("{:?}", world.states) };
+    let told = |frame: &Vec<u8>| frame.windows(16).any(|bytes| bytes == session.0);
+    assert_eq!((0..2).flat_map(|host| world.cable.overheard(host)).filter(told).count(), 0);
+}
+
+const CONTESTED: &str = "two hosts' agents have called for this guest, and only one can be meant";
+
+#[test]
+fn a_guest_does_not_go_where_another_trusted_agent_calls_for_it_first() {
+    let mut world = World::secured(Scenario::default(), [sealed(0, &[1, 2]), sealed(1, &[0])]);
+    world.dawdles = true;
+    world.start();
+    assert!(world.run_until(10_000, |world| world.state(0).is_some()));
+    world.intrude(sealed(2, &[0]));
+    assert!(world.run(60_000), "{:?}", world.states);
+    let failed = State::Failed { reason: CONTESTED.into() };
+    assert_eq!(world.state(0), Some(&failed), "{:?}", world.states);
+    assert!(world.guest.borrow().runs_here());
+}
+
+#[test]
+fn a_guest_stays_if_another_trusted_agent_calls_for_it_as_well() {
+    let mut world = World::secured(Scenario::default(), [sealed(0, &[1, 2]), sealed(1, &[0])]);
+    world.start();
+    assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
+    world.intrude(sealed(2, &[0]));
+    assert!(world.run(60_000), "{:?}", world.states);
+    let failed = |reason: String| State::Failed { reason };
+    assert_eq!(world.state(0), Some(&failed(CONTESTED.into())), "{:?}", world.states);
+    let told = format!("the other host's agent gave up: {CONTESTED}");
+    assert_eq!(world.state(1), Some(&failed(told)), "{:?}", world.states);
+    assert!(world.guest.borrow().runs_here());
+}
+
+#[test]
 fn agents_of_which_one_is_plain_refuse_each_other_and_both_say_why() {
     assert_eq!(refused([sealed(0, &[1]), Security::Plain]), [PLAIN, SEALED]);
     assert_eq!(refused([Security::Plain, sealed(1, &[0])]), [SEALED, PLAIN]);

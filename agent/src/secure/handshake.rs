@@ -41,7 +41,10 @@ pub(crate) async fn call(
     state.write_message(&[], &mut message).map_err(broken)?;
     connection.write_all(&message).await?;
     let mut answer = [0; ANSWER];
-    connection.read_exact(&mut answer).await.map_err(|_| LinkError::TurnedAway)?;
+    if connection.read_exact(&mut answer).await.is_err() {
+        let other = Preamble::is_other_version(&answer);
+        return Err(if other { LinkError::Version } else { LinkError::TurnedAway }.into());
+    }
     state.read_message(&answer, &mut []).map_err(|_| LinkError::Unproven)?;
     Ok(link(connection, &mut state, peer))
 }
@@ -120,14 +123,13 @@ impl Random for Once {
 mod tests {
     use embassy_futures::join::{join, join3};
 
-    use super::super::{Heard, Protection};
+    use super::super::{Heard, Protection, SessionName};
     use super::*;
-    use crate::control::SessionToken;
     use crate::testing::{Pair, Wire, entropy, identity, pass, take};
     use crate::wire::Channel;
 
     const PREAMBLE: Preamble =
-        Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionToken([7; 16]) };
+        Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName([7; 16]) };
 
     #[test]
     fn both_ends_learn_who_the_other_is_and_share_what_nobody_else_has() {
@@ -176,7 +178,7 @@ mod tests {
     fn a_preamble_that_was_changed_on_its_way_is_found_out() {
         let bulk = Preamble { channel: Channel::Bulk, ..PREAMBLE };
         assert_eq!(shaken(2, &[1], bulk), (LinkError::TurnedAway.into(), LinkError::Changed.into()));
-        let other = Preamble { session: SessionToken([8; 16]), ..PREAMBLE };
+        let other = Preamble { session: SessionName([8; 16]), ..PREAMBLE };
         assert_eq!(shaken(2, &[1], other).1, LinkError::Changed.into());
     }
 
@@ -191,6 +193,23 @@ mod tests {
         };
         let (called, ()) = pair.finish(join(call(caller, &one, two, PREAMBLE, entropy()), answer));
         assert_eq!(called.err(), Some(LinkError::Unproven.into()));
+    }
+
+    #[test]
+    fn a_source_of_another_version_says_so() {
+        let mut pair = Pair::new();
+        let [caller, other] = pair.connect();
+        let (one, two) = (identity(1, &[2]), identity(2, &[]).public_key());
+        let answer = async move {
+            take(&other, CALL).await;
+            let mut answer = Preamble::other_version();
+            answer[4] += 1;
+            other.write_all(&answer).await.unwrap();
+            other.finished().await;
+        };
+        let call = async move { call(caller, &one, two, PREAMBLE, entropy()).await.err() };
+        let (called, ()) = pair.finish(join(call, answer));
+        assert_eq!(called, Some(LinkError::Version.into()));
     }
 
     #[test]

@@ -278,14 +278,13 @@ mod tests {
 
     use embassy_futures::join::join;
 
-    use super::super::{Preamble, Protection};
+    use super::super::{Preamble, Protection, SessionName};
     use super::*;
-    use crate::control::SessionToken;
     use crate::testing::{Pair, pass, take};
     use crate::wire::Channel;
 
     const PREAMBLE: Preamble =
-        Preamble { protection: Protection::Sealed, channel: Channel::Bulk, session: SessionToken([7; 16]) };
+        Preamble { protection: Protection::Sealed, channel: Channel::Bulk, session: SessionName([7; 16]) };
 
     /// Two agents, and somebody between them.
     struct Scene {

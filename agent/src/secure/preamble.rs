@@ -1,13 +1,18 @@
 //! The first bytes that a caller sends on a connection, in clear.
 //!
 //! They let the other side drop whoever it does not expect before it computes anything, and they are the prologue of
-//! the handshake: changed on the way, the handshake fails.
+//! the handshake: changed on the way, the handshake fails. Whoever reads them learns which session is meant, and not the
+//! token without which nobody is let in.
+
+use snow::params::HashChoice;
+use snow::resolvers::{CryptoResolver, DefaultResolver};
 
 use crate::control::SessionToken;
 use crate::wire::Channel;
 
 const MAGIC: [u8; 4] = *b"TSMC";
-const VERSION: u8 = 1;
+/// 1 had the token itself in clear.
+const VERSION: u8 = 2;
 
 /// Whether a connection is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +24,37 @@ pub(crate) enum Protection {
     Sealed = 1,
 }
 
-/// What a connection is for: magic (4 bytes), version (1), protection (1), channel (1), zero (1), session (16).
+/// What a session is called in clear: the first half of a hash of its token (BLAKE2s).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionName(pub(crate) [u8; 16]);
+
+impl SessionName {
+    pub(crate) fn of(token: SessionToken) -> Self {
+        let mut hash = DefaultResolver.resolve_hash(&HashChoice::Blake2s).expect("built in");
+        hash.input(b"tsmc session");
+        hash.input(&token.0);
+        let (mut whole, mut name) = ([0; 32], [0; 16]);
+        hash.result(&mut whole);
+        name.copy_from_slice(&whole[..16]);
+        Self(name)
+    }
+}
+
+/// What a caller said that is no preamble of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPreamble {
+    /// It is none at all.
+    Strange,
+    /// It is one of another version. What stands where the session's name would be is in it.
+    Version([u8; 16]),
+}
+
+/// What a connection is for: magic (4 bytes), version (1), protection (1), channel (1), zero (1), the session's name (16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Preamble {
     pub(crate) protection: Protection,
     pub(crate) channel: Channel,
-    pub(crate) session: SessionToken,
+    pub(crate) session: SessionName,
 }
 
 impl Preamble {
@@ -32,17 +62,21 @@ impl Preamble {
     pub(crate) const LEN: usize = 24;
 
     /// Checks what a caller sent.
-    pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Option<Self> {
-        let (front, session) = bytes.split_last_chunk::<16>()?;
-        let [magic @ .., version, protection, channel, zero] = front else { return None };
+    pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, NoPreamble> {
+        let [m, a, g, i, version, protection, channel, zero, session @ ..] = bytes;
+        if [*m, *a, *g, *i] != MAGIC {
+            return Err(NoPreamble::Strange);
+        }
+        if *version != VERSION {
+            return Err(NoPreamble::Version(*session));
+        }
         let protection = match protection {
             0 => Protection::Plain,
             1 => Protection::Sealed,
-            _ => return None,
+            _ => return Err(NoPreamble::Strange),
         };
-        let fits = *magic == MAGIC && *version == VERSION && *zero == 0;
-        let channel = Channel::from_number(*channel)?;
-        fits.then_some(Self { protection, channel, session: SessionToken(*session) })
+        let channel = Channel::from_number(*channel).filter(|_| *zero == 0).ok_or(NoPreamble::Strange)?;
+        Ok(Self { protection, channel, session: SessionName(*session) })
     }
 
     /// Its bytes.
@@ -52,6 +86,19 @@ impl Preamble {
         bytes[4..7].copy_from_slice(&[VERSION, self.protection as u8, self.channel as u8]);
         bytes[8..].copy_from_slice(&self.session.0);
         bytes
+    }
+
+    /// What a caller of another version hears: magic, this version, zeros.
+    pub(crate) fn other_version() -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = VERSION;
+        bytes
+    }
+
+    /// Whether this is what an agent of another version answers.
+    pub(crate) fn is_other_version(answer: &[u8]) -> bool {
+        answer.starts_with(&MAGIC) && answer.get(4).is_some_and(|version| *version != VERSION)
     }
 }
 
@@ -63,14 +110,25 @@ mod tests {
     fn a_preamble_survives_the_wire_and_nothing_else_passes() {
         for protection in [Protection::Plain, Protection::Sealed] {
             for channel in [Channel::Control, Channel::Bulk] {
-                let preamble = Preamble { protection, channel, session: SessionToken([0xa5; 16]) };
-                assert_eq!(Preamble::parse(&preamble.emit()), Some(preamble));
+                let preamble = Preamble { protection, channel, session: SessionName([0xa5; 16]) };
+                assert_eq!(Preamble::parse(&preamble.emit()), Ok(preamble));
                 for at in 0..8 {
                     let mut bytes = preamble.emit();
                     bytes[at] ^= 0x80;
-                    assert_eq!(Preamble::parse(&bytes), None, "byte {at}");
+                    let version = NoPreamble::Version([0xa5; 16]);
+                    let expected = if at == 4 { version } else { NoPreamble::Strange };
+                    assert_eq!(Preamble::parse(&bytes), Err(expected), "byte {at}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_session_s_name_does_not_tell_its_token() {
+        let token = SessionToken([7; 16]);
+        let name = SessionName::of(token);
+        assert_eq!(name, SessionName::of(token));
+        assert_ne!(name.0, token.0);
+        assert_ne!(name, SessionName::of(SessionToken(name.0)));
     }
 }

@@ -186,7 +186,8 @@ async fn leave<P: Platform>(
     let mut listening = departure.listen(&called);
     let outcome = {
         let migration = pin!(migrate(host, &mut departure, &called, &info, &frame));
-        let others = select3(listening.as_mut(), cancelled(&host.timer, desk), invitation.asked(&host.timer));
+        let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
+        let others = select3(listening.as_mut(), cancelled(&host.timer, desk), calls);
         match select(migration, others).await {
             // A broken connection may have been closed for a reason that is still on its way.
             Either::First(Err(error @ SessionError::Link(_))) => {
@@ -198,7 +199,8 @@ async fn leave<P: Platform>(
             Either::Second(Either3::First(Err(error))) => Err(error),
             Either::Second(Either3::Second(())) => Err(SessionError::Cancelled),
             // The target has lost us, and asks whether we have committed.
-            Either::Second(Either3::Third(())) => Err(LinkError::Lost.into()),
+            Either::Second(Either3::Third(Either::First(()))) => Err(LinkError::Lost.into()),
+            Either::Second(Either3::Third(Either::Second(()))) => Err(SessionError::Refused(Refusal::Contested)),
         }
     };
     match outcome {
@@ -261,13 +263,14 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<(Invitation,
     let Config { port, security, .. } = &*host.config;
     desk.state(State::Listening { session, address, port: *port, key: security.public_key() });
     let answered = host.timer.within(PEER_WAIT, invitation.answered(&host.timer));
-    let error = match select(answered, cancelled(&host.timer, desk)).await {
-        Either::First(Some(called)) => {
-            invitation.expect_again(called.peer);
+    let error = match select3(answered, cancelled(&host.timer, desk), invitation.contested(&host.timer)).await {
+        Either3::First(Some(called)) => {
+            invitation.expect_again();
             return Ok((invitation, called));
         }
-        Either::First(None) => SessionError::TimedOut(Wait::Call),
-        Either::Second(()) => SessionError::Cancelled,
+        Either3::First(None) => SessionError::TimedOut(Wait::Call),
+        Either3::Second(()) => SessionError::Cancelled,
+        Either3::Third(()) => SessionError::Refused(Refusal::Contested),
     };
     // Why nobody came, or why the toolstack gives up, if somebody did come.
     Err(invitation.turned_away().map_or(error, SessionError::Refused))

@@ -8,7 +8,7 @@ use crate::control::SessionToken;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, LinkError, SPARE};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
-use crate::secure::{Link, Preamble, PublicKey, Security};
+use crate::secure::{Link, Preamble, PublicKey, Security, SessionName};
 use crate::tasks::MS;
 use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
 
@@ -45,7 +45,8 @@ pub(crate) async fn dial<P: Platform>(
             Err(error) => error,
         };
         turns -= usize::from(error == SessionError::Link(LinkError::TurnedAway));
-        let again = matches!(error, SessionError::Link(link) if link != LinkError::Unproven);
+        let again =
+            matches!(error, SessionError::Link(link) if !matches!(link, LinkError::Unproven | LinkError::Version));
         if !again || turns == 0 || deadline <= host.timer.now() + CALL_AGAIN {
             return Err(error);
         }
@@ -85,7 +86,7 @@ async fn one<P: Platform>(
         Channel::Bulk => BULK,
     };
     let connection = Connection::connect(&host.net, &host.timer, callee.address, buffers).await?;
-    let preamble = Preamble { protection: security.protection(), channel, session };
+    let preamble = Preamble { protection: security.protection(), channel, session: SessionName::of(session) };
     // Said even if the other agent cannot take it: so it knows why nobody comes.
     connection.write_all(&preamble.emit()).await?;
     match (security, callee.key) {

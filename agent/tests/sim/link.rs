@@ -41,11 +41,34 @@ pub struct Direction {
     change: Option<usize>,
     /// What somebody who listens has heard.
     overheard: Option<Vec<Vec<u8>>>,
+    /// Somebody else who gets all that is sent.
+    tap: Option<Rc<RefCell<Direction>>>,
     /// A byte is wrong behind each of these, once.
     wrong_behind: Vec<[u8; 8]>,
 }
 
 impl Direction {
+    fn new(clock: &Rc<Cell<u64>>, quality: Quality, seed: u64) -> Rc<RefCell<Self>> {
+        let (clock, random, frames) = (clock.clone(), Random::new(seed), VecDeque::new());
+        let (doomed, wrong_behind) = (0..0, Vec::new());
+        Rc::new(RefCell::new(Self {
+            clock,
+            quality,
+            random,
+            frames,
+            free_at: 0,
+            queue: QUEUE,
+            cut: false,
+            sent: 0,
+            doomed,
+            no_datagrams: false,
+            change: None,
+            overheard: None,
+            tap: None,
+            wrong_behind,
+        }))
+    }
+
     fn full(&self) -> bool {
         self.frames.iter().filter(|(at, _)| *at > self.clock.get() + self.quality.delay_ns).count() >= self.queue
     }
@@ -63,6 +86,9 @@ impl Direction {
             let byte = mark.and_then(|at| frame.get_mut(at + 100));
             byte.map(|byte| *byte ^= 1).is_none()
         });
+        if let Some(tap) = &self.tap {
+            tap.borrow_mut().send(frame.clone());
+        }
         let now = self.clock.get();
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
@@ -93,27 +119,16 @@ pub struct Cable([Rc<RefCell<Direction>>; 2]);
 
 impl Cable {
     pub fn new(clock: &Rc<Cell<u64>>, quality: Quality, seed: u64) -> Self {
-        Self(std::array::from_fn(|side| {
-            let random = Random::new(seed ^ side as u64);
-            let (clock, frames) = (clock.clone(), VecDeque::new());
-            let (doomed, wrong_behind) = (0..0, Vec::new());
-            let direction = Direction {
-                clock,
-                quality,
-                random,
-                frames,
-                free_at: 0,
-                queue: QUEUE,
-                cut: false,
-                sent: 0,
-                doomed,
-                no_datagrams: false,
-                change: None,
-                overheard: None,
-                wrong_behind,
-            };
-            Rc::new(RefCell::new(direction))
-        }))
+        Self(std::array::from_fn(|side| Direction::new(clock, quality, seed ^ side as u64)))
+    }
+
+    /// One more end, beside host 1's: it gets what host 0 sends, and sends to host 0.
+    pub fn tap(&self) -> End {
+        let [there, back] = &self.0;
+        let mut direction = there.borrow_mut();
+        let tap = Direction::new(&direction.clock, direction.quality, 0);
+        direction.tap = Some(tap.clone());
+        End { out: back.clone(), into: tap }
     }
 
     /// The two ends.

@@ -71,6 +71,11 @@ pub struct World {
     pub trouble: Trouble,
     pub scenario: Scenario,
     agents: [Option<Agent<Machine, End, Nodes>>; 2],
+    /// A third host's, which has the session's token as well.
+    intruder: Option<Agent<Machine, End, Nodes>>,
+    /// Whether the target's toolstack waits until somebody else has called.
+    pub dawdles: bool,
+    dawdled: Option<String>,
     security: [Security; 2],
     machines: [Machine; 2],
     /// What dom0 says is the source's key, if it is not what the source says.
@@ -104,7 +109,8 @@ pub struct World {
 const PORT: u16 = 7077;
 /// The heap of an agent of 32 MiB.
 const MEMORY: usize = 28 << 20;
-const ADDRESSES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12)];
+const ADDRESSES: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(10, 77, 0, 11), Ipv4Addr::new(10, 77, 0, 12), Ipv4Addr::new(10, 77, 0, 13)];
 
 impl World {
     /// Both hosts' agents trust each other.
@@ -136,6 +142,9 @@ impl World {
             trouble,
             scenario,
             agents: [None, None],
+            intruder: None,
+            dawdles: false,
+            dawdled: None,
             security,
             machines,
             false_key: None,
@@ -162,16 +171,22 @@ impl World {
 
     /// Starts the agent of a host.
     fn boot(&mut self, host: usize) {
-        let config = Config {
-            address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
-            port: PORT,
-            mac: [2, 0, 0, 0, 0, host as u8],
-            memory: MEMORY,
-            security: self.security[host].clone(),
-        };
+        let config = config(host, self.security[host].clone());
         let end = self.cable.ends().into_iter().nth(host);
         let (machine, store) = (self.machines[host].clone(), self.stores[host].clone());
         self.agents[host] = end.map(|end| Agent::new(machine, end, store, config));
+    }
+
+    /// A third host's agent calls for the first guest, with all that the target's toolstack knows.
+    pub fn intrude(&mut self, security: Security) {
+        let mut machine = self.machines[1].clone();
+        machine.guests = Rc::new(RefCell::new(vec![new_guest(&self.scenario, self.scenario.seed)]));
+        let listening = self.states[0][0].iter().find(|state| matches!(state, State::Listening { .. }));
+        let request = self.invitation(0, listening.expect("the source listens"));
+        let store = Nodes::default();
+        self.intruder = Some(Agent::new(machine, self.cable.tap(), store.clone(), config(2, security)));
+        self.turn();
+        store.put("request/in-0-1", &request.to_string());
     }
 
     /// One more guest, on the other host than the last.
@@ -329,7 +344,7 @@ impl World {
     /// One turn of everybody, then on to when something happens next.
     pub fn turn(&mut self) {
         let mut next = u64::MAX;
-        for agent in self.agents.iter_mut().flatten() {
+        for agent in self.agents.iter_mut().chain([&mut self.intruder]).flatten() {
             match agent.poll() {
                 Wake::Now => next = 0,
                 Wake::AfterOthers => {
@@ -406,16 +421,14 @@ impl World {
 
     fn react(&mut self, guest: usize, state: &State) {
         match state {
-            State::Listening { session, address, port, key } => {
-                let dom0 = DomId(0);
-                let request = Request::In {
-                    domain: DomId(THERE + guest as u16),
-                    peer: std::net::SocketAddrV4::new(*address, *port),
-                    key: self.false_key.or(*key),
-                    session: *session,
-                    backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
-                };
-                self.request(guest, 1, "", &request.to_string());
+            State::Listening { .. } => {
+                let request = self.invitation(guest, state).to_string();
+                if self.dawdles { self.dawdled = Some(request) } else { self.request(guest, 1, "", &request) }
+            }
+            State::Copying => {
+                if let Some(request) = self.dawdled.take() {
+                    self.request(guest, 1, "", &request);
+                }
             }
             State::Suspend => {
                 self.suspend_at[guest] = Some(self.clock.get() + self.scenario.suspend_ns);
@@ -432,6 +445,19 @@ impl World {
         if self.scenario.to_itself { 0 } else { (guest + end) % 2 }
     }
 
+    /// What the target's agent is asked for.
+    fn invitation(&self, guest: usize, state: &State) -> Request {
+        let State::Listening { session, address, port, key } = state else { panic!("{state:?} invites nobody") };
+        let dom0 = DomId(0);
+        Request::In {
+            domain: DomId(THERE + guest as u16),
+            peer: std::net::SocketAddrV4::new(*address, *port),
+            key: self.false_key.or(*key),
+            session: *session,
+            backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
+        }
+    }
+
     /// The name of the request at the source (0) or target (1) of a guest's migration.
     fn id(&self, guest: usize, end: usize) -> String {
         format!("{}-{guest}-{}", ["out", "in"][end], self.attempt)
@@ -441,6 +467,16 @@ impl World {
     fn request(&self, guest: usize, end: usize, leaf: &str, value: &str) {
         let path = format!("request/{}{leaf}", self.id(guest, end));
         self.stores[self.host(guest, end)].put(&path, value);
+    }
+}
+
+fn config(host: usize, security: Security) -> Config {
+    Config {
+        address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
+        port: PORT,
+        mac: [2, 0, 0, 0, 0, host as u8],
+        memory: MEMORY,
+        security,
     }
 }
 
