@@ -2,12 +2,16 @@
 
 use core::fmt;
 use core::net::Ipv4Addr;
+use core::ops::RangeInclusive;
 use core::str::FromStr;
 
 use crate::secure::Security;
 
 /// The port agents listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7077;
+
+/// What `mtu=` may be: from what every IPv4 network carries to what any is known to.
+pub const MTU: RangeInclusive<u16> = 576..=9216;
 
 /// How the agent comes to its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct Config {
     pub address: Address,
     /// The port it listens on.
     pub port: u16,
+    /// Bytes of the largest IP packet; `None` leaves it to the network interface.
+    pub mtu: Option<u16>,
     /// Its network interface's hardware address.
     pub mac: [u8; 6],
     /// Bytes of heap that it may use; a migration that would not fit is refused.
@@ -61,7 +67,7 @@ impl fmt::Display for ConfigError {
 impl core::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads `ip=10.77.0.11/24 gw=10.77.0.1 port=7077` or `ip=dhcp`; words that are not known are skipped.
+    /// Reads `ip=10.77.0.11/24 gw=10.77.0.1 port=7077 mtu=1500` or `ip=dhcp`; words that are not known are skipped.
     pub fn from_command_line(line: &str, mac: [u8; 6], memory: usize, security: Security) -> Result<Self, ConfigError> {
         let value = |key: &str| {
             line.split_ascii_whitespace().filter_map(|word| word.split_once('=')).find(|pair| pair.0 == key)
@@ -83,7 +89,11 @@ impl Config {
             }
         };
         let port = value("port").map_or(Ok(DEFAULT_PORT), |pair| parse(pair.1, "port"))?;
-        Ok(Self { address, port, mac, memory, security })
+        let mtu = value("mtu").map(|pair| parse(pair.1, "mtu")).transpose()?;
+        if mtu.is_some_and(|mtu| !MTU.contains(&mtu)) {
+            return Err(ConfigError::Bad("mtu"));
+        }
+        Ok(Self { address, port, mtu, mac, memory, security })
     }
 }
 
@@ -103,9 +113,9 @@ mod tests {
         let address = Ipv4Addr::new(10, 77, 0, 11);
         let gateway = Some(Ipv4Addr::new(10, 77, 0, 1));
         assert_eq!(config.address, Address::Static { address, prefix: 24, gateway });
-        assert_eq!(config.port, DEFAULT_PORT);
-        let config = Config::from_command_line("ip=dhcp port=9", [2; 6], 1, Security::Plain).unwrap();
-        assert_eq!((config.address, config.port), (Address::Dhcp, 9));
+        assert_eq!((config.port, config.mtu), (DEFAULT_PORT, None));
+        let config = Config::from_command_line("ip=dhcp port=9 mtu=9000", [2; 6], 1, Security::Plain).unwrap();
+        assert_eq!((config.address, config.port, config.mtu), (Address::Dhcp, 9, Some(9000)));
     }
 
     #[test]
@@ -119,5 +129,8 @@ mod tests {
         }
         assert_eq!(parse("ip=10.77.0.1/24 gw=x"), ConfigError::Bad("gw"));
         assert_eq!(parse("ip=dhcp port=70000"), ConfigError::Bad("port"));
+        for line in ["ip=dhcp mtu=575", "ip=dhcp mtu=9217", "ip=dhcp mtu=large"] {
+            assert_eq!(parse(line), ConfigError::Bad("mtu"), "{line}");
+        }
     }
 }

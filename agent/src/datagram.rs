@@ -100,9 +100,8 @@ impl Post {
             return;
         }
         // A session that a peer called for again has two for a moment: the newer one counts.
-        let find = |name: &[u8; 16]| {
-            mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *name)
-        };
+        let find =
+            |name: &[u8; 16]| mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *name);
         while let Some(()) = net.receive_datagram(|from, bytes| {
             let letter = split(bytes).and_then(|(name, counter, body)| {
                 let mailbox = find(name)?;

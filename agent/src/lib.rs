@@ -36,6 +36,7 @@ mod lobby;
 mod loopback;
 mod net;
 pub mod os;
+mod path_mtu;
 mod peers;
 pub mod platform;
 mod rescue;
@@ -60,7 +61,7 @@ use core::net::Ipv4Addr;
 
 use smoltcp::phy::Device;
 
-pub use config::{Address, Config, ConfigError};
+pub use config::{Address, Config, ConfigError, MTU};
 
 use budget::Budget;
 use claim::Domains;

@@ -21,6 +21,7 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 use crate::config::{Address, Config};
 use crate::loopback::{self, Loopback, Looped};
+use crate::path_mtu::{Mark, PathMtu};
 use crate::sieve::Sieve;
 use crate::tasks::{SECOND, Timer};
 
@@ -35,6 +36,9 @@ const LINGERING: usize = 8;
 /// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
 const DATAGRAMS: usize = 96;
 const DATAGRAM_BYTES: usize = 96 << 10;
+/// The option of DHCP that tells the MTU (RFC 2132, 5.1), and bytes of an answer that are looked at.
+const DHCP_MTU: u8 = 26;
+const DHCP_ANSWER: usize = 1500;
 /// What they take.
 pub(crate) const MEMORY: usize = loopback::MEMORY
     + LINGERING * (IN_FLIGHT_BULK + SPARE + (4 << 10))
@@ -49,6 +53,9 @@ pub(crate) struct Net {
     loopback: Loopback,
     /// Where others call.
     port: u16,
+    path: PathMtu,
+    /// The MTU is the operator's word, which goes before the network's.
+    told_mtu: bool,
     next_port: u16,
     lingering: Vec<(SocketHandle, u64)>,
 }
@@ -59,27 +66,42 @@ impl Net {
         let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
         let mut settings = InterfaceConfig::new(mac);
         settings.random_seed = seed;
-        let mut interface = Interface::new(settings, device, instant(now));
+        let capabilities = device.capabilities();
+        let mtu = config.mtu.map_or(capabilities.ip_mtu(), usize::from);
+        let path = PathMtu::new(mtu, capabilities.segmentation.tcpv4.is_some());
+        let mut interface =
+            Interface::new(settings, &mut Sieve { device, port: config.port, path: &path }, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
         // Before all others: the sockets are served in this order.
         let datagrams = sockets.add(udp::Socket::new(datagram_buffer(), datagram_buffer()));
         let dhcp = match config.address {
-            Address::Dhcp => Some(sockets.add(dhcpv4::Socket::new())),
+            Address::Dhcp => Some(sockets.add(dhcp_socket())),
             Address::Static { address, prefix, gateway } => {
                 set_address(&mut interface, Some(Ipv4Cidr::new(address, prefix)), gateway);
                 None
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        let (loopback, lingering) = (Loopback::new(EthernetAddress(config.mac)), Vec::new());
-        Self { interface, sockets, datagrams, dhcp, loopback, port: config.port, next_port, lingering }
+        let loopback = Loopback::new(EthernetAddress(config.mac));
+        Self {
+            interface,
+            sockets,
+            datagrams,
+            dhcp,
+            loopback,
+            port: config.port,
+            path,
+            told_mtu: config.mtu.is_some(),
+            next_port,
+            lingering: Vec::new(),
+        }
     }
 
     /// Takes packets in and sends what the sockets have; whether anything happened.
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
         let time = instant(now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
-        let device = &mut Sieve { device: &mut Looped { device, loopback }, port: self.port };
+        let device = &mut Sieve { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {
@@ -169,7 +191,12 @@ impl Net {
         let Some(handle) = self.dhcp else { return };
         match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
             Some(dhcpv4::Event::Configured(lease)) => {
-                log::info!("dhcp gives {}", lease.address);
+                let mut options = lease.packet.iter().flat_map(|packet| packet.options());
+                let mtu = options.find(|option| option.kind == DHCP_MTU).and_then(|option| option.data.try_into().ok());
+                if let Some(mtu) = mtu.filter(|_| !self.told_mtu) {
+                    self.path.heed(u16::from_be_bytes(mtu));
+                }
+                log::info!("dhcp gives {}, packets of up to {} bytes", lease.address, self.path.limit());
                 set_address(&mut self.interface, Some(lease.address), lease.router);
             }
             Some(dhcpv4::Event::Deconfigured) => set_address(&mut self.interface, None, None),
@@ -202,6 +229,15 @@ impl Net {
             true
         });
     }
+}
+
+/// A client that asks for mask, router and MTU.
+fn dhcp_socket() -> dhcpv4::Socket<'static> {
+    let mut socket = dhcpv4::Socket::new();
+    socket.set_parameter_request_list(&[1, 3, DHCP_MTU]);
+    // For as long as the agent lives.
+    socket.set_receive_packet_buffer(vec![0; DHCP_ANSWER].leak());
+    socket
 }
 
 fn datagram_buffer() -> udp::PacketBuffer<'static> {
@@ -317,7 +353,11 @@ impl Connection {
         let mut socket = tcp::Socket::new(buffer(buffers.receive), buffer(buffers.send));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
-        let handle = net.borrow_mut().sockets.add(socket);
+        let handle = {
+            let net = &mut *net.borrow_mut();
+            net.path.hope(timer.now());
+            net.sockets.add(socket)
+        };
         let in_flight = Cell::new(buffers.send);
         let (received, sent, patience) = (Cell::new(0), Cell::new(0), Cell::new(None));
         let lingers = Cell::new(true);
@@ -490,6 +530,26 @@ impl Connection {
     /// Bytes written that the peer has not acknowledged.
     pub(crate) fn backlog(&self) -> usize {
         self.socket(|socket| socket.send_queue())
+    }
+
+    /// What has been sent and heard so far.
+    pub(crate) fn mark(&self) -> Mark {
+        self.net.borrow().path.mark()
+    }
+
+    /// So many bytes were acknowledged at once.
+    pub(crate) fn passed(&self, bytes: u64) {
+        self.net.borrow().path.pass(bytes);
+    }
+
+    /// Nothing has been acknowledged since. If it is too large, packets get smaller; whether it was.
+    pub(crate) fn doubt(&self, since: Mark) -> bool {
+        self.net.borrow().path.doubt(since, self.timer.now())
+    }
+
+    /// The bytes of the largest packet that is sent.
+    pub(crate) fn largest(&self) -> u64 {
+        self.net.borrow().path.limit() as u64
     }
 
     /// Waits until the peer has acknowledged everything written.

@@ -1,54 +1,68 @@
-//! A device that keeps from smoltcp what nobody sends who means well.
+//! A device that keeps from smoltcp what nobody sends who means well, and sends no packet that is too large for its way.
 //!
 //! Two hosts that call each other at the same moment could open one connection from both sides: a call (SYN) then comes to
 //! a port from which this agent calls itself. Agents never do that, and smoltcp 0.14 panics over it where the host that it
 //! calls has not told its hardware address in time. IPv6 it would take apart for nothing: this agent has no such address.
 
-use smoltcp::phy::{Device, DeviceCapabilities, RxToken};
+use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+
+use crate::path_mtu::{Cut, ETHERNET, PathMtu};
 
 /// A device of which only some of what it receives is seen.
 pub(crate) struct Sieve<'a, D: ?Sized> {
     pub(crate) device: &'a mut D,
     /// The only port that may be called.
     pub(crate) port: u16,
+    pub(crate) path: &'a PathMtu,
 }
 
 impl<D: Device + ?Sized> Device for Sieve<'_, D> {
     type RxToken<'b>
-        = Sifted<D::RxToken<'b>>
+        = Sifted<'b, D::RxToken<'b>>
     where
         Self: 'b;
     type TxToken<'b>
-        = D::TxToken<'b>
+        = Cut<'b, D::TxToken<'b>>
     where
         Self: 'b;
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let port = self.port;
-        self.device.receive(now).map(|(token, answer)| (Sifted { token, port }, answer))
+        let Self { port, path, .. } = *self;
+        let (token, answer) = self.device.receive(now)?;
+        Some((Sifted { token, port, path }, Cut { token: answer, path, meta: PacketMeta::default() }))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
-        self.device.transmit(now)
+        let path = self.path;
+        self.device.transmit(now).map(|token| Cut { token, path, meta: PacketMeta::default() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
-        self.device.capabilities()
+        let mut capabilities = self.device.capabilities();
+        capabilities.max_transmission_unit = ETHERNET + self.path.interface();
+        capabilities
     }
 }
 
 /// A frame that may not be seen.
-pub(crate) struct Sifted<T> {
+pub(crate) struct Sifted<'a, T> {
     token: T,
     port: u16,
+    path: &'a PathMtu,
 }
 
-impl<T: RxToken> RxToken for Sifted<T> {
+impl<T: RxToken> RxToken for Sifted<'_, T> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
         // No frame is empty: smoltcp drops what it sees instead.
-        self.token.consume(|frame| read(if passes(frame, self.port).is_some() { frame } else { &[] }))
+        self.token.consume(|frame| match passes(frame, self.port) {
+            Some(()) => {
+                self.path.hear();
+                read(frame)
+            }
+            None => read(&[]),
+        })
     }
 
     fn meta(&self) -> smoltcp::phy::PacketMeta {

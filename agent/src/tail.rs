@@ -11,20 +11,20 @@ use embassy_futures::select::{Either3, select3};
 
 use crate::channel::SharedOutlet;
 use crate::secure::Link;
-use crate::tasks::{MS, Timer};
+use crate::tasks::{MS, SECOND, Timer};
 use crate::wire::Message;
 
 /// What an acknowledgement takes, before one has come.
 const FIRST_GUESS: u64 = 10 * MS;
 /// What it takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
 const LONGEST_GUESS: u64 = 100 * MS;
-/// An acknowledgement of no more than this is of one packet: what was sent again.
-const PACKET: u64 = 2 << 10;
 /// Three acknowledgements that repeat the last one are a proof to TCP that something was lost. The first after it may not
 /// count, because it tells of new room as well.
 const NUDGES: usize = 4;
 /// How often to nudge before it is left to TCP's timer, ever more seldom.
 const ROUNDS: u32 = 6;
+/// How often to look after that whether what is lost again and again is too large.
+const LOOK: u64 = SECOND;
 
 /// Does `work`, and minds meanwhile the end of what is sent on both links of a session.
 pub(crate) async fn minding<T>(links: [Link; 2], timer: Timer, work: impl Future<Output = T>) -> T {
@@ -44,17 +44,24 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
         timer.wait_for(|| (connection.backlog() > 0).then_some(())).await;
         let (end, since) = (connection.sent(), timer.now());
         let (mut seen, mut round, mut nudged) = (connection.delivered(), 0, false);
+        let mut stuck = None;
         while connection.backlog() > 0 && connection.delivered() < end {
-            let pause = (2 * usual.unwrap_or(FIRST_GUESS) + 2 * MS) << round;
+            let pause = if round < ROUNDS { (2 * usual.unwrap_or(FIRST_GUESS) + 2 * MS) << round } else { LOOK };
             let progress = timer.wait_for(|| (connection.delivered() > seen).then_some(()));
             if timer.within(pause, progress).await.is_some() {
                 let acknowledged = connection.delivered() - seen;
-                (seen, round) = (seen + acknowledged, 0);
+                (seen, round, stuck) = (seen + acknowledged, 0, None);
+                connection.passed(acknowledged);
                 // TCP sends one packet again for each proof. If that was not all, the next is lost as well.
-                nudged &= acknowledged <= PACKET;
+                nudged &= acknowledged <= connection.largest();
                 if !nudged {
                     continue;
                 }
+            } else if stuck.is_none_or(|stuck| connection.doubt(stuck)) {
+                stuck = Some(connection.mark());
+            }
+            if round == ROUNDS {
+                continue;
             }
             for _ in 0..NUDGES {
                 // Each is to be a packet of its own. Within a message there is more to come anyway.
@@ -64,9 +71,6 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
                 timer.yield_now().await;
             }
             (round, nudged) = (round + 1, true);
-            if round == ROUNDS {
-                timer.wait_for(|| (connection.delivered() > seen).then_some(())).await;
-            }
         }
         if round == 0 {
             let took = (timer.now() - since).min(LONGEST_GUESS);

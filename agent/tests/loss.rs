@@ -14,7 +14,8 @@ const BOUND: u64 = 10 * ROUND_TRIP + 20_000_000;
 
 /// A guest that faults all the time, and for a while.
 fn scenario() -> Scenario {
-    let quality = Quality { bytes_per_second: 50_000_000, delay_ns: ROUND_TRIP / 2, lost_per_mille: 0 };
+    let quality =
+        Quality { bytes_per_second: 50_000_000, delay_ns: ROUND_TRIP / 2, lost_per_mille: 0, ..Quality::default() };
     Scenario { frames: 700, working_set: 500, vcpus: 4, quality, ..Scenario::default() }
 }
 

@@ -61,7 +61,7 @@ fn stays(world: &mut World) {
 
 #[test]
 fn a_guest_crosses_in_three_stages() {
-    let slow = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let slow = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0, ..Quality::default() };
     let (world, source, target) = completes(Scenario { quality: slow, ..Scenario::default() });
     println!("{source}\n{target}");
     assert!(source.stage1_pages > 0 && source.stage3_pages > 0 && source.zero_pages > 0);
@@ -261,7 +261,7 @@ fn a_request_that_makes_no_sense_is_answered() {
 /// Absent pages do not show in what the hypervisor tells of a guest; the agent itself must know that it is not whole.
 #[test]
 fn a_guest_in_hand_is_in_no_second_hand() {
-    let slow = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let slow = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0, ..Quality::default() };
     let mut world = World::new(Scenario { quality: slow, ..Scenario::default() });
     world.start();
     world.run_until(20, |_| false);
@@ -309,9 +309,11 @@ fn a_guest_that_cannot_be_destroyed_yet_is_destroyed_later() {
 /// a minute when packets are lost again and again (see `session::BULK_WAIT`).
 #[test]
 fn a_lossy_link_stalls_nobody() {
-    let quality = Quality { bytes_per_second: 5_395_073, delay_ns: 3_362_116, lost_per_mille: 18 };
+    let quality =
+        Quality { bytes_per_second: 5_395_073, delay_ns: 3_362_116, lost_per_mille: 18, ..Quality::default() };
     completes(Scenario { seed: 598_897_862, frames: 1315, vcpus: 3, working_set: 788, quality, ..Scenario::default() });
-    let quality = Quality { bytes_per_second: 7_258_286, delay_ns: 2_700_871, lost_per_mille: 19 };
+    let quality =
+        Quality { bytes_per_second: 7_258_286, delay_ns: 2_700_871, lost_per_mille: 19, ..Quality::default() };
     let guest = Scenario { seed: 3_953_788_256, frames: 1236, vcpus: 3, working_set: 233, ..Scenario::default() };
     completes(Scenario { step_ns: 141_402, quality, suspend_ns: 0, can_page: false, ..guest });
     for seed in 0..8 {
@@ -449,7 +451,12 @@ fn the_source_never_destroys_pages_that_the_target_misses() {
 
 fn scenarios() -> impl Strategy<Value = Scenario> {
     let quality = (1_000_000..200_000_000u64, 10_000..5_000_000u64, 0..20u64).prop_map(
-        |(bytes_per_second, delay_ns, lost_per_mille)| Quality { bytes_per_second, delay_ns, lost_per_mille },
+        |(bytes_per_second, delay_ns, lost_per_mille)| Quality {
+            bytes_per_second,
+            delay_ns,
+            lost_per_mille,
+            ..Quality::default()
+        },
     );
     let guest = (10..3000u64, 1..5usize, 1..2000u64, 1_000..200_000u64);
     let manner = (
@@ -469,6 +476,33 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
 fn config() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48);
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// A network whose devices cut packets for a given MTU, as backends do, with a hop that silently drops longer ones.
+fn across(mtu: usize, hop: usize) -> Scenario {
+    let quality = Quality { mtu, hop, cuts: true, ..Quality::default() };
+    Scenario { quality, ..Scenario::default() }
+}
+
+#[test]
+fn a_hop_that_drops_large_packets_without_a_word_costs_only_time() {
+    for (mtu, hop, limit_ms) in [(1500, 1400, 8_000), (1500, 1300, 15_000), (1500, 600, 30_000), (9000, 1500, 8_000)] {
+        let mut world = World::new(across(mtu, hop));
+        world.start();
+        assert!(world.run(limit_ms), "{mtu} {hop}: {:?}", world.states);
+        assert_eq!(world.state(0), Some(&State::Complete), "{mtu} {hop}: {:?}", world.states);
+        world.guest.borrow().check_complete();
+        println!("{mtu} {hop}: {} ms", world.clock.get() / 1_000_000 - 1000);
+    }
+}
+
+#[test]
+fn packets_are_as_large_as_the_interface_carries() {
+    for (mtu, cuts) in [(1500, true), (9000, true), (1500, false), (9000, false)] {
+        let quality = Quality { mtu, cuts, ..Quality::default() };
+        let (world, ..) = completes(Scenario { quality, ..Scenario::default() });
+        assert_eq!(world.cable.longest(0), mtu);
+    }
 }
 
 proptest! {

@@ -146,7 +146,7 @@ impl Fault {
 
 /// A small guest over a quick link: few messages, and something in each stage.
 fn small() -> Scenario {
-    let quality = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let quality = Quality { bytes_per_second: 20_000_000, delay_ns: 100_000, lost_per_mille: 0, ..Quality::default() };
     let guest = Scenario { frames: 300, vcpus: 2, working_set: 120, step_ns: 100_000, ..Scenario::default() };
     Scenario { quality, suspend_ns: 2_000_000, ..guest }
 }
@@ -364,6 +364,7 @@ fn random_run(seed: u64) -> Run {
         bytes_per_second: 2_000_000 + below(60_000_000),
         delay_ns: 20_000 + below(2_000_000),
         lost_per_mille: if below(3) == 0 { below(15) } else { 0 },
+        ..Quality::default()
     };
     let scenario = Scenario {
         seed,

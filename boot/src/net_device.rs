@@ -11,8 +11,8 @@ use xen_pv::netfront::{Features, Queue, Tx};
 
 use crate::say;
 
-/// An Ethernet header, and what the network carries behind it.
-const FRAME: usize = 14 + 1500;
+/// An Ethernet header.
+const ETHERNET: usize = 14;
 
 /// Packets through the queue of a [`xen_pv::netfront::Netfront`].
 ///
@@ -20,6 +20,7 @@ const FRAME: usize = 14 + 1500;
 /// nothing more may sleep on the frontend's port.
 pub struct NetDevice {
     queue: Queue,
+    mtu: u16,
     link: Rc<Link>,
     broken: bool,
 }
@@ -38,9 +39,9 @@ impl Link {
 }
 
 impl NetDevice {
-    /// A device on a connected queue.
-    pub fn new(queue: Queue) -> Self {
-        Self { queue, link: Rc::default(), broken: false }
+    /// A device on a connected queue; `mtu` is the largest IP packet of its network.
+    pub fn new(queue: Queue, mtu: u16) -> Self {
+        Self { queue, mtu, link: Rc::default(), broken: false }
     }
 
     /// What the main loop needs.
@@ -88,7 +89,7 @@ impl phy::Device for NetDevice {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = FRAME;
+        capabilities.max_transmission_unit = ETHERNET + usize::from(self.mtu);
         // The frontend looks at received checksums that nobody vouched for.
         capabilities.checksum.udp = Checksum::Tx;
         capabilities.checksum.tcp = if self.queue.features.checksum { Checksum::None } else { Checksum::Tx };

@@ -11,7 +11,7 @@ use core::fmt;
 use agent::control::{REFUSED, ROOT};
 use agent::platform::{Features, Platform as _};
 use agent::secure::Security;
-use agent::{Address, Agent, Config, Wake};
+use agent::{Address, Agent, Config, MTU, Wake};
 use log::LevelFilter;
 use xen_pv::abi::Port;
 use xen_pv::entropy::Origin;
@@ -85,15 +85,17 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
     let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
     let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
+    let mtu = netfront.mtu(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
+    let mtu = mtu.clamp(*MTU.start(), *MTU.end());
     let (_, free) = heap::usage();
     let config = Config::from_command_line(command_line, mac, free, security);
     let config = config.map_err(Refusal::configuration)?;
-    let device = NetDevice::new(queue);
+    let device = NetDevice::new(queue, mtu);
     let link = device.link();
-    banner(total, &platform.features(), origin, &config);
+    banner(total, &platform.features(), origin, &config, mtu);
     if let Err(error) = platform.can_retain() {
         say!("NO GUEST MOVES as long as this is so: {error}");
     }
@@ -159,18 +161,19 @@ fn log_level(command_line: &str) -> LevelFilter {
     level.and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info)
 }
 
-fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config) {
+fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config, mtu: u16) {
     let found: Vec<&str> =
         [(features.dirty_log, "dirty log"), (features.paging, "paging"), (features.foreign_map, "foreign map")]
             .into_iter()
             .filter_map(|(found, name)| found.then_some(name))
             .collect();
     say!(
-        "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}",
+        "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
         env!("CARGO_PKG_VERSION"),
         if found.is_empty() { String::from("no features") } else { found.join(", ") },
         ShownAddress(&config.address),
         config.port,
+        config.mtu.unwrap_or(mtu),
     );
     match &config.security {
         Security::Sealed(identity) => say!(

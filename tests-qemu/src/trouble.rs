@@ -1,11 +1,12 @@
-//! Trouble on the link between the hosts: packets that are dropped, or held back.
+//! Trouble on the link between the hosts: packets that are dropped, or held back, or too large.
 //!
 //! It strikes what one agent sends to the other, or all that one host sends to the other. The runner's own way to each
 //! dom0, and the guest's to the bridge, stay as they are: so whatever breaks, the test still sees it.
 
+use std::fs;
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::command::{command, run, run_line};
 use crate::network::{PLACES, Place};
@@ -93,6 +94,64 @@ impl Trouble {
             run_line(&format!("tc -n {namespace} {words}")).context("this kernel cannot slow the link")?;
         }
         Ok(trouble)
+    }
+}
+
+impl Trouble {
+    /// Leads what the agents say to each other over hops that carry IP packets of so many bytes, and drop longer ones without a
+    /// word. Segments that a host left to its devices are cut before: they are packets there.
+    pub fn narrow(namespace: &str, bytes: u32) -> Result<Self> {
+        let mut trouble = Self { undo: Vec::new() };
+        for (from, to) in [(&PLACES[0], &PLACES[1]), (&PLACES[1], &PLACES[0])] {
+            let (device, [hop, end]) = (from.tap(), Hop::devices(from));
+            run_line(&format!("ip -n {namespace} link add {hop} mtu {bytes} type veth peer name {end} mtu {bytes}"))?;
+            trouble.undo.push(format!("ip -n {namespace} link del {hop}"));
+            for words in [
+                format!("{hop} gso_max_size {bytes} up"),
+                format!("{end} master br0 up"),
+                // Who sends is not there, and nobody else is.
+                format!("{end} type bridge_slave learning off flood off mcast_flood off"),
+            ] {
+                run_line(&format!("ip -n {namespace} link set {words}"))?;
+            }
+            run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
+            trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
+            let filter = format!("match ip src {}/32 match ip dst {}/32", from.agent, to.agent);
+            let words =
+                format!("dev {device} ingress protocol ip u32 {filter} action mirred egress redirect dev {hop}");
+            run_line(&format!("tc -n {namespace} filter add {words}"))
+                .context("this kernel cannot lead packets away")?;
+        }
+        Ok(trouble)
+    }
+}
+
+/// What passed the hop of [`Trouble::narrow`].
+#[derive(Clone, Copy, Debug)]
+pub struct Hop {
+    /// Bytes that passed, Ethernet's headers included.
+    pub bytes: u64,
+    /// Packets that passed.
+    pub packets: u64,
+    /// Packets that were too large.
+    pub dropped: u64,
+}
+
+impl Hop {
+    /// The figures of what the host of `place` sent. The calling thread must be in the namespace.
+    pub fn from(place: &Place) -> Result<Self> {
+        let text = fs::read_to_string("/proc/thread-self/net/dev")?;
+        let [hop, _] = Self::devices(place);
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&format!("{hop}:")));
+        let figures = line.context("the hop is gone")?.split_whitespace().map(str::parse);
+        let figures: Vec<u64> = figures.collect::<Result<_, _>>().context("the kernel counts")?;
+        // Eight figures of what it received, then those of what it sent.
+        let [bytes, packets, _, dropped, ..] = figures[8..] else { bail!("the kernel counts something else") };
+        Ok(Self { bytes, packets, dropped })
+    }
+
+    fn devices(from: &Place) -> [String; 2] {
+        ["hop", "end"].map(|name| format!("{name}{}", from.letter))
     }
 }
 

@@ -227,7 +227,9 @@ async fn call_again<'a, P: Platform>(
     bulk.connection().set_patience(Some(BULK_LOST));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     host.timer.within(LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
-    say_missing(arrival, Outlet::new(control.clone())).await?;
+    let links = [control.clone(), bulk.clone()];
+    let said = say_missing(arrival, Outlet::new(control.clone()));
+    tail::minding(links, arrival.timer.clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.forget_demands();
     let line = host.post.line(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);

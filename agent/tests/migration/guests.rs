@@ -81,7 +81,7 @@ fn a_suspended_guest_that_is_destroyed_ends_the_migration() {
 /// Its toolstack may want to look into it.
 #[test]
 fn a_guest_that_crashes_in_stage_3_arrives_whole() {
-    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0 };
+    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0, ..Quality::default() };
     for ms in [1, 10, 100] {
         let mut world = World::new(Scenario { working_set: 2000, step_ns: 5_000, quality, ..Scenario::default() });
         world.start();
@@ -100,7 +100,7 @@ fn a_guest_that_crashes_in_stage_3_arrives_whole() {
 /// The source hears of it when the link is back.
 #[test]
 fn a_guest_destroyed_behind_a_cut_link_frees_the_source() {
-    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0 };
+    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0, ..Quality::default() };
     for away_ms in [100, 60_000] {
         let mut world = World::new(Scenario { working_set: 2000, step_ns: 5_000, quality, ..Scenario::default() });
         world.start();
@@ -154,7 +154,7 @@ fn pages_that_come_in_stage_1_arrive_as_they_are_at_the_switch() {
 /// What it gives back is not waited for, and what it puts there instead is not overwritten.
 #[test]
 fn a_guest_that_balloons_in_stage_3_arrives_whole() {
-    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0 };
+    let quality = Quality { bytes_per_second: 4_000_000, delay_ns: 500_000, lost_per_mille: 0, ..Quality::default() };
     for seed in 0..4 {
         let guest = Scenario { seed, working_set: 2000, step_ns: 5_000, quality, ..Scenario::default() };
         let (_, source, target) = completes(guest);

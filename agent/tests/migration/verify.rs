@@ -30,7 +30,7 @@ fn before_the_switch() -> World {
 
 /// A migration whose guest runs at the target and misses these pages, for a while.
 fn in_stage_3() -> (World, Vec<usize>) {
-    let quality = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0 };
+    let quality = Quality { bytes_per_second: 5_000_000, delay_ns: 100_000, lost_per_mille: 0, ..Quality::default() };
     let mut world = World::secured(Scenario { quality, ..Scenario::default() }, [Security::Plain, Security::Plain]);
     world.guest.borrow_mut().balloons_there = false;
     world.start();

@@ -2,14 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::num::{NonZeroU16, NonZeroUsize};
 use std::ops::Range;
 use std::rc::Rc;
 
-use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
 
 use super::random::Random;
+
+/// An Ethernet header.
+const ETHERNET: usize = 14;
 
 /// How the cable behaves.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +22,17 @@ pub struct Quality {
     pub delay_ns: u64,
     /// Frames lost in a thousand.
     pub lost_per_mille: u64,
+    /// The devices at both ends: bytes of an IP packet that they carry, and whether they cut longer ones of TCP.
+    pub mtu: usize,
+    pub cuts: bool,
+    /// Bytes of an IP packet that a hop on the way carries; it drops longer ones without a word.
+    pub hop: usize,
+}
+
+impl Default for Quality {
+    fn default() -> Self {
+        Self { bytes_per_second: 50_000_000, delay_ns: 100_000, lost_per_mille: 0, mtu: 9000, cuts: false, hop: 9000 }
+    }
 }
 
 /// Frames that a direction of the cable holds before the sender has to wait, if no switch queues them on their way.
@@ -34,6 +49,8 @@ pub struct Direction {
     pub cut: bool,
     /// Frames sent so far.
     sent: u64,
+    /// Bytes of the longest.
+    longest: usize,
     /// Those of them that get lost, whatever else happens.
     doomed: Range<u64>,
     no_datagrams: bool,
@@ -60,6 +77,7 @@ impl Direction {
             queue: QUEUE,
             cut: false,
             sent: 0,
+            longest: 0,
             doomed,
             no_datagrams: false,
             change: None,
@@ -93,7 +111,8 @@ impl Direction {
         let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
         self.free_at = self.free_at.max(now) + takes;
         let lost = self.random.below(1000) < self.quality.lost_per_mille || self.doomed.contains(&self.sent);
-        let lost = lost || self.no_datagrams && is_datagram(&frame);
+        let lost = lost || self.no_datagrams && is_datagram(&frame) || frame.len() > ETHERNET + self.quality.hop;
+        self.longest = self.longest.max(frame.len());
         self.sent += 1;
         if !lost && !self.cut {
             self.frames.push_back((self.free_at + self.quality.delay_ns, frame));
@@ -111,6 +130,24 @@ fn is_datagram(frame: &[u8]) -> bool {
     let frame = EthernetFrame::new_unchecked(frame);
     frame.ethertype() == EthernetProtocol::Ipv4
         && Ipv4Packet::new_unchecked(frame.payload()).next_header() == IpProtocol::Udp
+}
+
+/// Cuts a TCP packet into ones that carry so many bytes each, as a backend does.
+fn cut(frame: &[u8], segment: usize) -> impl Iterator<Item = Vec<u8>> {
+    let ip = Ipv4Packet::new_checked(&frame[ETHERNET..]).expect("IP");
+    let tcp = TcpPacket::new_checked(ip.payload()).expect("TCP");
+    let headers = frame.len() - tcp.payload().len();
+    let (first, last) = (tcp.seq_number(), tcp.payload().len().div_ceil(segment) - 1);
+    tcp.payload().chunks(segment).enumerate().map(move |(index, payload)| {
+        let mut piece = [&frame[..headers], payload].concat();
+        let mut ip = Ipv4Packet::new_unchecked(&mut piece[ETHERNET..]);
+        ip.set_total_len((headers - ETHERNET + payload.len()) as u16);
+        let mut tcp = TcpPacket::new_unchecked(ip.payload_mut());
+        tcp.set_seq_number(first + index * segment);
+        tcp.set_fin(tcp.fin() && index == last);
+        tcp.set_psh(tcp.psh() && index == last);
+        piece
+    })
 }
 
 /// Both directions.
@@ -194,6 +231,11 @@ impl Cable {
         self.0.iter().for_each(|direction| direction.borrow_mut().no_datagrams = true);
     }
 
+    /// Bytes of the longest IP packet that host `from` has sent.
+    pub fn longest(&self, from: usize) -> usize {
+        self.0[from].borrow().longest - ETHERNET
+    }
+
     /// Frames that host `from` has sent.
     pub fn sent(&self, from: usize) -> u64 {
         self.0[from].borrow().sent
@@ -227,7 +269,7 @@ pub struct End {
 }
 
 pub struct Received(Vec<u8>);
-pub struct Sending(Rc<RefCell<Direction>>);
+pub struct Sending(Rc<RefCell<Direction>>, Option<NonZeroU16>);
 
 impl RxToken for Received {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, take: F) -> R {
@@ -239,8 +281,16 @@ impl TxToken for Sending {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         let mut frame = vec![0; length];
         let result = fill(&mut frame);
-        self.0.borrow_mut().send(frame);
+        let mut out = self.0.borrow_mut();
+        match self.1 {
+            Some(segment) => cut(&frame, segment.get().into()).for_each(|frame| out.send(frame)),
+            None => out.send(frame),
+        }
         result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.1 = meta.segmentation_offload_size;
     }
 }
 
@@ -250,17 +300,19 @@ impl Device for End {
 
     fn receive(&mut self, _: Instant) -> Option<(Received, Sending)> {
         let frame = self.into.borrow_mut().receive()?;
-        Some((Received(frame), Sending(self.out.clone())))
+        Some((Received(frame), Sending(self.out.clone(), None)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending> {
-        (!self.out.borrow().full()).then(|| Sending(self.out.clone()))
+        (!self.out.borrow().full()).then(|| Sending(self.out.clone(), None))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = 9014;
+        let quality = self.out.borrow().quality;
+        capabilities.max_transmission_unit = ETHERNET + quality.mtu;
+        capabilities.segmentation.tcpv4 = NonZeroUsize::new(65535).filter(|_| quality.cuts);
         capabilities.checksum = ChecksumCapabilities::ignored();
         capabilities
     }

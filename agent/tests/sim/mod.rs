@@ -51,7 +51,7 @@ impl Default for Scenario {
             vcpus: 2,
             working_set: 300,
             step_ns: 20_000,
-            quality: Quality { bytes_per_second: 50_000_000, delay_ns: 100_000, lost_per_mille: 0 },
+            quality: Quality::default(),
             mode: Mode::Tsmc,
             can_page: true,
             stubborn: false,
@@ -474,6 +474,7 @@ fn config(host: usize, security: Security) -> Config {
     Config {
         address: Address::Static { address: ADDRESSES[host], prefix: 24, gateway: None },
         port: PORT,
+        mtu: None,
         mac: [2, 0, 0, 0, 0, host as u8],
         memory: MEMORY,
         security,

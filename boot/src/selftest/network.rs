@@ -63,7 +63,7 @@ impl Network {
         let Address::Static { address, prefix, .. } = config.address else {
             return Err(String::from("network: the self-test needs ip=ADDRESS/PREFIX"));
         };
-        let mut device = NetDevice::new(queue);
+        let mut device = NetDevice::new(queue, 1500);
         let hardware = smoltcp::iface::Config::new(EthernetAddress(mac).into());
         let mut interface = Interface::new(hardware, &mut device, now());
         interface.update_ip_addrs(|addresses| {

@@ -11,6 +11,7 @@ mod fixture;
 mod image;
 mod loss;
 mod operator;
+mod path;
 #[cfg(test)]
 mod policy;
 mod refusals;

@@ -158,6 +158,12 @@ impl Netfront {
         parse_mac(&store.read_text(&node("mac"))?).ok_or(Error::Node("mac"))
     }
 
+    /// Bytes of the largest IP packet that the interface's network carries, as the toolstack says; 1500 if it does not.
+    pub fn mtu(&self, store: &mut Xenstore) -> Result<u16, Error> {
+        let said = number(store, &node("mtu"))?;
+        Ok(u16::try_from(said).ok().filter(|mtu| *mtu != 0).unwrap_or(1500))
+    }
+
     /// The port that says that packets came or went.
     pub fn port(&self) -> Option<Port> {
         self.channel.as_ref().map(|channel| channel.port())
