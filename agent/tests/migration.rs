@@ -421,6 +421,7 @@ fn a_page_given_back_in_the_last_moment_does_not_keep_the_source_for_ever() {
         let guest = &mut *world.guest.borrow_mut();
         let armed = (0..guest.there.len()).rfind(|gfn| guest.there[*gfn].is_some_and(|frame| frame.armed));
         guest.truth[armed.expect("an absent page")] = None;
+        guest.gave_back_last = armed;
     }
     assert!(world.run(600_000), "{:?}", world.states);
     world.guest.borrow().check_complete();

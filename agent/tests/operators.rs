@@ -162,5 +162,5 @@ fn only_a_guest_that_never_ran_may_be_withdrawn() {
 
 /// A link over which the push takes long.
 fn slow() -> sim::link::Quality {
-    sim::link::Quality { bytes_per_second: 500_000, delay_ns: 100_000, lost_per_mille: 0 }
+    sim::link::Quality { bytes_per_second: 500_000, ..Scenario::default().quality }
 }

@@ -230,7 +230,7 @@ impl Source for Leaving {
             paged_pages: 0,
             suspended: guest.here == Here::Suspended,
             stopped: guest.here == Here::Stopped,
-            paused: guest.paused_here || guest.paused_by_dom0,
+            paused: guest.paused_by_dom0 || guest.paused_here && guest.here != Here::Destroyed,
             hap: true,
         })
     }
