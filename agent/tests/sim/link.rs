@@ -236,6 +236,11 @@ impl Cable {
         self.0[from].borrow().longest - ETHERNET
     }
 
+    /// From here on the longest is another one.
+    pub fn forget_longest(&self, from: usize) {
+        self.0[from].borrow_mut().longest = 0;
+    }
+
     /// Frames that host `from` has sent.
     pub fn sent(&self, from: usize) -> u64 {
         self.0[from].borrow().sent
