@@ -111,6 +111,8 @@ impl Guest {
         let Self { address, memory_mib, vcpus, arguments, label, .. } = self;
         let Workload { dirty_mb, dirty_rate } = self.load;
         let mac = network::guest_mac(*address);
+        // All of its virtual processors together weigh as much as dom0's one.
+        let weight = (256 / vcpus).max(1);
         let label = match label {
             Label::Ordinary => "",
             Label::Private => {
@@ -119,7 +121,7 @@ impl Guest {
         };
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
-             vcpus={vcpus}\nextra=\"console=hvc0 tsmc_address={address}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
+             vcpus={vcpus}\ncpu_weight={weight}\nextra=\"console=hvc0 tsmc_address={address}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
              {arguments}\"\n\
              vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}"
         )

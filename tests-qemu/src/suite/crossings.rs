@@ -89,12 +89,12 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// Each of sixteen virtual processors, mostly idle, touches pages of its own as soon as it runs on B, which has one processor
-/// for all of them, and no page of theirs.
-pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
+/// Each of ten virtual processors, mostly idle, touches pages of its own as soon as it runs on B, which has one processor for all
+/// of them, and no page of theirs. With more than that Linux takes minutes to boot on one processor.
+pub fn ten_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.vcpus = 16;
-    guest.load = Workload { dirty_mb: 64, dirty_rate: 800 };
+    guest.vcpus = 10;
+    guest.load = Workload { dirty_mb: 32, dirty_rate: 800 };
     // What the agent of B says in the end is this migration's.
     fixture.drop_agents()?;
     let log = format!("/var/log/xen/console/guest-{AGENT_NAME}.log");
@@ -103,7 +103,7 @@ pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
     let said = fixture.hosts()?.dom0(B).run(&["grep", "answered early", &log])?.text();
     println!("the agent of B: {}", said.trim());
     let faults = report.faults.context("the agents counted no faults")?;
-    ensure!(faults.count >= 16, "only {} faults were served", faults.count);
+    ensure!(faults.count >= 10, "only {} faults were served", faults.count);
     ensure!(!said.contains("was full"), "virtual processors may have slept inside the hypervisor: {said}");
     ensure!(said.contains("answered early"), "never more waited at once than keep a slot");
     Ok(())

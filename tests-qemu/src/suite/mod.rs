@@ -48,7 +48,6 @@ const TESTS: &[Test] = &[
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
     Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
-    Test { name: "sixteen_vcpus_that_miss_their_pages_leave_room_on_the_ring", run: crossings::sixteen_vcpus },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },

@@ -13,7 +13,7 @@ mod scene;
 mod toolstack;
 mod two_step;
 
-use super::{Test, adoption, loss, path, shutout};
+use super::{Test, adoption, crossings, loss, path, shutout};
 
 /// The policy put to the test: dom0 attacks, on hosts that it then finds locked; and the policy without each of the agent's
 /// permissions, a migration or two for each. An ordinary run draws neither.
@@ -98,6 +98,7 @@ pub const UNTRIED: &[Test] = &[
     Test { name: "four_guests_leave_at_once_and_all_arrive", run: pairs::four_leave_at_once },
     Test { name: "hop_of_1400_bytes_costs_only_time", run: path::hop_of_1400_costs_only_time },
     Test { name: "jumbo_frames_are_used", run: path::jumbo_frames_are_used },
+    Test { name: "ten_vcpus_that_miss_their_pages_leave_room_on_the_ring", run: crossings::ten_vcpus },
 ];
 
 /// All of them.
