@@ -90,7 +90,7 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// Each of ten virtual processors, mostly idle, touches pages of its own as soon as it runs on B, which has one processor for all
-/// of them, and no page of theirs. With more than that Linux takes minutes to boot on one processor.
+/// of them, and no page of theirs. (Sixteen did not boot within a guest's 90 s on a busy machine.)
 pub fn ten_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.vcpus = 10;
