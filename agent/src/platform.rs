@@ -107,7 +107,7 @@ pub struct Features {
 pub struct GuestInfo {
     /// The domain's UUID: the same at both ends of a migration.
     pub uuid: [u8; 16],
-    /// Pages the domain owns now.
+    /// Pages the domain owns now; at the source, those of them that [`Source::find_ram`] finds.
     pub pages: u64,
     /// Its highest guest frame number in use.
     pub max_gfn: u64,

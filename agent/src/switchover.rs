@@ -45,7 +45,6 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     drain(departure).await?;
     departure.ledger.begin(Stage::Switchover, departure.bytes());
     // Not while the guest suspends: on a busy host it would suspend later.
-    let seen = departure.source.info()?.pages;
     find_holes(departure).await?;
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
@@ -58,7 +57,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
 
     let captured = departure.timer.now();
-    let state = capture(departure, seen).await?;
+    let state = capture(departure).await?;
     settle_dirty(departure);
     departure.ledger.summary.capture_ms = departure.ledger.ms_since(captured);
 
@@ -122,13 +121,14 @@ async fn confirmed<S: Source>(departure: &Departure<S>, deadline: u64) -> Result
     }
 }
 
-/// Takes the rest of the dirty log and the machine state. `seen` is how many pages the guest had when its holes were
-/// looked at last; if it has another number now, or as many but not the same, they are looked at once more.
-async fn capture<S: Source>(departure: &mut Departure<S>, seen: u64) -> Result<Vec<u8>, SessionError> {
+/// Takes the rest of the dirty log and the machine state. If the guest has another number of pages than its holes let expect that
+/// were looked at last, or as many but not the same, they are looked at once more.
+async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
     let info = departure.source.info()?;
     departure.grow(info.max_gfn + 1)?;
     let state = departure.recent.update(|words| departure.source.machine_state(words))?;
-    if info.pages != seen || !has_kept_its_pages(departure)? {
+    // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
+    if info.pages != departure.ram.count() || !has_kept_its_pages(departure)? {
         find_holes(departure).await?;
     }
     Ok(state)

@@ -428,6 +428,21 @@ fn a_page_given_back_in_the_last_moment_does_not_keep_the_source_for_ever() {
 }
 
 #[test]
+fn a_page_that_comes_behind_the_last_look_at_the_holes_arrives() {
+    let mut world = World::new(Scenario { frames: 34_000, ..Scenario::default() });
+    {
+        let guest = &mut *world.guest.borrow_mut();
+        guest.balloons_here = false;
+        // The first look is stage 1's, the second the one before the suspend.
+        guest.moves_in_scan = Some(2);
+    }
+    world.start();
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert_eq!(world.guest.borrow().moves_in_scan, None, "nothing has moved");
+    world.guest.borrow().check_complete();
+}
+
+#[test]
 fn a_link_that_comes_back_in_stage_3_loses_nothing() {
     let mut world = World::new(Scenario::default());
     world.start();

@@ -141,7 +141,8 @@ pub struct Source {
 impl wanted::Source for Source {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.source.max_gfn().map_err(failure)?;
-        Ok(guest_info(&self.source.info().map_err(failure)?, max_gfn))
+        let info = guest_info(&self.source.info().map_err(failure)?, max_gfn);
+        Ok(wanted::GuestInfo { pages: info.pages.saturating_sub(source::PRIVATE), ..info })
     }
 
     fn memo(&self) -> u64 {

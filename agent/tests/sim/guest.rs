@@ -71,6 +71,10 @@ pub struct Guest {
     /// Pages that have come since the log was last cleaned: what is written to them is not logged.
     pub fresh: PageSet,
     pub paused_here: bool,
+    /// How often somebody began to look for its holes.
+    pub scans: u32,
+    /// In which of these looks a page comes behind the first part, and another one goes ahead of it.
+    pub moves_in_scan: Option<u32>,
     /// By an operator.
     pub paused_by_dom0: bool,
     /// Pages that the source has freed.
@@ -136,6 +140,8 @@ impl Guest {
             log: PageSet::new(frames),
             fresh: PageSet::new(frames),
             paused_here: false,
+            scans: 0,
+            moves_in_scan: None,
             paused_by_dom0: false,
             there: vec![None; frames as usize],
             created: true,
@@ -250,6 +256,16 @@ impl Guest {
             let value = self.any_value(0);
             self.put_here(taken[index], Some(value));
         }
+    }
+
+    /// The guest gives back a page from `from` on, and takes one below it.
+    pub fn move_page_down(&mut self, from: usize) {
+        let is_given = |at: &usize| self.truth[*at].is_some_and(|value| value & PINNED == 0);
+        let given = (from..self.truth.len()).find(is_given).expect("a page to give back");
+        let taken = (0..from).find(|at| self.truth[*at].is_none()).expect("a hole to fill");
+        self.put_here(Gfn(given as u64), None);
+        let value = self.any_value(0) | 1;
+        self.put_here(Gfn(taken as u64), Some(value));
     }
 
     /// What the hypervisor does when the log is turned on or cleaned.

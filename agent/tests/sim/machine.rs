@@ -246,11 +246,17 @@ impl Source for Leaving {
     }
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
         self.call(Op::FindRam, count as usize / 64)?;
-        let guest = self.1.borrow();
+        let guest = &mut *self.1.borrow_mut();
         for gfn in first.0..first.0 + count {
             let bit = 1 << (gfn % 64);
             let word = &mut ram[gfn as usize / 64];
             *word = if guest.truth[gfn as usize].is_some() { *word | bit } else { *word & !bit };
+        }
+        // The guest runs on between one look and the next.
+        guest.scans += u32::from(first.0 == 0);
+        if guest.moves_in_scan == Some(guest.scans) {
+            guest.moves_in_scan = None;
+            guest.move_page_down((first.0 + count) as usize);
         }
         Ok(())
     }

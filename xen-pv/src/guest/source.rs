@@ -17,6 +17,9 @@ use crate::abi::{DomId, Gfn, PAGE_SHIFT};
 /// The label of a guest that has left: only the agent may run or destroy it.
 pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
 
+/// Pages of a guest that [`Source::find_ram`] leaves out: the rings of xenstore and of the console.
+pub const PRIVATE: u64 = 2;
+
 /// The only device a PVH guest has in the hypervisor: its local interrupt controllers.
 const EMULATES_LOCAL_APIC: u32 = 1;
 
@@ -30,7 +33,7 @@ pub struct Source {
     domain: DomId,
     log: Option<DirtyLog>,
     /// Pages that are never copied: the target's toolstack has rings of its own.
-    private: [Gfn; 2],
+    private: [Gfn; PRIVATE as usize],
     /// The guest's own label.
     own: Sid,
     away: Sid,
