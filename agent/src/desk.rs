@@ -6,6 +6,7 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::fmt;
 
 use crate::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
 use crate::platform::Store;
@@ -17,6 +18,20 @@ const KEPT: usize = 8;
 pub(crate) const SESSIONS: usize = 6;
 /// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
 const PROGRESS_EVERY: u64 = SECOND;
+
+/// What fails again and again is said ever more seldom: the first time, the second, the fourth, and so on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Complaint(u32);
+
+impl Complaint {
+    /// Something of session `id` has failed once more and will be tried again.
+    pub(crate) fn about(&mut self, id: &RequestId, error: impl fmt::Display) {
+        self.0 = self.0.wrapping_add(1);
+        if self.0.is_power_of_two() {
+            log::error!("{id}: {error}; trying again ({} times so far)", self.0);
+        }
+    }
+}
 
 /// What a session says to the toolstack and hears from it.
 pub(crate) struct Desk {

@@ -13,6 +13,7 @@ use embassy_futures::select::{Either, select};
 use crate::channel::Inlet;
 use crate::control::{Progress, State};
 use crate::datagram::Line;
+use crate::desk::Complaint;
 use crate::ledger::Stage;
 use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{BATCH, Gfn, PAGE_SIZE, PlatformError, Source, Target};
@@ -178,7 +179,7 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     let unreadable = match departure.send(cause, &mut batch).await {
         Ok(unreadable) => unreadable,
         Err(SessionError::Here(error)) if committed => {
-            log::error!("{}: {error}; trying again", departure.desk.id);
+            departure.complaint.about(&departure.desk.id, error);
             wanted
         }
         Err(error) => return Err(error),
@@ -325,6 +326,7 @@ impl Prepull {
 /// Takes note of every fault, whatever happens to the connections: one that stalls must not keep a fault from being known,
 /// and the hypervisor's ring of faults is small and must not fill up while there is none.
 pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible {
+    let mut complaint = Complaint::default();
     loop {
         let fault = arrival
             .timer
@@ -337,7 +339,7 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
             Ok(fault) if fault.dropped => arrival.forget(fault.gfn),
             Ok(fault) => arrival.note_fault(fault),
             Err(error) => {
-                log::error!("{}: {error}; looking for faults again", arrival.desk.id);
+                complaint.about(&arrival.desk.id, format_args!("no word of faults: {error}"));
                 arrival.timer.sleep(LOOK_AGAIN).await;
             }
         }

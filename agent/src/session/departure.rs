@@ -23,7 +23,7 @@ use crate::channel::{Inlet, Outlet};
 use crate::config::Config;
 use crate::control::{Mode, SessionToken, State};
 use crate::datagram::End;
-use crate::desk::Desk;
+use crate::desk::{Complaint, Desk};
 use crate::digest::Kept;
 use crate::ledger::{Ledger, Sends};
 use crate::lobby::{Called, Invitation};
@@ -58,6 +58,8 @@ const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 pub(crate) struct Departure<S> {
     pub(crate) source: S,
     pub(crate) desk: Rc<Desk>,
+    /// About pages that cannot be read.
+    pub(crate) complaint: Complaint,
     pub(crate) timer: Timer,
     pub(crate) control: Outlet,
     pub(crate) bulk: Outlet,
@@ -391,6 +393,7 @@ impl<S: Source> Departure<S> {
         Self {
             source,
             desk: desk.clone(),
+            complaint: Complaint::default(),
             timer: host.timer.clone(),
             control: Outlet::new(called.control.clone()),
             bulk: Outlet::new(called.bulk.clone()),

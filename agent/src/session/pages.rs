@@ -3,6 +3,7 @@
 use super::arrival::Arrival;
 use super::{PeerFault, Refusal, SessionError};
 use crate::bitmap::PageSet;
+use crate::desk::Complaint;
 use crate::platform::{BATCH, Content, Fault, Gfn, Target};
 use crate::tasks::MS;
 use crate::verify;
@@ -124,7 +125,7 @@ impl<T: Target> Arrival<T> {
     /// As [`Arrival::place`], once the guest may run: then nobody is helped by giving up, and a page that cannot be filled
     /// now is tried again until it can.
     pub(crate) async fn place_for_good(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
-        let mut complained = false;
+        let mut complaint = Complaint::default();
         loop {
             let error = match self.place(pages) {
                 Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable)))
@@ -134,9 +135,7 @@ impl<T: Target> Arrival<T> {
                 }
                 placed => return placed,
             };
-            if !core::mem::replace(&mut complained, true) {
-                log::error!("{}: {error}; trying again", self.desk.id);
-            }
+            complaint.about(&self.desk.id, error);
             self.timer.sleep(TRY_AGAIN).await;
         }
     }

@@ -15,13 +15,13 @@ use crate::bitmap::PageSet;
 use crate::channel::Outlet;
 use crate::claim::Claim;
 use crate::control::{Mode, State, reason};
-use crate::desk::Desk;
+use crate::desk::{Complaint, Desk};
 use crate::lobby::{Called, Invitation};
 use crate::net::{IN_FLIGHT_CONTROL, LinkError};
 use crate::platform::{BATCH, Gfn, Platform, PlatformError, Source};
 use crate::tasks::SECOND;
 use crate::wire::{CHUNK, Message, Purpose};
-use crate::{dirty_copy, session};
+use crate::{dirty_copy, platform, session};
 
 /// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
 const AT_ONCE: u64 = 1 << 20;
@@ -187,8 +187,17 @@ impl<S: Source> Departure<S> {
         if let Err(error) = self.free(claim).await {
             log::warn!("{}: the guest's memory is freed all at once: {error}", self.desk.id);
         }
-        while let Err(error) = self.source.destroy() {
-            log::error!("{}: the guest that has left cannot be destroyed: {error}; trying again", self.desk.id);
+        let _ = self.insist("the guest that has left cannot be destroyed", S::destroy).await;
+    }
+
+    /// Asks the hypervisor for something after the commit until it is done, or the domain is gone.
+    async fn insist(&mut self, what: &str, work: fn(&mut S) -> platform::Result<()>) -> platform::Result<()> {
+        let mut complaint = Complaint::default();
+        loop {
+            match work(&mut self.source) {
+                done @ (Ok(()) | Err(PlatformError::Gone)) => return done,
+                Err(error) => complaint.about(&self.desk.id, format_args!("{what}: {error}")),
+            }
             self.timer.sleep(TRY_AGAIN).await;
         }
     }
@@ -222,10 +231,10 @@ impl<S: Source> Departure<S> {
 
     /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
     async fn take_back(&mut self, _: Committed) -> String {
-        while let Err(error) = self.source.release() {
-            log::error!("{}: the guest cannot be taken back: {error}; trying again", self.desk.id);
-            self.timer.sleep(TRY_AGAIN).await;
-        }
-        reason::REVOKED.to_string()
+        let reason = match self.insist("the guest cannot be taken back", S::release).await {
+            Ok(()) => reason::REVOKED,
+            Err(_) => reason::LOST,
+        };
+        reason.to_string()
     }
 }

@@ -18,6 +18,7 @@ use crate::bitmap::PageSet;
 use crate::channel::{Inlet, Outlet};
 use crate::control::State;
 use crate::datagram::{self, Line};
+use crate::desk::Complaint;
 use crate::ledger::Stage;
 use crate::platform::{Gfn, Platform, PlatformError, Target};
 use crate::secure::Link;
@@ -155,13 +156,11 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
 
 /// Asks the hypervisor for something after the commit, when nobody is helped by giving up, until it is done.
 async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::platform::Result<()>) {
-    let mut complained = false;
+    let mut complaint = Complaint::default();
     loop {
         let done = work(&mut arrival.target.borrow_mut());
         let Err(error) = done else { return };
-        if !core::mem::replace(&mut complained, true) {
-            log::error!("{}: {error}; trying again", arrival.desk.id);
-        }
+        complaint.about(&arrival.desk.id, error);
         arrival.timer.sleep(TRY_AGAIN).await;
     }
 }

@@ -46,7 +46,7 @@ pub fn vif_script_fails(fixture: &mut Fixture) -> Result<()> {
 pub fn name_is_taken(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let mut other = Guest::demo(scene.fixture.artifacts(), Label::Ordinary);
-    other.memory_mib = 64;
+    other.memory_mib = 128;
     let far = scene.dom0(scene.to)?;
     other.create_paused(&far, guest::NAME)?;
     let mut attempt = scene.attempt()?;
