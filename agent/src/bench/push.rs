@@ -136,6 +136,12 @@ impl Platform for Here {
     fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: u64, _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
         Err(PlatformError::Gone)
     }
+    fn can_retain(&self) -> Result<()> {
+        Ok(())
+    }
+    fn has_run(&self, _: DomId) -> Result<bool> {
+        Err(PlatformError::Gone)
+    }
     fn discard(&mut self, _: DomId) -> Result<()> {
         Err(PlatformError::Gone)
     }
@@ -231,6 +237,9 @@ impl Target for Nobody {
         match *self {}
     }
     fn read(&mut self, _: &[Gfn], _: &mut [Page]) -> Result<PageMask> {
+        match *self {}
+    }
+    fn free(&mut self, _: &[Gfn]) -> Result<()> {
         match *self {}
     }
     fn arm(&mut self, _: &[Gfn]) -> Result<PageMask> {
