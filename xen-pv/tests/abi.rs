@@ -59,7 +59,7 @@ fn permissions_are_those_of_the_policys_own_lists() {
     assert_eq!(flask::CLASS_DOMAIN as usize, domain + 1);
     let vectors = list("access_vectors");
     let (_, body) = vectors.split_once("\nclass domain\n{").expect("the class");
-    let (body, _) = body.split_once('}').expect("its end");
+    let (body, _) = body.split_once("\n}").expect("its end");
     let names: Vec<&str> =
         body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     for (name, bit) in

@@ -30,6 +30,21 @@ pub fn balloons_while_copying(fixture: &mut Fixture) -> Result<()> {
     arrives(&mut scene, &mut attempt)
 }
 
+/// What it gives back while it is copied, it does not own at the target either: there, too, `xl` sees it get as small and as large as
+/// it is told to be.
+pub fn shrinks_while_copying(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, slow) = scene.copying()?;
+    resize(&scene, scene.from, SMALL_MIB)?;
+    ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
+    drop(slow);
+    arrives(&mut scene, &mut attempt)?;
+    for mib in [SMALL_MIB, MEMORY_MIB, SMALL_MIB, MEMORY_MIB] {
+        resize(&scene, scene.to, mib)?;
+    }
+    scene.runs_only_on(scene.to)
+}
+
 /// The target's toolstack has made a domain for the guest as it was when it left: it stays, and crosses as it is now.
 pub fn grows_while_copying(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;

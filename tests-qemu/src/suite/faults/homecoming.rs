@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, LIMIT, Moment};
 use super::guests::{forget_files, keep_files};
-use super::scene::{Domain, INCOMING, RECEIVER, SAVE_HELPER, Scene, domains, signal};
+use super::scene::{Domain, INCOMING, RECEIVER, Scene, domains, signal};
 use crate::network::Place;
 use crate::scenario::guest::{self, Guest, Label};
 
@@ -82,25 +82,16 @@ pub fn copy_is_unpaused(fixture: &mut Fixture) -> Result<()> {
     comes_back(&mut scene, &mut attempt)
 }
 
-/// dom0 resumes and unpauses the guest between the taking of its state and the commit.
+/// dom0 resumes and unpauses the guest between the taking of its state and the commit, for which the target's word is missing.
 pub fn resumed_before_the_commit(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
-    let (attempt, slow) = scene.copying()?;
-    signal(&attempt.dom0, "STOP", SAVE_HELPER)?;
-    drop(slow);
-    attempt.reach(Moment::Suspend)?;
-    // The helper asks libxl for the suspend and is stopped again before it can tell the agent what came of it.
-    signal(&attempt.dom0, "CONT", SAVE_HELPER)?;
-    wait(|| Ok(!domains(&attempt.dom0)?.iter().any(Domain::is_runnable)), "the guest does not suspend")?;
-    signal(&attempt.dom0, "STOP", SAVE_HELPER)?;
-    ensure!(attempt.sessions().0.state == Some(agent::control::State::Suspend), "the test comes too late");
-    let held = |domain: &Domain| domain.is_paused();
-    wait(|| Ok(domains(&attempt.dom0)?.iter().any(held)), "the agent does not hold the guest")?;
-    let said = attempt.dom0.sh(&format!("dom0-attack run $(xl domid {})", guest::NAME))?.text();
+    let (mut attempt, cut) = scene.suspended()?;
+    let dom0 = scene.dom0(scene.from)?;
+    wait(|| Ok(domains(&dom0)?.iter().any(Domain::is_paused)), "the agent does not hold the guest")?;
+    let said = dom0.sh(&format!("dom0-attack run $(xl domid {})", guest::NAME))?.text();
     ensure!(!said.contains("refused"), "dom0 cannot meddle: {said}");
-    wait(|| Ok(domains(&attempt.dom0)?.iter().any(Domain::is_runnable)), "the guest does not run")?;
-    signal(&attempt.dom0, "CONT", SAVE_HELPER)?;
-    let mut attempt = attempt;
+    wait(|| Ok(domains(&dom0)?.iter().any(Domain::is_runnable)), "the guest does not run")?;
+    drop(cut);
     attempt.reach(Moment::Failed)?;
     scene.says(scene.from, &attempt, "failed", &["the guest was resumed on this host"])?;
     ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");

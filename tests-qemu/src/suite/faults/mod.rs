@@ -83,6 +83,7 @@ pub const LONG: &[Test] = &[
     Test { name: "cancel_in_stage_3", run: requests::cancel_in_stage_3 },
     Test { name: "target_host_gone_while_copying", run: agents::host_gone_while_copying },
     Test { name: "guest_balloons_while_copying", run: guests::balloons_while_copying },
+    Test { name: "guest_that_shrinks_while_copying_owns_no_more_than_it_has", run: guests::shrinks_while_copying },
     Test { name: "guest_reboots_in_stage_3", run: guests::reboots_in_stage_3 },
     Test { name: "guest_crashes_in_stage_3", run: guests::crashes_in_stage_3 },
     Test { name: "guest_destroyed_in_stage_3", run: guests::destroyed_in_stage_3 },
