@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::agents::{Agent, Way};
+use crate::agents::{Agent, Session, Way};
 use crate::kept::End;
 use crate::process::Process;
 use crate::recover;
@@ -73,17 +73,19 @@ impl Follow {
         let Self { end, .. } = self;
         let mut store = Xenstore::connect()?;
         match end.note(&mut store)? {
+            // Of an earlier migration of the same domain, which has a follower of its own.
+            Some(_) if end.is_followed(&mut store)? => return Ok(()),
             Some(note) => end.keep(&mut store, &note, Process::this(), None)?,
             // It has not come so far that anything could be left to do for the guest.
             None => return Ok(recover::clear_away(&mut store, end, self.toolstack)?),
         }
         let mut speaks = end.way == Way::Out;
         let mut patience = PATIENCE;
-        let mut became = None;
+        let (mut became, mut session) = (None, None);
         while became.is_none() || speaks {
             if became.is_none() {
                 became = match end.note(&mut store)? {
-                    Some(note) => self.attend(&mut store, &note)?,
+                    Some(note) => self.attend(&mut store, &mut session, &note)?,
                     // Somebody else has seen to it.
                     None => Some(String::new()),
                 };
@@ -97,11 +99,27 @@ impl Follow {
         Ok(())
     }
 
-    fn attend(self, store: &mut Xenstore, note: &str) -> Result<Option<String>, Refusal> {
-        match Agent::find(store) {
-            Ok(agent) => recover::attend(store, &agent, self.end, note),
-            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => Ok(None),
-            Err(refusal) => Err(refusal),
+    /// Does what is to be done now; `session` is the one that was found last, since to look for one costs more than to ask it.
+    fn attend(
+        self,
+        store: &mut Xenstore,
+        session: &mut Option<Session>,
+        note: &str,
+    ) -> Result<Option<String>, Refusal> {
+        if let Some(session) = session
+            && session.state(store)?.is_some()
+        {
+            return recover::see_to(store, session, self.end);
+        }
+        let agent = match Agent::find(store) {
+            Ok(agent) => agent,
+            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => return Ok(None),
+            Err(refusal) => return Err(refusal),
+        };
+        *session = recover::session_of(store, &agent, self.end, note)?;
+        match session {
+            Some(_) => Ok(None),
+            None => recover::take_up(store, agent, self.end, note).map(Some),
         }
     }
 

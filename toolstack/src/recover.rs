@@ -78,14 +78,10 @@ pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Does for one end what is to be done now: by what the agent's session of it says, or by having the agent take it up. Says what
-/// became of the guest; nothing if that is not clear yet.
-pub fn attend(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<String>, Refusal> {
-    if let Some(session) = session_of(store, agent, end, note)? {
-        return see_to(store, &session, end);
-    }
-    let session = hand_over(store, agent.clone(), end, note)?;
-    taken_up(store, end, &session, Instant::now()).map(Some)
+/// Has the agent take up what it has no session of, and says what came of it.
+pub fn take_up(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result<String, Refusal> {
+    let session = hand_over(store, agent, end, note)?;
+    taken_up(store, end, &session, Instant::now())
 }
 
 /// Waits until it is clear what becomes of a guest that an agent was asked to take up at that time, and does what is left to do.
@@ -97,8 +93,8 @@ fn taken_up(store: &mut Xenstore, end: End, session: &Session, since: Instant) -
     conclude_taken_up(store, end, state)
 }
 
-/// Does what this session of the agent that is here asks for.
-fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, Refusal> {
+/// Does what this session of the agent that is here asks for; says what became of the guest if that is clear.
+pub fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, Refusal> {
     match session.state(store)? {
         Some(state) if state.is_end() => conclude(store, end, state).map(Some),
         Some(_) if end.way == Way::In && is_abandoned(store, end)? => bring_home(store, &session.agent, end).map(Some),
@@ -107,7 +103,7 @@ fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<St
 }
 
 /// The session of this agent that has left this note.
-fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<Session>, XenstoreError> {
+pub fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<Session>, XenstoreError> {
     for id in agent.sessions(store)? {
         let session = Session { agent: agent.clone(), id };
         if session.id.to_string().starts_with(&format!("{}-{}-", end.way, end.domain))

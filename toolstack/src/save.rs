@@ -185,7 +185,10 @@ impl<'a> Save<'a> {
                 return Ok(ControlFlow::Break(()));
             }
             State::Failed { reason } => {
-                self.end().forget(self.store)?;
+                // Without a note of its own it has changed nothing that would have to be forgotten.
+                if self.note.is_some() {
+                    self.end().forget(self.store)?;
+                }
                 // libxl's answer must be read before anything else is asked of it. From one that is gone none will come:
                 // the guest may have suspended or not, and to be announced as running is right for both.
                 if self.guest == Guest::Suspending && self.take_answer().is_err() {
