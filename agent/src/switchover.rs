@@ -128,7 +128,13 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
     departure.grow(info.max_gfn + 1)?;
     let state = departure.recent.update(|words| departure.source.machine_state(words))?;
     // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
-    if info.pages != departure.ram.count() || !has_kept_its_pages(departure)? {
+    let found = departure.ram.count();
+    if info.pages != found || !has_kept_its_pages(departure)? {
+        log::info!(
+            "{}: once more for the guest's holes: it has {} pages, {found} were found",
+            departure.desk.id,
+            info.pages
+        );
         find_holes(departure).await?;
     }
     Ok(state)
