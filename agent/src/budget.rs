@@ -1,49 +1,297 @@
-//! The agent's memory: a migration that would not fit is refused before it begins.
+//! The agent's memory, and whose turn it is: a session that does not fit yet waits, one that never will is refused.
+//!
+//! A guest takes memory at both ends of its migration, and the source keeps its part while the target waits for its own. So
+//! that hosts that migrate to each other do not wait for each other for ever, departures leave room for one arrival as large as
+//! the largest of them. Of the hosts in a circle, the one with the largest departure then has room for what the circle waits for,
+//! and an arrival that has been let in has all that it needs.
+//!
+//! Otherwise the first to ask is the first to begin, whichever way its guest goes: a large one is not passed by small ones for
+//! ever. What does not depend on that room alone waits for whoever came before.
 
 use alloc::rc::Rc;
-use core::cell::Cell;
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::fmt;
 
 use crate::bitmap::PageSet;
-use crate::session::{Refusal, SessionError};
+use crate::control::Size;
+use crate::peers::{Peers, Seat};
+use crate::platform::ARRIVALS;
+use crate::secure::PublicKey;
+use crate::session::{Refusal, SessionError, arrival, departure};
+use crate::tasks::Timer;
 
-/// The agent's memory for sessions, and what is not promised to any of them yet.
+/// Sessions that may run at once, each way.
+pub(crate) const AT_ONCE: usize = ARRIVALS;
+
+/// What is not promised to any session yet, and who waits for it.
 #[derive(Clone)]
-pub(crate) struct Budget {
+pub(crate) struct Budget(Rc<Inner>);
+
+struct Inner {
+    timer: Timer,
     total: usize,
-    spare: Rc<Cell<usize>>,
+    /// Bytes of the agent's domain that no session may have.
+    beside: usize,
+    /// The agents that guests come from.
+    sources: Peers,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes promised.
+    used: [usize; 2],
+    /// Sessions that have had their turn.
+    running: [usize; 2],
+    /// What an arrival of each guest would take that departs.
+    mirrors: Vec<usize>,
+    /// Who waits, the first to ask first.
+    waiting: Vec<(u64, Want)>,
+    last: u64,
+}
+
+/// Which way a guest goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Out = 0,
+    In = 1,
+}
+
+/// What a session needs to begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    way: Way,
+    size: Size,
+    /// At an arrival, the source's agent.
+    peer: Option<PublicKey>,
+    /// An earlier life of this agent had it in hand: it goes before all others.
+    again: bool,
+    /// Bytes, at this end; and an arrival's of the same guest.
+    bytes: usize,
+    mirror: usize,
+}
+
+/// What a session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// Memory of the agent that others have, or wait for.
+    Memory,
+    /// The end of one of so many migrations of the same way.
+    Place,
+    /// The end of one of so many from the same host.
+    Peer,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Memory => "memory of this host's agent, which other migrations have",
+            Self::Place => "the end of one of the migrations that this host's agent serves already",
+            Self::Peer => "the end of one of the migrations from the same host",
+        })
+    }
+}
+
+impl Want {
+    /// To send a guest away.
+    pub(crate) fn to_leave(size: Size) -> Self {
+        Self {
+            way: Way::Out,
+            size,
+            peer: None,
+            again: false,
+            bytes: departure::cost(&size),
+            mirror: arrival::cost(&size),
+        }
+    }
+
+    /// To take a guest in from `peer`.
+    pub(crate) fn to_arrive(size: Size, peer: Option<PublicKey>) -> Self {
+        Self { way: Way::In, size, peer, again: false, bytes: arrival::cost(&size), mirror: 0 }
+    }
+
+    /// The same of a guest that an earlier life of this agent had in hand.
+    pub(crate) fn again(self) -> Self {
+        Self { again: true, ..self }
+    }
+
+    /// The same without a promise for digests: they find room at the switch, or not.
+    fn unverified(self) -> Self {
+        let size = Size { digests: 0, ..self.size };
+        let bare = match self.way {
+            Way::Out => Self::to_leave(size),
+            Way::In => Self::to_arrive(size, self.peer),
+        };
+        Self { again: self.again, ..bare }
+    }
 }
 
 impl Budget {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { total: bytes, spare: Rc::new(Cell::new(bytes)) }
+    /// `total` bytes for sessions, in a domain that has `beside` more.
+    pub(crate) fn new(total: usize, beside: usize, timer: Timer) -> Self {
+        Self(Rc::new(Inner { timer, total, beside, sources: Peers::default(), state: RefCell::default() }))
     }
 
-    /// All that there is: a session that takes more never fits.
-    #[cfg_attr(not(test), expect(dead_code, reason = "sessions do not wait for their turn yet"))]
-    pub(crate) fn total(&self) -> usize {
-        self.total
+    /// Queues for what `want` says. Refused at once if it would never fit.
+    pub(crate) fn queue(&self, want: Want) -> Result<Turn, SessionError> {
+        let fits = |want: &Want| want.bytes.saturating_add(want.mirror) <= self.0.total;
+        let want = if fits(&want) { want } else { want.unverified() };
+        if !fits(&want) {
+            let needed = self.0.beside.saturating_add(want.bytes).saturating_add(want.mirror);
+            return Err(SessionError::Refused(Refusal::NeverFits { memory_mib: needed.div_ceil(1 << 20) as u64 }));
+        }
+        let state = &mut *self.0.state.borrow_mut();
+        state.last += 1;
+        let place = if want.again { 0 } else { state.waiting.len() };
+        state.waiting.insert(place, (state.last, want));
+        Ok(Turn { budget: self.clone(), number: state.last })
     }
 
-    /// Promises `bytes` to a session, until what is returned is dropped.
+    /// Promises `bytes` to something small, until what is returned is dropped, if there is room now.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, SessionError> {
-        let mut reservation = Reservation { budget: self.clone(), bytes: 0 };
+        let mut reservation = self.promise(Way::Out, 0);
         reservation.add(bytes)?;
         Ok(reservation)
+    }
+
+    /// Frames of the largest guest that fits: it can leave, and arrive at the same time.
+    pub(crate) fn largest(&self) -> u64 {
+        let fits = |frames| {
+            let want = Want::to_leave(Size { frames, digests: 0 });
+            want.bytes.saturating_add(want.mirror) <= self.0.total
+        };
+        let (mut fitting, mut too_many) = (0u64, 1u64 << 40);
+        while fitting + 1 < too_many {
+            let middle = fitting.midpoint(too_many);
+            *(if fits(middle) { &mut fitting } else { &mut too_many }) = middle;
+        }
+        fitting
+    }
+
+    /// What the session lacks that waits under this number.
+    fn lacks(&self, number: u64) -> Option<Lack> {
+        let Inner { total, sources, state, .. } = &*self.0;
+        let state = &*state.borrow();
+        let (_, want) = state.waiting.iter().find(|(other, _)| *other == number)?;
+        let has_place = |want: &Want| state.running[want.way as usize] < AT_ONCE;
+        let has_seat = |want: &Want| want.again || want.way == Way::Out || sources.has_room(want.peer);
+        if !has_seat(want) {
+            return Some(Lack::Peer);
+        }
+        if !has_place(want) {
+            return Some(Lack::Place);
+        }
+        // Who waits for something else is passed.
+        let older = || {
+            let older = state.waiting.iter().take_while(|(other, _)| *other != number).map(|(_, want)| want);
+            older.filter(|want| has_seat(want) && has_place(want))
+        };
+        let ([leaving, arriving], kept) = (state.used, state.kept());
+        let may = match want.way {
+            Way::Out => {
+                older().next().is_none() && leaving + want.bytes + arriving.max(kept).max(want.mirror) <= *total
+            }
+            Way::In if older().next().is_none() && leaving + arriving + want.bytes <= *total => true,
+            // What is kept for arrivals waits for no departure, nor for an arrival that does.
+            Way::In => {
+                let leaves = older().next().is_some_and(|first| first.way == Way::Out);
+                let waits = |first: &Want| leaves || leaving + first.bytes > *total;
+                older().find(|older| older.way == Way::In).is_none_or(waits) && arriving + want.bytes <= kept
+            }
+        };
+        (!may).then_some(Lack::Memory)
+    }
+
+    fn promise(&self, way: Way, bytes: usize) -> Reservation {
+        self.0.state.borrow_mut().used[way as usize] += bytes;
+        Reservation { budget: self.clone(), way, bytes, unused: bytes, begun: None }
+    }
+}
+
+impl State {
+    /// What is kept for arrivals.
+    fn kept(&self) -> usize {
+        self.mirrors.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// A place in the queue, until dropped.
+pub(crate) struct Turn {
+    budget: Budget,
+    number: u64,
+}
+
+impl Turn {
+    /// What it still waits for.
+    pub(crate) fn lacks(&self) -> Option<Lack> {
+        self.budget.lacks(self.number)
+    }
+
+    /// Begins, if it is its turn.
+    pub(crate) fn take(&self) -> Option<Reservation> {
+        if self.lacks().is_some() {
+            return None;
+        }
+        let Inner { sources, state, .. } = &*self.budget.0;
+        let want = {
+            let state = &mut *state.borrow_mut();
+            let place = state.waiting.iter().position(|(other, _)| *other == self.number)?;
+            let (_, want) = state.waiting.remove(place);
+            state.running[want.way as usize] += 1;
+            if want.way == Way::Out {
+                state.mirrors.push(want.mirror);
+            }
+            want
+        };
+        let mut reservation = self.budget.promise(want.way, want.bytes);
+        let seat = (want.way == Way::In).then(|| sources.seat_again(want.peer));
+        reservation.begun = Some(Begun { mirror: want.mirror, _seat: seat });
+        Some(reservation)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Inner { timer, state, .. } = &*self.budget.0;
+        state.borrow_mut().waiting.retain(|(other, _)| *other != self.number);
+        timer.nudge();
     }
 }
 
 /// Memory that a session may use.
 pub(crate) struct Reservation {
     budget: Budget,
+    way: Way,
     bytes: usize,
+    /// Of those, what nobody has asked for yet.
+    unused: usize,
+    /// One of the sessions that may run at once.
+    begun: Option<Begun>,
+}
+
+struct Begun {
+    mirror: usize,
+    _seat: Option<Seat>,
 }
 
 impl Reservation {
-    /// Promises `bytes` more.
+    /// Promises `bytes`: of what the session was promised when it began, or more if there is room now.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), SessionError> {
-        let spare = &self.budget.spare;
-        spare.set(spare.get().checked_sub(bytes).ok_or(SessionError::Refused(Refusal::NoMemory))?);
-        self.bytes += bytes;
+        let Inner { total, state, .. } = &*self.budget.0;
+        let state = &mut *state.borrow_mut();
+        let more = bytes.saturating_sub(self.unused);
+        let [leaving, arriving] = state.used;
+        let others = match self.way {
+            Way::Out => leaving + arriving.max(state.kept()),
+            Way::In => leaving + arriving,
+        };
+        if more > 0 && others.saturating_add(more) > *total {
+            return Err(SessionError::Refused(Refusal::NoMemory));
+        }
+        self.unused = self.unused.saturating_sub(bytes);
+        self.bytes += more;
+        state.used[self.way as usize] += more;
         Ok(())
     }
 
@@ -55,7 +303,8 @@ impl Reservation {
     /// Promises what `sets` page sets take more once they grow, and, until what is returned is dropped, what growing takes: a
     /// set is in two places for a moment, and its old one is too small for the next.
     pub(crate) fn grow_sets(&mut self, from: u64, to: u64, sets: usize) -> Result<Self, SessionError> {
-        let moving = self.budget.reserve(self::sets(to, 2))?;
+        let mut moving = self.budget.promise(self.way, 0);
+        moving.add(self::sets(to, 2))?;
         self.add(self::sets(to, sets).saturating_sub(self::sets(from, sets)))?;
         Ok(moving)
     }
@@ -68,8 +317,17 @@ pub(crate) fn sets(frames: u64, sets: usize) -> usize {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let spare = &self.budget.spare;
-        spare.set(spare.get() + self.bytes);
+        let Inner { timer, state, .. } = &*self.budget.0;
+        let state = &mut *state.borrow_mut();
+        state.used[self.way as usize] -= self.bytes;
+        if let Some(Begun { mirror, .. }) = &self.begun {
+            state.running[self.way as usize] -= 1;
+            if let Some(place) = state.mirrors.iter().position(|other| other == mirror) {
+                state.mirrors.swap_remove(place);
+            }
+        }
+        // Somebody may have waited for it.
+        timer.nudge();
     }
 }
 
@@ -77,33 +335,149 @@ impl Drop for Reservation {
 mod tests {
     use super::*;
 
+    const SMALL: Size = Size { frames: 1 << 20, digests: 0 };
+    const LARGE: Size = Size { frames: 8 << 20, digests: 0 };
+
+    fn budget(bytes: usize) -> Budget {
+        Budget::new(bytes, 0, Timer::new(|| 0))
+    }
+
+    /// What a guest takes at the source, and at the target.
+    fn ends(size: Size) -> [usize; 2] {
+        [departure::cost(&size), arrival::cost(&size)]
+    }
+
     #[test]
     fn what_was_promised_is_refused_to_others_until_it_is_dropped() {
-        let budget = Budget::new(1000);
+        let budget = budget(1000);
         let mut first = budget.reserve(600).unwrap();
         assert!(budget.reserve(500).is_err());
         assert!(first.add_sets(8000, 1).is_err());
         first.add_sets(800, 2).unwrap();
         drop(first);
-        assert_eq!(budget.total(), 1000);
         assert!(budget.reserve(1000).is_ok());
-        assert!(first_of_all(&budget).add_sets(u64::MAX, 3).is_err());
+        assert!(budget.reserve(0).unwrap().add_sets(u64::MAX, 3).is_err());
     }
 
     #[test]
     fn what_grows_needs_room_to_move() {
         let one = PageSet::bytes(64_000);
-        let budget = Budget::new(7 * one);
-        let mut memory = budget.reserve(0).unwrap();
+        let mut memory = budget(7 * one).reserve(0).unwrap();
         memory.add_sets(64_000, 5).unwrap();
         assert!(memory.grow_sets(64_000, 64_064, 5).is_err());
-        let mut memory = Budget::new(8 * one).reserve(0).unwrap();
+        let mut memory = budget(8 * one).reserve(0).unwrap();
         memory.add_sets(64_000, 5).unwrap();
         drop(memory.grow_sets(64_000, 64_064, 5).unwrap());
         assert_eq!(memory.bytes, sets(64_064, 5));
     }
 
-    fn first_of_all(budget: &Budget) -> Reservation {
-        budget.reserve(0).unwrap()
+    #[test]
+    fn what_grows_at_the_source_leaves_what_is_kept_for_an_arrival() {
+        let [out, into] = ends(SMALL);
+        let grown = SMALL.frames + 64;
+        let more = sets(grown, 2) + sets(grown, 1) - sets(SMALL.frames, 1);
+        let grow = |spare| {
+            let turn = budget(out + into + spare).queue(Want::to_leave(SMALL)).unwrap();
+            let mut session = turn.take().unwrap();
+            session.add(out).unwrap();
+            session.grow_sets(SMALL.frames, grown, 1).map(drop)
+        };
+        assert_eq!(grow(more), Ok(()));
+        assert_eq!(grow(more - 1), Err(SessionError::Refused(Refusal::NoMemory)));
+    }
+
+    #[test]
+    fn a_session_uses_what_it_was_promised_before_it_takes_more() {
+        let [out, into] = ends(SMALL);
+        let budget = budget(out + into + 100);
+        let mut session = budget.queue(Want::to_leave(SMALL)).unwrap().take().unwrap();
+        session.add(out).unwrap();
+        session.add(100).unwrap();
+        assert!(session.add(1).is_err(), "what is kept for an arrival is not for departures");
+        assert!(budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_yet_waits_and_what_never_fits_is_refused() {
+        let [out, into] = ends(LARGE);
+        let budget = budget(out + into);
+        let first = budget.queue(Want::to_leave(LARGE)).unwrap().take().unwrap();
+        let second = budget.queue(Want::to_leave(LARGE)).unwrap();
+        let third = budget.queue(Want::to_leave(SMALL)).unwrap();
+        assert!(second.take().is_none() && second.lacks() == Some(Lack::Memory));
+        drop(first);
+        assert!(third.take().is_none(), "a small one passes a large one that waits");
+        let _second = second.take().unwrap();
+        drop(third);
+        let more = Size { frames: LARGE.frames + (8 << 12), ..LARGE };
+        let Err(SessionError::Refused(Refusal::NeverFits { memory_mib })) =
+            budget.queue(Want::to_leave(more)).map(drop)
+        else {
+            panic!("it is queued")
+        };
+        assert_eq!(memory_mib, ends(more).iter().sum::<usize>().div_ceil(1 << 20) as u64);
+        assert!((LARGE.frames..more.frames).contains(&budget.largest()));
+    }
+
+    /// Both hosts are full of guests that leave, each of which waits for the other host.
+    #[test]
+    fn departures_leave_room_for_an_arrival_of_their_size() {
+        let [out, into] = ends(LARGE);
+        let budget = budget(2 * out + into);
+        let _leaving = [0, 1].map(|_| budget.queue(Want::to_leave(LARGE)).unwrap().take().unwrap());
+        let waiting = budget.queue(Want::to_leave(SMALL)).unwrap();
+        assert!(waiting.take().is_none());
+        // Not even one that will not fit before they have gone is in the way.
+        let huge = budget.queue(Want::to_arrive(Size { frames: 16 << 20, digests: 0 }, None)).unwrap();
+        assert!(huge.take().is_none());
+        let arriving = budget.queue(Want::to_arrive(LARGE, None)).unwrap().take();
+        assert!(arriving.is_some() && budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().is_none());
+    }
+
+    #[test]
+    fn arrivals_that_go_on_for_ever_do_not_keep_a_departure_waiting_for_ever() {
+        let ([out, into], [_, small]) = (ends(LARGE), ends(SMALL));
+        let budget = budget(out + into);
+        let arriving = budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().unwrap();
+        let _more = [0, 1].map(|_| budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().unwrap());
+        assert!(3 * small > into, "they take more than is kept for arrivals");
+        let departure = budget.queue(Want::to_leave(LARGE)).unwrap();
+        assert!(departure.take().is_none());
+        let next = budget.queue(Want::to_arrive(SMALL, None)).unwrap();
+        assert!(next.take().is_none(), "an arrival passes a departure that waits");
+        drop(arriving);
+        assert!(departure.take().is_some());
+    }
+
+    #[test]
+    fn a_host_that_has_all_that_one_may_have_is_passed() {
+        let budget = budget(usize::MAX / 2);
+        let (one, other) = (Some(PublicKey([1; 32])), Some(PublicKey([2; 32])));
+        let mut arriving = Vec::new();
+        let lack = loop {
+            let turn = budget.queue(Want::to_arrive(SMALL, one)).unwrap();
+            match turn.lacks() {
+                None => arriving.push(turn.take().unwrap()),
+                Some(lack) => break (lack, turn),
+            }
+        };
+        assert_eq!(lack.0, Lack::Peer);
+        assert!(budget.queue(Want::to_arrive(SMALL, other)).unwrap().take().is_some());
+        arriving.pop();
+        assert!(lack.1.take().is_some());
+        let again = Want::to_arrive(SMALL, one).again();
+        assert!(budget.queue(again).unwrap().take().is_some(), "what was begun is never refused for that");
+    }
+
+    #[test]
+    fn so_many_run_at_once_each_way() {
+        let budget = budget(usize::MAX / 2);
+        let leaving: Vec<_> =
+            (0..AT_ONCE).map(|_| budget.queue(Want::to_leave(SMALL)).unwrap().take().unwrap()).collect();
+        let more = budget.queue(Want::to_leave(SMALL)).unwrap();
+        assert_eq!(more.lacks(), Some(Lack::Place));
+        assert!(budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().is_some());
+        drop(leaving);
+        assert!(more.take().is_some());
     }
 }

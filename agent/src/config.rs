@@ -13,6 +13,9 @@ pub const DEFAULT_PORT: u16 = 7077;
 /// What `mtu=` may be: from what every IPv4 network carries to what any is known to.
 pub const MTU: RangeInclusive<u16> = 576..=9216;
 
+/// What an agent's domain has besides its heap, in bytes.
+pub const BESIDE: usize = 5 << 20;
+
 /// How the agent comes to its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -42,6 +45,8 @@ pub struct Config {
     pub mac: [u8; 6],
     /// Bytes of heap that it may use; a migration that would not fit is refused.
     pub memory: usize,
+    /// Bytes of its domain that are not heap: the image, buffers of the network, page tables.
+    pub beside: usize,
     /// Whether its connections are sealed, and who it is.
     pub security: Security,
 }
@@ -93,7 +98,7 @@ impl Config {
         if mtu.is_some_and(|mtu| !MTU.contains(&mtu)) {
             return Err(ConfigError::Bad("mtu"));
         }
-        Ok(Self { address, port, mtu, mac, memory, security })
+        Ok(Self { address, port, mtu, mac, memory, beside: BESIDE, security })
     }
 }
 

@@ -180,6 +180,39 @@ impl FromStr for Mode {
     }
 }
 
+/// What a migration's memory at both ends depends on: facts of the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Its guest frames: one more than the highest in use.
+    pub frames: u64,
+    /// Pages whose digests may have to be kept; none if it is not verified.
+    pub digests: u64,
+}
+
+impl Size {
+    /// That of a guest with so much memory that is not verified. Hypervisor and toolstack put rings and tables below 4 GiB: a
+    /// guest has frames there, however small it is, and a hole as large as they may need.
+    pub fn of_memory(mib: u64) -> Self {
+        Self { frames: (mib * 256 + HOLE).max(BELOW_4_GIB), digests: 0 }
+    }
+
+    /// The memory of the largest guest with no more frames, in MiB.
+    pub fn memory_mib(&self) -> u64 {
+        if self.frames < BELOW_4_GIB { 0 } else { (self.frames - HOLE) / 256 }
+    }
+}
+
+/// Frames below 4 GiB, and those of them that are no memory.
+const BELOW_4_GIB: u64 = 1 << 20;
+const HOLE: u64 = 1 << 16;
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { frames, digests } = self;
+        write!(f, "frames={frames} digests={digests}")
+    }
+}
+
 /// What the toolstack wants of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -202,6 +235,8 @@ pub enum Request {
         key: Option<PublicKey>,
         /// What the source's agent knows the migration by.
         session: SessionToken,
+        /// What the source's agent says of the guest.
+        size: Size,
         /// Who serves the guest's xenstore and console.
         backends: Backends,
     },
@@ -230,8 +265,8 @@ impl fmt::Display for Request {
                 let verify = if *verify { " verify=yes" } else { "" };
                 write!(f, "out domain={} mode={mode}{verify}", domain.0)
             }
-            Self::In { domain, peer, key, session, backends } => {
-                write!(f, "in domain={} peer={peer} session={session}", domain.0)?;
+            Self::In { domain, peer, key, session, size, backends } => {
+                write!(f, "in domain={} peer={peer} session={session} {size}", domain.0)?;
                 write_key(f, key)?;
                 let Backends { store_port, store_domain, console_port, console_domain } = backends;
                 write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
@@ -263,6 +298,7 @@ impl FromStr for Request {
                 peer: line.field("peer")?,
                 key: line.optional("key")?,
                 session: line.field("session")?,
+                size: size_of(&line)?,
                 backends: Backends {
                     store_port: line.field("store_port")?,
                     store_domain: DomId(line.field("store_domain")?),
@@ -281,6 +317,11 @@ impl FromStr for Request {
 /// Where a session stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Both: it has not begun, since others have what it needs; or, at the source, the target's end has not.
+    Waiting {
+        /// For what, in one line.
+        reason: String,
+    },
     /// Source: waits for the target's agent to connect.
     Listening {
         /// What the target's agent must show.
@@ -291,6 +332,8 @@ pub enum State {
         port: u16,
         /// Its key; nothing if its connections are plain.
         key: Option<PublicKey>,
+        /// What the target's agent must have room for.
+        size: Size,
     },
     /// Source: stage 1 runs.
     Copying,
@@ -334,8 +377,9 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listening { session, address, port, key } => {
-                write!(f, "listening session={session} address={address} port={port}")?;
+            Self::Waiting { reason } => write!(f, "waiting reason={reason}"),
+            Self::Listening { session, address, port, key, size } => {
+                write!(f, "listening session={session} address={address} port={port} {size}")?;
                 write_key(f, key)
             }
             Self::Copying => f.write_str("copying"),
@@ -356,11 +400,13 @@ impl FromStr for State {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let line = Line::new(text);
         Ok(match line.word() {
+            "waiting" => Self::Waiting { reason: line.reason()? },
             "listening" => Self::Listening {
                 session: line.field("session")?,
                 address: line.field("address")?,
                 port: line.field("port")?,
                 key: line.optional("key")?,
+                size: size_of(&line)?,
             },
             "copying" => Self::Copying,
             "suspend" => Self::Suspend,
@@ -387,6 +433,8 @@ pub struct AgentStatus {
     pub port: u16,
     /// Bytes of heap it may use, in KiB.
     pub memory_kib: u64,
+    /// Memory of the largest guest that it can serve, in MiB.
+    pub largest_mib: u64,
     /// What its hypervisor can do.
     pub features: Features,
     /// Its key; nothing if its connections are plain.
@@ -395,8 +443,12 @@ pub struct AgentStatus {
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, address, port, memory_kib, features, key } = self;
-        write!(f, "ready version={version} address={address} port={port} memory_kib={memory_kib} features={features}")?;
+        let Self { version, address, port, memory_kib, largest_mib, features, key } = self;
+        write!(
+            f,
+            "ready version={version} address={address} port={port} memory_kib={memory_kib} largest_mib={largest_mib}"
+        )?;
+        write!(f, " features={features}")?;
         write_key(f, key)
     }
 }
@@ -413,10 +465,17 @@ impl FromStr for AgentStatus {
             address: line.field("address")?,
             port: line.field("port")?,
             memory_kib: line.field("memory_kib")?,
+            largest_mib: line.optional("largest_mib")?.unwrap_or(u64::MAX),
             features: line.field("features")?,
             key: line.optional("key")?,
         })
     }
+}
+
+/// What an older agent or helper says nothing of counts as nothing.
+fn size_of(line: &Line<'_>) -> Result<Size, ParseError> {
+    let field = |key| Ok(line.optional(key)?.unwrap_or(0));
+    Ok(Size { frames: field("frames")?, digests: field("digests")? })
 }
 
 fn write_key(f: &mut fmt::Formatter<'_>, key: &Option<PublicKey>) -> fmt::Result {

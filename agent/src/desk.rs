@@ -14,8 +14,8 @@ use crate::tasks::{SECOND, Timer};
 
 /// Ended sessions whose reports are kept.
 const KEPT: usize = 8;
-/// Sessions that may run at once.
-pub(crate) const SESSIONS: usize = 6;
+/// Sessions that may run or wait. What a request takes before its turn comes is little.
+const SESSIONS: usize = 64;
 /// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
 const PROGRESS_EVERY: u64 = SECOND;
 
@@ -176,11 +176,12 @@ impl<S: Store> Registry<S> {
         self.open.push(desk.clone());
         let request = core::str::from_utf8(line).ok().map(str::parse::<Request>);
         let reason = match request {
-            Some(Ok(request)) if running < SESSIONS => {
+            // What was begun is taken up, and what was left is discarded, however many there are.
+            Some(Ok(request)) if running < SESSIONS || !matches!(request, Request::Out { .. } | Request::In { .. }) => {
                 self.hear(&desk);
                 return Some((desk, request));
             }
-            Some(Ok(_)) => format!("the agent already serves {running} migrations"),
+            Some(Ok(_)) => format!("the agent already has {running} migrations to see to"),
             Some(Err(error)) => format!("the toolstack's request is malformed: {error}"),
             None => "the toolstack's request is not text".to_string(),
         };

@@ -8,6 +8,7 @@ use core::num::NonZeroU64;
 
 use crate::bitmap::PageSet;
 use crate::budget::Reservation;
+use crate::control::Size;
 use crate::platform::{Content, Gfn, PAGE_SIZE, Page};
 use crate::session::{Refusal, SessionError};
 
@@ -51,8 +52,7 @@ impl Kept {
         const NO_ROOM: SessionError = SessionError::Refused(Refusal::NoMemoryToVerify);
         let count = usize::try_from(pages.count()).map_err(|_| NO_ROOM)?;
         let words = pages.words();
-        let set = PageSet::bytes(pages.frames());
-        memory.add(set + words.len() * size_of::<u32>() + count * size_of::<Digest>()).map_err(|_| NO_ROOM)?;
+        memory.add(Self::room(pages.frames(), count)).map_err(|_| NO_ROOM)?;
         let mut before = Vec::with_capacity(words.len());
         let mut seen = 0;
         for word in words {
@@ -60,6 +60,17 @@ impl Kept {
             seen += word.count_ones();
         }
         Ok(Self { pages: pages.clone(), before, digests: vec![None; count] })
+    }
+
+    /// What they take: so many pages of a set over so many frames.
+    fn room(frames: u64, pages: usize) -> usize {
+        let before = usize::try_from(frames.div_ceil(64)).unwrap_or(usize::MAX).saturating_mul(size_of::<u32>());
+        PageSet::bytes(frames).saturating_add(before).saturating_add(pages.saturating_mul(size_of::<Digest>()))
+    }
+
+    /// What they may take at most.
+    pub(crate) fn cost(size: &Size) -> usize {
+        Self::room(size.frames, usize::try_from(size.digests).unwrap_or(usize::MAX))
     }
 
     /// The digest of `gfn`, if it has one.
@@ -86,6 +97,11 @@ mod tests {
 
     use super::*;
     use crate::budget::Budget;
+    use crate::tasks::Timer;
+
+    fn budget(bytes: usize) -> Budget {
+        Budget::new(bytes, 0, Timer::new(|| 0))
+    }
 
     #[test]
     fn a_page_of_zeros_has_one_digest() {
@@ -100,8 +116,9 @@ mod tests {
     fn digests_that_do_not_fit_are_refused() {
         let mut pages = PageSet::new(6400);
         pages.extend((0..1000).map(Gfn));
-        let room = |bytes| Kept::new(&pages, &mut Budget::new(bytes).reserve(0).unwrap()).map(drop);
+        let room = |bytes| Kept::new(&pages, &mut budget(bytes).reserve(0).unwrap()).map(drop);
         let takes = PageSet::bytes(6400) + 100 * 4 + 1000 * 8;
+        assert_eq!(Kept::cost(&Size { frames: 6400, digests: 1000 }), takes);
         assert_eq!(room(takes), Ok(()));
         assert_eq!(room(takes - 1), Err(SessionError::Refused(Refusal::NoMemoryToVerify)));
     }
@@ -111,7 +128,7 @@ mod tests {
         fn every_page_keeps_its_own_digest(members in proptest::collection::btree_set(0..3000u64, 0..500)) {
             let mut pages = PageSet::new(3000);
             pages.extend(members.iter().map(|gfn| Gfn(*gfn)));
-            let mut kept = Kept::new(&pages, &mut Budget::new(1 << 20).reserve(0).unwrap()).unwrap();
+            let mut kept = Kept::new(&pages, &mut budget(1 << 20).reserve(0).unwrap()).unwrap();
             for gfn in 0..3100 {
                 prop_assert_eq!(kept.set(Gfn(gfn), Digest::new(gfn + 1)), members.contains(&gfn));
             }

@@ -65,7 +65,7 @@ pub use config::{Address, Config, ConfigError, MTU};
 
 use budget::Budget;
 use claim::Domains;
-use control::AgentStatus;
+use control::{AgentStatus, Size};
 use datagram::Post;
 use desk::Registry;
 use lobby::{Door, Lobby};
@@ -80,8 +80,17 @@ use tasks::{Task, Timer, poll_once};
 const TURNS: usize = 16;
 /// What small things take that nobody counts: tasks, lines for the toolstack, what the heap loses between its blocks.
 const SMALL: usize = 1 << 20;
+/// What no session may have.
+const FIXED: usize = lobby::MEMORY + net::MEMORY + SMALL;
 /// How soon to look again when the network device takes no more for now.
 const DEVICE_FULL: u64 = 500_000;
+
+/// The memory in MiB of a domain whose agent lets so many guests of this size leave, or arrive, at the same time; the others wait.
+pub fn memory_for(size: &Size, at_once: usize) -> u64 {
+    // Departures leave room for one arrival.
+    let sessions = at_once * session::departure::cost(size) + session::arrival::cost(size);
+    ((config::BESIDE + FIXED + sessions) as u64).div_ceil(1 << 20)
+}
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +141,8 @@ where
             entropy
         });
         let registry = Registry::new(store, timer.clone());
-        let budget = Budget::new(config.memory.saturating_sub(lobby::MEMORY + net::MEMORY + SMALL));
+        let total = config.memory.saturating_sub(FIXED);
+        let budget = Budget::new(total, config.memory - total + config.beside, timer.clone());
         let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {
             platform,
@@ -201,12 +211,13 @@ where
     fn announce(&mut self) {
         let Some(address) = self.address().filter(|address| self.announced != Some(*address)) else { return };
         self.announced = Some(address);
-        let Host { platform, config, .. } = &*self.host;
+        let Host { platform, config, budget, .. } = &*self.host;
         self.registry.announce(&AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_string(),
             address,
             port: config.port,
             memory_kib: config.memory as u64 / 1024,
+            largest_mib: Size { frames: budget.largest(), digests: 0 }.memory_mib(),
             features: platform.borrow().features(),
             key: config.security.public_key(),
         });

@@ -53,6 +53,8 @@ struct Expected {
     contested: bool,
     control: Option<(Hello, Link)>,
     bulk: Option<(Hello, Link)>,
+    /// A peer has said that it will call later.
+    postponed: bool,
     /// Why the last caller that named this session was turned away.
     turned_away: Option<Refusal>,
 }
@@ -81,8 +83,8 @@ impl Lobby {
         only: Option<PublicKey>,
     ) -> Invitation {
         let name = SessionName::of(session);
-        let (control, bulk, turned_away) = Default::default();
-        let expected = Expected { session, name, purpose, only, contested: false, control, bulk, turned_away };
+        let (contested, control, bulk, postponed, turned_away) = Default::default();
+        let expected = Expected { session, name, purpose, only, contested, control, bulk, postponed, turned_away };
         self.expected.borrow_mut().push(expected);
         Invitation { lobby: self.clone(), session }
     }
@@ -120,10 +122,15 @@ impl Expected {
             self.contested = true;
             return Err(SessionError::Refused(Refusal::Contested));
         }
-        if hello.purpose != self.purpose {
+        let postpones = (hello.purpose, self.purpose) == (Purpose::Postpone, Purpose::Begin);
+        if hello.purpose != self.purpose && !postpones {
             return Err(SessionError::Peer(PeerFault::OutOfTurn));
         }
         self.only = link.peer();
+        if postpones {
+            self.postponed = true;
+            return Ok(());
+        }
         match (hello.channel, &self.control) {
             (Channel::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
             (Channel::Bulk, Some((_, control))) if control.binding() == hello.binding => {
@@ -161,6 +168,12 @@ impl Invitation {
             Some(Called { hello, peer: control.peer(), control, bulk })
         };
         timer.wait_for(|| self.lobby.find(self.session, take).flatten()).await
+    }
+
+    /// Waits until the peer says that it will call later.
+    pub(crate) async fn postponed(&self, timer: &Timer) {
+        let take = |peer: &mut Expected| core::mem::take(&mut peer.postponed).then_some(());
+        timer.wait_for(|| self.lobby.find(self.session, take).flatten()).await;
     }
 
     /// Waits until the peer has called twice, and leaves it waiting.

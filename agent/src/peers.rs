@@ -1,14 +1,14 @@
-//! How many sessions each other agent has here: one that never answers, or stalls all that it has, leaves room for others.
+//! How many sessions of one way each other agent has here: one that never answers, or stalls all that it has, leaves room for
+//! others.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::desk::SESSIONS;
+use crate::budget::AT_ONCE;
 use crate::secure::PublicKey;
-use crate::session::{Refusal, SessionError};
 
-/// Sessions that one agent may have.
+/// Sessions that one agent may have, each way.
 const EACH: usize = 4;
 
 /// The agents at the other ends of sessions.
@@ -22,13 +22,17 @@ pub(crate) struct Seat {
 }
 
 impl Peers {
-    /// A session with `peer` begins, unless there are many. Of plain connections nobody knows whose they are.
-    pub(crate) fn seat(&self, peer: Option<PublicKey>) -> Result<Seat, SessionError> {
-        let sessions = self.0.borrow().iter().filter(|other| Some(**other) == peer).count();
-        if sessions < EACH { Ok(self.seat_again(peer)) } else { Err(SessionError::Refused(Refusal::ManySessions)) }
+    /// Whether `peer` may have one more. Of plain connections nobody knows whose they are.
+    pub(crate) fn has_room(&self, peer: Option<PublicKey>) -> bool {
+        self.0.borrow().iter().filter(|other| Some(**other) == peer).count() < EACH
     }
 
-    /// A session with `peer` goes on that an earlier life of this agent began.
+    /// A session with `peer` begins, unless there are many.
+    pub(crate) fn seat(&self, peer: Option<PublicKey>) -> Option<Seat> {
+        self.has_room(peer).then(|| self.seat_again(peer))
+    }
+
+    /// The same, however many there are: an earlier life of this agent began it.
     pub(crate) fn seat_again(&self, peer: Option<PublicKey>) -> Seat {
         self.0.borrow_mut().extend(peer);
         Seat { peers: self.clone(), peer }
@@ -44,7 +48,7 @@ impl Drop for Seat {
     }
 }
 
-const _: () = assert!(EACH < SESSIONS);
+const _: () = assert!(EACH < AT_ONCE);
 
 #[cfg(test)]
 mod tests {
@@ -53,14 +57,14 @@ mod tests {
     #[test]
     fn an_agent_has_so_many_sessions_and_leaves_room_for_others() {
         let (peers, one, other) = (Peers::default(), Some(PublicKey([1; 32])), Some(PublicKey([2; 32])));
-        let mut seats: Vec<Seat> = (0..EACH).map(|_| peers.seat(one).ok().unwrap()).collect();
-        assert_eq!(peers.seat(one).err(), Some(SessionError::Refused(Refusal::ManySessions)));
-        assert!(peers.seat(other).is_ok());
+        let mut seats: Vec<Seat> = (0..EACH).map(|_| peers.seat(one).unwrap()).collect();
+        assert!(peers.seat(one).is_none());
+        assert!(peers.seat(other).is_some());
         seats.pop();
-        assert!(peers.seat(one).is_ok());
+        assert!(peers.seat(one).is_some());
         // What an earlier life began is never refused.
         let again = peers.seat_again(one);
-        assert!(peers.seat(one).is_err());
+        assert!(peers.seat(one).is_none());
         drop((seats, again));
         assert!(peers.0.borrow().is_empty());
     }
@@ -69,6 +73,6 @@ mod tests {
     fn plain_agents_are_nobody() {
         let peers = Peers::default();
         let seats: Vec<_> = (0..2 * EACH).map(|_| peers.seat(None)).collect();
-        assert!(seats.iter().all(Result::is_ok) && peers.0.borrow().is_empty());
+        assert!(seats.iter().all(Option::is_some) && peers.0.borrow().is_empty());
     }
 }

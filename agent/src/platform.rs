@@ -15,6 +15,9 @@ pub const PAGE_SIZE: usize = 4096;
 /// Most pages that one call to a guest's memory names: one bit each in a [`PageMask`].
 pub const BATCH: usize = 64;
 
+/// Guests that may arrive at the same time: the platform has what each of them takes.
+pub const ARRIVALS: usize = 6;
+
 /// Which pages of a batch an operation covered: bit `i` stands for the `i`-th page of the call.
 pub type PageMask = u64;
 

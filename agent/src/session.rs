@@ -52,7 +52,9 @@ use alloc::string::{String, ToString};
 use core::cell::RefCell;
 use core::fmt;
 
-use crate::budget::Budget;
+use embassy_futures::select::{Either, select};
+
+use crate::budget::{Budget, Reservation, Want};
 use crate::claim::Domains;
 use crate::config::Config;
 use crate::control::{Request, SessionToken, State, reason};
@@ -98,6 +100,7 @@ pub(crate) struct Host<P> {
     pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,
     pub(crate) domains: Domains,
+    /// The agents that guests leave for; the budget knows those that they come from.
     pub(crate) peers: Peers,
     /// Sessions that are over, about which a target may still ask.
     pub(crate) epilogues: RefCell<VecDeque<SessionToken>>,
@@ -107,9 +110,9 @@ pub(crate) struct Host<P> {
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
     match request {
         Request::Out { domain, mode, verify } => departure::serve(&host, &desk, domain, mode, verify).await,
-        Request::In { domain, peer, key, session, backends } => {
+        Request::In { domain, peer, key, session, size, backends } => {
             let callee = Callee { address: peer, key };
-            arrival::serve(&host, &desk, domain, callee, session, backends).await;
+            arrival::serve(&host, &desk, domain, callee, session, size, backends).await;
         }
         Request::Recover { note } => recover(&host, &desk, &note).await,
         Request::Discard { domain } => {
@@ -124,6 +127,18 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             };
             desk.state(reason.map_or(State::Complete, |reason| State::Failed { reason }));
         }
+    }
+}
+
+/// Waits for its turn, and says for what. The toolstack may give up meanwhile.
+async fn turn<P: Platform>(host: &Host<P>, desk: &Desk, want: Want) -> Result<Reservation, SessionError> {
+    let turn = host.budget.queue(want)?;
+    if let Some(lack) = turn.lacks() {
+        desk.state(State::Waiting { reason: lack.to_string() });
+    }
+    match select(host.timer.wait_for(|| turn.take()), departure::cancelled(&host.timer, desk)).await {
+        Either::First(reservation) => Ok(reservation),
+        Either::Second(()) => Err(SessionError::Cancelled),
     }
 }
 
@@ -226,7 +241,12 @@ pub enum Refusal {
     InHand,
     /// The other agent has as many sessions here as one may have.
     ManySessions,
-    /// This agent's memory does not hold what it would have to know of it.
+    /// This agent's memory will never hold what it would have to know of it.
+    NeverFits {
+        /// The domain's memory that would do, in MiB.
+        memory_mib: u64,
+    },
+    /// It does not hold what has come to be known of it meanwhile.
     NoMemory,
     /// It does not hold the digests that verifying takes.
     NoMemoryToVerify,
@@ -316,12 +336,19 @@ impl fmt::Display for SessionError {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NeverFits { memory_mib } => {
+                return write!(
+                    f,
+                    "the memory of this host's agent is too small for a guest of this size: memory = {memory_mib} in its xl.cfg \
+                     would do"
+                );
+            }
             Self::NoDirtyLog => "this hypervisor cannot log which pages a guest dirties",
             Self::NoForeignMap => "this agent cannot map the guest's memory",
             Self::PagedOut => "pages of the guest have not arrived here from an earlier migration",
             Self::InHand => reason::IN_HAND,
             Self::ManySessions => "the other host's agent has as many migrations with this one as one host may have",
-            Self::NoMemory => "the agent has too little memory left for a guest of this size",
+            Self::NoMemory => "the agent has too little memory left for what the guest has grown to",
             Self::NoMemoryToVerify => {
                 "the agent has too little memory left to verify a guest of this size; migrate without"
             }

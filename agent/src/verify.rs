@@ -11,8 +11,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::bitmap::PageSet;
-use crate::budget::Reservation;
+use crate::budget::{self, Reservation};
 use crate::channel::Outlet;
+use crate::control::Size;
 use crate::digest::{self, Digest, Kept};
 use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, Source, Target};
 use crate::session::arrival::Arrival;
@@ -147,6 +148,12 @@ impl Verifier {
         room.map_err(|_| SessionError::Refused(Refusal::NoMemoryToVerify))?;
         let (told, differing) = (PageSet::new(frames), PageSet::new(frames));
         Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: 0, named: 0 })
+    }
+
+    /// What one takes, and the digests that it may have to keep.
+    pub(crate) fn cost(size: &Size) -> usize {
+        let fixed = (BATCH * PAGE_SIZE).saturating_add(budget::sets(size.frames, Self::SETS));
+        fixed.saturating_add(Kept::cost(size))
     }
 
     /// Lets it reach as far as the guest does now.

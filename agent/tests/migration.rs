@@ -6,6 +6,8 @@ mod guests;
 mod itself;
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
+#[path = "migration/turns.rs"]
+mod turns;
 #[path = "migration/verify.rs"]
 mod verify;
 

@@ -6,7 +6,7 @@ use core::cell::RefCell;
 
 use agent::bitmap::PageSet;
 use agent::platform as wanted;
-use agent::platform::{BATCH, Page, PageMask, PlatformError, Result};
+use agent::platform::{ARRIVALS, BATCH, Page, PageMask, PlatformError, Result};
 use xen_pv::abi::{DomId, Errno, Gfn, Port};
 use xen_pv::guest::abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_pv::guest::pager::Crowd;
@@ -14,9 +14,6 @@ use xen_pv::guest::reach::{Content, Reach};
 use xen_pv::guest::{self, features, pinned, source, target};
 use xen_pv::memory::Memory;
 use xen_pv::time;
-
-/// Guests that may arrive at the same time: each needs addresses for its pager's ring.
-const ARRIVALS: usize = 4;
 
 /// Xen under the agent.
 pub struct Platform {
@@ -48,6 +45,7 @@ impl Platform {
     /// Takes addresses for guests' pages, and asks what the hypervisor can do.
     pub fn new(memory: &mut Memory) -> core::result::Result<Self, Errno> {
         let batch = memory.window()?;
+        // Each guest that arrives needs addresses for its pager's ring.
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
         let features = wanted::Features {
             dirty_log: features::has_dirty_log(),

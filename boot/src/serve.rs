@@ -13,7 +13,7 @@ use agent::platform::{Features, Platform as _};
 use agent::secure::Security;
 use agent::{Address, Agent, Config, MTU, Wake};
 use log::LevelFilter;
-use xen_pv::abi::Port;
+use xen_pv::abi::{PAGE_SIZE, Port};
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};
@@ -92,7 +92,8 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let mtu = mtu.clamp(*MTU.start(), *MTU.end());
     let (_, free) = heap::usage();
     let config = Config::from_command_line(command_line, mac, free, security);
-    let config = config.map_err(Refusal::configuration)?;
+    let mut config = config.map_err(Refusal::configuration)?;
+    config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
     let device = NetDevice::new(queue, mtu);
     let link = device.link();
     banner(total, &platform.features(), origin, &config, mtu);

@@ -186,6 +186,7 @@ fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Str
         // For any other reason the agent did not take it up.
         (_, State::Failed { reason }) if !reason::OF_ENDS.contains(&reason.as_str()) => reason,
         (_, state) if state.is_end() => conclude(store, end, state)?,
+        (_, State::Waiting { reason }) => format!("the agent takes it up later: it waits for {reason}"),
         (Way::Out, _) => "it has left; its pages stay here until the other host's agent calls, whenever that is".into(),
         (Way::In, _) => "the other host's agent cannot be reached yet; this one goes on calling".into(),
     })

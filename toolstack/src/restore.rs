@@ -33,7 +33,7 @@ use crate::stream::{HEAD, Invitation};
 use crate::xenstore::Xenstore;
 
 /// How long the agents may take to find each other and to build the domain's frame, and to give up when told to.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 60 });
 /// How often to look whether the agent is alive while nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -63,8 +63,8 @@ pub fn restore(
         console_port: arguments.console_port,
         console_domain: DomId(arguments.console_domain),
     };
-    let Invitation { peer, key, session, .. } = *invitation;
-    let request = Request::In { domain: DomId(arguments.domain), peer, key, session, backends };
+    let Invitation { peer, key, session, size, .. } = *invitation;
+    let request = Request::In { domain: DomId(arguments.domain), peer, key, session, size, backends };
     let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
     let (store_gfn, console_gfn) = follow(libxl, store, waiter, session, arguments.domain)?;
@@ -99,6 +99,7 @@ fn wait_for_guest(
     // What nobody looks at here comes most often: how far the agent is.
     let mut look = true;
     let mut waits_since = Instant::now();
+    let mut said = false;
     let mut cancelled: Option<Refusal> = None;
     loop {
         while let Some(path) = store.take_change() {
@@ -108,6 +109,11 @@ fn wait_for_guest(
             state = session.state(store)?;
             rings = session.rings(store)?.or(rings);
             note = recover::keep(store, session, End::arriving(domain))?.or(note);
+            if let Some(State::Waiting { reason }) = &state
+                && !std::mem::replace(&mut said, true)
+            {
+                libxl.log(Level::Notice, &format!("waiting for {reason}"));
+            }
         }
         match &state {
             Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
@@ -157,7 +163,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread;
 
-    use agent::control::{Mode, SessionToken};
+    use agent::control::{Mode, SessionToken, Size};
     use agent::secure::PublicKey;
 
     use super::*;
@@ -178,7 +184,8 @@ mod tests {
 
     fn invitation() -> Invitation {
         let peer = "10.77.0.11:7077".parse().expect("an address");
-        Invitation { session: SessionToken([0xa5; 16]), peer, key: Some(PublicKey([0x5a; 32])), mode: Mode::Tsmc }
+        let (session, key) = (SessionToken([0xa5; 16]), Some(PublicKey([0x5a; 32])));
+        Invitation { session, peer, key, mode: Mode::Tsmc, size: Size { frames: 9, digests: 0 } }
     }
 
     type Helper = thread::JoinHandle<Result<(), String>>;
@@ -203,7 +210,7 @@ mod tests {
         assert_eq!(
             request,
             format!(
-                "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 key={} \
+                "in domain=7 peer=10.77.0.11:7077 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 frames=9 digests=0 key={} \
                  store_port=1 store_domain=0 console_port=2 console_domain=0",
                 "5a".repeat(32)
             )
@@ -218,6 +225,25 @@ mod tests {
         let messages = libxl.messages();
         assert_eq!(messages[0], "static_data_done");
         assert_eq!(messages.last().expect("a last message"), "restore_results 0xfeffc 0xfefff");
+    }
+
+    /// However long: it is the agent that says when its turn has come, and whoever asked may give up.
+    #[test]
+    fn a_helper_waits_as_long_as_its_agent_says_that_it_waits() {
+        let (agent, store) = FakeStore::with_agent();
+        let (helper, libxl, stream) = start(store);
+        let (name, _) = agent.wait_for(&format!("{HOME}/request"), "in-7-");
+        agent.set(&format!("{HOME}/session/{name}/state"), "waiting reason=memory of this host's agent");
+        thread::sleep(2 * PATIENCE);
+        agent.set(&format!("{HOME}/session/{name}/state"), "waiting reason=memory of this host's agent");
+        thread::sleep(2 * PATIENCE);
+        assert!(!helper.is_finished());
+        drop(stream);
+        agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
+        agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=cancelled by the toolstack");
+        assert!(helper.join().expect("the helper").is_err());
+        let waits = |line: &&String| line.contains("waiting for memory of this host's agent");
+        assert_eq!(libxl.messages().iter().filter(waits).count(), 1);
     }
 
     #[test]

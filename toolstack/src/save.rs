@@ -158,9 +158,12 @@ impl<'a> Save<'a> {
     /// Does what the agent's new state asks for; breaks when the guest has left.
     fn enter(&mut self, state: State) -> Result<ControlFlow<()>, Refusal> {
         match state {
-            State::Listening { session, address, port, key } => {
+            State::Waiting { reason } => {
+                self.log(Level::Notice, &format!("waiting for {reason}"));
+            }
+            State::Listening { session, address, port, key, size } => {
                 let peer = SocketAddrV4::new(address, port);
-                let invitation = Invitation { session, peer, key, mode: self.mode };
+                let invitation = Invitation { session, peer, key, mode: self.mode, size };
                 let mut stream = File::from(self.waiter.stream().try_clone()?);
                 if stream.write_all(&invitation.encode(xen_version())).is_err() {
                     self.cancel(Refusal::PeerGone)?;

@@ -1,6 +1,6 @@
 //! What the operator sees: this host's agent, its sessions, how far they are.
 
-use agent::control::{Request, State, Summary};
+use agent::control::{Request, Size, State, Summary};
 
 use crate::agents::{Agent, Session};
 use crate::refusal::Refusal;
@@ -34,6 +34,7 @@ pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
             None => "PLAIN: not encrypted, not for production".into(),
         }
     );
+    out.push_str(&warnings(store, &agent)?);
     let rows = rows(store, &agent)?;
     if rows.is_empty() {
         out.push_str("no sessions\n");
@@ -43,6 +44,29 @@ pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
     out.push_str(&line(["SESSION", "WHAT", "STATE", "STAGE", "PAGES LEFT", "FAULTS", ""]));
     for row in &rows {
         out.push_str(&line([&row.id, &row.what, &row.state, &row.stage, &row.left, &row.faults, &row.note]));
+    }
+    Ok(out)
+}
+
+/// A line for each guest of this host that is too large for its agent.
+pub fn warnings(store: &mut Xenstore, agent: &Agent) -> Result<String, Refusal> {
+    let mut out = String::new();
+    for name in store.list("/local/domain")? {
+        let Some(domain) = name.parse::<u16>().ok().filter(|domain| ![0, agent.domain].contains(domain)) else {
+            continue;
+        };
+        let memory_kib = store.read(&format!("/local/domain/{domain}/memory/static-max"))?;
+        let Some(mib) = memory_kib.and_then(|text| text.parse::<u64>().ok()).map(|kib| kib.div_ceil(1024)) else {
+            continue;
+        };
+        if mib > agent.status.largest_mib {
+            out.push_str(&format!(
+                "WARNING: domain {domain} has {mib} MiB, and the agent's memory is enough for guests of up to {} MiB: memory = {} in \
+                 its xl.cfg would do\n",
+                agent.status.largest_mib,
+                agent::memory_for(&Size::of_memory(mib), 1)
+            ));
+        }
     }
     Ok(out)
 }
@@ -108,7 +132,9 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
 /// What an operator must know of a session besides.
 fn note(state: Option<State>, summary: Option<Summary>) -> String {
     match (state, summary) {
-        (Some(State::Failed { reason } | State::Interrupted { reason }), _) => reason.replace(char::is_control, " "),
+        (Some(State::Failed { reason } | State::Interrupted { reason } | State::Waiting { reason }), _) => {
+            reason.replace(char::is_control, " ")
+        }
         (_, Some(Summary { differing: differing @ 1.., .. })) => format!(
             "WRONG MEMORY: {differing} pages are not what they were on the other host; the agent's console names them"
         ),
@@ -138,6 +164,7 @@ fn direction(id: &str) -> String {
 
 const fn name(state: &State) -> &'static str {
     match state {
+        State::Waiting { .. } => "waiting",
         State::Listening { .. } => "listening",
         State::Copying => "copying",
         State::Suspend => "suspending",
@@ -213,6 +240,27 @@ mod tests {
         assert_eq!(rows[3], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
         assert!(json.contains("\"state\":\"failed reason=\\\"no\\\"\\u001broom\""), "{json}");
+    }
+
+    #[test]
+    fn a_guest_that_is_too_large_for_its_agent_is_named() {
+        let (fake, mut store) = FakeStore::with_agent();
+        fake.set(
+            "/local/domain/1/data/tsmc/agent",
+            "ready version=0.1.0 address=10.77.0.11 port=7077 memory_kib=1024 largest_mib=4096 features=paging",
+        );
+        for (domain, mib) in [(0, 1 << 20), (1, 1 << 20), (5, 4096), (6, 65536)] {
+            fake.set(&format!("/local/domain/{domain}/memory/static-max"), &(mib * 1024).to_string());
+        }
+        let agent = Agent::find(&mut store).expect("an agent");
+        let needed = agent::memory_for(&Size::of_memory(65536), 1);
+        assert_eq!(
+            warnings(&mut store, &agent).expect("an answer"),
+            format!(
+                "WARNING: domain 6 has 65536 MiB, and the agent's memory is enough for guests of up to 4096 MiB: memory = {needed} in \
+                 its xl.cfg would do\n"
+            )
+        );
     }
 
     #[test]

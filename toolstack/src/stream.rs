@@ -8,7 +8,7 @@
 use std::fmt;
 use std::net::SocketAddrV4;
 
-use agent::control::{Mode, SessionToken};
+use agent::control::{Mode, SessionToken, Size};
 use agent::secure::PublicKey;
 
 /// The version of our record.
@@ -41,6 +41,8 @@ pub struct Invitation {
     pub key: Option<PublicKey>,
     /// How pages are to move.
     pub mode: Mode,
+    /// What the receiving agent must have room for.
+    pub size: Size,
 }
 
 /// The stream is not one that this version can take.
@@ -106,9 +108,9 @@ impl Invitation {
         out.extend_from_slice(&u32::from(PAGE_SHIFT).to_le_bytes());
         out.extend_from_slice(&xen.0.to_le_bytes());
         out.extend_from_slice(&xen.1.to_le_bytes());
-        let Self { session, peer, key, mode } = self;
+        let Self { session, peer, key, mode, size } = self;
         let key = key.map_or_else(String::new, |key| format!(" key={key}"));
-        let body = format!("tsmc version={RECORD_VERSION} session={session} peer={peer} mode={mode}{key}");
+        let body = format!("tsmc version={RECORD_VERSION} session={session} peer={peer} mode={mode} {size}{key}");
         out.extend_from_slice(&RECORD.to_le_bytes());
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(body.as_bytes());
@@ -141,7 +143,10 @@ impl Invitation {
             let peer = value("peer")?.parse().ok()?;
             let mode = value("mode")?.parse().ok()?;
             let key = value("key").map(str::parse).transpose().ok()?;
-            Some(Self { session, peer, key, mode })
+            // An older helper says nothing of it.
+            let number = |key| value(key).map_or(Ok(0), str::parse);
+            let size = Size { frames: number("frames").ok()?, digests: number("digests").ok()? };
+            Some(Self { session, peer, key, mode, size })
         };
         parsed().ok_or(StreamError::Malformed("our record names no session, peer or mode, or no proper key"))
     }
@@ -161,7 +166,8 @@ mod tests {
 
     fn invitation() -> Invitation {
         let peer = "10.77.0.11:7077".parse().expect("an address");
-        Invitation { session: SessionToken([0xa5; 16]), peer, key: Some(PublicKey([0x5a; 32])), mode: Mode::Tsmc }
+        let (session, key) = (SessionToken([0xa5; 16]), Some(PublicKey([0x5a; 32])));
+        Invitation { session, peer, key, mode: Mode::Tsmc, size: Size { frames: 1 << 20, digests: 77 } }
     }
 
     fn head(stream: &[u8]) -> [u8; HEAD] {
@@ -212,6 +218,7 @@ mod tests {
             "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1",
             "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=fast",
             "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc key=",
+            "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc frames=many",
             "tsmc version=2 session=0123456789abcdef0123456789abcdef peer=10.0.0.1:1 mode=tsmc key=5a5a",
         ];
         for line in refused {

@@ -17,6 +17,7 @@ use crate::agents::{Agent, NAME};
 use crate::identity;
 use crate::recover;
 use crate::refusal::Refusal;
+use crate::status;
 use crate::xenstore::Xenstore;
 
 /// Where the agent's domain is described unless told otherwise.
@@ -146,6 +147,9 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
             _ if end.is_some() => {}
             (Some(status), None) => {
                 println!("domain {domain} is {status}");
+                if let Ok(agent) = Agent::find(store) {
+                    print!("{}", status::warnings(store, &agent)?);
+                }
                 take_up();
                 ready_since = Some(Instant::now());
             }

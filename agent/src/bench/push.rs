@@ -11,7 +11,7 @@ use crate::budget::Budget;
 use crate::channel::Inlet;
 use crate::claim::Domains;
 use crate::config::Config;
-use crate::control::{Mode, SessionToken};
+use crate::control::{Mode, SessionToken, Size};
 use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::dirty_copy::{self, PUSH};
@@ -56,7 +56,7 @@ impl Leaver {
         };
         let called = Called { hello, peer: None, control, bulk };
         let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
-        let memory = host.budget.reserve(departure::cost(frames)).expect("there is no limit");
+        let memory = host.budget.reserve(departure::cost(&Size { frames, digests: 0 })).expect("there is no limit");
         let desk = Rc::new(Desk::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
@@ -99,9 +99,9 @@ fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
         net: end.net.clone(),
         lobby: Rc::default(),
         post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
-        timer,
         config: Rc::new(config.expect("it is whole")),
-        budget: Budget::new(usize::MAX),
+        budget: Budget::new(usize::MAX, 0, timer.clone()),
+        timer,
         domains: Domains::default(),
         peers: Peers::default(),
         epilogues: RefCell::default(),

@@ -14,14 +14,16 @@ fn every_line_survives_the_trip_through_text() {
     survives(Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: true });
     let backends = Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) };
     let peer = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077);
+    let size = Size { frames: 1 << 20, digests: 3 };
     for key in [None, Some(PublicKey([0x5a; 32]))] {
-        survives(Request::In { domain: DomId(7), peer, key, session, backends });
-        survives(State::Listening { session, address: *peer.ip(), port: 7077, key });
+        survives(Request::In { domain: DomId(7), peer, key, session, size, backends });
+        survives(State::Listening { session, address: *peer.ip(), port: 7077, key, size });
     }
     survives(Request::Recover { note: "00ff".to_string() });
     survives(Request::Discard { domain: DomId(5) });
     let reason = "the FLASK policy must allow shadow { logdirty } key=value".to_string();
     for state in [
+        State::Waiting { reason: reason.clone() },
         State::Copying,
         State::Suspend,
         State::Committed,
@@ -43,6 +45,7 @@ fn every_line_survives_the_trip_through_text() {
             address: Ipv4Addr::new(10, 77, 0, 11),
             port: 7077,
             memory_kib: 20000,
+            largest_mib: 4096,
             features: Features { dirty_log: true, paging: false, foreign_map: true },
             key,
         });
@@ -71,4 +74,13 @@ fn what_cannot_be_understood_is_refused() {
     for token in ["", "zz", "+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1+1"] {
         assert!(token.parse::<SessionToken>().is_err(), "{token:?}");
     }
+}
+
+#[test]
+fn a_guest_s_frames_and_its_memory_follow_from_each_other() {
+    for mib in [3840, 8192, 1 << 20] {
+        assert_eq!(Size::of_memory(mib).memory_mib(), mib);
+    }
+    assert_eq!(Size::of_memory(128).frames, 1 << 20);
+    assert_eq!(Size { frames: 1000, digests: 0 }.memory_mib(), 0);
 }

@@ -12,10 +12,10 @@ use super::dialing::{self, BULK, CONTROL, Callee};
 use super::note::{Note, Role};
 use super::pages::{SETS, Sets, Waiting};
 use super::stay::{self, Contact};
-use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue};
-use crate::budget::Reservation;
+use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue, turn};
+use crate::budget::{Reservation, Want};
 use crate::channel::{Inlet, SharedOutlet};
-use crate::control::{Progress, SessionToken, State};
+use crate::control::{Progress, SessionToken, Size, State};
 use crate::datagram::End;
 use crate::desk::Desk;
 use crate::ledger::{Ledger, Stage};
@@ -35,10 +35,6 @@ pub(crate) const BULKS: [Kind; 8] =
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
-/// Bytes that taking in a guest of so many frames takes, or adopting it.
-pub(crate) fn cost(frames: u64) -> usize {
-    MEMORY.saturating_add(budget::sets(frames, SETS))
-}
 /// How often to look whether the domain is still there.
 const WATCH: u64 = SECOND;
 
@@ -109,6 +105,12 @@ pub(super) enum Phase {
     Over,
 }
 
+/// Bytes that taking in a guest takes, or adopting it.
+pub(crate) fn cost(size: &Size) -> usize {
+    let verifying = if size.digests > 0 { Verifier::cost(size) } else { 0 };
+    MEMORY.saturating_add(budget::sets(size.frames, SETS)).saturating_add(verifying)
+}
+
 /// Serves a request to fill `domain`.
 pub(crate) async fn serve<P: Platform>(
     host: &Host<P>,
@@ -116,9 +118,10 @@ pub(crate) async fn serve<P: Platform>(
     domain: DomId,
     callee: Callee,
     session: SessionToken,
+    size: Size,
     backends: Backends,
 ) {
-    if let Err(error) = arrive(host, desk, domain, callee, session, backends).await {
+    if let Err(error) = arrive(host, desk, domain, callee, session, size, backends).await {
         desk.state(State::Failed { reason: error.to_string() });
     }
 }
@@ -130,11 +133,20 @@ async fn arrive<P: Platform>(
     domain: DomId,
     callee: Callee,
     session: SessionToken,
+    size: Size,
     backends: Backends,
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
-    let seat = host.peers.seat(callee.key)?;
-    let mut memory = host.budget.reserve(MEMORY)?;
+    host.platform.borrow().can_retain()?;
+    let mut memory = {
+        let turn = turn(host, desk, Want::to_arrive(size, callee.key));
+        match select(turn, dialing::postpone(host, callee, session)).await {
+            Either::First(memory) => memory?,
+            Either::Second(never) => match never {},
+        }
+    };
+    memory.add(MEMORY)?;
+    // It may have waited for long.
     host.platform.borrow().can_retain()?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
     let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
@@ -187,7 +199,7 @@ async fn arrive<P: Platform>(
         stay::stay(host, &arrival, contact).await
     };
     // The source hears of the end whatever it takes; the domain is not held for that.
-    drop((arrival, claim, seat));
+    drop((arrival, claim));
     epilogue::report(host, callee, session, unheard).await;
     Ok(())
 }
@@ -195,8 +207,9 @@ async fn arrive<P: Platform>(
 /// Goes on with a guest that an earlier life of this agent was filling.
 pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
-    let seat = host.peers.seat_again(note.key);
-    let memory = host.budget.reserve(cost(note.frames))?;
+    let size = Size { frames: note.frames, digests: 0 };
+    let mut memory = turn(host, desk, Want::to_arrive(size, note.key).again()).await?;
+    memory.add(cost(&size))?;
     let (hold, phase) = match note.role {
         Role::Running => (Hold::Released, Phase::Committed),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
@@ -215,7 +228,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         desk.state(State::Ready);
     }
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
-    drop((arrival, claim, seat));
+    drop((arrival, claim));
     epilogue::report(host, Callee { address: note.peer, key: note.key }, note.session, unheard).await;
     Ok(())
 }

@@ -16,12 +16,12 @@ use embassy_futures::select::{Either, Either3, select, select3};
 use super::epilogue::{self, Answer};
 use super::note::{Note, Role};
 use super::retained::{self, Line};
-use super::{BULK_WAIT, Committed, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait};
+use super::{BULK_WAIT, Committed, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait, turn};
 use crate::bitmap::PageSet;
-use crate::budget::Reservation;
+use crate::budget::{Reservation, Want};
 use crate::channel::{Inlet, Outlet};
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, State};
+use crate::control::{Mode, SessionToken, Size, State};
 use crate::datagram::End;
 use crate::desk::{Complaint, Desk};
 use crate::digest::Kept;
@@ -51,6 +51,8 @@ const DEMANDS: usize = 4096;
 /// What a target may say.
 pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
+/// What the source waits for when the target has not begun.
+const OTHER_WAITS: &str = "the other host's agent, which waits for its turn; see 'tsmc status' there";
 /// Nobody calls the target.
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
 
@@ -165,12 +167,18 @@ async fn leave<P: Platform>(
     verify: bool,
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
-    let (mut source, info, memory) = open(host, domain)?;
+    let (_, info) = open(host, domain)?;
+    let mut memory = turn(host, desk, Want::to_leave(size_of(&info, verify))).await?;
+    // It may have waited for long.
+    let (mut source, info) = open(host, domain)?;
+    reserve(&mut memory, &info)?;
     let frame = source.frame()?;
-    let (invitation, called) = invite(host, desk).await?;
-    let seat = match host.peers.seat(called.peer) {
-        Ok(seat) => seat,
-        Err(error) => {
+    let (invitation, called) = invite(host, desk, size_of(&info, verify)).await?;
+    // The target has begun; others that go there have, too, and will end.
+    let seat = match host.timer.within(PEER_WAIT, host.timer.wait_for(|| host.peers.seat(called.peer))).await {
+        Some(seat) => seat,
+        None => {
+            let error = SessionError::Refused(Refusal::ManySessions);
             let reason = error.to_string();
             let told = async { Outlet::new(called.control.clone()).send(Message::Abort(&reason)).await };
             let _ = host.timer.within(SECOND, told).await;
@@ -223,7 +231,7 @@ async fn leave<P: Platform>(
 }
 
 /// Opens the guest and refuses what is going to be impossible.
-fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo, Reservation), SessionError> {
+fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo), SessionError> {
     let features = host.platform.borrow().features();
     if !features.foreign_map {
         return Err(SessionError::Refused(Refusal::NoForeignMap));
@@ -240,22 +248,27 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
     if info.paged_pages != 0 {
         return Err(SessionError::Refused(Refusal::PagedOut));
     }
-    let memory = reserve(host, &info)?;
-    Ok((source, info, memory))
+    Ok((source, info))
 }
 
-/// Bytes that sending a guest of so many frames takes.
-pub(crate) fn cost(frames: u64) -> usize {
-    MEMORY.saturating_add(budget::sets(frames, SETS))
+/// What the memory depends on that moving this guest takes.
+pub(super) fn size_of(info: &GuestInfo, verify: bool) -> Size {
+    Size { frames: info.max_gfn.saturating_add(1), digests: if verify { info.pages } else { 0 } }
 }
 
-/// The memory that sending this guest takes.
-pub(super) fn reserve<P: Platform>(host: &Host<P>, info: &GuestInfo) -> Result<Reservation, SessionError> {
-    host.budget.reserve(cost(info.max_gfn + 1))
+/// Bytes that sending a guest takes.
+pub(crate) fn cost(size: &Size) -> usize {
+    let digests = if size.digests > 0 { Kept::cost(size) } else { 0 };
+    MEMORY.saturating_add(budget::sets(size.frames, SETS)).saturating_add(digests)
+}
+
+/// Asks for what that takes from the first.
+pub(super) fn reserve(memory: &mut Reservation, info: &GuestInfo) -> Result<(), SessionError> {
+    memory.add(cost(&size_of(info, false)))
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
-async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<(Invitation, Called), SessionError> {
+async fn invite<P: Platform>(host: &Host<P>, desk: &Desk, size: Size) -> Result<(Invitation, Called), SessionError> {
     let mut token = [0; 16];
     host.platform.borrow_mut().random(&mut token);
     let session = SessionToken(token);
@@ -263,8 +276,23 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk) -> Result<(Invitation,
     let address = host.timer.within(PEER_WAIT, address).await.ok_or(SessionError::TimedOut(Wait::Address))?;
     let invitation = host.lobby.expect(session, Purpose::Begin, None);
     let Config { port, security, .. } = &*host.config;
-    desk.state(State::Listening { session, address, port: *port, key: security.public_key() });
-    let answered = host.timer.within(PEER_WAIT, invitation.answered(&host.timer));
+    desk.state(State::Listening { session, address, port: *port, key: security.public_key(), size });
+    // A target that waits for its turn says so now and then.
+    let answered = async {
+        let mut said = false;
+        loop {
+            let next = select(invitation.answered(&host.timer), invitation.postponed(&host.timer));
+            match host.timer.within(PEER_WAIT, next).await {
+                Some(Either::First(called)) => return Some(called),
+                Some(Either::Second(())) if said => {}
+                Some(Either::Second(())) => {
+                    said = true;
+                    desk.state(State::Waiting { reason: OTHER_WAITS.to_string() });
+                }
+                None => return None,
+            }
+        }
+    };
     let error = match select3(answered, cancelled(&host.timer, desk), invitation.contested(&host.timer)).await {
         Either3::First(Some(called)) => {
             invitation.expect_again();

@@ -1,5 +1,6 @@
 //! The target's agent calls the source's.
 
+use core::convert::Infallible;
 use core::net::SocketAddrV4;
 
 use super::{Host, PEER_WAIT, Refusal, SessionError};
@@ -15,6 +16,10 @@ use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
 /// The target is told much and sends little.
 pub(super) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
 pub(super) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
+/// A call that only says that another will come.
+const SHORT: Buffers = Buffers { receive: 1 << 10, send: 1 << 10 };
+/// How often that is said while the source would wait for a call.
+const POSTPONE_EVERY: u64 = PEER_WAIT / 4;
 /// How long to wait before calling again.
 const CALL_AGAIN: u64 = 250 * MS;
 /// How often to call when calls are turned away: the other agent drops callers that it has no room for.
@@ -61,11 +66,24 @@ pub(super) async fn both<P: Platform>(
     session: SessionToken,
     purpose: Purpose,
 ) -> Result<[Link; 2], SessionError> {
-    let control = one(host, callee, Channel::Control, session).await?;
+    let control = one(host, callee, Channel::Control, session, CONTROL).await?;
     introduce(host, &control, Channel::Control, session, purpose, [0; 32]).await?;
-    let bulk = one(host, callee, Channel::Bulk, session).await?;
+    let bulk = one(host, callee, Channel::Bulk, session, BULK).await?;
     introduce(host, &bulk, Channel::Bulk, session, purpose, control.binding()).await?;
     Ok([control, bulk])
+}
+
+/// Lets the source know now and then that its call will come, but not yet. Never ends.
+pub(super) async fn postpone<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken) -> Infallible {
+    loop {
+        host.timer.sleep(POSTPONE_EVERY).await;
+        let said = async {
+            let link = one(host, callee, Channel::Control, session, SHORT).await?;
+            introduce(host, &link, Channel::Control, session, Purpose::Postpone, [0; 32]).await
+        };
+        // One that does not come through is said again. Why it did not is found when the turn has come.
+        let _ = host.timer.within(POSTPONE_EVERY, said).await;
+    }
 }
 
 /// Opens one connection, and is sure of who is at its other end.
@@ -74,6 +92,7 @@ async fn one<P: Platform>(
     callee: Callee,
     channel: Channel,
     session: SessionToken,
+    buffers: Buffers,
 ) -> Result<Link, SessionError> {
     let security = &host.config.security;
     if let (Security::Sealed(identity), Some(key)) = (security, callee.key)
@@ -81,10 +100,6 @@ async fn one<P: Platform>(
     {
         return Err(SessionError::Refused(Refusal::UnknownPeer));
     }
-    let buffers = match channel {
-        Channel::Control => CONTROL,
-        Channel::Bulk => BULK,
-    };
     let connection = Connection::connect(&host.net, &host.timer, callee.address, buffers).await?;
     let preamble = Preamble { protection: security.protection(), channel, session: SessionName::of(session) };
     // Said even if the other agent cannot take it: so it knows why nobody comes.

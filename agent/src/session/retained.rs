@@ -6,12 +6,13 @@ use core::pin::pin;
 
 use embassy_futures::select::{Either, Either3, select, select3};
 
-use super::departure::{Departure, Ending, Listening, answering, reserve};
+use super::departure::{Departure, Ending, Listening, answering, reserve, size_of};
 use super::epilogue::{self, Answer};
 use super::note::Note;
 use super::sending::Batch;
-use super::{BULK_LOST, Committed, Host, LOST, PEER_WAIT, Refusal, SessionError};
+use super::{BULK_LOST, Committed, Host, LOST, PEER_WAIT, Refusal, SessionError, turn};
 use crate::bitmap::PageSet;
+use crate::budget::Want;
 use crate::channel::Outlet;
 use crate::claim::Claim;
 use crate::control::{Mode, State, reason};
@@ -121,7 +122,8 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         epilogue::answer(host, invitation, Answer::Abort(reason)).await;
         return Ok(());
     };
-    let memory = reserve(host, &info)?;
+    let mut memory = turn(host, desk, Want::to_leave(size_of(&info, false)).again()).await?;
+    reserve(&mut memory, &info)?;
     desk.note(&note.seal(host));
     desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
     let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {

@@ -29,6 +29,8 @@ pub enum Purpose {
     Begin = 0,
     /// The agents have lost each other after the commit and go on.
     Recover = 1,
+    /// It will begin later, when it is its turn at the target. Nothing else is said on this connection.
+    Postpone = 2,
 }
 
 /// The first message on a connection.
@@ -130,6 +132,7 @@ impl<'a> Message<'a> {
                     purpose: match cursor.u8()? {
                         0 => Purpose::Begin,
                         1 => Purpose::Recover,
+                        2 => Purpose::Postpone,
                         _ => return Err(WireError::Value("purpose")),
                     },
                     session: {

@@ -29,7 +29,11 @@ proptest! {
         gfns in proptest::collection::vec(any::<u64>(), 1..64), reason in "[ -~]{0,512}", can_page in any::<bool>(),
     ) {
         let binding = std::array::from_fn(|at| session[at % 16] ^ at as u8);
-        for (channel, purpose) in [(Channel::Control, Purpose::Begin), (Channel::Bulk, Purpose::Recover)] {
+        for (channel, purpose) in [
+            (Channel::Control, Purpose::Begin),
+            (Channel::Bulk, Purpose::Recover),
+            (Channel::Control, Purpose::Postpone),
+        ] {
             let session = SessionToken(session);
             there_and_back(Message::Hello(Hello { versions, channel, features, purpose, session, binding }));
         }

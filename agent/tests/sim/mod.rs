@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
+use agent::config::BESIDE;
 use agent::control::{Mode, Progress, Request, State, Summary};
 use agent::platform::{Backends, DomId};
 use agent::secure::{Identity, PublicKey, Security, public_key};
@@ -92,6 +93,8 @@ pub struct World {
     start_at: Vec<Option<u64>>,
     /// How long the toolstack takes to start a guest that has arrived.
     pub start_ns: u64,
+    /// Heap of each agent, in bytes.
+    memory: [usize; 2],
     /// Whether guests suspend.
     pub suspends: bool,
     /// Whether the toolstack says so when they do.
@@ -100,6 +103,8 @@ pub struct World {
     pub verify: bool,
     /// How often the agents wanted others to go first.
     pub gave_way: u64,
+    /// Whether nobody asks for those guests to leave that are on host 1.
+    pub odd_guests_stay: bool,
     /// The last progress of each stage.
     pub stages: BTreeMap<u8, Progress>,
     /// For each guest, every state that its source and its target went through.
@@ -157,10 +162,12 @@ impl World {
             word_at: vec![None],
             start_at: vec![None],
             start_ns: 0,
+            memory: [MEMORY; 2],
             suspends: true,
             confirms: true,
             verify: true,
             gave_way: 0,
+            odd_guests_stay: false,
             stages: BTreeMap::new(),
             states: vec![Default::default()],
         };
@@ -171,7 +178,7 @@ impl World {
 
     /// Starts the agent of a host.
     fn boot(&mut self, host: usize) {
-        let config = config(host, self.security[host].clone());
+        let config = Config { memory: self.memory[host], ..config(host, self.security[host].clone()) };
         let end = self.cable.ends().into_iter().nth(host);
         let (machine, store) = (self.machines[host].clone(), self.stores[host].clone());
         self.agents[host] = end.map(|end| Agent::new(machine, end, store, config));
@@ -207,7 +214,7 @@ impl World {
     /// Asks the agents to send all guests away.
     pub fn start(&mut self) {
         self.turn();
-        for guest in 0..self.states.len() {
+        for guest in (0..self.states.len()).step_by(1 + usize::from(self.odd_guests_stay)) {
             let request = Request::Out { domain: DomId(guest as u16), mode: self.scenario.mode, verify: self.verify };
             self.request(guest, 0, "", &request.to_string());
         }
@@ -245,6 +252,12 @@ impl World {
         self.notes.clear();
         self.start_at.fill(None);
         self.start();
+    }
+
+    /// Starts the agent of a host anew, with so much heap. Nothing has been asked of it yet.
+    pub fn set_memory(&mut self, host: usize, bytes: usize) {
+        self.memory[host] = bytes;
+        self.boot(host);
     }
 
     /// Kills the agent of a host: it says nothing more, and undoes nothing. The toolstack destroys the domain of a guest
@@ -304,7 +317,12 @@ impl World {
 
     /// Gives up the first guest's migration, as the toolstack of its source (0) or target (1).
     pub fn cancel(&mut self, end: usize) {
-        self.request(0, end, "/cancel", "1");
+        self.cancel_of(0, end);
+    }
+
+    /// The same of any guest's.
+    pub fn cancel_of(&mut self, guest: usize, end: usize) {
+        self.request(guest, end, "/cancel", "1");
     }
 
     /// The last state of one end of the first guest's migration.
@@ -326,7 +344,10 @@ impl World {
     /// Runs until all sessions have ended or `limit_ms` of virtual time have passed; whether they ended.
     pub fn run(&mut self, limit_ms: u64) -> bool {
         let ended = |states: &Vec<State>| states.last().is_some_and(State::is_end);
-        self.run_until(limit_ms, |world| world.states.iter().flatten().all(ended))
+        self.run_until(limit_ms, |world| {
+            let asked = world.states.iter().step_by(1 + usize::from(world.odd_guests_stay));
+            asked.flatten().all(ended)
+        })
     }
 
     /// Runs until `done`.
@@ -447,13 +468,14 @@ impl World {
 
     /// What the target's agent is asked for.
     fn invitation(&self, guest: usize, state: &State) -> Request {
-        let State::Listening { session, address, port, key } = state else { panic!("{state:?} invites nobody") };
+        let State::Listening { session, address, port, key, size } = state else { panic!("{state:?} invites nobody") };
         let dom0 = DomId(0);
         Request::In {
             domain: DomId(THERE + guest as u16),
             peer: std::net::SocketAddrV4::new(*address, *port),
             key: self.false_key.or(*key),
             session: *session,
+            size: *size,
             backends: Backends { store_port: 1, store_domain: dom0, console_port: 2, console_domain: dom0 },
         }
     }
@@ -477,6 +499,7 @@ fn config(host: usize, security: Security) -> Config {
         mtu: None,
         mac: [2, 0, 0, 0, 0, host as u8],
         memory: MEMORY,
+        beside: BESIDE,
         security,
     }
 }

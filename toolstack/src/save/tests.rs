@@ -140,6 +140,34 @@ fn a_guest_whose_libxl_died_in_the_suspend_is_told_to_xenstored_all_the_same() {
     assert_eq!(agent.resumed(), ["5", "5"]);
 }
 
+/// It asked so long ago that it would have given up on an agent that says nothing.
+#[test]
+fn a_helper_waits_as_long_as_its_agent_says_that_it_waits() {
+    let (mut scene, go) = scene_that_waits(1, 2 * PATIENCE);
+    scene.agent_says("waiting reason=memory of this host's agent");
+    go.send(()).expect("a helper");
+    thread::sleep(2 * TICK);
+    assert!(!scene.helper.is_finished());
+    scene.agent_says(LISTENING);
+    scene.invitation();
+    // The target waits, too.
+    scene.agent_says("waiting reason=the other host's agent");
+    scene.agent_says("committed");
+    let (outcome, messages) = scene.end();
+    assert_eq!(outcome, Ok(()));
+    assert!(messages.iter().any(|line| line.contains("waiting for memory of this host's agent")), "{messages:?}");
+}
+
+#[test]
+fn a_guest_that_waits_for_its_turn_can_be_kept() {
+    let mut scene = scene(1);
+    scene.agent_says("waiting reason=memory of this host's agent");
+    scene.signals.write_all(b"x").expect("a signal");
+    scene.agent.wait_for(&scene.request, "cancel");
+    scene.agent_says("failed reason=cancelled by the toolstack");
+    assert_eq!(scene.end().0, Err("cancelled".into()));
+}
+
 #[test]
 fn a_guest_that_does_not_suspend_stays() {
     let scene = scene(0);
