@@ -175,19 +175,15 @@ fn a_packet_changed_after_the_commit_costs_only_the_connection() {
     }
 }
 
+/// However many each way: those that are too many wait.
 #[test]
-fn agents_have_four_sessions_with_each_other_and_a_further_guest_stays() {
+fn a_further_guest_between_the_same_agents_waits_and_arrives() {
     let mut world = World::new(Scenario { frames: 1000, ..Scenario::default() });
-    (0..4).for_each(|_| world.add_guest());
+    (0..11).for_each(|_| world.add_guest());
     world.start();
     assert!(world.run(600_000), "{:?}", world.states);
-    let ended = |states: &[Vec<State>; 2]| states.iter().all(|states| states.last() == Some(&State::Complete));
-    // Each agent counts for itself, and each may refuse another one.
-    assert!((3..=4).contains(&world.states.iter().filter(|states| ended(states)).count()), "{:?}", world.states);
-    let many = "the other host's agent has as many migrations with this one as one host may have";
-    let refused = |state: &State| matches!(state, State::Failed { reason } if reason.contains(many));
-    assert!(world.states.iter().flatten().flatten().any(refused), "{:?}", world.states);
-    for guest in world.guests.borrow().iter().map(|guest| guest.borrow()) {
-        assert_ne!(guest.runs_here(), guest.ran_there, "{:?}", world.states);
-    }
+    assert!(world.states.iter().flatten().all(|states| states.last() == Some(&State::Complete)), "{:?}", world.states);
+    let waits = |state: &State| matches!(state, State::Waiting { .. });
+    assert!(world.states.iter().flatten().flatten().any(waits), "{:?}", world.states);
+    world.guests.borrow().iter().for_each(|guest| guest.borrow().check_complete());
 }
