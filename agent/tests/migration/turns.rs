@@ -111,7 +111,11 @@ fn a_guest_that_was_paused_while_it_waited_is_refused_when_its_turn_comes() {
     world.start();
     assert!(world.run_until(10, |world| matches!(world.states[2][0].last(), Some(State::Waiting { .. }))));
     world.guests.borrow()[2].borrow_mut().paused_by_dom0 = true;
-    assert!(world.run_until(600_000, |world| world.states[0][1].last() == Some(&State::Complete)), "{:?}", world.states);
+    assert!(
+        world.run_until(600_000, |world| world.states[0][1].last() == Some(&State::Complete)),
+        "{:?}",
+        world.states
+    );
     world.run_until(1000, |_| false);
     let Some(State::Failed { reason }) = world.states[2][0].last() else { panic!("{:?}", world.states) };
     assert!(reason.starts_with("the guest is paused"), "{reason}");
