@@ -168,12 +168,14 @@ async fn leave<P: Platform>(
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
     let (_, info) = open(host, domain)?;
-    let mut memory = turn(host, desk, Want::to_leave(size_of(&info, verify))).await?;
+    let size = size_of(&info, verify);
+    let mut memory = turn(host, desk, Want::to_leave(size)).await?;
     // It may have waited for long.
     let (mut source, info) = open(host, domain)?;
     reserve(&mut memory, &info)?;
     let frame = source.frame()?;
-    let (invitation, called) = invite(host, desk, size_of(&info, verify)).await?;
+    // The target hears the size for whose like room is kept here, whatever the guest has become: hosts in a circle count on that.
+    let (invitation, called) = invite(host, desk, size).await?;
     // The target has begun; others that go there have, too, and will end.
     let seat = match host.timer.within(PEER_WAIT, host.timer.wait_for(|| host.peers.seat(called.peer))).await {
         Some(seat) => seat,
