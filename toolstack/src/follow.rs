@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::agents::{Agent, Session, Way};
 use crate::kept::End;
 use crate::process::Process;
-use crate::recover;
+use crate::recover::{self, Became};
 use crate::refusal::Refusal;
 use crate::xenstore::Xenstore;
 
@@ -81,17 +81,20 @@ impl Follow {
         }
         let mut speaks = end.way == Way::Out;
         let mut patience = PATIENCE;
-        let (mut became, mut session) = (None, None);
-        while became.is_none() || speaks {
-            if became.is_none() {
-                became = match end.note(&mut store)? {
-                    Some(note) => self.attend(&mut store, &mut session, &note)?,
+        let (mut over, mut session) = (None, None);
+        while over.is_none() || speaks {
+            if over.is_none() {
+                over = match end.note(&mut store)? {
+                    Some(note) => match self.attend(&mut store, &mut session, &note)? {
+                        Became::Open(_) => None,
+                        Became::Over(words) => Some(words),
+                    },
                     // Somebody else has seen to it.
                     None => Some(String::new()),
                 };
             }
             if speaks && !self.toolstack.is_alive() {
-                speaks = !self.part(&mut store, became.as_deref(), patience.is_zero())?;
+                speaks = !self.part(&mut store, over.as_deref(), patience.is_zero())?;
                 patience = patience.saturating_sub(LOOK);
             }
             thread::sleep(LOOK);
@@ -100,40 +103,38 @@ impl Follow {
     }
 
     /// Does what is to be done now; `session` is the one that was found last, since to look for one costs more than to ask it.
-    fn attend(
-        self,
-        store: &mut Xenstore,
-        session: &mut Option<Session>,
-        note: &str,
-    ) -> Result<Option<String>, Refusal> {
+    fn attend(self, store: &mut Xenstore, session: &mut Option<Session>, note: &str) -> Result<Became, Refusal> {
         if let Some(session) = session
             && session.state(store)?.is_some()
         {
+            if let Some(newer) = session.note(store)?.filter(|newer| newer != note) {
+                self.end.keep(store, &newer, None, None)?;
+            }
             return recover::see_to(store, session, self.end);
         }
         let agent = match Agent::find(store) {
             Ok(agent) => agent,
-            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => return Ok(None),
+            Err(Refusal::NoAgent | Refusal::AgentNotReady { .. }) => return Ok(Became::Open(String::new())),
             Err(refusal) => return Err(refusal),
         };
         *session = recover::session_of(store, &agent, self.end, note)?;
         match session {
-            Some(_) => Ok(None),
-            None => recover::take_up(store, agent, self.end, note).map(Some),
+            Some(session) => recover::see_to(store, session, self.end),
+            None => recover::take_up(store, agent, self.end, note),
         }
     }
 
     /// The last line that the operator reads of a migration, when `xl` has ended; whether it is said. `at_last`: what becomes of a
     /// guest that may come back is not waited for any longer.
-    fn part(self, store: &mut Xenstore, became: Option<&str>, at_last: bool) -> Result<bool, Refusal> {
+    fn part(self, store: &mut Xenstore, over: Option<&str>, at_last: bool) -> Result<bool, Refusal> {
         let domain = self.end.domain;
         let left = recover::name_of(store, domain)?.is_none();
-        match became {
+        match over {
             _ if left => eprintln!(
                 "tsmc: domain {domain} has left this host. libxl's errors about destroying it are expected: the agent keeps its \
                  memory until the other host has all of it ('tsmc status')"
             ),
-            Some(became) if !became.is_empty() => eprintln!("tsmc: domain {domain}: {became}"),
+            Some(words) if !words.is_empty() => eprintln!("tsmc: domain {domain}: {words}"),
             None if !at_last => return Ok(false),
             _ => {}
         }
@@ -141,5 +142,71 @@ impl Follow {
         let null = File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stderr(&null).map_err(io::Error::from)?;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent::control::reason;
+
+    use super::*;
+    use crate::testing::FakeStore;
+
+    const HOME: &str = "/local/domain/1/data/tsmc";
+
+    fn follow(end: End) -> Follow {
+        let this = Process::this().expect("it runs");
+        Follow { end, helper: this, toolstack: this }
+    }
+
+    #[test]
+    fn what_is_passed_to_a_follower_is_understood() {
+        let follow = follow(End::arriving(7));
+        let Follow { end, helper, toolstack } = follow;
+        let words = [end.way.to_string(), end.domain.to_string(), helper.to_string(), toolstack.to_string()];
+        assert_eq!(Follow::parse(&words), Some(follow));
+        assert_eq!(Follow::parse(&words[1..]), None);
+    }
+
+    #[test]
+    fn a_guest_is_followed_from_one_agent_to_the_next_until_it_is_back() {
+        let (agent, mut store) = FakeStore::with_agent();
+        let follow = follow(End::out(5));
+        follow.end.keep(&mut store, "00ff", Process::this(), None).expect("kept");
+        let following = thread::spawn(move || {
+            let mut session = None;
+            let mut looks = Vec::new();
+            while let Some(note) = follow.end.note(&mut store).expect("an answer") {
+                let became = follow.attend(&mut store, &mut session, &note).expect("an answer");
+                if looks.last() != Some(&became) {
+                    looks.push(became);
+                }
+            }
+            (looks, store)
+        });
+        // This agent knows nothing of it: the one that had it in hand is gone.
+        let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
+        assert_eq!(request, "recover note=00ff");
+        agent.set(&format!("{HOME}/session/{name}/note"), "11ee");
+        agent.set(&format!("{HOME}/session/{name}/state"), "committed");
+        // It is kept from now on: that session is the one to follow.
+        while agent.wait_for("/tool/tsmc/out", "5").1 != "11ee" {
+            thread::sleep(Duration::from_millis(10));
+        }
+        thread::sleep(Duration::from_millis(100));
+        agent.set(&format!("{HOME}/session/{name}/state"), &format!("failed reason={}", reason::REVOKED));
+        let (looks, _) = following.join().expect("no panic");
+        let words: Vec<&str> = looks.iter().map(Became::words).collect();
+        assert!(words[0].contains("its pages follow") && words[1].contains("under way"), "{words:?}");
+        assert!(matches!(looks.last(), Some(Became::Over(words)) if words.starts_with(reason::REVOKED)), "{looks:?}");
+        assert_eq!(agent.resumed(), ["5"]);
+    }
+
+    #[test]
+    fn without_an_agent_a_follower_waits() {
+        let (_fake, mut store) = FakeStore::start();
+        let mut session = None;
+        let became = follow(End::out(5)).attend(&mut store, &mut session, "00ff").expect("an answer");
+        assert_eq!((became, session.is_none()), (Became::Open(String::new()), true));
     }
 }

@@ -31,6 +31,26 @@ const LOOK: Duration = Duration::from_millis(100);
 const ARRIVING: &str = "--incoming";
 const AWAY: &str = "--migratedaway";
 
+/// What has become of a guest, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// Its migration goes on, or its return.
+    Open(String),
+    /// Nothing is left to do, or nothing can be done.
+    Over(String),
+}
+
+impl Became {
+    /// In words.
+    pub fn words(&self) -> &str {
+        let (Self::Open(words) | Self::Over(words)) = self;
+        words
+    }
+}
+
+/// Of a migration in which nothing is to be done now.
+const UNDER_WAY: &str = "its migration is under way, and is seen to";
+
 /// Keeps a session's note, if it has left one; gives it. The calling process follows the migration.
 pub fn keep(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, XenstoreError> {
     let note = session.note(store)?;
@@ -79,13 +99,13 @@ pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), Refusal> {
 }
 
 /// Has the agent take up what it has no session of, and says what came of it.
-pub fn take_up(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result<String, Refusal> {
+pub fn take_up(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result<Became, Refusal> {
     let session = hand_over(store, agent, end, note)?;
     taken_up(store, end, &session, Instant::now())
 }
 
 /// Waits until it is clear what becomes of a guest that an agent was asked to take up at that time, and does what is left to do.
-fn taken_up(store: &mut Xenstore, end: End, session: &Session, since: Instant) -> Result<String, Refusal> {
+fn taken_up(store: &mut Xenstore, end: End, session: &Session, since: Instant) -> Result<Became, Refusal> {
     let state = settled(store, session, since)?.ok_or(Refusal::AgentSilent)?;
     if let Some(note) = session.note(store)? {
         end.keep(store, &note, None, None)?;
@@ -93,12 +113,14 @@ fn taken_up(store: &mut Xenstore, end: End, session: &Session, since: Instant) -
     conclude_taken_up(store, end, state)
 }
 
-/// Does what this session of the agent that is here asks for; says what became of the guest if that is clear.
-pub fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<String>, Refusal> {
+/// Does what this session of the agent that is here asks for.
+pub fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Became, Refusal> {
     match session.state(store)? {
-        Some(state) if state.is_end() => conclude(store, end, state).map(Some),
-        Some(_) if end.way == Way::In && is_abandoned(store, end)? => bring_home(store, &session.agent, end).map(Some),
-        _ => Ok(None),
+        Some(state) if state.is_end() => conclude(store, end, state).map(Became::Over),
+        Some(_) if end.way == Way::In && is_abandoned(store, end)? => {
+            bring_home(store, &session.agent, end).map(Became::Open)
+        }
+        _ => Ok(Became::Open(UNDER_WAY.into())),
     }
 }
 
@@ -127,21 +149,16 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
         match session {
             Some(Some(session)) => told.push((end, see_to(store, &session, end)?)),
             Some(None) => handed.push((end, hand_over(store, agent.clone(), end, &note)?)),
-            None => told.push((end, None)),
+            None => told.push((end, Became::Open(UNDER_WAY.into()))),
         }
     }
     // Only now are they waited for: one may be the other end of another, when a guest migrated to its own host.
     let since = Instant::now();
     for (end, session) in handed {
-        told.push((end, Some(taken_up(store, end, &session, since)?)));
+        told.push((end, taken_up(store, end, &session, since)?));
     }
-    let told: String = told
-        .into_iter()
-        .map(|(end, became)| {
-            let became = became.unwrap_or_else(|| "its migration is under way, and is seen to".into());
-            format!("domain {}: {became}\n", end.domain)
-        })
-        .collect();
+    let told: String =
+        told.iter().map(|(end, became)| format!("domain {}: {}\n", end.domain, became.words())).collect();
     match (told.is_empty(), only) {
         (false, _) => Ok(told),
         (true, None) => Ok("nothing to recover\n".into()),
@@ -179,16 +196,22 @@ fn settled(store: &mut Xenstore, session: &Session, since: Instant) -> Result<Op
 }
 
 /// Does what is left to do for dom0 about a guest that an agent was asked to take up, and says what became of it.
-fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<String, Refusal> {
+fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Became, Refusal> {
     Ok(match (end.way, state) {
-        (Way::Out, State::Committed) => "it has left; the agents have met again, and its pages follow".into(),
-        (Way::In, State::Running) => "it runs here; the agents have met again, and its pages follow".into(),
         // For any other reason the agent did not take it up.
-        (_, State::Failed { reason }) if !reason::OF_ENDS.contains(&reason.as_str()) => reason,
-        (_, state) if state.is_end() => conclude(store, end, state)?,
-        (_, State::Waiting { reason }) => format!("the agent takes it up later: it waits for {reason}"),
-        (Way::Out, _) => "it has left; its pages stay here until the other host's agent calls, whenever that is".into(),
-        (Way::In, _) => "the other host's agent cannot be reached yet; this one goes on calling".into(),
+        (_, State::Failed { reason }) if !reason::OF_ENDS.contains(&reason.as_str()) => Became::Over(reason),
+        (_, state) if state.is_end() => Became::Over(conclude(store, end, state)?),
+        (Way::Out, State::Committed) => {
+            Became::Open("it has left; the agents have met again, and its pages follow".into())
+        }
+        (Way::In, State::Running) => {
+            Became::Open("it runs here; the agents have met again, and its pages follow".into())
+        }
+        (_, State::Waiting { reason }) => Became::Open(format!("the agent takes it up later: it waits for {reason}")),
+        (Way::Out, _) => {
+            Became::Open("it has left; its pages stay here until the other host's agent calls, whenever that is".into())
+        }
+        (Way::In, _) => Became::Open("the other host's agent cannot be reached yet; this one goes on calling".into()),
     })
 }
 
