@@ -4,9 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::network::{self, PLACES};
 
-/// What the link carries while the brake is on, Mbit/s: 250 pages a second. On a slow machine it is ten seconds before a
-/// guest that has been resumed answers.
-const MBIT: u32 = 8;
+/// What the link carries while the brake is on, Mbit/s: 125 pages a second. On a slow machine it is fifteen seconds and more before
+/// a guest that has been resumed answers.
+const MBIT: u32 = 4;
 
 /// A brake on the link between the hosts of one network. Dropping it lets go.
 pub struct Brake {
