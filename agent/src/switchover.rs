@@ -48,8 +48,6 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     find_holes(departure).await?;
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
-    let max_gfn = departure.source.info()?.max_gfn;
-    departure.grow(max_gfn + 1)?;
     departure.take_log(S::clean)?;
     departure.asked = true;
     departure.desk.state(State::Suspend);

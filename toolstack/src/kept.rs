@@ -88,12 +88,10 @@ impl End {
     }
 
     /// Stops the monitor of the guest until [`End::forget`].
-    pub fn hold_monitor(self, store: &mut Xenstore) -> Result<(), XenstoreError> {
-        if let Some(monitor) = monitor::find(self.domain) {
-            // Written first: whoever comes after us can let it go on.
-            store.write(&self.node(MONITOR), &monitor.to_string())?;
-            monitor::hold(monitor);
-        }
+    pub fn hold_monitor(self, store: &mut Xenstore, monitor: Process) -> Result<(), XenstoreError> {
+        // Written first: whoever comes after us can let it go on.
+        store.write(&self.node(MONITOR), &monitor.to_string())?;
+        monitor::hold(monitor);
         Ok(())
     }
 

@@ -27,6 +27,8 @@ use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Event, Waiter};
 use crate::kept::End;
+use crate::monitor;
+use crate::process::Process;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::stream::Invitation;
@@ -52,6 +54,8 @@ pub struct Save<'a> {
     reported: Reported,
     /// What another agent must know, should this one die.
     note: Option<String>,
+    /// `xl`'s monitor of the guest.
+    monitor: Option<Process>,
     /// When the agent was asked, if it has not answered yet.
     asked: Option<Instant>,
 }
@@ -100,6 +104,8 @@ impl<'a> Save<'a> {
         waiter: &'a mut Waiter,
         Order { domain, mode, verify }: Order,
     ) -> Result<Self, Refusal> {
+        // To look for it takes longer than a guest that is about to suspend should wait.
+        let monitor = monitor::find(domain);
         let agent = Agent::find(store)?;
         recover::tidy(store, &agent)?;
         // A guest that runs can suspend, whatever was forgotten after an earlier attempt.
@@ -108,7 +114,7 @@ impl<'a> Save<'a> {
             Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
         let (cancelled, note) = (None, None);
-        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, asked })
+        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, monitor, asked })
     }
 
     /// Runs until the guest belongs to the other side, or is back as it was.
@@ -173,7 +179,9 @@ impl<'a> Save<'a> {
             State::Suspend if self.guest == Guest::Runs => {
                 self.log(Level::Info, "stage 2: suspending the guest");
                 self.guest = Guest::Suspending;
-                self.end().hold_monitor(self.store)?;
+                if let Some(monitor) = self.monitor {
+                    self.end().hold_monitor(self.store, monitor)?;
+                }
                 if self.libxl.send(&Message::Suspend).is_err() {
                     self.cancel(Refusal::ParentGone)?;
                 }
