@@ -354,7 +354,7 @@ impl fmt::Display for Refusal {
             }
             Self::NotSuspended => "the guest did not suspend",
             Self::Stopped => "the guest crashed, shut down or rebooted before it had left",
-            Self::Paused => "the guest is paused, and cannot suspend: 'xl unpause' it first",
+            Self::Paused => "the guest is paused, and cannot suspend: 'xl unpause' it first, unless it is being destroyed",
             Self::Gone => reason::GONE,
             Self::Unreadable => "pages of the guest cannot be read",
             Self::Unwritable => "pages of the guest cannot be written",

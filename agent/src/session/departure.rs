@@ -51,6 +51,8 @@ const DEMANDS: usize = 4096;
 /// What a target may say.
 pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
+/// How long a guest may stay paused: a tool that looks at it pauses it for a moment, and `xl destroy` pauses it first.
+const PAUSE_GRACE: u64 = SECOND;
 /// What the source waits for when the target has not begun.
 const OTHER_WAITS: &str = "the other host's agent, which waits for its turn; see 'tsmc status' there";
 /// Nobody calls the target.
@@ -112,6 +114,8 @@ pub(crate) struct Departure<S> {
     pub(crate) memory: Reservation,
     /// One of those that the other agent may have here.
     pub(super) seat: Option<Seat>,
+    /// When it was first seen that somebody has paused the guest.
+    paused_since: Option<u64>,
 }
 
 /// What the target has said.
@@ -453,16 +457,24 @@ impl<S: Source> Departure<S> {
             told: None,
             memory,
             seat: None,
+            paused_since: None,
         }
     }
 
-    /// What the guest is now. It must run, or have suspended: one that somebody has paused cannot suspend.
+    /// What the guest is now. It must run, or have suspended: one that stays paused cannot suspend.
     pub(crate) fn check_running(&mut self) -> Result<GuestInfo, SessionError> {
         let info = self.source.info()?;
-        match info {
-            GuestInfo { stopped: true, .. } => Err(SessionError::Refused(Refusal::Stopped)),
-            GuestInfo { paused: true, suspended: false, .. } => Err(SessionError::Refused(Refusal::Paused)),
-            info => Ok(info),
+        if info.stopped {
+            return Err(SessionError::Refused(Refusal::Stopped));
+        }
+        if !info.paused || info.suspended {
+            self.paused_since = None;
+            return Ok(info);
+        }
+        let now = self.timer.now();
+        match *self.paused_since.get_or_insert(now) + PAUSE_GRACE {
+            end if now < end => Ok(info),
+            _ => Err(SessionError::Refused(Refusal::Paused)),
         }
     }
 
