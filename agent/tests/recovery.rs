@@ -12,7 +12,7 @@ use std::time::Instant;
 use agent::control::{Mode, State, reason};
 use sim::guest::Here;
 use sim::link::Quality;
-use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op};
+use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op, THERE};
 use sim::random::Random;
 use sim::{Scenario, World};
 
@@ -30,6 +30,14 @@ enum Fault {
     Cancel { end: usize },
     /// The target's domain is destroyed.
     DestroyTarget,
+    /// It is paused, and destroyed if the agent says that it has never run.
+    Withdraw,
+    /// The cable is cut for so many milliseconds; then what the source keeps is discarded, and if it was, the copy destroyed.
+    Discard { cut: u64 },
+    /// An operator pauses the guest at the source, for so many milliseconds.
+    Pause(u64),
+    /// dom0 resumes the guest, so many microseconds after it has suspended at the source.
+    Resume { after: u64 },
     /// An operation of the hypervisor fails.
     Fails(Op, u32),
     /// So many frames of a host are lost.
@@ -71,13 +79,12 @@ impl Run {
         };
         world.run_until(FOR_EVER, |world| due(world) || over(world));
         let in_time = !over(&world);
-        self.fault.happens(&mut world);
+        let may_lose = self.fault.happens(&mut world);
         let settled = world.run_until(FOR_EVER, over);
         let states = format!("{:?}", world.states);
         assert!(settled, "nobody has the guest: {states}");
         world.run_until(1_000, |_| false);
-        let may_lose = self.fault == Fault::DestroyTarget;
-        let (here, ran_there) = (world.guest.borrow().here, world.guest.borrow().ran_there);
+        let here = world.guest.borrow().here;
         match here {
             Here::Running => {
                 let writes = world.guest.borrow().writes;
@@ -89,7 +96,7 @@ impl Run {
                 }
                 again(&mut world);
             }
-            Here::Destroyed if may_lose => assert!(ran_there || world.guest.borrow().finished, "{states}"),
+            Here::Destroyed if may_lose => {}
             Here::Destroyed => world.guest.borrow().check_complete(),
             Here::Suspended | Here::Stopped | Here::Gone | Here::Retained => panic!("{here:?}: {states}"),
         }
@@ -119,7 +126,8 @@ fn again(world: &mut World) {
 }
 
 impl Fault {
-    fn happens(self, world: &mut World) {
+    /// Lets it happen. Whether somebody has destroyed the guest who may.
+    fn happens(self, world: &mut World) -> bool {
         match self {
             Self::Cut(ms) => {
                 world.cable.cut(true);
@@ -137,11 +145,54 @@ impl Fault {
                 }
             }
             Self::Cancel { end } => world.cancel(end),
-            Self::DestroyTarget => world.guest.borrow_mut().created = false,
+            Self::DestroyTarget => {
+                let guest = &mut *world.guest.borrow_mut();
+                guest.created = false;
+                return guest.ran_there || guest.finished;
+            }
+            Self::Withdraw => {
+                world.guest.borrow_mut().paused_there = true;
+                let never_ran =
+                    complete(world, 1 - usize::from(world.scenario.to_itself), &format!("withdraw domain={THERE}"));
+                let guest = &mut *world.guest.borrow_mut();
+                assert!(!never_ran || !guest.ran_there, "the agent takes back a guest that has run");
+                (guest.created, guest.paused_there) = (guest.created && !never_ran, false);
+            }
+            Self::Discard { cut } => {
+                world.cable.cut(true);
+                world.run_until(cut, |_| false);
+                let discarded = complete(world, 0, "discard domain=0");
+                world.cable.cut(false);
+                world.guest.borrow_mut().created &= !discarded;
+                return discarded;
+            }
+            Self::Pause(ms) => {
+                world.guest.borrow_mut().paused_by_dom0 = true;
+                world.run_until(ms, |_| false);
+                world.guest.borrow_mut().paused_by_dom0 = false;
+            }
+            Self::Resume { after } => {
+                world.run_until(FOR_EVER, |world| over(world) || world.guest.borrow().here == Here::Suspended);
+                let due = world.clock.get() + 1000 * after;
+                world.run_until(FOR_EVER, |world| world.clock.get() >= due);
+                let guest = &mut *world.guest.borrow_mut();
+                if guest.here == Here::Suspended {
+                    (guest.here, guest.paused_here) = (Here::Running, false);
+                }
+            }
             Self::Fails(op, after) => world.fail(op, after),
             Self::Lose { host, frames } => world.cable.lose(host, 0..frames),
         }
+        false
     }
+}
+
+/// Whether a request of an operator completes.
+fn complete(world: &mut World, host: usize, line: &str) -> bool {
+    world.ask(host, "operator", line);
+    let answered = world.run_until(5_000, |world| world.answer(host, "operator").is_some_and(|state| state.is_end()));
+    assert!(answered, "no answer to '{line}'");
+    world.answer(host, "operator") == Some(State::Complete)
 }
 
 /// A small guest over a quick link: few messages, and something in each stage.
@@ -151,7 +202,7 @@ fn small() -> Scenario {
     Scenario { quality, suspend_ns: 2_000_000, ..guest }
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 14] = [
     Fault::Cut(2_000),
     Fault::Cut(60_000),
     Fault::Restart { host: 0, after: 500 },
@@ -160,6 +211,11 @@ const FAULTS: [Fault; 9] = [
     Fault::Cancel { end: 0 },
     Fault::Cancel { end: 1 },
     Fault::DestroyTarget,
+    Fault::Withdraw,
+    Fault::Discard { cut: 20_000 },
+    Fault::Pause(2_000),
+    Fault::Resume { after: 0 },
+    Fault::Resume { after: 500 },
     Fault::Lose { host: 0, frames: 3 },
 ];
 
@@ -366,10 +422,11 @@ fn random_run(seed: u64) -> Run {
         lost_per_mille: if below(3) == 0 { below(15) } else { 0 },
         ..Quality::default()
     };
+    let most_vcpus = if below(4) == 0 { 64 } else { 4 };
     let scenario = Scenario {
         seed,
         frames: 20 + below(600),
-        vcpus: 1 + below(4) as usize,
+        vcpus: 1 + below(most_vcpus) as usize,
         working_set: 1 + below(400),
         step_ns: 50_000 + below(400_000),
         quality,
@@ -384,7 +441,7 @@ fn random_run(seed: u64) -> Run {
         to_itself: below(6) == 0,
     };
     let short = |long: u64| 1 + long;
-    let fault = match below(12) {
+    let fault = match below(18) {
         0..3 => Fault::Cut(short(below(70_000))),
         3..5 => Fault::Restart { host: 0, after: short(below(40_000)) },
         5..7 => Fault::Restart { host: 1 - usize::from(scenario.to_itself), after: short(below(40_000)) },
@@ -392,6 +449,10 @@ fn random_run(seed: u64) -> Run {
         8 => Fault::DestroyTarget,
         9 => Fault::Fails(BEFORE_COMMIT[below(BEFORE_COMMIT.len() as u64) as usize], below(40) as u32),
         10 => Fault::Fails(AFTER_COMMIT[below(AFTER_COMMIT.len() as u64) as usize], below(40) as u32),
+        11..13 => Fault::Withdraw,
+        13 => Fault::Discard { cut: below(70_000) },
+        14 => Fault::Pause(below(3_000)),
+        15..17 => Fault::Resume { after: below(2_000) },
         _ => Fault::Lose { host: below(2) as usize, frames: 1 + below(40) },
     };
     let when = match below(4) {

@@ -89,6 +89,8 @@ pub struct Guest {
     pub released: bool,
     /// The toolstack's own pause count is given back.
     pub started: bool,
+    /// By an operator, or by what sees to a copy that was abandoned.
+    pub paused_there: bool,
     pub ran_there: bool,
     pub can_page: bool,
     pub state_loaded: bool,
@@ -148,6 +150,7 @@ impl Guest {
             held_there: false,
             released: false,
             started: false,
+            paused_there: false,
             ran_there: false,
             can_page: true,
             state_loaded: false,
@@ -183,7 +186,7 @@ impl Guest {
     }
 
     pub fn runs_there(&self) -> bool {
-        self.released && self.started && self.created
+        self.released && self.started && self.created && !self.paused_there
     }
 
     /// One step of the guest's program, at `now`: it touches a page, wherever it runs.
