@@ -11,7 +11,7 @@ use crate::scenario::keys::Channel;
 /// Memory that the workload writes to when the rate is what is varied: more than 20,000 pages.
 const VARIED_MB: u32 = 80;
 /// What a guest does that is busy with nothing: a few pages, now and then. They also show that it goes on.
-const LIGHT: Workload = Workload { dirty_mb: 4, dirty_rate: 50 };
+const LIGHT: Workload = Workload::new(4, 50);
 /// How much of what the guest has left `memtester` takes, in percent.
 const MEMTESTER_PERCENT: u32 = 80;
 /// A rate at which the network is the limit, and not the emulated processors.
@@ -68,7 +68,7 @@ impl Experiment {
         match self.load {
             Load::Low => {}
             Load::High => guest.arguments = format!("tsmc_memtester={MEMTESTER_PERCENT}"),
-            Load::Rate(rate) => guest.load = Workload { dirty_mb: VARIED_MB, dirty_rate: rate },
+            Load::Rate(rate) => guest.load = Workload::new(VARIED_MB, rate),
         }
     }
 

@@ -31,6 +31,15 @@ pub struct Workload {
     pub dirty_mb: u32,
     /// Pages that it writes a second.
     pub dirty_rate: u32,
+    /// How often its threads wake up: every so many milliseconds.
+    pub tick_ms: u32,
+}
+
+impl Workload {
+    /// One whose threads wake up often enough to see short pauses.
+    pub const fn new(dirty_mb: u32, dirty_rate: u32) -> Self {
+        Self { dirty_mb, dirty_rate, tick_ms: 10 }
+    }
 }
 
 /// A PVH guest.
@@ -44,6 +53,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u32,
+    /// What all of them together weigh for Xen's scheduler: dom0's one weighs 256.
+    pub weight: u32,
     /// Its kernel, on this machine.
     pub kernel: PathBuf,
     /// Its initramfs, on this machine.
@@ -66,10 +77,11 @@ impl Guest {
             address: GUEST,
             memory_mib: 256,
             vcpus: 1,
+            weight: 256,
             kernel: artifacts.guest_kernel.clone(),
             initramfs: artifacts.guest_initramfs.clone(),
             arguments: String::new(),
-            load: Workload { dirty_mb: 32, dirty_rate: 2000 },
+            load: Workload::new(32, 2000),
             has_workload: true,
             label,
         }
@@ -109,10 +121,9 @@ impl Guest {
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
         let Self { address, memory_mib, vcpus, arguments, label, .. } = self;
-        let Workload { dirty_mb, dirty_rate } = self.load;
+        let Workload { dirty_mb, dirty_rate, tick_ms } = self.load;
         let mac = network::guest_mac(*address);
-        // All of its virtual processors together weigh as much as dom0's one.
-        let weight = (256 / vcpus).max(1);
+        let weight = (self.weight / vcpus).max(1);
         let label = match label {
             Label::Ordinary => "",
             Label::Private => {
@@ -121,7 +132,7 @@ impl Guest {
         };
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
-             vcpus={vcpus}\ncpu_weight={weight}\nextra=\"console=hvc0 tsmc_address={address}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate} \
+             vcpus={vcpus}\ncpu_weight={weight}\nextra=\"console=hvc0 tsmc_address={address}/24 tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate},tick-ms={tick_ms} \
              {arguments}\"\n\
              vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}"
         )
@@ -137,6 +148,9 @@ pub fn load() -> Result<Load> {
 pub fn load_at(address: Ipv4Addr) -> Result<Load> {
     Load::connect(SocketAddr::from((address, load::PORT)), Duration::from_secs(30)).context("the guest does not answer")
 }
+
+/// How long a guest may take from its creation to its first writes: with many virtual CPUs, and on a slow machine.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
 /// The workload's counters, if it gives them within two seconds.
 pub fn status_now() -> Option<load::Status> {
@@ -160,17 +174,16 @@ pub fn answers_within(limit: Duration) -> Result<bool> {
 }
 
 /// Waits until the workload answers and writes, if it is to write at all.
-pub fn wait_ready(limit: Duration) -> Result<load::Status> {
-    wait_ready_at(GUEST, limit)
+pub fn wait_ready() -> Result<load::Status> {
+    wait_ready_at(GUEST)
 }
 
 /// The same of the guest at this address.
-pub fn wait_ready_at(address: Ipv4Addr, limit: Duration) -> Result<load::Status> {
-    let deadline = Instant::now() + limit;
+pub fn wait_ready_at(address: Ipv4Addr) -> Result<load::Status> {
+    let deadline = Instant::now() + BOOT_LIMIT;
+    let asker = load::Asker::new(address, Duration::from_secs(1))?;
     loop {
-        let status = Load::connect(SocketAddr::from((address, load::PORT)), Duration::from_secs(2))
-            .and_then(|mut load| load.status());
-        match status {
+        match asker.status() {
             Ok(status) if status.writes > 0 || status.rate == 0 => return Ok(status),
             Err(error) if Instant::now() > deadline => return Err(error).context("the guest's workload did not start"),
             Ok(_) if Instant::now() > deadline => bail!("the guest's workload writes nothing"),

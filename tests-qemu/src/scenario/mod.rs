@@ -15,7 +15,6 @@ pub mod throughput;
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -32,9 +31,6 @@ use guest::{Guest, Label, Workload};
 use keys::Channel;
 use story::Story;
 use testbed::{A, B, Testbed};
-
-/// How long a guest may take from its creation to its first writes.
-const GUEST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
@@ -104,10 +100,10 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
     guest.create(&testbed.dom0(place))?;
     story.say(&format!("guest created on {}: {} MiB, {} vCPU", place.letter, guest.memory_mib, guest.vcpus));
     if guest.has_workload {
-        let status = guest::wait_ready(GUEST_LIMIT)?;
+        let status = guest::wait_ready()?;
         let (rate, pages) = (status.rate, status.dirty_pages);
         story.say(&format!("guest runs: writes {rate} pages/s over {pages} pages, checks them all"));
-    } else if guest::answers_within(GUEST_LIMIT)? {
+    } else if guest::answers_within(guest::BOOT_LIMIT)? {
         story.say(&format!("guest answers at {GUEST}"));
     } else {
         story.say(&format!("guest does not answer at {GUEST}: its downtime will not be known"));
@@ -121,7 +117,7 @@ fn guest_of(testbed: &Testbed, mode: Mode, scenario: &Scenario) -> Guest {
     guest.memory_mib = scenario.memory;
     guest.vcpus = scenario.vcpus;
     guest.arguments.clone_from(&scenario.guest_args);
-    guest.load = Workload { dirty_mb: scenario.dirty_mb, dirty_rate: scenario.dirty_rate };
+    guest.load = Workload::new(scenario.dirty_mb, scenario.dirty_rate);
     if let Some(kernel) = &scenario.guest_kernel {
         guest.kernel.clone_from(kernel);
     }

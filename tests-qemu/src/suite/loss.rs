@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use agent::control::State;
 use anyhow::{Context, Result, ensure};
+use common::control::State;
 
 use super::brake::Brake;
 use super::crossings::assert_held;
@@ -53,7 +53,7 @@ pub fn is_survived_without_datagrams(fixture: &mut Fixture) -> Result<()> {
 
 fn busy(fixture: &Fixture) -> Guest {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.load = Workload { dirty_mb: 32, dirty_rate: 4000 };
+    guest.load = Workload::new(32, 4000);
     guest
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use agent::control::State;
 use anyhow::{Context, Result, ensure};
+use common::control::State;
 use tests_qemu::exec::Dom0;
 
 use super::brake::Brake;
@@ -19,7 +19,7 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.memory_mib = 160;
     // So much is dirty at the switch that there is time to look at stage 3.
-    guest.load = Workload { dirty_mb: 48, dirty_rate: 6000 };
+    guest.load = Workload::new(48, 6000);
     fixture.agents()?;
     fixture.start_guest(A, &guest)?;
     let (dom0_a, dom0_b) = (fixture.hosts()?.dom0(A), fixture.hosts()?.dom0(B));

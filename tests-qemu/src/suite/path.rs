@@ -7,6 +7,7 @@ use super::fixture::Fixture;
 use crate::cli::Mode;
 use crate::command::run_line;
 use crate::network::{self, PLACES};
+use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::testbed::{A, B};
 use crate::trouble::{Hop, Trouble};
@@ -51,6 +52,10 @@ fn cross(fixture: &mut Fixture, bytes: u32) -> Result<(Hop, u64)> {
     drop(narrow);
     assert_held(&report)?;
     let size = hop.bytes.checked_div(hop.packets).context("nothing passed the hop")?.saturating_sub(ETHERNET);
+    let banner = format!("grep -o 'packets of up to.*' /var/log/xen/console/guest-{AGENT_NAME}.log");
+    for place in &PLACES {
+        println!("the agent of {}: {}", place.letter, fixture.testbed()?.dom0(place).sh(&banner)?.text().trim());
+    }
     println!("a hop of {bytes} bytes: {hop:?}, {size} bytes on average");
     Ok((hop, size))
 }

@@ -23,7 +23,7 @@ const SAID_LIMIT: Duration = Duration::from_secs(60);
 pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.memory_mib = 128;
-    guest.load = Workload { dirty_mb: 16, dirty_rate: 1000 };
+    guest.load = Workload::new(16, 1000);
     let (everybody, only_a, only_b) = (&PLACES[..], &PLACES[..1], &PLACES[1..]);
     let (sealed, plain) = (Channel::Sealed, Channel::Plain);
     fixture.start_agents_as((sealed, everybody), (sealed, only_b))?;

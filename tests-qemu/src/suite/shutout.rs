@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-use agent::control::State;
 use anyhow::{Context, Result, bail, ensure};
+use common::control::State;
 use tests_qemu::exec::Dom0;
 
 use super::brake::Brake;
@@ -46,7 +46,7 @@ pub fn whole_way(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.memory_mib = 160;
     // So much is dirty at the switch that there is time in stage 3.
-    guest.load = Workload { dirty_mb: 48, dirty_rate: 6000 };
+    guest.load = Workload::new(48, 6000);
     fixture.agents()?;
     let (dom0_a, dom0_b) = (fixture.hosts()?.dom0(A), fixture.hosts()?.dom0(B));
     on_ordinary(fixture, &dom0_a)?;

@@ -1,7 +1,10 @@
 //! What the workload is asked to do.
 
-use crate::memory::Memory;
+use std::time::Duration;
+
 use tests_qemu::load;
+
+use crate::memory::Memory;
 
 /// Pages in a megabyte.
 const PAGES_PER_MB: usize = 256;
@@ -14,6 +17,7 @@ usage: guest-load [--]NAME=VALUE...     (also --NAME VALUE)
   hot=100           percent of the dirty memory that gets nine tenths of the writes; 100: all pages alike
   sweep-s=5         time in which every page is checked once, in seconds
   threads=CPUS      threads at work
+  tick-ms=10        time between two turns of a thread, in milliseconds
   seed=1            what content and order are derived from
   port=7100         where questions are answered, over UDP and TCP
 ";
@@ -26,6 +30,7 @@ pub struct Options {
     pub hot_percent: u64,
     pub sweep_s: u64,
     pub threads: usize,
+    pub tick: Duration,
     pub seed: u64,
     pub port: u16,
 }
@@ -39,6 +44,7 @@ impl Default for Options {
             hot_percent: 100,
             sweep_s: 5,
             threads: std::thread::available_parallelism().map_or(1, |count| count.get()),
+            tick: Duration::from_millis(10),
             seed: 1,
             port: load::PORT,
         }
@@ -76,6 +82,7 @@ impl Options {
             "hot" => self.hot_percent = number::<u64>(value)?.min(100),
             "sweep-s" => self.sweep_s = number(value)?,
             "threads" => self.threads = number(value)?,
+            "tick-ms" => self.tick = Duration::from_millis(number::<u64>(value)?.max(1)),
             "seed" => self.seed = number(value)?,
             "port" => self.port = number(value)?,
             _ => return Err("no such option".to_owned()),

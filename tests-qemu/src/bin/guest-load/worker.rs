@@ -9,7 +9,6 @@ use crate::memory::{Memory, Random};
 use crate::options::Options;
 use crate::shared::Shared;
 
-const TICK: Duration = Duration::from_millis(10);
 /// Only so much work is caught up with after a pause: a guest that was away has not been asked for anything meanwhile.
 const CATCH_UP: Duration = Duration::from_millis(100);
 /// Only so many wrong pages are described.
@@ -31,7 +30,7 @@ pub fn run(number: usize, memory: Memory, options: &Options, shared: &Shared) {
     let mut checks = Pace::new(worker.memory.len() as f64 / options.sweep_s as f64);
     loop {
         let (monotonic, boot) = (Instant::now(), boot_time());
-        thread::sleep(TICK);
+        thread::sleep(options.tick);
         let away = monotonic.elapsed();
         shared.saw_gap(away, boot_time().saturating_sub(boot));
         worker.write(writes.due(away));
@@ -41,7 +40,7 @@ pub fn run(number: usize, memory: Memory, options: &Options, shared: &Shared) {
         let all = monotonic.elapsed();
         writes.owe(all - away);
         checks.owe(all - away);
-        if all - away > TICK {
+        if all - away > options.tick {
             shared.saw_gap(all - away, all - away);
         }
     }
@@ -138,7 +137,7 @@ mod tests {
     #[test]
     fn work_comes_due_at_its_rate_and_a_pause_is_not_made_up_for() {
         let mut pace = Pace::new(250.0);
-        let due: u64 = (0..100).map(|_| pace.due(TICK)).sum();
+        let due: u64 = (0..100).map(|_| pace.due(Duration::from_millis(10))).sum();
         assert!((249..=250).contains(&due), "{due}");
         assert!(pace.due(Duration::from_secs(10)) <= 26);
     }

@@ -65,7 +65,7 @@ pub fn reboots_while_copying(fixture: &mut Fixture) -> Result<()> {
     ensure!(attempt.dom0.run(&["xl", "reboot", guest::NAME])?.success(), "xl reboot fails");
     fails(&mut scene, &mut attempt, "the guest")?;
     drop(slow);
-    guest::wait_ready(LIMIT)?;
+    guest::wait_ready()?;
     forget_files(&scene, scene.from)?;
     scene.runs_only_on(scene.from)?;
     scene.wait_idle()?;
@@ -107,7 +107,7 @@ pub fn reboots_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     ensure!(!attempt.is_over(), "stage 3 was over too early");
     drop(slow);
     attempt.reach(Moment::Complete)?;
-    guest::wait_ready(LIMIT)?;
+    guest::wait_ready()?;
     forget_files(&scene, scene.to)?;
     scene.runs_only_on(scene.to)?;
     scene.wait_idle()?;

@@ -33,7 +33,7 @@ pub fn vif_script_fails(fixture: &mut Fixture) -> Result<()> {
     ensure!(dom0.run(&["xl", "reboot", guest::NAME])?.success(), "xl reboot fails");
     let anew = |domain: &Domain| !before.contains(&domain.number);
     wait(|| Ok(domains(&dom0)?.iter().any(anew)), "xl does not start the guest anew")?;
-    guest::wait_ready(LIMIT)?;
+    guest::wait_ready()?;
     forget_files(&scene, scene.from)?;
     scene.runs_only_on(scene.from)?;
     scene.crosses()?;

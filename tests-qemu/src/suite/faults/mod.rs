@@ -99,7 +99,7 @@ pub const LONG: &[Test] = &[
 pub const UNTRIED: &[Test] = &[
     Test { name: "four_guests_leave_at_once_and_all_arrive", run: pairs::four_leave_at_once },
     Test { name: "jumbo_frames_are_used", run: path::jumbo_frames_are_used },
-    Test { name: "ten_vcpus_that_miss_their_pages_leave_room_on_the_ring", run: crossings::ten_vcpus },
+    Test { name: "sixteen_vcpus_that_miss_their_pages_leave_room_on_the_ring", run: crossings::sixteen_vcpus },
 ];
 
 /// All of them.

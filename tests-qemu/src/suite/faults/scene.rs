@@ -28,7 +28,7 @@ pub fn guest(fixture: &Fixture) -> Guest {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.memory_mib = MEMORY_MIB;
     // So much is dirty at the switch that stage 3 can be caught.
-    guest.load = Workload { dirty_mb: 32, dirty_rate: 4000 };
+    guest.load = Workload::new(32, 4000);
     // dom0 may make it crash.
     guest.arguments = "sysrq_always_enabled".into();
     guest
