@@ -7,8 +7,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use agent::bench::push::Leaver;
-use agent::bitmap::PageSet;
-use agent::platform::Gfn;
+use common::{Gfn, PageSet};
 
 const FRAMES: [u64; 3] = [1 << 16, 1 << 24, 1 << 28];
 const DIRTY: u64 = 5000;

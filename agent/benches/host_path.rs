@@ -10,8 +10,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use agent::bench::{Ends, Record, zero_mask};
-use agent::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use agent::wire::{Arriving, Cause, Pages};
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Pages of the guest: more than the processor's caches hold.

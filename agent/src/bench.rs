@@ -13,15 +13,15 @@ use core::num::NonZeroUsize;
 use core::pin::Pin;
 use core::task::Poll;
 
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask, PublicKey};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
 use crate::channel::{Inlet, Outlet};
 use crate::config::Config;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
-use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
-use crate::secure::{Link, PublicKey, Security};
+use crate::secure::{Link, Security};
 use crate::session::sending;
 use crate::tasks::{Timer, poll_once};
 use crate::wire::{Cause, Kind, Message};

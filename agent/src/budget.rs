@@ -13,12 +13,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::fmt;
 
-use crate::bitmap::PageSet;
-use crate::control::Size;
+use common::control::Size;
+use common::{PageSet, PublicKey};
+
+use crate::error::{Refusal, SessionError};
 use crate::peers::{Peers, Seat};
 use crate::platform::ARRIVALS;
-use crate::secure::PublicKey;
-use crate::session::{Refusal, SessionError, arrival, departure};
+use crate::session::{arrival, departure};
 use crate::tasks::Timer;
 
 /// Sessions that may run at once, each way.

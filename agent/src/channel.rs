@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::bitmap::PageSet;
+use common::{Gfn, Page, PageMask, PageSet};
+
 use crate::digest::Digest;
-use crate::net::{Connection, LinkError};
-use crate::platform::{Gfn, Page, PageMask};
+use crate::error::{LinkError, PeerFault, SessionError, WireError};
+use crate::net::Connection;
 use crate::secure::{Heard, Link};
-use crate::session::{PeerFault, SessionError};
-use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set, WireError};
+use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set};
 
 /// The receiving half of a channel.
 pub(crate) struct Inlet {

@@ -8,8 +8,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use crate::platform::DomId;
-use crate::session::{Refusal, SessionError};
+use common::DomId;
+
+use crate::error::{Refusal, SessionError};
 use crate::tasks::Timer;
 
 /// The domains of this host that a session has in hand.

@@ -1,10 +1,10 @@
 //! What the agent is started with.
 
-use core::fmt;
 use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
 use core::str::FromStr;
 
+use crate::error::ConfigError;
 use crate::secure::Security;
 
 /// The port agents listen on unless told otherwise.
@@ -50,26 +50,6 @@ pub struct Config {
     /// Whether its connections are sealed, and who it is.
     pub security: Security,
 }
-
-/// A command line that does not say what the agent needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    /// There is no `ip=`.
-    NoAddress,
-    /// The value of this key cannot be understood.
-    Bad(&'static str),
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAddress => f.write_str("the command line has no ip=ADDRESS/PREFIX or ip=dhcp"),
-            Self::Bad(key) => write!(f, "the command line's {key}= cannot be understood"),
-        }
-    }
-}
-
-impl core::error::Error for ConfigError {}
 
 impl Config {
     /// Reads `ip=10.77.0.11/24 gw=10.77.0.1 port=7077 mtu=1500` or `ip=dhcp`; words that are not known are skipped.

@@ -9,7 +9,8 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 
-use crate::control::SessionToken;
+use common::control::SessionToken;
+
 use crate::net::Net;
 use crate::secure::SessionName;
 use crate::secure::datagram::Datagrams;
@@ -187,10 +188,10 @@ mod tests {
     use std::vec;
 
     use super::*;
-    use crate::platform::Gfn;
     use crate::secure::{Link, Preamble, Protection};
     use crate::testing::Pair;
     use crate::wire::Channel;
+    use common::Gfn;
 
     const HOME: &str = "10.0.0.1:7077";
     const SESSION: SessionToken = SessionToken([9; 16]);

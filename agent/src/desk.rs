@@ -1,4 +1,4 @@
-//! The agent's side of the [control protocol](crate::control): requests come in, reports go out.
+//! The agent's side of the [control protocol](common::control): requests come in, reports go out.
 
 use alloc::collections::VecDeque;
 use alloc::format;
@@ -8,7 +8,8 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use crate::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
+use common::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
+
 use crate::platform::Store;
 use crate::tasks::{SECOND, Timer};
 

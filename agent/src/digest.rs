@@ -6,11 +6,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
-use crate::bitmap::PageSet;
+use common::control::Size;
+use common::{Content, Gfn, PAGE_SIZE, Page, PageSet};
+
 use crate::budget::Reservation;
-use crate::control::Size;
-use crate::platform::{Content, Gfn, PAGE_SIZE, Page};
-use crate::session::{Refusal, SessionError};
+use crate::error::{Refusal, SessionError};
 
 /// A page's digest; never 0.
 pub type Digest = NonZeroU64;

@@ -8,31 +8,30 @@
 use alloc::vec::Vec;
 use core::convert::Infallible;
 
+use common::control::{Progress, State};
+use common::{BATCH, Gfn, PAGE_SIZE};
 use embassy_futures::select::{Either, select};
 
 use crate::channel::Inlet;
-use crate::control::{Progress, State};
 use crate::datagram::Line;
 use crate::desk::Complaint;
+use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::ledger::Stage;
+use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
 use crate::net::IN_FLIGHT_BULK;
-use crate::platform::{BATCH, Gfn, PAGE_SIZE, PlatformError, Source, Target};
+use crate::platform::{Source, Target};
 use crate::rescue;
+use crate::session::Committed;
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{Committed, PEER_WAIT, PeerFault, Refusal, SessionError, Wait};
-use crate::tasks::{MS, SECOND};
+use crate::tasks::MS;
 use crate::verify;
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
 /// the most.
 const BACKLOG: (usize, usize) = (FEW * PAGE_SIZE, IN_FLIGHT_BULK);
-/// How long to wait before reading again what could not be read.
-const TRY_AGAIN: u64 = 50 * MS;
-/// How long to wait when the hypervisor does not say whether there are faults.
-const LOOK_AGAIN: u64 = SECOND;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
@@ -205,7 +204,7 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
         return Ok(true);
     }
     departure.left.extend(unreadable);
-    let pause = departure.timer.sleep(TRY_AGAIN);
+    let pause = departure.timer.sleep(PAGE_RETRY);
     departure.rescue.beside(&mut departure.source, &departure.ram, pause).await;
     Ok(false)
 }
@@ -340,7 +339,7 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
             Ok(fault) => arrival.note_fault(fault),
             Err(error) => {
                 complaint.about(&arrival.desk.id, format_args!("no word of faults: {error}"));
-                arrival.timer.sleep(LOOK_AGAIN).await;
+                arrival.timer.sleep(XEN_RETRY).await;
             }
         }
     }

@@ -9,15 +9,16 @@
 //! A page that the guest has just been given is not in the log, whatever is written to it: the hypervisor protects it only
 //! when the log is cleaned. So only pages that are protected when they are read count as sent.
 
-use crate::bitmap::PageSet;
-use crate::control::{Mode, Progress, State};
+use common::control::{Mode, Progress, State};
+use common::{BATCH, Gfn, PageSet};
+
+use crate::error::{PeerFault, SessionError};
 use crate::ledger::Stage;
 use crate::net::IN_FLIGHT_BULK;
-use crate::platform::{BATCH, Gfn, Source, Target};
+use crate::platform::{Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{PeerFault, SessionError};
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 

@@ -10,19 +10,21 @@ use core::net::SocketAddrV4;
 use std::boxed::Box;
 use std::sync::OnceLock;
 
+use common::PublicKey;
+use common::control::SessionToken;
 use embassy_futures::select::{Either, select};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use crate::channel::Inlet;
 use crate::config::Config;
-use crate::control::SessionToken;
 use crate::datagram::{End, Post};
+use crate::error::LinkError;
 use crate::lobby::{Door, Lobby};
-use crate::net::{Buffers, Connection, LinkError, Net};
+use crate::net::{Buffers, Connection, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
-use crate::secure::{Heard, Identity, Link, Preamble, Protection, PublicKey, Security, SessionName};
+use crate::secure::{Heard, Identity, Link, Preamble, Protection, Security, SessionName};
 use crate::session::arrival::{BULKS, CONTROLS};
 use crate::session::departure::HEARD;
 use crate::session::note::Note;

@@ -1,8 +1,8 @@
 //! What is counted on the way: sends of each page, times of each stage, waits for each fault.
 
-use crate::bitmap::PageSet;
-use crate::control::Summary;
-use crate::platform::Gfn;
+use common::control::Summary;
+use common::{Gfn, PageSet};
+
 use crate::tasks::{MS, Timer};
 
 /// How often each page was sent: a counter of three bits per page, one set per bit.

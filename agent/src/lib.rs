@@ -17,21 +17,20 @@ extern crate std;
 
 #[cfg(feature = "bench")]
 pub mod bench;
-pub mod bitmap;
 mod budget;
 mod channel;
 mod claim;
 pub mod config;
-pub mod control;
 mod datagram;
 mod desk;
 pub mod digest;
 mod dirty_copy;
+pub mod error;
 mod full_copy;
 #[cfg(fuzzing)]
 pub mod fuzzing;
-mod hex;
 mod ledger;
+mod limits;
 mod lobby;
 mod loopback;
 mod net;
@@ -59,13 +58,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
 
+use common::control::{AgentStatus, Size};
 use smoltcp::phy::Device;
 
-pub use config::{Address, Config, ConfigError, MTU};
+pub use config::{Address, Config, MTU};
 
 use budget::Budget;
 use claim::Domains;
-use control::{AgentStatus, Size};
 use datagram::Post;
 use desk::Registry;
 use lobby::{Door, Lobby};

@@ -15,18 +15,19 @@ use core::cell::{Cell, RefCell};
 use core::cmp::Reverse;
 use core::net::Ipv4Addr;
 
+use common::PublicKey;
+use common::control::SessionToken;
+
 use crate::channel::Inlet;
 use crate::config::Config;
-use crate::control::SessionToken;
+use crate::error::{PeerFault, Refusal, SessionError};
+use crate::limits::INTRODUCTION_WAIT;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::secure::handshake::{self, Entropy};
-use crate::secure::{Link, NoPreamble, Preamble, PublicKey, Security, SessionName};
-use crate::session::{PeerFault, Refusal, SessionError};
+use crate::secure::{Link, NoPreamble, Preamble, Security, SessionName};
 use crate::tasks::{SECOND, Task, Timer, poll_once};
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
-/// How long a caller may take to say who it is.
-const INTRODUCTION: u64 = 5 * SECOND;
 /// Callers that are listened to at once, and how many of those places are kept free.
 const CALLERS: usize = 5;
 const FREE: usize = 2;
@@ -308,7 +309,7 @@ async fn hear(ear: Rc<Ear>, look: Rc<Look>) {
     ear.timer.nudge();
     let introduced = ear
         .timer
-        .within(INTRODUCTION, introduce(&ear, connection, || look.manners.set(Manners::Introduced(number))))
+        .within(INTRODUCTION_WAIT, introduce(&ear, connection, || look.manners.set(Manners::Introduced(number))))
         .await;
     ear.timer.nudge();
     let now = ear.timer.now();
@@ -357,7 +358,7 @@ async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce())
 async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<(), SessionError> {
     let link = match &ear.config.security {
         security if security.protection() != preamble.protection => {
-            return Err(SessionError::Refused(Refusal::protection(preamble.protection)));
+            return Err(SessionError::Refused(preamble.protection.into()));
         }
         Security::Plain => Link::plain(connection),
         Security::Sealed(identity) => handshake::answer(connection, identity, preamble, (ear.entropy)()).await?,
@@ -383,12 +384,12 @@ mod tests {
 
     use super::*;
     use crate::channel::SharedOutlet;
-    use crate::net::LinkError;
-    use crate::platform::Features;
+    use crate::error::LinkError;
     use crate::secure::Heard;
     use crate::secure::Protection;
     use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
     use crate::wire::VERSIONS;
+    use common::Features;
 
     const SESSION: SessionToken = SessionToken([7; 16]);
 

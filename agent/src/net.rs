@@ -7,7 +7,6 @@ use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
-use core::fmt;
 use core::future::poll_fn;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::task::Poll;
@@ -20,17 +19,15 @@ use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
+use crate::error::LinkError;
+use crate::limits::{KEEP_ALIVE, LINGER};
 use crate::loopback::{self, Loopback, Looped};
 use crate::path_mtu::{Mark, PathMtu};
 use crate::sieve::Sieve;
-use crate::tasks::{SECOND, Timer};
+use crate::tasks::Timer;
 
 /// Packets taken in before others get a turn.
 const INGRESS_BUDGET: usize = 512;
-/// How often a silent peer is asked whether it is there, at least.
-const KEEP_ALIVE: u64 = 5 * SECOND;
-/// How long a closed connection may go on delivering what it still holds.
-const LINGER: u64 = 30 * SECOND;
 /// Closed connections that may do so at the same time: both of some sessions.
 const LINGERING: usize = 8;
 /// Datagrams that may wait in each direction, and their bytes. What comes on top is lost.
@@ -269,46 +266,6 @@ fn set_address(interface: &mut Interface, address: Option<Ipv4Cidr>, gateway: Op
 fn instant(now: u64) -> Instant {
     Instant::from_micros((now / 1000) as i64)
 }
-
-/// Why a connection is of no more use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkError {
-    /// Nobody answers there.
-    NoAnswer(SocketAddrV4),
-    /// The other agent closed the connection.
-    Closed,
-    /// The connection broke or fell silent.
-    Lost,
-    /// A record does not open: somebody between the agents changed it, or put it there.
-    Changed,
-    /// The other agent closed the connection before it had said who it is.
-    TurnedAway,
-    /// It said that it is of another version.
-    Version,
-    /// Whoever answers there does not have the key that it should.
-    Unproven,
-    /// This agent cannot open another connection.
-    Full,
-}
-
-impl fmt::Display for LinkError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer(peer) => write!(f, "no agent answers at {peer}"),
-            Self::Closed => f.write_str("the other host's agent closed the connection"),
-            Self::Lost => f.write_str("the connection to the other host's agent is lost"),
-            Self::Changed => f.write_str("a record from the other host's agent was changed on its way"),
-            Self::TurnedAway => f.write_str(
-                "the other host's agent turned this one away; is this agent's key in its list? is it as new?",
-            ),
-            Self::Version => f.write_str("the agents share no version of their protocol"),
-            Self::Unproven => f.write_str("what answers for the other host's agent does not have that agent's key"),
-            Self::Full => f.write_str("no further connection can be opened"),
-        }
-    }
-}
-
-impl core::error::Error for LinkError {}
 
 /// Bytes that a source has on their way at once, at most, on each of its connections.
 ///

@@ -12,7 +12,7 @@ use core::num::NonZeroU16;
 use smoltcp::phy::{PacketMeta, TxToken};
 
 use crate::config::MTU;
-use crate::tasks::SECOND;
+use crate::limits::PATH_MTU_KEPT;
 
 /// What is tried, bytes of an IP packet: Ethernet, most tunnels, what IPv6 asks of every link, what IPv4 does.
 const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
@@ -20,8 +20,6 @@ const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
 pub(crate) const ETHERNET: usize = 14;
 /// The longest headers of IP, as it is sent here, and of TCP.
 const HEADERS: usize = 20 + 60;
-/// How long a step down is kept before a further connection tries large packets again.
-const KEPT: u64 = 600 * SECOND;
 /// Large packets that must have been sent again for nothing: one because others arrived behind the first, one by the timer.
 const AGAIN: u64 = 2;
 
@@ -102,7 +100,7 @@ impl PathMtu {
 
     /// A connection is made: after a while the way may have become better.
     pub(crate) fn hope(&self, now: u64) {
-        if self.limit.get() < self.ceiling.get() && now >= self.lowered.get() + KEPT {
+        if self.limit.get() < self.ceiling.get() && now >= self.lowered.get() + PATH_MTU_KEPT {
             self.limit.set(self.ceiling.get());
         }
     }
@@ -166,9 +164,9 @@ mod tests {
         sends(&path, 1, 0);
         let steps: Vec<usize> = core::iter::from_fn(|| path.doubt(mark, 5).then(|| path.limit())).collect();
         assert_eq!(steps, [1400, 1280, 576]);
-        path.hope(5 + KEPT - 1);
+        path.hope(5 + PATH_MTU_KEPT - 1);
         assert_eq!(path.limit(), 576);
-        path.hope(5 + KEPT);
+        path.hope(5 + PATH_MTU_KEPT);
         assert_eq!(path.limit(), 1500);
     }
 
@@ -177,7 +175,7 @@ mod tests {
         for (said, limit) in [(1400, 1400), (9000, 1500), (0, 576)] {
             let path = PathMtu::new(1500, true);
             path.heed(said);
-            path.hope(KEPT);
+            path.hope(PATH_MTU_KEPT);
             assert_eq!((path.limit(), path.interface()), (limit, 1500));
         }
     }

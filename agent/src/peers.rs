@@ -5,8 +5,9 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use common::PublicKey;
+
 use crate::budget::AT_ONCE;
-use crate::secure::PublicKey;
 
 /// Sessions that one agent may have, each way.
 const EACH: usize = 4;

@@ -5,105 +5,16 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 
-use crate::bitmap::PageSet;
+use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 
-/// Bytes in a page.
-pub const PAGE_SIZE: usize = 4096;
-
-/// Most pages that one call to a guest's memory names: one bit each in a [`PageMask`].
-pub const BATCH: usize = 64;
+use crate::error::PlatformError;
 
 /// Guests that may arrive at the same time: the platform has what each of them takes.
 pub const ARRIVALS: usize = 6;
 
-/// Which pages of a batch an operation covered: bit `i` stands for the `i`-th page of the call.
-pub type PageMask = u64;
-
-/// The bytes of one page.
-pub type Page = [u8; PAGE_SIZE];
-
-/// A guest frame number: the guest's physical address divided by [`PAGE_SIZE`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Gfn(pub u64);
-
-/// A domain's number on its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct DomId(pub u16);
-
-/// Why the machine under the agent did not do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlatformError {
-    /// The security policy forbids it; `permission` is what the policy lacks, as `class { permission }`.
-    Denied {
-        /// The operation that was refused.
-        operation: &'static str,
-        /// The FLASK class and permission that would allow it.
-        permission: &'static str,
-    },
-    /// The hypervisor cannot do this for this domain.
-    Unsupported {
-        /// The operation that is missing.
-        operation: &'static str,
-    },
-    /// The host has no memory left for it.
-    OutOfMemory {
-        /// The operation that needed memory.
-        operation: &'static str,
-    },
-    /// The domain is dying or does not exist.
-    Gone,
-    /// The other side handed over something malformed.
-    Malformed {
-        /// What was wrong with it.
-        what: &'static str,
-    },
-    /// This guest, or this moment, does not allow it; the reason is a sentence.
-    Refused {
-        /// Why.
-        reason: &'static str,
-    },
-    /// Anything else, with the hypervisor's error number (positive).
-    Failed {
-        /// The operation that failed.
-        operation: &'static str,
-        /// The hypervisor's error number.
-        errno: u16,
-    },
-}
-
-impl fmt::Display for PlatformError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Denied { operation, permission } => {
-                write!(f, "{operation} is forbidden: the FLASK policy must allow the agent {permission} on the guest")
-            }
-            Self::Unsupported { operation } => write!(f, "this hypervisor cannot do {operation} for this guest"),
-            Self::OutOfMemory { operation } => write!(f, "the host has too little free memory for {operation}"),
-            Self::Gone => write!(f, "the domain is gone"),
-            Self::Malformed { what } => write!(f, "malformed {what}"),
-            Self::Refused { reason } => f.write_str(reason),
-            Self::Failed { operation, errno } => write!(f, "{operation} failed with error {errno}"),
-        }
-    }
-}
-
-impl core::error::Error for PlatformError {}
-
 /// The result of an operation of the platform.
 pub type Result<T> = core::result::Result<T, PlatformError>;
-
-/// What the hypervisor lets the agent do, found once at start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
-    /// Pages that a guest dirties can be logged.
-    pub dirty_log: bool,
-    /// A guest's pages can be made absent and faults on them served.
-    pub paging: bool,
-    /// Guest memory can be mapped.
-    pub foreign_map: bool,
-}
 
 /// What a domain is, as far as a migration cares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,29 +83,6 @@ pub trait Platform {
     fn discard(&mut self, domain: DomId) -> Result<()>;
 }
 
-/// Whether an earlier life of the agent still held an arriving guest back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// The guest had everything it needs to run, but the source had not been heard to commit: that life's pause count is
-    /// taken over, and [`Target::release`] gives it back.
-    Held,
-    /// It had been released.
-    Released,
-}
-
-/// Where the toolstack's backends for an arriving guest live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backends {
-    /// xenstore's event channel, as allocated in the guest.
-    pub store_port: u32,
-    /// The domain that serves xenstore.
-    pub store_domain: DomId,
-    /// The console's event channel, as allocated in the guest.
-    pub console_port: u32,
-    /// The domain that serves the console.
-    pub console_domain: DomId,
-}
-
 /// The source's end of one guest.
 ///
 /// Dropping it undoes whatever is undone easily: the dirty log goes off, the agent's pause count is given back.
@@ -250,35 +138,6 @@ pub trait Source {
     fn destroy(&mut self) -> Result<()>;
 }
 
-/// What the target writes to a page.
-#[derive(Clone, Copy, Debug)]
-pub enum Content<'a> {
-    /// These bytes.
-    Bytes(&'a Page),
-    /// Zeros: the hypervisor does not clear what it allocates.
-    Zero,
-}
-
-/// Why somebody waits for a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The page that is missing. It may be named again before it is filled.
-    pub gfn: Gfn,
-    /// A virtual CPU of the guest waits. Otherwise a backend does, and polls.
-    pub vcpu_waits: bool,
-    /// The guest gave the page back; nobody needs its content any more.
-    pub dropped: bool,
-}
-
-/// Guest frames of the rings that the toolstack's backends serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rings {
-    /// xenstore's ring.
-    pub store: Gfn,
-    /// The console's ring.
-    pub console: Gfn,
-}
-
 /// The target's end of one guest.
 ///
 /// Dropping it before [`Target::release`] gives back the pager and the pause count; the toolstack destroys the domain.
@@ -323,7 +182,7 @@ pub trait Target {
 }
 
 /// A name space shared with the toolstack: xenstore. All paths, those returned too, are relative to
-/// [`control::ROOT`](crate::control::ROOT) in the home of the agent's domain: `request/out-5/suspended`.
+/// [`control::ROOT`](common::control::ROOT) in the home of the agent's domain: `request/out-5/suspended`.
 pub trait Store {
     /// The value at `path`, or nothing. Waits for the answer.
     fn read(&mut self, path: &str) -> Option<Vec<u8>>;

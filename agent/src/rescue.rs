@@ -16,11 +16,11 @@ use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::pin::pin;
 
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet};
 use embassy_futures::select::select;
 
-use crate::bitmap::PageSet;
 use crate::datagram::Line;
-use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, Source, Target};
+use crate::platform::{Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::pages::Waiting;
 use crate::session::sending::is_zero;

@@ -14,10 +14,11 @@ pub(crate) mod link;
 mod preamble;
 pub(crate) mod record;
 
+use common::PublicKey;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-pub use identity::{Identity, IdentityError, PublicKey, public_key};
+pub use identity::{Identity, public_key};
 
 pub(crate) use link::{Heard, Link};
 pub(crate) use preamble::{NoPreamble, Preamble, Protection, SessionName};

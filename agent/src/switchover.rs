@@ -7,18 +7,18 @@
 
 use alloc::vec::Vec;
 
-use crate::bitmap::PageSet;
-use crate::control::{Mode, State};
+use common::control::{Mode, State};
+use common::{BATCH, Gfn, PAGE_SIZE, PageSet};
+
 use crate::dirty_copy;
+use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
-use crate::net::LinkError;
-use crate::platform::{BATCH, Gfn, PAGE_SIZE, Source, Target};
+use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
+use crate::platform::{Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{BULK_WAIT, PeerFault, READY_WAIT, Refusal, SUSPEND_WAIT, SessionError, Wait};
-use crate::tasks::MS;
 use crate::verify;
 use crate::wire::{CHUNK, Cause, Demanded, Kind, Message, Set};
 
@@ -31,8 +31,6 @@ const fn first_touched(vcpus: u32) -> usize {
 const AHEAD_MS: u64 = 10;
 /// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
 const DRAINED: usize = 64 << 10;
-/// How often to look whether the guest has suspended, or stage 1 has arrived.
-const LOOK_EVERY: u64 = 5 * MS;
 
 /// The proof that the target could run the guest.
 pub(crate) struct Prepared(());
@@ -85,7 +83,7 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
         }
         full_copy::peek(departure).await?;
         let bulk = departure.bulk.connection();
-        timer.within(LOOK_EVERY, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
+        timer.within(SUSPEND_POLL, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
         bulk.check()?;
     }
     Ok(())
@@ -103,7 +101,7 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
         }
         full_copy::peek(departure).await?;
         let (timer, desk) = (&departure.timer, &departure.desk);
-        timer.within(LOOK_EVERY, timer.wait_for(|| desk.suspended())).await;
+        timer.within(SUSPEND_POLL, timer.wait_for(|| desk.suspended())).await;
     }
     Ok(())
 }

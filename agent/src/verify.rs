@@ -10,16 +10,17 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::bitmap::PageSet;
+use common::control::Size;
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet};
+
 use crate::budget::{self, Reservation};
 use crate::channel::Outlet;
-use crate::control::Size;
 use crate::digest::{self, Digest, Kept};
-use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, Source, Target};
+use crate::error::{PeerFault, Refusal, SessionError};
+use crate::platform::{Source, Target};
 use crate::session::arrival::Arrival;
 use crate::session::departure::Departure;
 use crate::session::sending::Batch;
-use crate::session::{PeerFault, Refusal, SessionError};
 use crate::tasks::MS;
 use crate::wire::{Cause, Digests};
 

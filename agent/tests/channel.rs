@@ -5,8 +5,8 @@ mod sim;
 
 use std::collections::HashSet;
 
-use agent::control::State;
 use agent::secure::Security;
+use common::control::State;
 use sim::guest::Here;
 use sim::{Scenario, World, key, sealed};
 

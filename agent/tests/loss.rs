@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 
-use agent::control::State;
+use common::control::State;
 use sim::link::Quality;
 use sim::{Scenario, World};
 

@@ -11,7 +11,7 @@ mod turns;
 #[path = "migration/verify.rs"]
 mod verify;
 
-use agent::control::{Mode, State, Summary};
+use common::control::{Mode, State, Summary};
 use proptest::prelude::*;
 use sim::guest::{Guest, Here};
 use sim::link::Quality;

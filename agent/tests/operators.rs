@@ -3,7 +3,7 @@
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 
-use agent::control::{State, reason};
+use common::control::{State, reason};
 use sim::guest::Here;
 use sim::machine::{NOT_ENFORCED, RESUMED};
 use sim::{Scenario, World};

@@ -9,7 +9,7 @@ mod sim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use agent::control::{Mode, State, reason};
+use common::control::{Mode, State, reason};
 use sim::guest::Here;
 use sim::link::Quality;
 use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op, THERE};

@@ -1,7 +1,7 @@
 //! The sizes that the documents name are those of the code.
 
-use agent::control::Size;
 use agent::memory_for;
+use common::control::Size;
 
 const DOCUMENT: &str = include_str!("../../docs/deploy.md");
 

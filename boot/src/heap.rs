@@ -3,9 +3,9 @@
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{self, NonNull};
 
+use common::PAGE_SIZE;
 use linked_list_allocator::Heap;
 use spin::Mutex;
-use xen_pv::abi::PAGE_SIZE;
 use xen_pv::memory::Pages;
 
 struct LockedHeap(Mutex<Heap>);

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use agent::secure::{Identity, IdentityError, Security};
+use agent::error::IdentityError;
+use agent::secure::{Identity, Security};
 use xen_pv::entropy::{Entropy, NoEntropy, Seed};
 use xen_pv::module::ModuleError;
 

@@ -4,13 +4,14 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use agent::bitmap::PageSet;
+use agent::error::PlatformError;
 use agent::platform as wanted;
-use agent::platform::{ARRIVALS, BATCH, Page, PageMask, PlatformError, Result};
-use xen_pv::abi::{DomId, Errno, Gfn, Port};
+use agent::platform::{ARRIVALS, Result};
+use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
+use xen_pv::abi::{Errno, Port};
 use xen_pv::guest::abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_pv::guest::pager::Crowd;
-use xen_pv::guest::reach::{Content, Reach};
+use xen_pv::guest::reach::Reach;
 use xen_pv::guest::{self, features, pinned, source, target};
 use xen_pv::memory::Memory;
 use xen_pv::time;
@@ -18,7 +19,7 @@ use xen_pv::time;
 /// Xen under the agent.
 pub struct Platform {
     reach: Reach,
-    features: wanted::Features,
+    features: Features,
     fault_ports: FaultPorts,
 }
 
@@ -47,11 +48,8 @@ impl Platform {
         let batch = memory.window()?;
         // Each guest that arrives needs addresses for its pager's ring.
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
-        let features = wanted::Features {
-            dirty_log: features::has_dirty_log(),
-            paging: features::has_paging(),
-            foreign_map: true,
-        };
+        let features =
+            Features { dirty_log: features::has_dirty_log(), paging: features::has_paging(), foreign_map: true };
         Ok(Self { reach: Reach::new(batch, rings), features, fault_ports: FaultPorts::default() })
     }
 
@@ -73,45 +71,35 @@ impl wanted::Platform for Platform {
         assert!(agent::os::random(bytes), "the generator was set up before the agent");
     }
 
-    fn features(&self) -> wanted::Features {
+    fn features(&self) -> Features {
         self.features
     }
 
-    fn open_source(&mut self, domain: wanted::DomId) -> Result<Source> {
-        let source = source::Source::open(self.reach.clone(), DomId(domain.0)).map_err(failure)?;
+    fn open_source(&mut self, domain: DomId) -> Result<Source> {
+        let source = source::Source::open(self.reach.clone(), domain).map_err(failure)?;
         Ok(Source { source })
     }
 
-    fn open_target(&mut self, domain: wanted::DomId, backends: wanted::Backends) -> Result<Target> {
-        let backends = target::Backends {
-            store_port: Port(backends.store_port),
-            store_domain: DomId(backends.store_domain.0),
-            console_port: Port(backends.console_port),
-            console_domain: DomId(backends.console_domain.0),
-        };
-        let target = target::Target::open(self.reach.clone(), DomId(domain.0), backends).map_err(failure)?;
+    fn open_target(&mut self, domain: DomId, backends: Backends) -> Result<Target> {
+        let target = target::Target::open(self.reach.clone(), domain, backends).map_err(failure)?;
         Ok(Target { target, domain, fault_ports: self.fault_ports.clone() })
     }
 
-    fn adopt_source(&mut self, domain: wanted::DomId, uuid: [u8; 16], memo: u64) -> Result<Source> {
-        let source = source::Source::adopt(self.reach.clone(), DomId(domain.0), uuid, memo).map_err(failure)?;
+    fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Source> {
+        let source = source::Source::adopt(self.reach.clone(), domain, uuid, memo).map_err(failure)?;
         Ok(Source { source })
     }
 
     fn adopt_target(
         &mut self,
-        domain: wanted::DomId,
+        domain: DomId,
         uuid: [u8; 16],
         _: u64,
-        hold: wanted::Hold,
+        hold: Hold,
         frames: u64,
     ) -> Result<(Target, PageSet)> {
-        let hold = match hold {
-            wanted::Hold::Held => target::Hold::Held,
-            wanted::Hold::Released => target::Hold::Released,
-        };
         let (target, absent) =
-            target::Target::adopt(self.reach.clone(), DomId(domain.0), uuid, hold, frames).map_err(failure)?;
+            target::Target::adopt(self.reach.clone(), domain, uuid, hold, frames).map_err(failure)?;
         let missing = PageSet::from_words(absent, frames);
         let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
         target.listen();
@@ -122,12 +110,12 @@ impl wanted::Platform for Platform {
         guest::policy::holds_what_has_left().map_err(failure)
     }
 
-    fn has_run(&self, domain: wanted::DomId) -> Result<bool> {
-        target::has_run(DomId(domain.0)).map_err(failure)
+    fn has_run(&self, domain: DomId) -> Result<bool> {
+        target::has_run(domain).map_err(failure)
     }
 
-    fn discard(&mut self, domain: wanted::DomId) -> Result<()> {
-        source::discard(DomId(domain.0)).map_err(failure)
+    fn discard(&mut self, domain: DomId) -> Result<()> {
+        source::discard(domain).map_err(failure)
     }
 }
 
@@ -155,24 +143,24 @@ impl wanted::Source for Source {
         self.source.frame().map_err(failure)
     }
 
-    fn find_ram(&mut self, first: wanted::Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
-        self.source.find_ram(Gfn(first.0), count, ram).map_err(failure)
+    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
+        self.source.find_ram(first, count, ram).map_err(failure)
     }
 
-    fn are_ram(&mut self, gfns: &[wanted::Gfn]) -> Result<bool> {
-        with_gfns(gfns, |gfns| self.source.are_ram(gfns))
+    fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool> {
+        self.source.are_ram(gfns).map_err(failure)
     }
 
-    fn read(&mut self, gfns: &[wanted::Gfn], into: &mut [Page]) -> Result<PageMask> {
-        with_gfns(gfns, |gfns| self.source.read(gfns, into))
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
+        self.source.read(gfns, into).map_err(failure)
     }
 
     fn log_on(&mut self) -> Result<()> {
         self.source.log_on().map_err(failure)
     }
 
-    fn protected(&mut self, gfns: &[wanted::Gfn]) -> Result<PageMask> {
-        with_gfns(gfns, |gfns| self.source.protected(gfns))
+    fn protected(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
+        self.source.protected(gfns).map_err(failure)
     }
 
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
@@ -191,9 +179,8 @@ impl wanted::Source for Source {
         pinned::holds_clock(page)
     }
 
-    fn first_touched(&mut self, limit: usize) -> Result<Vec<wanted::Gfn>> {
-        let gfns = self.source.first_touched(limit).map_err(failure)?;
-        Ok(gfns.into_iter().map(|gfn| wanted::Gfn(gfn.0)).collect())
+    fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
+        self.source.first_touched(limit).map_err(failure)
     }
 
     fn retain(&mut self) -> Result<()> {
@@ -204,8 +191,8 @@ impl wanted::Source for Source {
         self.source.release().map_err(failure)
     }
 
-    fn free(&mut self, gfns: &[wanted::Gfn]) -> Result<()> {
-        with_gfns(gfns, |gfns| self.source.free(gfns))
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.source.free(gfns).map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {
@@ -216,7 +203,7 @@ impl wanted::Source for Source {
 /// A guest that arrives.
 pub struct Target {
     target: target::Target,
-    domain: wanted::DomId,
+    domain: DomId,
     fault_ports: FaultPorts,
 }
 
@@ -245,47 +232,42 @@ impl wanted::Target for Target {
         0
     }
 
-    fn build(&mut self, frame: &[u8]) -> Result<wanted::Rings> {
+    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
         let rings = self.target.build(frame).map_err(failure)?;
         self.listen();
-        Ok(wanted::Rings { store: wanted::Gfn(rings.store.0), console: wanted::Gfn(rings.console.0) })
+        Ok(rings)
     }
 
     fn can_page(&self) -> bool {
         self.target.can_page()
     }
 
-    fn populate(&mut self, first: wanted::Gfn, order: u8) -> Result<()> {
-        self.target.populate(Gfn(first.0), order).map_err(failure)
+    fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
+        self.target.populate(first, order).map_err(failure)
     }
 
-    fn free(&mut self, gfns: &[wanted::Gfn]) -> Result<()> {
-        with_gfns(gfns, |gfns| self.target.free(gfns))
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.target.free(gfns).map_err(failure)
     }
 
-    fn write(&mut self, pages: &[(wanted::Gfn, wanted::Content<'_>)]) -> Result<PageMask> {
-        with_pages(pages, |pages| self.target.write(pages))
+    fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        self.target.write(pages).map_err(failure)
     }
 
-    fn read(&mut self, gfns: &[wanted::Gfn], into: &mut [Page]) -> Result<PageMask> {
-        with_gfns(gfns, |gfns| self.target.read(gfns, into))
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
+        self.target.read(gfns, into).map_err(failure)
     }
 
-    fn arm(&mut self, gfns: &[wanted::Gfn]) -> Result<PageMask> {
-        with_gfns(gfns, |gfns| self.target.arm(gfns))
+    fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
+        self.target.arm(gfns).map_err(failure)
     }
 
-    fn next_fault(&mut self) -> Result<Option<wanted::Fault>> {
-        let fault = self.target.next_fault().map_err(failure)?;
-        Ok(fault.map(|fault| wanted::Fault {
-            gfn: wanted::Gfn(fault.gfn.0),
-            vcpu_waits: fault.vcpu_waits,
-            dropped: fault.dropped,
-        }))
+    fn next_fault(&mut self) -> Result<Option<Fault>> {
+        self.target.next_fault().map_err(failure)
     }
 
-    fn fill(&mut self, pages: &[(wanted::Gfn, wanted::Content<'_>)]) -> Result<PageMask> {
-        with_pages(pages, |pages| self.target.fill(pages))
+    fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        self.target.fill(pages).map_err(failure)
     }
 
     fn load_state(&mut self, state: &[u8]) -> Result<()> {
@@ -319,8 +301,7 @@ impl Drop for Target {
 }
 
 /// For the operator of a guest with many virtual CPUs.
-fn say_crowd(domain: wanted::DomId, Crowd { early, full }: Crowd) {
-    let wanted::DomId(domain) = domain;
+fn say_crowd(DomId(domain): DomId, Crowd { early, full }: Crowd) {
     if full != 0 {
         log::warn!("domain {domain}: its ring of faults was full {full} times, and {early} were answered early");
     } else if early != 0 {
@@ -340,31 +321,6 @@ fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
         paused: info.is_paused(),
         hap: info.flags & DOMINF_HAP != 0,
     }
-}
-
-fn with_gfns<T>(gfns: &[wanted::Gfn], work: impl FnOnce(&[Gfn]) -> guest::Result<T>) -> Result<T> {
-    let mut own = [Gfn(0); BATCH];
-    let count = gfns.len().min(BATCH);
-    for (own, gfn) in own.iter_mut().zip(gfns) {
-        *own = Gfn(gfn.0);
-    }
-    work(&own[..count]).map_err(failure)
-}
-
-fn with_pages<T>(
-    pages: &[(wanted::Gfn, wanted::Content<'_>)],
-    work: impl FnOnce(&[(Gfn, Content<'_>)]) -> guest::Result<T>,
-) -> Result<T> {
-    let mut own = [(Gfn(0), Content::Zero); BATCH];
-    let count = pages.len().min(BATCH);
-    for (own, (gfn, content)) in own.iter_mut().zip(pages) {
-        let content = match content {
-            wanted::Content::Bytes(page) => Content::Bytes(page),
-            wanted::Content::Zero => Content::Zero,
-        };
-        *own = (Gfn(gfn.0), content);
-    }
-    work(&own[..count]).map_err(failure)
 }
 
 /// What the agent understands of a failure.

@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use xen_pv::abi::DomId;
+use common::DomId;
 use xen_pv::event::{self, Channel};
 use xen_pv::grant::Grant;
 use xen_pv::time;

@@ -8,12 +8,13 @@ use core::cell::RefCell;
 use core::convert::Infallible;
 use core::fmt;
 
-use agent::control::{REFUSED, ROOT};
-use agent::platform::{Features, Platform as _};
+use agent::platform::Platform as _;
 use agent::secure::Security;
 use agent::{Address, Agent, Config, MTU, Wake};
+use common::control::{REFUSED, ROOT};
+use common::{Features, PAGE_SIZE};
 use log::LevelFilter;
-use xen_pv::abi::{PAGE_SIZE, Port};
+use xen_pv::abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};

@@ -5,7 +5,7 @@
 use core::fmt::{Debug, Display};
 use core::str::FromStr;
 
-use agent::control::{AgentStatus, Progress, Request, RequestId, SessionToken, State, Summary};
+use common::control::{AgentStatus, Progress, Request, RequestId, SessionToken, State, Summary};
 use agent::secure::{Identity, Security};
 use agent::{Address, Config};
 use libfuzzer_sys::fuzz_target;

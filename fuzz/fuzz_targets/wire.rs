@@ -1,7 +1,7 @@
 //! What a peer's agent sends: headers, every message, datagrams. What is taken says the same when it is sent on.
 #![no_main]
 
-use agent::bitmap::PageSet;
+use common::{PageSet};
 use agent::wire::{CHUNK, Header, Message, Rescue, Set};
 use libfuzzer_sys::fuzz_target;
 

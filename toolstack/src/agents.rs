@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
 
-use agent::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
+use common::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
 
 use crate::refusal::Refusal;
 use crate::xenstore::{Xenstore, XenstoreError};

@@ -147,7 +147,7 @@ impl Follow {
 
 #[cfg(test)]
 mod tests {
-    use agent::control::reason;
+    use common::control::reason;
 
     use super::*;
     use crate::testing::FakeStore;

@@ -11,7 +11,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use agent::secure::{Identity, IdentityError, PublicKey, public_key};
+use agent::error::IdentityError;
+use agent::secure::{Identity, public_key};
+use common::PublicKey;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
@@ -327,7 +329,7 @@ mod tests {
         let private = std::fs::read_to_string(&key).expect("text");
         assert!(refusal(&private).contains("a private key has no place"));
         let many: String = (0..257).map(|n| format!("peer {n:064x} host{n}\n")).collect();
-        assert_eq!(refusal(&many), KeyError::Module(IdentityError::TooManyPeers).to_string());
+        assert_eq!(refusal(&many), KeyError::Module(IdentityError::TooManyPeers { most: 256 }).to_string());
     }
 
     #[test]

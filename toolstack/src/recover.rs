@@ -11,8 +11,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agent::control::{Request, State, reason};
-use agent::platform::DomId;
+use common::DomId;
+use common::control::{Request, State, reason};
 
 use crate::agents::{Agent, Session, Way};
 use crate::kept::{self, End};

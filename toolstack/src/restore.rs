@@ -19,8 +19,8 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use agent::control::{Request, State};
-use agent::platform::{Backends, DomId};
+use common::control::{Request, State};
+use common::{Backends, DomId};
 
 use crate::agents::{Agent, Session, Way};
 use crate::arguments::RestoreArguments;
@@ -163,8 +163,8 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::thread;
 
-    use agent::control::{Mode, SessionToken, Size};
-    use agent::secure::PublicKey;
+    use common::PublicKey;
+    use common::control::{Mode, SessionToken, Size};
 
     use super::*;
     use crate::events::Signals;

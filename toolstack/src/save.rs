@@ -20,8 +20,8 @@ use std::net::SocketAddrV4;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use agent::control::{Mode, Progress, Request, State};
-use agent::platform::DomId;
+use common::DomId;
+use common::control::{Mode, Progress, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};

@@ -1,6 +1,6 @@
 //! What the operator sees: this host's agent, its sessions, how far they are.
 
-use agent::control::{Request, Size, State, Summary};
+use common::control::{Request, Size, State, Summary};
 
 use crate::agents::{Agent, Session};
 use crate::refusal::Refusal;

@@ -8,8 +8,8 @@
 use std::fmt;
 use std::net::SocketAddrV4;
 
-use agent::control::{Mode, SessionToken, Size};
-use agent::secure::PublicKey;
+use common::PublicKey;
+use common::control::{Mode, SessionToken, Size};
 
 /// The version of our record.
 const RECORD_VERSION: &str = "2";

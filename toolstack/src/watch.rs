@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use agent::control::{AGENT, REFUSED, ROOT};
+use common::control::{AGENT, REFUSED, ROOT};
 
 use crate::agents::{Agent, NAME};
 use crate::identity;

@@ -5,8 +5,10 @@
 
 use core::arch::asm;
 
+use common::DomId;
+
+use crate::abi::Errno;
 use crate::abi::mmu::{MmuUpdate, MmuextOp};
-use crate::abi::{DomId, Errno};
 
 pub(crate) const MMU_UPDATE: u64 = 1;
 pub(crate) const MEMORY_OP: u64 = 12;

@@ -11,6 +11,7 @@ use core::arch::x86_64::__cpuid;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use common::{DomId, PAGE_SIZE};
 use spin::Once;
 
 use crate::abi::mmu::{
@@ -18,7 +19,7 @@ use crate::abi::mmu::{
     PTE_WRITABLE, PTES, UVMF_INVLPG,
 };
 use crate::abi::start_info::StartInfo;
-use crate::abi::{DomId, Errno, Mfn, PAGE_SHIFT, PAGE_SIZE, Pfn};
+use crate::abi::{Errno, Mfn, PAGE_SHIFT, Pfn};
 use crate::hypercall;
 use crate::window::Window;
 

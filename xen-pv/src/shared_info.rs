@@ -4,10 +4,11 @@ use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
+use common::DomId;
 use spin::Once;
 
 use crate::abi::start_info::{SharedInfo, StartInfo, VcpuInfo};
-use crate::abi::{DomId, Errno, PAGE_SHIFT};
+use crate::abi::{Errno, PAGE_SHIFT};
 use crate::memory::Memory;
 use crate::window::Access;
 

@@ -4,13 +4,12 @@
 
 use core::ptr::NonNull;
 
+use common::{BATCH, DomId, PAGE_SIZE};
+
 use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
-use crate::abi::{DomId, Errno, Mfn, PAGE_SHIFT, PAGE_SIZE};
+use crate::abi::{Errno, Mfn, PAGE_SHIFT};
 use crate::hypercall;
 use crate::memory::{read_only, read_write};
-
-/// Most pages that one call maps: one bit each in a mask.
-pub const BATCH: usize = 64;
 
 /// What may be done to mapped pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,22 +5,21 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use common::control::{Mode, SessionToken, Size};
+use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings};
+
 use super::{End, Ends, connect, work};
-use crate::bitmap::PageSet;
 use crate::budget::Budget;
 use crate::channel::Inlet;
 use crate::claim::Domains;
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, Size};
 use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::dirty_copy::{self, PUSH};
+use crate::error::PlatformError;
 use crate::lobby::Called;
 use crate::peers::Peers;
-use crate::platform::{
-    Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Hold, PAGE_SIZE, Page, PageMask, Platform,
-    PlatformError, Result, Rings, Source, Target,
-};
+use crate::platform::{GuestInfo, Platform, Result, Source, Target};
 use crate::secure::{Link, Security};
 use crate::session::Host;
 use crate::session::departure::{self, Departure};

@@ -6,6 +6,7 @@
 
 use alloc::boxed::Box;
 
+use common::PublicKey;
 use snow::params::{CipherChoice, DHChoice, HashChoice, NoiseParams};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
@@ -13,9 +14,9 @@ use snow::{Builder, HandshakeState};
 use zeroize::Zeroizing;
 
 use super::record::{Direction, Key};
-use super::{Identity, Link, Preamble, PublicKey};
-use crate::net::{Connection, LinkError};
-use crate::session::{Refusal, SessionError};
+use super::{Identity, Link, Preamble};
+use crate::error::{LinkError, Refusal, SessionError};
+use crate::net::Connection;
 
 const PATTERN: &str = "Noise_IK_25519_ChaChaPoly_BLAKE2s";
 /// The caller's message: its ephemeral key, its static key and a tag, a tag.

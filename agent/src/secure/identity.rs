@@ -4,52 +4,19 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::str::FromStr;
 
+use common::{PublicKey, hex};
 use snow::params::DHChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::Dh;
 use zeroize::Zeroizing;
 
-use crate::control::ParseError;
-use crate::hex;
+use crate::error::IdentityError;
 
 /// Most agents that one agent knows.
 const PEERS: usize = 256;
 /// What the text starts with.
 const HEAD: &str = "tsmc-identity 1";
-
-/// The key by which others know an agent (X25519).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PublicKey(pub [u8; 32]);
-
-impl PublicKey {
-    /// Its first 16 digits, for a person to compare.
-    pub fn fingerprint(&self) -> String {
-        let mut digits = self.to_string();
-        digits.truncate(16);
-        digits
-    }
-}
-
-impl fmt::Display for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, &self.0)
-    }
-}
-
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, &self.0)
-    }
-}
-
-impl FromStr for PublicKey {
-    type Err = ParseError;
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        hex::parse(text).map(Self).ok_or(ParseError::Bad("key"))
-    }
-}
 
 /// This agent's own key pair and the keys of the agents that it trusts with guests.
 ///
@@ -68,44 +35,12 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// Why a text is no identity. It never says what the text holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdentityError {
-    /// It does not start as it should.
-    Head,
-    /// This line, counted from 1, cannot be understood.
-    Line(usize),
-    /// It has no private key.
-    NoKey,
-    /// It has a second private key, in this line.
-    SecondKey(usize),
-    /// It names an agent again, in this line.
-    SecondPeer(usize),
-    /// It names more agents than this one can know.
-    TooManyPeers,
-}
-
-impl fmt::Display for IdentityError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Head => write!(f, "the agent's identity does not start with '{HEAD}'"),
-            Self::Line(line) => write!(f, "line {line} of the agent's identity cannot be understood"),
-            Self::NoKey => f.write_str("the agent's identity has no key"),
-            Self::SecondKey(line) => write!(f, "line {line} of the agent's identity has a second key"),
-            Self::SecondPeer(line) => write!(f, "line {line} of the agent's identity names a peer again"),
-            Self::TooManyPeers => write!(f, "the agent's identity names more than {PEERS} peers"),
-        }
-    }
-}
-
-impl core::error::Error for IdentityError {}
-
 impl Identity {
     /// Reads the text of an identity.
     pub fn parse(text: &str) -> Result<Self, IdentityError> {
         let mut lines = text.lines().map(str::trim).enumerate();
         if lines.next().map(|(_, line)| line) != Some(HEAD) {
-            return Err(IdentityError::Head);
+            return Err(IdentityError::Head { expected: HEAD });
         }
         let (mut private, mut peers) = (None, Vec::<(PublicKey, String)>::new());
         for (index, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
@@ -114,7 +49,7 @@ impl Identity {
             match word {
                 "key" if private.is_some() => return Err(IdentityError::SecondKey(index + 1)),
                 "key" => private = Some(Zeroizing::new(hex::parse(value).ok_or(bad)?)),
-                "peer" if peers.len() == PEERS => return Err(IdentityError::TooManyPeers),
+                "peer" if peers.len() == PEERS => return Err(IdentityError::TooManyPeers { most: PEERS }),
                 "peer" => {
                     let (key, name) = value.split_once(' ').unwrap_or((value, ""));
                     if name.contains(char::is_control) {
@@ -205,8 +140,8 @@ mod tests {
 
     #[test]
     fn what_is_no_identity_is_refused() {
-        assert_eq!(Identity::parse("").unwrap_err(), IdentityError::Head);
-        assert_eq!(Identity::parse("tsmc-identity 2\n").unwrap_err(), IdentityError::Head);
+        assert_eq!(Identity::parse("").unwrap_err(), IdentityError::Head { expected: HEAD });
+        assert_eq!(Identity::parse("tsmc-identity 2\n").unwrap_err(), IdentityError::Head { expected: HEAD });
         let key = format!("key {PRIVATE}\n");
         assert_eq!(identity("").unwrap_err(), IdentityError::NoKey);
         assert_eq!(identity(&format!("{key}{key}")).unwrap_err(), IdentityError::SecondKey(3));
@@ -217,7 +152,7 @@ mod tests {
         let peer = format!("peer {PUBLIC} b\n");
         assert_eq!(identity(&format!("{key}{peer}{peer}")).unwrap_err(), IdentityError::SecondPeer(4));
         let peers: String = (0..=PEERS).map(|number| format!("peer {number:064x} b\n")).collect();
-        assert_eq!(identity(&format!("{key}{peers}")).unwrap_err(), IdentityError::TooManyPeers);
+        assert_eq!(identity(&format!("{key}{peers}")).unwrap_err(), IdentityError::TooManyPeers { most: PEERS });
     }
 
     #[test]

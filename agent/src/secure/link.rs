@@ -4,10 +4,12 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use super::PublicKey;
+use common::PublicKey;
+
 use super::datagram::Datagrams;
 use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
-use crate::net::{Connection, LinkError};
+use crate::error::LinkError;
+use crate::net::Connection;
 
 /// One secured connection. Messages go in through [`Outlet`](crate::channel::Outlet) and come out of
 /// [`Inlet`](crate::channel::Inlet); here they are cut into records.

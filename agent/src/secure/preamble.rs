@@ -4,10 +4,11 @@
 //! the handshake: changed on the way, the handshake fails. Whoever reads them learns which session is meant, and not the
 //! token without which nobody is let in.
 
+use common::control::SessionToken;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-use crate::control::SessionToken;
+use crate::error::Refusal;
 use crate::wire::Channel;
 
 const MAGIC: [u8; 4] = *b"TSMC";
@@ -22,6 +23,16 @@ pub(crate) enum Protection {
     Plain = 0,
     /// A handshake, then sealed records.
     Sealed = 1,
+}
+
+/// Why this agent does not talk to a peer whose connections are protected like that.
+impl From<Protection> for Refusal {
+    fn from(peer: Protection) -> Self {
+        match peer {
+            Protection::Plain => Self::PeerIsPlain,
+            Protection::Sealed => Self::PeerIsSealed,
+        }
+    }
 }
 
 /// What a session is called in clear: the first half of a hash of its token (BLAKE2s).

@@ -7,9 +7,8 @@
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
+use common::PAGE_SIZE;
 use zeroize::Zeroizing;
-
-use crate::platform::PAGE_SIZE;
 
 /// Bytes of a record's length.
 pub(crate) const LENGTH: usize = 4;

@@ -5,6 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
+use common::control::{Progress, SessionToken, Size, State};
+use common::{BATCH, Backends, DomId, Hold, Rings};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::cancelled;
@@ -12,15 +14,15 @@ use super::dialing::{self, BULK, CONTROL, Callee};
 use super::note::{Note, Role};
 use super::pages::{SETS, Sets, Waiting};
 use super::stay::{self, Contact};
-use super::{BULK_LOST, BULK_WAIT, Host, LOST, PEER_WAIT, PeerFault, Refusal, SessionError, Wait, epilogue, turn};
+use super::{Host, epilogue, turn};
 use crate::budget::{Reservation, Want};
 use crate::channel::{Inlet, SharedOutlet};
-use crate::control::{Progress, SessionToken, Size, State};
 use crate::datagram::End;
 use crate::desk::Desk;
+use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
 use crate::ledger::{Ledger, Stage};
-use crate::net::LinkError;
-use crate::platform::{BATCH, Backends, DomId, Hold, Platform, Rings, Target};
+use crate::limits::{BULK_LOST, BULK_WAIT, CONTROL_LOST, PEER_WAIT, WATCH};
+use crate::platform::{Platform, Target};
 use crate::secure::Link;
 use crate::tasks::{SECOND, Timer};
 use crate::verify::Verifier;
@@ -35,8 +37,6 @@ pub(crate) const BULKS: [Kind; 8] =
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const MEMORY: usize =
     CONTROL.size() + BULK.size() + Kind::Pages.limit() + 2 * Kind::State.limit() + datagram::MEMORY + rescue::MEMORY;
-/// How often to look whether the domain is still there.
-const WATCH: u64 = SECOND;
 
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
@@ -408,7 +408,7 @@ impl<T: Target> Arrival<T> {
     pub(crate) async fn enter_doubt(&self) {
         self.phase.set(Phase::InDoubt);
         if let Some(Lines { links: [control, bulk], .. }) = &*self.lines.borrow() {
-            control.connection().set_patience(Some(LOST));
+            control.connection().set_patience(Some(CONTROL_LOST));
             bulk.connection().set_patience(Some(BULK_LOST));
         }
         self.desk.note(&self.notes.borrow().ready);

@@ -11,25 +11,27 @@ use core::cell::{Cell, RefCell};
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::pin::{Pin, pin};
 
+use common::control::{Mode, SessionToken, Size, State};
+use common::{BATCH, DomId, Features, Gfn, PAGE_SIZE, Page, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::note::{Note, Role};
 use super::retained::{self, Line};
-use super::{BULK_WAIT, Committed, Host, PEER_WAIT, PeerFault, Refusal, SUSPEND_WAIT, SessionError, Wait, turn};
-use crate::bitmap::PageSet;
+use super::{Committed, Host, turn};
 use crate::budget::{Reservation, Want};
 use crate::channel::{Inlet, Outlet};
 use crate::config::Config;
-use crate::control::{Mode, SessionToken, Size, State};
 use crate::datagram::End;
 use crate::desk::{Complaint, Desk};
 use crate::digest::Kept;
+use crate::error::{LinkError, PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::ledger::{Ledger, Sends};
+use crate::limits::{BULK_WAIT, PAUSE_GRACE, PEER_WAIT, SUSPEND_WAIT};
 use crate::lobby::{Called, Invitation};
-use crate::net::{IN_FLIGHT_CONTROL, LinkError};
+use crate::net::IN_FLIGHT_CONTROL;
 use crate::peers::Seat;
-use crate::platform::{BATCH, DomId, Features, Gfn, GuestInfo, PAGE_SIZE, Page, Platform, PlatformError, Source};
+use crate::platform::{GuestInfo, Platform, Source};
 use crate::rescue::Answering;
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{SECOND, Timer};
@@ -51,8 +53,6 @@ const DEMANDS: usize = 4096;
 /// What a target may say.
 pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
-/// How long a guest may stay paused: a tool that looks at it pauses it for a moment, and `xl destroy` pauses it first.
-const PAUSE_GRACE: u64 = SECOND;
 /// What the source waits for when the target has not begun.
 const OTHER_WAITS: &str = "the other host's agent, which waits for its turn; see 'tsmc status' there";
 /// Nobody calls the target.

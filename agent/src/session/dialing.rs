@@ -3,14 +3,17 @@
 use core::convert::Infallible;
 use core::net::SocketAddrV4;
 
-use super::{Host, PEER_WAIT, Refusal, SessionError};
+use common::PublicKey;
+use common::control::SessionToken;
+
+use super::Host;
 use crate::channel::SharedOutlet;
-use crate::control::SessionToken;
-use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, LinkError, SPARE};
+use crate::error::{LinkError, Refusal, SessionError};
+use crate::limits::{PEER_WAIT, POSTPONE_EVERY, REDIAL_AFTER};
+use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
-use crate::secure::{Link, Preamble, PublicKey, Security, SessionName};
-use crate::tasks::MS;
+use crate::secure::{Link, Preamble, Security, SessionName};
 use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
 
 /// The target is told much and sends little.
@@ -18,10 +21,6 @@ pub(super) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE
 pub(super) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// A call that only says that another will come.
 const SHORT: Buffers = Buffers { receive: 1 << 10, send: 1 << 10 };
-/// How often that is said while the source would wait for a call.
-const POSTPONE_EVERY: u64 = PEER_WAIT / 4;
-/// How long to wait before calling again.
-const CALL_AGAIN: u64 = 250 * MS;
 /// How often to call when calls are turned away: the other agent drops callers that it has no room for.
 const TURNS: usize = 5;
 
@@ -52,10 +51,10 @@ pub(crate) async fn dial<P: Platform>(
         turns -= usize::from(error == SessionError::Link(LinkError::TurnedAway));
         let again =
             matches!(error, SessionError::Link(link) if !matches!(link, LinkError::Unproven | LinkError::Version));
-        if !again || turns == 0 || deadline <= host.timer.now() + CALL_AGAIN {
+        if !again || turns == 0 || deadline <= host.timer.now() + REDIAL_AFTER {
             return Err(error);
         }
-        host.timer.sleep(CALL_AGAIN).await;
+        host.timer.sleep(REDIAL_AFTER).await;
     }
 }
 

@@ -7,23 +7,21 @@ use core::future::Future;
 
 use alloc::string::String;
 
+use common::control::SessionToken;
 use embassy_futures::select::select;
 
+use super::Host;
 use super::arrival::CONTROLS;
 use super::dialing::{self, Callee};
-use super::{CALL_AGAIN, Host, LOST, SessionError};
 use crate::channel::{Inlet, Outlet};
-use crate::control::SessionToken;
+use crate::error::SessionError;
+use crate::limits::{CONTROL_LOST, EPILOGUE_RECALL, RECALL_AFTER};
 use crate::lobby::{self, Invitation};
 use crate::platform::Platform;
-use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};
 
 /// Sessions that are remembered.
 const REMEMBERED: usize = 8;
-
-/// The longest time between two calls of a target whose guest does not depend on them.
-const SELDOM: u64 = 60 * SECOND;
 
 /// How a session ended.
 pub(super) enum Answer {
@@ -64,7 +62,7 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
                 Answer::Abort(reason) => Message::Abort(reason),
             };
             let told = async { control.send(message).await.is_ok() && called.control.connection().finished().await };
-            if host.timer.within(LOST, told).await == Some(true) {
+            if host.timer.within(CONTROL_LOST, told).await == Some(true) {
                 return;
             }
         }
@@ -76,18 +74,18 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
 pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Option<Word>) {
     let Some(word) = word else { return };
     let reporting = async {
-        let mut pause = CALL_AGAIN;
+        let mut pause = RECALL_AFTER;
         loop {
             let told = async {
                 let [control, _bulk] = dialing::both(host, callee, session, Purpose::Recover).await?;
                 Outlet::new(control.clone()).send(word.message()).await?;
                 await_answer(Inlet::new(control, &CONTROLS)).await
             };
-            if host.timer.within(LOST, told).await.is_some_and(|told| told.is_ok()) {
+            if host.timer.within(CONTROL_LOST, told).await.is_some_and(|told| told.is_ok()) {
                 return;
             }
             host.timer.sleep(pause).await;
-            pause = (pause * 2).min(SELDOM);
+            pause = (pause * 2).min(EPILOGUE_RECALL);
         }
     };
     while_remembered(host, session, reporting).await;

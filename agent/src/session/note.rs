@@ -10,13 +10,15 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
-use super::{Host, Refusal, SessionError};
-use crate::control::SessionToken;
-use crate::platform::{DomId, Platform};
+use common::control::SessionToken;
+use common::{DomId, PublicKey, hex};
+
+use super::Host;
+use crate::error::{Refusal, SessionError, WireError};
+use crate::platform::Platform;
+use crate::secure::Security;
 use crate::secure::record::{Cipher, TAG};
-use crate::secure::{PublicKey, Security};
 use crate::wire::cursor::Cursor;
-use crate::{hex, wire};
 
 /// What the sealed part starts with.
 const VERSION: u8 = 1;
@@ -92,8 +94,8 @@ impl Note {
         into.extend_from_slice(&[0; 8]);
     }
 
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, wire::WireError> {
-        const BAD: wire::WireError = wire::WireError::Value("note");
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, WireError> {
+        const BAD: WireError = WireError::Value("note");
         let mut cursor = Cursor::new(body);
         if cursor.u8()? != VERSION {
             return Err(BAD);

@@ -1,16 +1,15 @@
 //! The target's pages: what is known of each, and how one comes to where it belongs.
 
+use common::{BATCH, Content, Fault, Gfn, PageSet};
+
 use super::arrival::Arrival;
-use super::{PeerFault, Refusal, SessionError};
-use crate::bitmap::PageSet;
 use crate::desk::Complaint;
-use crate::platform::{BATCH, Content, Fault, Gfn, Target};
-use crate::tasks::MS;
+use crate::error::{PeerFault, Refusal, SessionError};
+use crate::limits::PAGE_RETRY;
+use crate::platform::Target;
 use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
 
-/// How long to wait before filling again what could not be filled.
-const TRY_AGAIN: u64 = 50 * MS;
 /// Page sets that an arrival keeps, and what the platform knows of absent pages.
 pub(super) const SETS: usize = 6;
 
@@ -136,7 +135,7 @@ impl<T: Target> Arrival<T> {
                 placed => return placed,
             };
             complaint.about(&self.desk.id, error);
-            self.timer.sleep(TRY_AGAIN).await;
+            self.timer.sleep(PAGE_RETRY).await;
         }
     }
 

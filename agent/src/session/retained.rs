@@ -4,30 +4,30 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use core::pin::pin;
 
+use common::control::{Mode, State, reason};
+use common::{BATCH, Gfn, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::departure::{Departure, Ending, Listening, answering, reserve, size_of};
 use super::epilogue::{self, Answer};
 use super::note::Note;
 use super::sending::Batch;
-use super::{BULK_LOST, Committed, Host, LOST, PEER_WAIT, Refusal, SessionError, turn};
-use crate::bitmap::PageSet;
+use super::{Committed, Host, turn};
 use crate::budget::Want;
 use crate::channel::Outlet;
 use crate::claim::Claim;
-use crate::control::{Mode, State, reason};
 use crate::desk::{Complaint, Desk};
+use crate::error::{LinkError, PlatformError, Refusal, SessionError};
+use crate::limits::{BULK_LOST, CONTROL_LOST, PEER_WAIT, XEN_RETRY};
 use crate::lobby::{Called, Invitation};
-use crate::net::{IN_FLIGHT_CONTROL, LinkError};
-use crate::platform::{BATCH, Gfn, Platform, PlatformError, Source};
+use crate::net::IN_FLIGHT_CONTROL;
+use crate::platform::{Platform, Source};
 use crate::tasks::SECOND;
 use crate::wire::{CHUNK, Message, Purpose};
 use crate::{dirty_copy, platform, session};
 
 /// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
 const AT_ONCE: u64 = 1 << 20;
-/// How often to try again what the hypervisor refused after the commit.
-const TRY_AGAIN: u64 = SECOND;
 
 /// Where a departure is once it has committed.
 pub(super) enum Line {
@@ -169,7 +169,7 @@ impl<S: Source> Departure<S> {
         self.bulk = Outlet::new(called.bulk.clone());
         self.rescue = answering(host, called);
         called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
-        self.set_patience(LOST, BULK_LOST);
+        self.set_patience(CONTROL_LOST, BULK_LOST);
         self.recovers = true;
         self.inbox.demands.borrow_mut().clear();
         self.inbox.told.set(false);
@@ -200,7 +200,7 @@ impl<S: Source> Departure<S> {
                 done @ (Ok(()) | Err(PlatformError::Gone)) => return done,
                 Err(error) => complaint.about(&self.desk.id, format_args!("{what}: {error}")),
             }
-            self.timer.sleep(TRY_AGAIN).await;
+            self.timer.sleep(XEN_RETRY).await;
         }
     }
 

@@ -1,10 +1,12 @@
 //! The source's pages: read, told apart, sent, counted.
 
+use common::control::Mode;
+use common::{BATCH, Gfn, Page, PageMask};
+
 use super::departure::Departure;
-use super::{Refusal, SessionError};
 use crate::channel::Outlet;
-use crate::control::Mode;
-use crate::platform::{BATCH, Gfn, Page, PageMask, Source};
+use crate::error::{Refusal, SessionError};
+use crate::platform::Source;
 use crate::verify;
 use crate::wire::Cause;
 

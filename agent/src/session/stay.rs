@@ -8,29 +8,25 @@ use alloc::string::{String, ToString};
 use core::future::Future;
 use core::pin::{Pin, pin};
 
+use common::control::State;
+use common::{Gfn, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
+use super::Host;
 use super::arrival::{Arrival, BULKS, CONTROLS, Phase};
 use super::dialing;
 use super::epilogue::Word;
-use super::{BULK_LOST, CALL_AGAIN, Host, LOST, PeerFault, Refusal, SessionError, Wait};
-use crate::bitmap::PageSet;
 use crate::channel::{Inlet, Outlet};
-use crate::control::State;
 use crate::datagram::{self, Line};
 use crate::desk::Complaint;
+use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::ledger::Stage;
-use crate::platform::{Gfn, Platform, PlatformError, Target};
+use crate::limits::{BULK_LOST, CONTROL_LOST, RECALL_AFTER, WATCH, WATCH_START, XEN_RETRY};
+use crate::platform::{Platform, Target};
 use crate::secure::Link;
-use crate::tasks::{MS, SECOND};
 use crate::verify;
 use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
 use crate::{dirty_copy, tail};
-
-/// How often to look after the guest, until it runs and then.
-const WATCH: [u64; 2] = [20 * MS, SECOND];
-/// How long to wait before asking the hypervisor again for what it refused.
-const TRY_AGAIN: u64 = SECOND;
 
 /// What the source says on the control connection, until there is an error, or its last word.
 pub(super) type Listening<'a> = Pin<Box<dyn Future<Output = Result<(), SessionError>> + 'a>>;
@@ -116,7 +112,7 @@ pub(super) async fn stay<'a, P: Platform>(
                 arrival.say(word.message()).await?;
                 listening.await
             };
-            host.timer.within(LOST, told).await == Some(Ok(()))
+            host.timer.within(CONTROL_LOST, told).await == Some(Ok(()))
         }
     };
     arrival.close(state);
@@ -161,7 +157,7 @@ async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::plat
         let done = work(&mut arrival.target.borrow_mut());
         let Err(error) = done else { return };
         complaint.about(&arrival.desk.id, error);
-        arrival.timer.sleep(TRY_AGAIN).await;
+        arrival.timer.sleep(XEN_RETRY).await;
     }
 }
 
@@ -182,7 +178,7 @@ async fn watch<T: Target>(arrival: &Arrival<T>) -> Ran {
         if ran == Ok(true) && !arrival.ran.replace(true) {
             arrival.timer.nudge();
         }
-        arrival.timer.sleep(WATCH[usize::from(arrival.ran.get())]).await;
+        arrival.timer.sleep(if arrival.ran.get() { WATCH } else { WATCH_START }).await;
     }
 }
 
@@ -219,13 +215,13 @@ async fn call_again<'a, P: Platform>(
     arrival: &'a Arrival<P::Target>,
 ) -> Result<Contact<'a>, SessionError> {
     let timed_out = || SessionError::TimedOut(Wait::Call);
-    host.timer.sleep(CALL_AGAIN).await;
+    host.timer.sleep(RECALL_AFTER).await;
     let called = dialing::both(host, arrival.callee, arrival.session, Purpose::Recover);
-    let [control, bulk] = host.timer.within(LOST, called).await.ok_or_else(timed_out)??;
-    control.connection().set_patience(Some(LOST));
+    let [control, bulk] = host.timer.within(CONTROL_LOST, called).await.ok_or_else(timed_out)??;
+    control.connection().set_patience(Some(CONTROL_LOST));
     bulk.connection().set_patience(Some(BULK_LOST));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
-    host.timer.within(LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
+    host.timer.within(CONTROL_LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
     let links = [control.clone(), bulk.clone()];
     let said = say_missing(arrival, Outlet::new(control.clone()));
     tail::minding(links, arrival.timer.clone(), said).await?;

@@ -1,6 +1,6 @@
 //! Bytes taken from the front, each taking checked.
 
-use super::WireError;
+use crate::error::WireError;
 
 pub(crate) struct Cursor<'a>(&'a [u8]);
 

@@ -5,10 +5,11 @@
 
 use alloc::vec::Vec;
 
-use super::WireError;
+use common::{BATCH, Gfn, PageMask};
+
 use super::cursor::Cursor;
 use crate::digest::{Digest, ZERO_PAGE};
-use crate::platform::{BATCH, Gfn, PageMask};
+use crate::error::WireError;
 
 const HEAD: usize = 32;
 pub(super) const LIMIT: usize = HEAD + 8 * BATCH;

@@ -2,10 +2,12 @@
 
 use alloc::vec::Vec;
 
+use common::control::{Mode, SessionToken};
+use common::{BATCH, Features, Gfn};
+
 use super::cursor::Cursor;
-use super::{Arriving, Digests, Kind, Set, WireError};
-use crate::control::{Mode, SessionToken};
-use crate::platform::{BATCH, Features, Gfn};
+use super::{Arriving, Digests, Kind, Set};
+use crate::error::WireError;
 
 /// What a connection is for. A session has one of each, both opened by the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

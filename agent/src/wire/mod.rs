@@ -12,15 +12,15 @@ mod pages;
 mod rescue;
 mod set;
 
-use core::fmt;
-
-use crate::platform::{BATCH, PAGE_SIZE};
-
 pub use digests::Digests;
 pub use message::{Channel, Demanded, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
 pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
 pub use set::{CHUNK, Set};
+
+use common::{BATCH, PAGE_SIZE};
+
+use crate::error::WireError;
 
 /// The versions of the protocol that this agent speaks, oldest and newest.
 pub const VERSIONS: (u16, u16) = (3, 3);
@@ -140,7 +140,7 @@ impl Header {
         }
         let length = cursor.u32()? as usize;
         if length > kind.limit() {
-            return Err(WireError::TooLong { kind, length });
+            return Err(WireError::TooLong { kind: kind as u16, length });
         }
         Ok(Self { kind, length })
     }
@@ -154,46 +154,6 @@ impl Header {
         bytes
     }
 }
-
-/// What a peer sent that no correct agent sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WireError {
-    /// It does not start like a message.
-    Magic,
-    /// Nobody knows this kind.
-    UnknownKind(u16),
-    /// Its length is beyond what its kind allows.
-    TooLong {
-        /// The kind.
-        kind: Kind,
-        /// The length it claims.
-        length: usize,
-    },
-    /// It ends too early.
-    Truncated,
-    /// It goes on after its end.
-    Trailing,
-    /// Bytes that must be zero are not.
-    Reserved,
-    /// This value makes no sense.
-    Value(&'static str),
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Magic => f.write_str("something that is not a message"),
-            Self::UnknownKind(number) => write!(f, "a message of unknown kind {number}"),
-            Self::TooLong { kind, length } => write!(f, "a {kind:?} message of {length} bytes"),
-            Self::Truncated => f.write_str("a message that ends too early"),
-            Self::Trailing => f.write_str("a message that goes on after its end"),
-            Self::Reserved => f.write_str("a message with reserved bytes set"),
-            Self::Value(what) => write!(f, "a message with a senseless {what}"),
-        }
-    }
-}
-
-impl core::error::Error for WireError {}
 
 const _: () = assert!(PAGE_SIZE == 4096 && BATCH == 64, "the wire carries 4 KiB pages in batches of at most 64");
 

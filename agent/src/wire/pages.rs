@@ -6,9 +6,10 @@
 
 use alloc::vec::Vec;
 
-use super::WireError;
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask};
+
 use super::cursor::Cursor;
-use crate::platform::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask};
+use crate::error::WireError;
 
 const HEAD: usize = 24;
 pub(super) const LIMIT: usize = HEAD + 4 * (BATCH - 1) + BATCH * PAGE_SIZE;

@@ -4,9 +4,10 @@
 
 use alloc::vec::Vec;
 
-use super::WireError;
+use common::{BATCH, Gfn, PAGE_SIZE};
+
 use super::cursor::Cursor;
-use crate::platform::{BATCH, Gfn, PAGE_SIZE};
+use crate::error::WireError;
 
 /// Bytes of a piece of a page. With all that goes around it, it fits into a packet that any network carries.
 pub const PIECE: usize = 1024;

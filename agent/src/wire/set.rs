@@ -7,10 +7,10 @@
 
 use alloc::vec::Vec;
 
-use super::WireError;
+use common::{Gfn, PageSet};
+
 use super::cursor::Cursor;
-use crate::bitmap::PageSet;
-use crate::platform::Gfn;
+use crate::error::WireError;
 
 /// Most frames that one message covers: 128 MiB of guest.
 pub const CHUNK: u64 = 32768;

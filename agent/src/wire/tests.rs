@@ -3,10 +3,10 @@ use alloc::vec::Vec;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::bitmap::PageSet;
-use crate::control::{Mode, SessionToken};
 use crate::digest::{Digest, ZERO_PAGE};
-use crate::platform::{Content, Features, Gfn};
+use crate::error::WireError;
+use common::control::{Mode, SessionToken};
+use common::{Content, Features, Gfn, PageSet};
 use proptest::prelude::*;
 
 fn features() -> impl Strategy<Value = Features> {
@@ -201,8 +201,8 @@ fn malformed_headers_are_refused() {
     assert_eq!(with(4, 99), Err(WireError::UnknownKind(99)));
     assert_eq!(with(4, 0), Err(WireError::UnknownKind(0)));
     assert_eq!(with(6, 1), Err(WireError::Reserved));
-    assert_eq!(with(8, 1), Err(WireError::TooLong { kind: Kind::Demand, length: 513 }));
-    assert_eq!(with(11, 0xff), Err(WireError::TooLong { kind: Kind::Demand, length: 0xff00_0200 }));
+    assert_eq!(with(8, 1), Err(WireError::TooLong { kind: Kind::Demand as u16, length: 513 }));
+    assert_eq!(with(11, 0xff), Err(WireError::TooLong { kind: Kind::Demand as u16, length: 0xff00_0200 }));
 }
 
 #[test]

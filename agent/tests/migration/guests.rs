@@ -1,6 +1,6 @@
 //! Guests that change, stop or go away while they migrate.
 
-use agent::control::State;
+use common::control::State;
 
 use crate::completes;
 use crate::sim::guest::Here;

@@ -1,6 +1,6 @@
 //! A guest that migrates to the host that it is on: one agent is both ends.
 
-use agent::control::{Mode, State};
+use common::control::{Mode, State};
 
 use crate::sim::guest::Here;
 use crate::sim::{Scenario, World};

@@ -1,8 +1,8 @@
 //! More migrations than fit at once: each gets its turn.
 
 use agent::config::BESIDE;
-use agent::control::{Size, State};
 use agent::memory_for;
+use common::control::{Size, State};
 
 use crate::sim::link::Quality;
 use crate::sim::{Scenario, World};

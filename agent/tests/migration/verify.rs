@@ -1,7 +1,7 @@
 //! What verifying finds, and what it leaves alone.
 
-use agent::control::State;
 use agent::secure::Security;
+use common::control::State;
 
 use crate::sim::guest::PINNED;
 use crate::sim::link::Quality;
@@ -51,7 +51,10 @@ fn a_page_that_is_wrong_at_the_target_keeps_the_guest_where_it_is() {
     let gfn = frames(&world)[0];
     world.guest.borrow_mut().there[gfn].as_mut().expect("a frame").value ^= 1;
     let reasons = fails(world);
-    assert!(reasons.contains(&format!("guest frame {gfn:#x} differs between the hosts")), "{reasons}");
+    assert!(
+        reasons.contains(&format!("pages that differ between the hosts: 1, first guest frame {gfn:#x}")),
+        "{reasons}"
+    );
 }
 
 #[test]
@@ -63,7 +66,7 @@ fn writes_that_the_log_missed_keep_the_guest_where_it_is() {
         *page = page.map(|value| value ^ 1);
     }
     let reasons = fails(world);
-    let expected = format!("{} pages that differ between the hosts, first guest frame {:#x}", gfns.len(), gfns[0]);
+    let expected = format!("pages that differ between the hosts: {}, first guest frame {:#x}", gfns.len(), gfns[0]);
     assert!(reasons.contains(&expected), "{reasons}");
 }
 
@@ -113,7 +116,7 @@ fn what_a_backend_writes_to_a_page_that_is_there_already_is_spared() {
     {
         let guest = &mut *world.guest.borrow_mut();
         guest.truth[gfn] = guest.truth[gfn].map(|value| value ^ 1);
-        guest.log.insert(agent::platform::Gfn(gfn as u64));
+        guest.log.insert(common::Gfn(gfn as u64));
     }
     assert!(world.run(600_000), "{:?}", world.states);
     assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);

@@ -3,8 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use agent::bitmap::PageSet;
-use agent::platform::{Gfn, PAGE_SIZE, Page};
+use common::{Gfn, PAGE_SIZE, Page, PageSet};
 
 use super::random::Random;
 

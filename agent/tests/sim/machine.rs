@@ -3,11 +3,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use agent::bitmap::PageSet;
-use agent::platform::{
-    BATCH, Backends, Content, DomId, Fault, Features, Gfn, GuestInfo, Hold, Page, PageMask, Platform, PlatformError,
-    Result, Rings, Source, Target,
-};
+use agent::error::PlatformError;
+use agent::platform::{GuestInfo, Platform, Result, Source, Target};
+use common::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 
 use super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
 use super::random::Random;

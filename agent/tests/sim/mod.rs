@@ -14,10 +14,10 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 
 use agent::config::BESIDE;
-use agent::control::{Mode, Progress, Request, State, Summary};
-use agent::platform::{Backends, DomId};
-use agent::secure::{Identity, PublicKey, Security, public_key};
+use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
+use common::control::{Mode, Progress, Request, State, Summary};
+use common::{Backends, DomId, PublicKey};
 
 use guest::{Guest, Here, Shared};
 use link::{Cable, End, Quality};

@@ -9,13 +9,14 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use xen_pv::abi::{DomId, Errno, Gfn};
+use common::{BATCH, Content, DomId, Gfn, Hold, Page};
+use xen_pv::abi::Errno;
 use xen_pv::guest::abi::domctl::DOMINF_DYING;
-use xen_pv::guest::reach::{Content, Page, Reach};
+use xen_pv::guest::reach::Reach;
 use xen_pv::guest::source::{AWAY_LABEL, Source};
-use xen_pv::guest::target::{Hold, Target};
+use xen_pv::guest::target::Target;
 use xen_pv::guest::{Error, domctl, label, machine, memory, walk};
-use xen_pv::window::{Access, BATCH, Window};
+use xen_pv::window::{Access, Window};
 use xen_pv::{event, time};
 
 use super::{Outcome, check};

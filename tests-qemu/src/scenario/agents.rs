@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent::control::{AGENT, AgentStatus, ROOT};
 use anyhow::{Context, Result, bail};
+use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
 
 use crate::network::BRIDGE;

@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use agent::control::{Progress, State};
 use anyhow::{Result, bail};
+use common::control::{Progress, State};
 use tests_qemu::exec::{Event, Request};
 
 use super::agents::Agent;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use agent::control::{Progress, ROOT, SESSIONS, State, Summary};
 use anyhow::{Context, Result};
+use common::control::{Progress, ROOT, SESSIONS, State, Summary};
 use tests_qemu::exec::{Error, Event, Request, Running};
 
 use super::agents::Agent;

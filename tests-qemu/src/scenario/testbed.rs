@@ -1,7 +1,7 @@
 //! Hosts that are up, and what scenarios ask of them.
 
-use agent::control::AgentStatus;
 use anyhow::Result;
+use common::control::AgentStatus;
 use tests_qemu::exec::Dom0;
 
 use super::agents::{Agent, AgentConfiguration};

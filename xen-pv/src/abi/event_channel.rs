@@ -1,6 +1,8 @@
 //! Event channels (`event_channel.h`).
 
-use super::{DomId, Port};
+use common::DomId;
+
+use super::Port;
 
 /// Binds a local port to another domain's unbound port.
 pub const EVTCHNOP_BIND_INTERDOMAIN: u32 = 0;

@@ -1,6 +1,6 @@
 //! Grant tables, version 1 (`grant_table.h`).
 
-use super::DomId;
+use common::DomId;
 
 /// Makes the domain's table at least so many frames long and says where they are.
 pub const GNTTABOP_SETUP_TABLE: u32 = 2;

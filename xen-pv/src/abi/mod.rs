@@ -10,22 +10,8 @@ pub mod sched;
 pub mod start_info;
 pub mod version;
 
-/// Bytes in a page.
-pub const PAGE_SIZE: usize = 4096;
-/// Binary logarithm of [`PAGE_SIZE`].
+/// Binary logarithm of [`common::PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
-
-/// A domain's number on its host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct DomId(pub u16);
-
-impl DomId {
-    /// The control domain.
-    pub const DOM0: DomId = DomId(0);
-    /// The calling domain itself.
-    pub const SELF: DomId = DomId(0x7ff0);
-}
 
 /// An event channel of this domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,11 +32,6 @@ pub struct Mfn(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Pfn(pub u64);
-
-/// A frame number of a translated (HVM or PVH) guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(transparent)]
-pub struct Gfn(pub u64);
 
 /// Why a hypercall failed: Xen's error number, positive (`errno.h`).
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -11,14 +11,15 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use common::{BATCH, DomId, Gfn};
+
 use super::abi::domctl::DOMINF_HAP;
 use super::abi::hvm::MEM_RAM_RW;
 use super::dirty_log::DirtyLog;
 use super::error::{Error, Operation, Result};
 use super::ram::Scan;
 use super::{domctl, memory};
-use crate::abi::{DomId, Errno, Gfn};
-use crate::window::BATCH;
+use crate::abi::Errno;
 
 /// The pages of a guest.
 pub(super) struct Pages {

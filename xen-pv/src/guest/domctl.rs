@@ -2,12 +2,14 @@
 
 use core::mem::size_of;
 
+use common::DomId;
+
 use super::abi::Plain;
 use super::abi::domctl::{self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, VcpuContext, VcpuGuestContext};
 use super::error::{Error, Operation, Result};
 use super::memory;
+use crate::abi::Errno;
 use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
-use crate::abi::{DomId, Errno};
 use crate::hypercall;
 
 /// What a domain is now.

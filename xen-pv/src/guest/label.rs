@@ -8,9 +8,11 @@ use alloc::format;
 use alloc::string::String;
 use core::fmt;
 
+use common::DomId;
+
 use super::abi::flask::*;
 use super::error::{Error, Operation, Result};
-use crate::abi::{DomId, Errno};
+use crate::abi::Errno;
 use crate::hypercall;
 
 /// A label's number in the running policy (`ssidref`).

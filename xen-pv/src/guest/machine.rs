@@ -3,11 +3,12 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use common::DomId;
+
 use super::abi::domctl::{self as abi, CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
 use super::abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 use super::domctl::call;
 use super::error::{Error, Operation, Result};
-use crate::abi::DomId;
 use crate::hypercall;
 
 /// Room for more leaves than any policy of Xen 4.17 serialises.

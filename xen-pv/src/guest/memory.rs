@@ -1,11 +1,12 @@
 //! A guest's frames: how many, allocate, free, claim.
 
+use common::{BATCH, DomId, Gfn};
+
 use super::abi::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType};
 use super::abi::memory::*;
 use super::error::{Operation, Result};
-use crate::abi::{DomId, Errno, Gfn};
+use crate::abi::Errno;
 use crate::hypercall::{self, MulticallEntry};
-use crate::window::BATCH;
 
 /// The highest frame number in use.
 pub fn max_gfn(domain: DomId) -> Result<u64> {

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 
-use crate::abi::Gfn;
+use common::Gfn;
 
 /// Pages of one leaf: 128 MiB of a guest, 4 KiB of bits.
 const LEAF: u64 = 32768;

@@ -24,6 +24,8 @@ pub mod fuzzing;
 #[cfg(test)]
 mod tests;
 
+use common::{BATCH, Content, DomId, Fault, Gfn};
+
 use super::abi::domctl::{
     PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
 };
@@ -33,23 +35,12 @@ use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SL
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
-use super::reach::{Content, Reach, numbers, put};
+use super::reach::{Reach, numbers, put};
 use super::{domctl, machine, memory, ram};
-use crate::abi::{DomId, Errno, Gfn, Port};
+use crate::abi::{Errno, Port};
 use crate::event::Channel;
 use crate::hypercall::{self, DmOpBuffer, MulticallEntry};
-use crate::window::{Access, BATCH, Held};
-
-/// Why somebody waits for a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The page.
-    pub gfn: Gfn,
-    /// A virtual CPU of the guest waits.
-    pub vcpu_waits: bool,
-    /// The guest gave the page back.
-    pub dropped: bool,
-}
+use crate::window::{Access, Held};
 
 /// What the virtual CPUs that waited at the same time were to the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
+use common::PAGE_SIZE;
+
 use super::abi::vm_event::{
     FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, RingHeader, SLOTS, VmEvent,
 };
 use super::error::{Error, Result};
-use crate::abi::PAGE_SIZE;
 use crate::window::copy;
 
 /// The pager's side of a ring.

@@ -4,7 +4,7 @@
 //! while it resumes, and a page that is absent at that moment is refused: Linux gives up. Nothing tells which pages they
 //! are, so they are recognised by the record: `struct vcpu_time_info` is four words, and few other data look like it.
 
-use crate::abi::PAGE_SIZE;
+use common::PAGE_SIZE;
 
 const WORD: usize = 8;
 /// Words looked at in one go.

@@ -2,12 +2,12 @@
 
 use alloc::vec::Vec;
 
+use common::{BATCH, DomId, Gfn};
+
 use super::abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
 use super::abi::hvm::MEM_MMIO_DM;
 use super::error::{Error, Result};
 use super::{domctl, memory};
-use crate::abi::{DomId, Gfn};
-use crate::window::BATCH;
 
 /// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
 const SPECIAL_START: u64 = 0xfc000;

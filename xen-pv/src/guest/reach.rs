@@ -5,29 +5,19 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page};
+
 use super::error::{Error, Operation, Result};
 use super::memory;
 use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
-use crate::abi::{DomId, Errno, Gfn, PAGE_SHIFT, PAGE_SIZE};
+use crate::abi::{Errno, PAGE_SHIFT};
 use crate::hypercall;
 use crate::memory::{read_only, read_write};
-use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
-
-/// The bytes of one page.
-pub type Page = [u8; PAGE_SIZE];
+use crate::window::{Access, Held, Mapping, Window, copy};
 
 /// An entry that grants nothing.
 const NO_GRANT: GrantEntryV1 = GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 };
-
-/// What is written to a page.
-#[derive(Clone, Copy, Debug)]
-pub enum Content<'a> {
-    /// These bytes.
-    Bytes(&'a Page),
-    /// Zeros.
-    Zero,
-}
 
 /// Windows onto guests. Clones share them: the domain has one thread, and each use ends before the next begins.
 #[derive(Clone)]

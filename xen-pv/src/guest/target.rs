@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, Rings};
+
 use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
 use super::abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
@@ -9,42 +11,11 @@ use super::abi::hvm::{
 use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
 use super::label::{Label, Sid};
-use super::pager::{Crowd, Fault, Pager};
-use super::reach::{Content, Page, Reach};
+use super::pager::{Crowd, Pager};
+use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, walk};
-use crate::abi::{DomId, Errno, Gfn, Port};
+use crate::abi::{Errno, Port};
 use crate::window::Held;
-
-/// Where the toolstack's backends for the guest live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backends {
-    /// xenstore's event channel, in the guest.
-    pub store_port: Port,
-    /// Who serves xenstore.
-    pub store_domain: DomId,
-    /// The console's event channel, in the guest.
-    pub console_port: Port,
-    /// Who serves the console.
-    pub console_domain: DomId,
-}
-
-/// Frames of the rings that those backends serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rings {
-    /// xenstore's.
-    pub store: Gfn,
-    /// The console's.
-    pub console: Gfn,
-}
-
-/// Whether an agent that is gone still held a domain back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Its pause count is there, unless the domain runs.
-    Held,
-    /// It had given it back.
-    Released,
-}
 
 /// A domain that the toolstack made for an arriving guest.
 ///
@@ -182,10 +153,8 @@ impl Target {
     }
 
     fn build_params(&self, frame: &Frame, backends: Backends) -> Result {
-        let channels = [
-            (PARAM_STORE_EVTCHN, backends.store_port.0.into()),
-            (PARAM_CONSOLE_EVTCHN, backends.console_port.0.into()),
-        ];
+        let channels =
+            [(PARAM_STORE_EVTCHN, backends.store_port.into()), (PARAM_CONSOLE_EVTCHN, backends.console_port.into())];
         for &(index, value) in frame.params.iter().chain(&channels) {
             machine::set_param(self.domain, index, value)?;
         }

@@ -7,13 +7,13 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use common::{Gfn, PAGE_SIZE, Page};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
 
 use super::abi::hvm::{SAVE_CPU, SAVE_END, cpu};
-use super::reach::Page;
+use crate::abi::PAGE_SHIFT;
 use crate::abi::mmu::{PTE_ADDRESS, PTE_LARGE, PTE_PRESENT};
-use crate::abi::{Gfn, PAGE_SHIFT, PAGE_SIZE};
 
 /// Pages of a per-CPU area that are taken along.
 const PER_CPU_PAGES: u64 = 64;

@@ -4,11 +4,12 @@ use alloc::rc::Rc;
 use core::num::NonZeroU16;
 use core::ptr::NonNull;
 
+use common::PAGE_SIZE;
 use spin::Mutex;
 
 use super::{PAGES, Rx, Tx, checksum, rx, tx};
+use crate::abi::Port;
 use crate::abi::netif::SLOTS_MIN;
-use crate::abi::{PAGE_SIZE, Port};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

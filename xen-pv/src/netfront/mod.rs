@@ -10,7 +10,9 @@ use alloc::rc::Rc;
 use alloc::string::String;
 use core::fmt;
 
-use crate::abi::{DomId, Errno, Port};
+use common::DomId;
+
+use crate::abi::{Errno, Port};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

@@ -1,7 +1,8 @@
 //! Which ring slots make the next received packet: what the backend says, checked before a byte of it is looked at.
 
+use common::PAGE_SIZE;
+
 use super::ring::BrokenRing;
-use crate::abi::PAGE_SIZE;
 use crate::abi::netif::{
     EXTRA_FLAG_MORE, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, RxResponse,
     SLOTS_MIN,

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering, fence};
 
-use crate::abi::PAGE_SIZE;
+use common::PAGE_SIZE;
 
 /// The head of the page (`struct xxx_sring`).
 #[repr(C)]

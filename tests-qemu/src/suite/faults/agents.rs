@@ -1,7 +1,7 @@
 //! An agent dies, or its whole host.
 
-use agent::control::State;
 use anyhow::{Result, ensure};
+use common::control::State;
 
 use super::super::fixture::Fixture;
 use super::attempt::Moment;

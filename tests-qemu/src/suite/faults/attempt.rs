@@ -3,8 +3,8 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use agent::control::State;
 use anyhow::{Context, Result, bail};
+use common::control::State;
 use tests_qemu::exec::{self, Dom0, Event, Request, Running};
 
 use super::super::fixture::Fixture;

@@ -2,8 +2,9 @@
 
 use core::mem::MaybeUninit;
 
+use common::DomId;
+
 use super::Plain;
-use crate::abi::DomId;
 
 /// `XEN_DOMCTL_INTERFACE_VERSION` of Xen 4.17. Another one answers `-EACCES`, whatever the policy says.
 pub const INTERFACE_VERSION: u32 = 0x15;

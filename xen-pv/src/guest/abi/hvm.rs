@@ -1,6 +1,6 @@
 //! `hvm/hvm_op.h`, `hvm/params.h`, `hvm/dm_op.h`, `hvm/save.h`: what only translated guests have.
 
-use crate::abi::DomId;
+use common::DomId;
 
 /// Sets a parameter.
 pub const HVMOP_SET_PARAM: u32 = 0;

@@ -1,6 +1,6 @@
 //! `memory.h`: a guest's frames.
 
-use crate::abi::DomId;
+use common::DomId;
 
 /// Frees frames of a domain.
 pub const XENMEM_DECREASE_RESERVATION: u32 = 1;

@@ -3,10 +3,11 @@
 
 use core::ptr::NonNull;
 
+use common::PAGE_SIZE;
 use spin::Mutex;
 
 use super::*;
-use crate::abi::{Mfn, PAGE_SIZE};
+use crate::abi::Mfn;
 use crate::memory::Pages;
 use crate::window::Window;
 

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::iter;
 
-use crate::platform::Gfn;
+use crate::guest::Gfn;
 
 /// Frames of a block: those below one word of the second level.
 const BLOCK: u64 = 64 * 64;

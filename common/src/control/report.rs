@@ -3,7 +3,7 @@
 use core::fmt;
 use core::str::FromStr;
 
-use super::line::{Line, ParseError};
+use crate::line::{Line, ParseError};
 
 /// How far a stage is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,12 +3,12 @@
 use core::fmt;
 
 /// Writes two digits for each byte.
-pub(crate) fn write(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+pub fn write(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
     bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
 }
 
 /// Bytes as they are shown.
-pub(crate) struct Shown<'a>(pub(crate) &'a [u8]);
+pub struct Shown<'a>(pub &'a [u8]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,7 +17,7 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// Reads exactly two digits for each of `N` bytes.
-pub(crate) fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
+pub fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
         return None;

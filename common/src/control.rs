@@ -17,7 +17,6 @@
 //! | `session/<id>/progress` | agent | [`Progress`] |
 //! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
 
-mod line;
 mod report;
 
 use alloc::format;
@@ -26,11 +25,10 @@ use core::fmt;
 use core::net::{Ipv4Addr, SocketAddrV4};
 use core::str::FromStr;
 
+use crate::guest::{Backends, DomId, Features, Gfn};
 use crate::hex;
-use crate::platform::{Backends, DomId, Features, Gfn};
-use crate::secure::PublicKey;
-use line::Line;
-pub use line::ParseError;
+use crate::key::PublicKey;
+use crate::line::{Line, ParseError};
 pub use report::{Progress, Summary};
 
 /// The agent's directory, relative to the home of its domain in xenstore.

@@ -26,13 +26,13 @@ impl core::error::Error for ParseError {}
 
 /// A line, looked at field by field.
 #[derive(Clone, Copy)]
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     fields: &'a str,
     reason: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(text: &'a str) -> Self {
         let text = text.trim_matches(['\n', '\0', ' ']);
         match text.split_once(" reason=") {
             Some((fields, reason)) => Self { fields, reason: Some(reason) },
@@ -41,23 +41,23 @@ impl<'a> Line<'a> {
     }
 
     /// The bare first word, or nothing.
-    pub(super) fn word(&self) -> &'a str {
+    pub(crate) fn word(&self) -> &'a str {
         let first = self.fields.split(' ').next().unwrap_or_default();
         if first.contains('=') { "" } else { first }
     }
 
     /// Every `key=value` of the line.
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         self.fields.split(' ').filter_map(|part| part.split_once('='))
     }
 
     /// The value of `key`.
-    pub(super) fn field<T: FromStr>(&self, key: &'static str) -> Result<T, ParseError> {
+    pub(crate) fn field<T: FromStr>(&self, key: &'static str) -> Result<T, ParseError> {
         self.optional(key)?.ok_or(ParseError::Missing(key))
     }
 
     /// The value of `key`, if the line has it.
-    pub(super) fn optional<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
+    pub(crate) fn optional<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
         match self.pairs().find(|(name, _)| *name == key) {
             None => Ok(None),
             Some((_, value)) => value.parse().map(Some).map_err(|_| ParseError::Bad(key)),
@@ -65,7 +65,7 @@ impl<'a> Line<'a> {
     }
 
     /// The free text at the end.
-    pub(super) fn reason(&self) -> Result<String, ParseError> {
+    pub(crate) fn reason(&self) -> Result<String, ParseError> {
         self.reason.map(ToString::to_string).ok_or(ParseError::Missing("reason"))
     }
 }

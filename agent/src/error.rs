@@ -1,0 +1,341 @@
+//! Everything that can go wrong, a layer an enum. What an error says is one sentence that an operator can act on; its type says
+//! who is to blame.
+
+use alloc::string::String;
+use core::net::SocketAddrV4;
+
+use common::Gfn;
+use thiserror::Error;
+
+use common::control::reason;
+
+/// Why a session ended early, and who is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SessionError {
+    /// This host could not do its part.
+    #[error("{0}")]
+    Here(PlatformError),
+    /// The connection to the other agent.
+    #[error("{0}")]
+    Link(#[from] LinkError),
+    /// The other agent sent something that no correct agent sends.
+    #[error("{0}")]
+    Peer(PeerFault),
+    /// The other agent gave up and said why.
+    #[error("the other host's agent gave up: {0}")]
+    Told(String),
+    /// The toolstack gave up.
+    #[error("cancelled by the toolstack")]
+    Cancelled,
+    /// Somebody took too long.
+    #[error("{0}")]
+    TimedOut(Wait),
+    /// This agent will not move this guest.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Verifying found pages that differ, before the commit.
+    #[error("verifying found pages that differ between the hosts: {pages}, first guest frame {:#x}", .first.0)]
+    Differing {
+        /// The first of them.
+        first: Gfn,
+        /// How many.
+        pages: u64,
+    },
+}
+
+impl From<PlatformError> for SessionError {
+    fn from(error: PlatformError) -> Self {
+        if error == PlatformError::Gone { Self::Refused(Refusal::Gone) } else { Self::Here(error) }
+    }
+}
+
+impl From<WireError> for SessionError {
+    fn from(error: WireError) -> Self {
+        Self::Peer(PeerFault::Wire(error))
+    }
+}
+
+/// What a peer must not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PeerFault {
+    /// It sent bytes that make no sense.
+    #[error("the other host's agent sent {0}")]
+    Wire(WireError),
+    /// It sent a message that has no place at this point.
+    #[error("the other host's agent sent a message out of turn")]
+    OutOfTurn,
+    /// It speaks no version that is spoken here.
+    #[error("the agents share no version of their protocol")]
+    Version,
+    /// It named a page that the guest does not have.
+    #[error("the other host's agent named a page that does not exist")]
+    NoSuchPage,
+    /// It switched over although pages had never been sent.
+    #[error("the other host's agent left pages out")]
+    MissingPages,
+    /// It mixed up connections: what it said where nobody can change it is not what it said before, or elsewhere.
+    #[error("the other host's agent mixed up its connections")]
+    Unbound,
+    /// It is no agent, or none that is expected.
+    #[error("it named no session that is expected here")]
+    Stranger,
+}
+
+/// Who was waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Wait {
+    /// The other agent, to call.
+    #[error("the other host's agent did not connect in time")]
+    Call,
+    /// The other agent, to build the guest's frame.
+    #[error("the other host's agent did not answer in time")]
+    Build,
+    /// The toolstack, to suspend the guest.
+    #[error("the guest was not suspended in time")]
+    Suspend,
+    /// The other agent, to be ready for the guest.
+    #[error("the other host's agent was not ready in time")]
+    Ready,
+    /// This agent's own address.
+    #[error("this agent has no network address")]
+    Address,
+    /// The other agent, to say what it misses.
+    #[error("the other host's agent did not say in time what it misses")]
+    Missing,
+}
+
+/// Why this agent will not move this guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Dirty pages cannot be logged.
+    #[error("this hypervisor cannot log which pages a guest dirties")]
+    NoDirtyLog,
+    /// Guest memory cannot be mapped.
+    #[error("this agent cannot map the guest's memory")]
+    NoForeignMap,
+    /// Pages of it are still elsewhere.
+    #[error("pages of the guest have not arrived here from an earlier migration")]
+    PagedOut,
+    /// Another session has it in hand.
+    #[error("{}", reason::IN_HAND)]
+    InHand,
+    /// The other agent has as many sessions here as one may have.
+    #[error("the other host's agent has as many migrations with this one as one host may have")]
+    ManySessions,
+    /// This agent's memory will never hold what it would have to know of it.
+    #[error(
+        "the memory of this host's agent is too small for a guest of this size: memory = {memory_mib} in its xl.cfg would do"
+    )]
+    NeverFits {
+        /// The domain's memory that would do, in MiB.
+        memory_mib: u64,
+    },
+    /// It does not hold what has come to be known of it meanwhile.
+    #[error("the agent has too little memory left for what the guest has grown to")]
+    NoMemory,
+    /// It does not hold the digests that verifying takes.
+    #[error("the agent has too little memory left to verify a guest of this size; migrate without")]
+    NoMemoryToVerify,
+    /// The toolstack said that it could not suspend it.
+    #[error("the guest did not suspend")]
+    NotSuspended,
+    /// It crashed, shut down or rebooted by itself.
+    #[error("the guest crashed, shut down or rebooted before it had left")]
+    Stopped,
+    /// Somebody has paused it.
+    #[error("the guest is paused, and cannot suspend: 'xl unpause' it first, unless it is being destroyed")]
+    Paused,
+    /// It does not exist, or no more.
+    #[error("{}", reason::GONE)]
+    Gone,
+    /// Pages of it cannot be read.
+    #[error("pages of the guest cannot be read")]
+    Unreadable,
+    /// A page of it cannot be written.
+    #[error("pages of the guest cannot be written")]
+    Unwritable,
+    /// A page would have been sent a third time.
+    #[error("internal error: a page was about to be sent a third time")]
+    ThirdSend,
+    /// The other agent's key is not in this one's list.
+    #[error("the other host's agent has a key that is not in this agent's list")]
+    UnknownPeer,
+    /// The other agent is of a version that this one does not understand.
+    #[error("the agents share no version of their protocol")]
+    Version,
+    /// Two agents have called for the guest.
+    #[error("two hosts' agents have called for this guest, and only one can be meant")]
+    Contested,
+    /// The other agent's connections are plain, this one's are sealed.
+    #[error("the other host's agent does not encrypt ('plain'), and this one does")]
+    PeerIsPlain,
+    /// The other agent's connections are sealed, this one's are plain.
+    #[error("the other host's agent encrypts, and this one does not ('plain')")]
+    PeerIsSealed,
+    /// The other agent sends another guest than the toolstack expects here.
+    #[error("the other host's agent sends another guest than the one that is expected here")]
+    OtherGuest,
+    /// The domain that was to be filled is gone before the guest could run in it.
+    #[error("the domain on the other host is gone")]
+    GoneThere,
+    /// The agent was restarted in the middle.
+    #[error("the agent was restarted")]
+    Restarted,
+    /// The same, and the guest had not left.
+    #[error("{}", reason::HERE)]
+    GivenBack,
+    /// The note of an earlier life is not from this agent, or was changed.
+    #[error("the note was not written by an agent with this agent's key, or it was changed")]
+    Note,
+    /// The domain is gone, and nobody knows whether the guest ran in it.
+    #[error("the domain is gone, and it is not known whether the guest ran in it: the other host keeps its copy")]
+    Unknown,
+}
+
+/// Why the machine under the agent did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PlatformError {
+    /// The security policy forbids it; `permission` is what the policy lacks, as `class { permission }`.
+    #[error("{operation} is forbidden: the FLASK policy must allow the agent {permission} on the guest")]
+    Denied {
+        /// The operation that was refused.
+        operation: &'static str,
+        /// The FLASK class and permission that would allow it.
+        permission: &'static str,
+    },
+    /// The hypervisor cannot do this for this domain.
+    #[error("this hypervisor cannot do {operation} for this guest")]
+    Unsupported {
+        /// The operation that is missing.
+        operation: &'static str,
+    },
+    /// The host has no memory left for it.
+    #[error("the host has too little free memory for {operation}")]
+    OutOfMemory {
+        /// The operation that needed memory.
+        operation: &'static str,
+    },
+    /// The domain is dying or does not exist.
+    #[error("the domain is gone")]
+    Gone,
+    /// The other side handed over something malformed.
+    #[error("malformed {what}")]
+    Malformed {
+        /// What was wrong with it.
+        what: &'static str,
+    },
+    /// This guest, or this moment, does not allow it; the reason is a sentence.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: &'static str,
+    },
+    /// Anything else, with the hypervisor's error number (positive).
+    #[error("{operation} failed with error {errno}")]
+    Failed {
+        /// The operation that failed.
+        operation: &'static str,
+        /// The hypervisor's error number.
+        errno: u16,
+    },
+}
+
+/// Why a connection is of no more use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LinkError {
+    /// Nobody answers there.
+    #[error("no agent answers at {0}")]
+    NoAnswer(SocketAddrV4),
+    /// The other agent closed the connection.
+    #[error("the other host's agent closed the connection")]
+    Closed,
+    /// The connection broke or fell silent.
+    #[error("the connection to the other host's agent is lost")]
+    Lost,
+    /// A record does not open: somebody between the agents changed it, or put it there.
+    #[error("a record from the other host's agent was changed on its way")]
+    Changed,
+    /// The other agent closed the connection before it had said who it is.
+    #[error("the other host's agent turned this one away; is this agent's key in its list? is it as new?")]
+    TurnedAway,
+    /// It said that it is of another version.
+    #[error("the agents share no version of their protocol")]
+    Version,
+    /// Whoever answers there does not have the key that it should.
+    #[error("what answers for the other host's agent does not have that agent's key")]
+    Unproven,
+    /// This agent cannot open another connection.
+    #[error("no further connection can be opened")]
+    Full,
+}
+
+/// What a peer sent that no correct agent sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WireError {
+    /// It does not start like a message.
+    #[error("something that is not a message")]
+    Magic,
+    /// Nobody knows this kind.
+    #[error("a message of unknown kind {0}")]
+    UnknownKind(u16),
+    /// Its length is beyond what its kind allows.
+    #[error("a message of kind {kind} and {length} bytes")]
+    TooLong {
+        /// The number of its kind.
+        kind: u16,
+        /// The length it claims.
+        length: usize,
+    },
+    /// It ends too early.
+    #[error("a message that ends too early")]
+    Truncated,
+    /// It goes on after its end.
+    #[error("a message that goes on after its end")]
+    Trailing,
+    /// Bytes that must be zero are not.
+    #[error("a message with reserved bytes set")]
+    Reserved,
+    /// This value makes no sense.
+    #[error("a message with a senseless {0}")]
+    Value(&'static str),
+}
+
+/// A command line that does not say what the agent needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// There is no `ip=`.
+    #[error("the command line has no ip=ADDRESS/PREFIX or ip=dhcp")]
+    NoAddress,
+    /// The value of this key cannot be understood.
+    #[error("the command line's {0}= cannot be understood")]
+    Bad(&'static str),
+}
+
+/// Why a text is no identity. It never says what the text holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum IdentityError {
+    /// It does not start as it should.
+    #[error("the agent's identity does not start with '{expected}'")]
+    Head {
+        /// What it should start with.
+        expected: &'static str,
+    },
+    /// This line, counted from 1, cannot be understood.
+    #[error("line {0} of the agent's identity cannot be understood")]
+    Line(usize),
+    /// It has no private key.
+    #[error("the agent's identity has no key")]
+    NoKey,
+    /// It has a second private key, in this line.
+    #[error("line {0} of the agent's identity has a second key")]
+    SecondKey(usize),
+    /// It names an agent again, in this line.
+    #[error("line {0} of the agent's identity names a peer again")]
+    SecondPeer(usize),
+    /// It names more agents than this one can know.
+    #[error("the agent's identity names more than {most} peers")]
+    TooManyPeers {
+        /// How many it can know.
+        most: usize,
+    },
+}

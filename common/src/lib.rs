@@ -1,0 +1,18 @@
+//! The words that the parts of the image share, and dom0's tools with them. Nothing here calls anything.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod control;
+mod guest;
+pub mod hex;
+mod key;
+mod line;
+mod page_set;
+
+pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings};
+pub use key::PublicKey;
+pub use line::ParseError;
+pub use page_set::PageSet;
