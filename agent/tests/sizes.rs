@@ -3,7 +3,7 @@
 use agent::memory_for;
 use common::control::Size;
 
-const DOCUMENT: &str = include_str!("../../docs/deploy.md");
+const DOCUMENT: &str = include_str!("../../docs/install.md");
 
 #[test]
 fn the_memory_that_the_manual_names_is_what_the_agent_needs() {

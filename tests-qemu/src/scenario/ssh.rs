@@ -14,7 +14,7 @@ mkdir -p -m 700 /etc/ssh /run/sshd /root/.ssh
 printf 'root:*:0:0::/root:/bin/sh\nsshd:*:100:100::/run/sshd:/bin/false\n' >/etc/passwd
 ssh-keygen -q -t ed25519 -N '' -f /root/.ssh/id_ed25519 && cat /root/.ssh/id_ed25519.pub";
 
-/// In the target's: docs/deploy.md names the second line. What sshd runs has no other environment.
+/// In the target's: docs/install.md names the second line. What sshd runs has no other environment.
 const SERVE: &str = "echo \"HostKey /root/.ssh/id_ed25519
 SetEnv LIBXL_SAVE_HELPER=$LIBXL_SAVE_HELPER PATH=$PATH\" >/etc/ssh/sshd_config
 /usr/sbin/sshd";

@@ -135,7 +135,7 @@ pub fn precopy(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// With nothing between the hosts' toolstacks but OpenSSH, which is told of our helper as docs/deploy.md says.
+/// With nothing between the hosts' toolstacks but OpenSSH, which is told of our helper as docs/install.md says.
 pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
     let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.agents()?;
