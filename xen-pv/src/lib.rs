@@ -24,6 +24,7 @@ pub mod hypercall;
 pub mod memory;
 pub mod module;
 pub mod netfront;
+mod pte;
 pub mod sched;
 pub mod shared_info;
 pub mod time;

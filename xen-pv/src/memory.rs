@@ -7,43 +7,17 @@
 //!
 //! Page tables of a PV domain are read-only to it: Xen checks each write, `mmu_update` carries them in batches.
 
-use core::arch::x86_64::__cpuid;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use common::{DomId, PAGE_SIZE};
 use spin::Once;
 
-use crate::abi::mmu::{
-    MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ACCESSED, PTE_ADDRESS, PTE_DIRTY, PTE_NO_EXECUTE, PTE_PRESENT, PTE_USER,
-    PTE_WRITABLE, PTES, UVMF_INVLPG,
-};
+use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ADDRESS, PTE_PRESENT, PTE_WRITABLE, PTES, UVMF_INVLPG};
 use crate::abi::start_info::StartInfo;
 use crate::abi::{Errno, Mfn, PAGE_SHIFT, Pfn};
 use crate::hypercall;
+use crate::pte::{self, PTE_CODE, read_only, read_write};
 use crate::window::Window;
-
-/// Flags of an entry for code and constants. Accessed and dirty are set by hand: the processor need not.
-const PTE_CODE: u64 = PTE_PRESENT | PTE_USER | PTE_ACCESSED | PTE_DIRTY;
-
-/// Flags of an entry that keeps a page from being executed; none where the processor cannot.
-static NO_EXECUTE: AtomicU64 = AtomicU64::new(0);
-
-/// Flags of an entry for memory that is only read.
-pub(crate) fn read_only() -> u64 {
-    PTE_CODE | NO_EXECUTE.load(Ordering::Relaxed)
-}
-
-/// Flags of an entry for memory that is read and written.
-pub(crate) fn read_write() -> u64 {
-    read_only() | PTE_WRITABLE
-}
-
-fn no_execute() -> u64 {
-    const EXTENDED_FEATURES: u32 = 0x8000_0001;
-    let has = __cpuid(0x8000_0000).eax >= EXTENDED_FEATURES && __cpuid(EXTENDED_FEATURES).edx >> 20 & 1 != 0;
-    if has { PTE_NO_EXECUTE } else { 0 }
-}
 
 /// Bytes that one level-1 table maps.
 const TABLE_SPAN: u64 = (PTES * PAGE_SIZE) as u64;
@@ -147,7 +121,7 @@ impl Memory {
         // SAFETY: the builder made this list of `nr_pages` frames and mapped it; nobody writes to it.
         let mfns = unsafe { core::slice::from_raw_parts(info.mfn_list as *const Mfn, total as usize) };
         FRAMES.call_once(|| Frames { base, mfns });
-        NO_EXECUTE.store(no_execute(), Ordering::Relaxed);
+        pte::init();
 
         // SAFETY: `pt_base` is the top-level table; the tables follow it, mapped read-only.
         let tables = unsafe { BootTables::new(info, base) };

@@ -9,7 +9,7 @@ use common::{BATCH, DomId, PAGE_SIZE};
 use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
 use crate::abi::{Errno, Mfn, PAGE_SHIFT};
 use crate::hypercall;
-use crate::memory::{read_only, read_write};
+use crate::pte::{read_only, read_write};
 
 /// What may be done to mapped pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

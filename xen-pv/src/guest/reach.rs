@@ -13,8 +13,11 @@ use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
 use crate::abi::{Errno, PAGE_SHIFT};
 use crate::hypercall;
-use crate::memory::{read_only, read_write};
-use crate::window::{Access, Held, Mapping, Window, copy};
+use crate::pte::{read_only, read_write};
+use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
+
+/// The bytes of one page.
+pub type Page = [u8; PAGE_SIZE];
 
 /// An entry that grants nothing.
 const NO_GRANT: GrantEntryV1 = GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 };
