@@ -5,11 +5,7 @@
 
 use core::arch::global_asm;
 
-/// Bytes of the stack. Deepest is an encrypted handshake inside a poll of the network stack.
-pub const STACK: usize = 256 * 1024;
-
-/// Where the domain's frame 0 is mapped; `image.ld` starts there.
-pub const VIRT_BASE: u64 = 0x4000_0000;
+use crate::layout::{STACK, VIRT_BASE};
 
 global_asm!(
     ".section .text.entry, \"ax\", @progbits",

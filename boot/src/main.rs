@@ -9,6 +9,7 @@ mod entry;
 mod heap;
 mod hermit;
 mod identity;
+mod layout;
 mod net_device;
 mod panic;
 mod platform;

@@ -9,8 +9,8 @@ use xen_pv::module::{Module, ModuleError};
 use xen_pv::xenstore::Xenstore;
 use xen_pv::{console, grant, hypercall, shared_info};
 
-use crate::entry::{STACK, VIRT_BASE};
 use crate::heap;
+use crate::layout::{STACK, VIRT_BASE};
 
 /// Pages kept out of the heap: buffers of the network, and the page tables of windows.
 const POOL_PAGES: usize = 640;

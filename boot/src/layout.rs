@@ -1,0 +1,7 @@
+//! What the entry code and the start must agree on about the image in memory.
+
+/// Bytes of the stack. Deepest is an encrypted handshake inside a poll of the network stack.
+pub const STACK: usize = 256 * 1024;
+
+/// Where the domain's frame 0 is mapped; `image.ld` starts there.
+pub const VIRT_BASE: u64 = 0x4000_0000;
