@@ -14,6 +14,7 @@ mod adoption;
 mod cipher;
 pub mod meter;
 mod network;
+mod stream;
 
 use crate::say;
 use crate::start::Machine;

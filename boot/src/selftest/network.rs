@@ -16,7 +16,7 @@ use xen_pv::event;
 use xen_pv::netfront::{self, Netfront};
 use xen_pv::time;
 
-use super::meter::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
+use super::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 use super::{Outcome, check};
 use crate::net_device::NetDevice;
 use crate::say;
