@@ -7,11 +7,9 @@ use std::str::FromStr;
 
 use common::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
 
+use crate::name::AGENT_NAME;
 use crate::refusal::Refusal;
 use crate::xenstore::{Xenstore, XenstoreError};
-
-/// The agent's domain has this name.
-pub const NAME: &str = "tsmc-agent";
 
 /// The agent of this host.
 #[derive(Clone, Debug)]
@@ -28,7 +26,7 @@ impl Agent {
         let mut waiting = None;
         for name in store.list("/local/domain")? {
             let Ok(domain) = name.parse() else { continue };
-            if store.read(&format!("/local/domain/{domain}/name"))?.as_deref() != Some(NAME) {
+            if store.read(&format!("/local/domain/{domain}/name"))?.as_deref() != Some(AGENT_NAME) {
                 continue;
             }
             match Self::status(store, domain)? {

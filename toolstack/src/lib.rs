@@ -19,6 +19,7 @@
 //! | [`recover`] | guests that nobody sees to |
 //! | [`kept`] | what dom0 keeps of a migration |
 //! | [`process`], [`monitor`] | processes of dom0; the one that `xl` leaves behind with a guest |
+//! | [`name`] | what the agent's domain is called |
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | what the operator sees |
@@ -36,6 +37,7 @@ pub mod identity;
 pub mod kept;
 pub mod lockdown;
 pub mod monitor;
+pub mod name;
 pub mod peek;
 pub mod process;
 pub mod recover;

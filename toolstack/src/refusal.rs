@@ -3,8 +3,8 @@
 use std::fmt;
 use std::io;
 
-use crate::agents;
 use crate::identity::KeyError;
+use crate::name::AGENT_NAME;
 use crate::stream::StreamError;
 use crate::xenstore::XenstoreError;
 
@@ -62,7 +62,7 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAgent => write!(f, "no migration agent on this host: no domain is named {}", agents::NAME),
+            Self::NoAgent => write!(f, "no migration agent on this host: no domain is named {AGENT_NAME}"),
             Self::AgentNotReady { domain } => {
                 write!(f, "the migration agent of this host (domain {domain}) is not ready")
             }

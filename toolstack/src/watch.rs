@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use common::control::{AGENT, REFUSED, ROOT};
 
-use crate::agents::{Agent, NAME};
+use crate::agents::Agent;
 use crate::identity;
+use crate::name::AGENT_NAME;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::status;
@@ -107,7 +108,7 @@ impl Watch<'_> {
         let domain = find(store)?;
         match domain {
             Some(domain) => println!("started domain {domain}"),
-            None => println!("{} makes no domain with the name {NAME}", self.config.display()),
+            None => println!("{} makes no domain with the name {AGENT_NAME}", self.config.display()),
         }
         Ok(domain)
     }
@@ -260,7 +261,7 @@ mod tests {
     fn an_agent_is_found_whatever_its_condition() {
         let (fake, mut store) = FakeStore::start();
         assert_eq!(find(&mut store).expect("an answer"), None);
-        fake.set("/local/domain/3/name", NAME);
+        fake.set("/local/domain/3/name", AGENT_NAME);
         assert_eq!(find(&mut store).expect("an answer"), Some(3));
         fake.set("/local/domain/3/data/tsmc/refused", "no identity");
         assert_eq!(find(&mut store).expect("an answer"), Some(3));
