@@ -78,6 +78,9 @@ pub struct Agent {
     pub ready_after: Duration,
 }
 
+/// Both agents of a migration, source first.
+pub type Agents = (Agent, Agent);
+
 impl Agent {
     /// Starts an agent as `configuration` says and waits until it can serve.
     pub fn start(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<Self> {

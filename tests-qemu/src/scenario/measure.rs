@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use tests_qemu::probe::Prober;
 use tests_qemu::report::{self, CpuSeconds, Figures, Report, Silence};
 
-use super::agents::AGENT_NAME;
+use super::agents::{AGENT_NAME, Agents};
 use super::guest::{self, Guest};
-use super::migration::{self, Agents, Crossing, OnLook};
+use super::migration::{self, Crossing, OnLook};
 use super::sessions::Session;
 use super::story::Story;
 use super::testbed::Testbed;

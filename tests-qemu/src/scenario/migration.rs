@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use common::control::{Progress, State};
 use tests_qemu::exec::{Event, Request};
 
-use super::agents::Agent;
+use super::agents::Agents;
 use super::guest;
 use super::sessions::{Follower, Session};
 use super::story::Story;
@@ -62,9 +62,6 @@ impl Crossing {
             && self.sessions.as_ref().is_none_or(|(source, target)| source.is_complete() && target.is_complete())
     }
 }
-
-/// Both agents of a migration, source first.
-pub type Agents = (Agent, Agent);
 
 /// Sees the source's and the target's session each time they are looked at.
 pub type OnLook<'a> = &'a (dyn Fn(&Session, &Session) + Sync);

@@ -4,9 +4,8 @@ use anyhow::Result;
 use common::control::AgentStatus;
 use tests_qemu::exec::Dom0;
 
-use super::agents::{Agent, AgentConfiguration};
+use super::agents::{Agent, AgentConfiguration, Agents};
 use super::keys::{Channel, Keys};
-use super::migration::Agents;
 use super::story::Story;
 use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
