@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use plotters::prelude::*;
 
-use super::figures::Spread;
+use super::spread::Spread;
 
 /// A line of a plot that has medians, and a bar for the spread at each.
 pub struct Line {

@@ -1,7 +1,7 @@
 //! Our migration beside Xen's own: the same guests, loads and links, in one run, the modes taking turns.
 //!
 //! [`plan`] says what is measured, [`watch`] follows what happens meanwhile, [`record`] is what comes of it,
-//! [`figures`], [`processor`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.
+//! [`figures`], [`spread`], [`processor`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.
 
 mod charts;
 pub mod figures;
@@ -12,6 +12,7 @@ pub mod plan;
 pub mod processor;
 mod reach;
 pub mod record;
+mod spread;
 mod tables;
 mod watch;
 
@@ -36,11 +37,11 @@ use crate::scenario::keys::Channel;
 use crate::scenario::story::Story;
 use crate::scenario::testbed::{A, B, SHELL, Testbed};
 use crate::scenario::{measure, ssh, start_guest, throughput, write_json};
-use figures::Spread;
 use link::Shaped;
 use plan::{Experiment, Round, Series};
 use processor::Looks;
 use record::{Record, Run, Seen, seconds_since};
+use spread::Spread;
 use watch::Watch;
 
 /// Hosts that hold the largest guest.

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use anyhow::Result;
 
 use super::charts::{self, Band, Curve, Line};
-use super::figures::{self, Figure, Spread};
+use super::figures::{self, Figure};
 use super::plan::{Experiment, Load, Series};
 use super::reach::{TSMC, spread};
 use super::record::{Record, Run, Seen};
+use super::spread::Spread;
 use super::tables::{self, escaped};
 
 const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1040px;margin:2em auto;padding:0 1em;color:#222}\

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::figures::{self, Figure, Spread};
+use super::figures::{self, Figure};
 use super::host_path;
 use super::plan::{Experiment, Load};
 use super::record::Record;
+use super::spread::Spread;
 
 /// Our three stages, sealed.
 pub const TSMC: &str = "tsmc";

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tests_qemu::report::Report;
 
-use super::figures::Spread;
 use super::plan::Experiment;
 use super::processor::Looks;
+use super::spread::Spread;
 use super::watch::Counts;
 use crate::command::{command, run};
 use crate::paths::Paths;

@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use super::figures::{self, Spread};
+use super::figures;
 use super::plan::{Experiment, Series};
 use super::processor::{self, User};
 use super::reach::{self, TSMC, XL, spread};
 use super::record::{Record, Run};
+use super::spread::Spread;
 
 /// A table with a title.
 pub struct Table {
