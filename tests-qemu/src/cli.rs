@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 
+use crate::mode::Mode;
 use crate::suite::Choice;
 
 /// Two real Xen hosts in QEMU, and live migrations between them.
@@ -186,29 +187,5 @@ impl Bench {
     /// Whether this mode is measured.
     pub fn wants(&self, mode: Mode) -> bool {
         self.modes.is_empty() || self.modes.contains(&mode)
-    }
-}
-
-/// Who moves the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// The agents, in three stages: full copy, switch, dirty copy with demand paging.
-    Tsmc,
-    /// The agents, iterating until little is left, then stop and copy.
-    Precopy,
-    /// The agents, without a full copy: everything after the switch.
-    Postcopy,
-    /// Xen's own helper, on a guest with an ordinary label: the baseline.
-    Xl,
-}
-
-impl std::fmt::Display for Mode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tsmc => "tsmc",
-            Self::Precopy => "precopy",
-            Self::Postcopy => "postcopy",
-            Self::Xl => "xl",
-        })
     }
 }

@@ -6,6 +6,7 @@ mod cleanup;
 mod cli;
 mod command;
 mod gates;
+mod mode;
 mod monitor;
 mod network;
 mod paths;

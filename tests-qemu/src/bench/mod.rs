@@ -27,7 +27,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
-use crate::cli::{Bench, Mode};
+use crate::cli::Bench;
+use crate::mode::Mode;
 use crate::network::PLACES;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::guest::{Guest, Workload};
 use crate::scenario::keys::Channel;
 

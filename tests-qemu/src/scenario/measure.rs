@@ -13,7 +13,7 @@ use super::migration::{self, Crossing, OnLook};
 use super::sessions::Session;
 use super::story::Story;
 use super::testbed::Testbed;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::{self, GUEST, Place};
 
 /// Migrates `guest` and reports. The report is complete but for claims that the caller adds.

@@ -12,7 +12,7 @@ use super::guest;
 use super::sessions::{Follower, Session};
 use super::story::Story;
 use super::testbed::Testbed;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::Place;
 
 /// Xen's own save helper. Ours is in the environment of everything in dom0, by dom0's init.

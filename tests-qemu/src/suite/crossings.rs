@@ -7,7 +7,7 @@ use common::control::State;
 
 use super::brake::Brake;
 use super::fixture::Fixture;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::keys::Channel;

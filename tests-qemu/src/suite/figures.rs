@@ -8,7 +8,7 @@ use crate::bench::figures::{self, Figure};
 use crate::bench::plan::{Experiment, Load, Series};
 use crate::bench::processor;
 use crate::bench::record::Run;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::keys::Channel;
 
 /// The guest of the smallest size; its pages.

@@ -9,7 +9,7 @@ use crate::artifacts::Artifacts;
 use crate::bench;
 use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::{PLACES, Place};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};

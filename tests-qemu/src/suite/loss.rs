@@ -8,7 +8,7 @@ use common::control::State;
 use super::brake::Brake;
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::Place;
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::testbed::{A, B};

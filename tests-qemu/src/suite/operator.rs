@@ -10,7 +10,7 @@ use super::brake::Brake;
 use super::crossings::assert_held;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::testbed::{A, B};
 

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use crate::cli::Mode;
 use crate::command::run_line;
+use crate::mode::Mode;
 use crate::network::{self, PLACES};
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{Guest, Label};

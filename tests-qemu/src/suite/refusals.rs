@@ -10,8 +10,8 @@ use tests_qemu::report::Report;
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use crate::cli::Mode;
 use crate::command::{command, run};
+use crate::mode::Mode;
 use crate::paths::Paths;
 use crate::scenario::agents::{AGENT_NAME, domain_id};
 use crate::scenario::guest::{self, Guest, Label};

@@ -8,7 +8,7 @@ use tests_qemu::exec::{Event, Request, Running};
 use super::crossings::assert_held;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::{BRIDGE, PLACES};
 use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label, Workload};

@@ -10,7 +10,7 @@ use tests_qemu::exec::Dom0;
 use super::brake::Brake;
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::agents::{AGENT_NAME, domain_id};
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::testbed::{A, B};

@@ -8,7 +8,7 @@ use tests_qemu::exec::{Output, Running};
 use super::super::fixture::Fixture;
 use super::attempt::LIMIT;
 use super::scene::{Domain, domains};
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::{GUESTS, Place, SECOND_GUEST};
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::migration;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, Moment};
 use super::scene::{Scene, domains};
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::guest;
 use crate::scenario::migration;
 use crate::scenario::testbed::SHELL;

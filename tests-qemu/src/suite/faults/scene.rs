@@ -7,7 +7,7 @@ use tests_qemu::exec::{Dom0, Request};
 
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, LIMIT, Moment};
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::network::Place;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};

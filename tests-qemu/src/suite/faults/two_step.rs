@@ -8,7 +8,7 @@ use super::super::fixture::Fixture;
 use super::attempt::Moment;
 use super::homecoming::comes_back;
 use super::scene::{RECEIVER, SENDER, Scene, signal};
-use crate::cli::Mode;
+use crate::mode::Mode;
 use crate::scenario::guest;
 use crate::scenario::migration;
 
