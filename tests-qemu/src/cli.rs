@@ -1,10 +1,12 @@
-//! The runner's command line.
+//! The runner's command line. What a command takes is described where the command is carried out.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-use crate::mode::Mode;
+use crate::bench::options::Bench;
+use crate::qemu::Size;
+use crate::scenario::options::Migrate;
 use crate::suite::Choice;
 
 /// Two real Xen hosts in QEMU, and live migrations between them.
@@ -91,101 +93,4 @@ pub enum Command {
     },
     /// Check the agents' image as a file: what it must not contain, and its size.
     ImageGates,
-}
-
-/// How large a host is.
-#[derive(Args, Clone, Copy, Debug)]
-pub struct Size {
-    /// Memory of each host, MiB.
-    #[arg(long, default_value_t = 1536)]
-    pub host_memory: u32,
-    /// Memory of each dom0, MiB.
-    #[arg(long, default_value_t = 512)]
-    pub dom0_memory: u32,
-    /// Processors of each host.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub host_cpus: u32,
-}
-
-/// Which migration.
-#[derive(Args, Clone, Debug)]
-pub struct Migrate {
-    /// Who moves the memory.
-    #[arg(long, value_enum, default_value_t = Mode::Tsmc)]
-    pub mode: Mode,
-    #[command(flatten)]
-    pub scenario: Scenario,
-    /// Start the agents without keys: what they say to each other is in clear. To measure with.
-    #[arg(long)]
-    pub plain: bool,
-    /// Compare all memory at the switch. The guest stands still for longer.
-    #[arg(long)]
-    pub verify: bool,
-    /// Leave both hosts up afterwards; `host-exec` runs commands in each dom0, `down` ends them.
-    #[arg(long)]
-    pub keep: bool,
-}
-
-/// The hosts, the guest, and what it is busy with.
-#[derive(Args, Clone, Debug)]
-pub struct Scenario {
-    /// The guest's memory, MiB.
-    #[arg(long, default_value_t = 256, value_name = "MB")]
-    pub memory: u32,
-    /// The guest's virtual processors.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
-    pub vcpus: u32,
-    /// The guest's kernel: an ELF file or a bzImage. The default is Debian's own, unmodified.
-    #[arg(long, value_name = "FILE")]
-    pub guest_kernel: Option<PathBuf>,
-    /// The guest's initramfs. The default brings up a network address and the memory workload.
-    #[arg(long, value_name = "FILE")]
-    pub guest_initrd: Option<PathBuf>,
-    /// More words for the guest kernel's command line.
-    #[arg(long, value_name = "STR", default_value = "", allow_hyphen_values = true)]
-    pub guest_args: String,
-    /// How much memory the guest's workload writes to again and again, MiB.
-    #[arg(long, default_value_t = 32, value_name = "MB")]
-    pub dirty_mb: u32,
-    /// How many pages it writes to each second.
-    #[arg(long, default_value_t = 2000, value_name = "PAGES/S")]
-    pub dirty_rate: u32,
-    /// Limit the link between the hosts to this many Mbit/s.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub link_mbit: Option<u32>,
-    /// Write the report to this file too, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub report: Option<PathBuf>,
-    #[command(flatten)]
-    pub size: Size,
-}
-
-/// What is measured, and for how long.
-#[derive(Args, Clone, Debug)]
-pub struct Bench {
-    /// How often each mode takes its turn in each experiment.
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub runs: u32,
-    /// Begin nothing that would end later than this; the report says what was left out. The default is to do everything.
-    #[arg(long, value_name = "N")]
-    pub minutes: Option<u64>,
-    /// Only the experiments whose name contains one of these, as in 'high load' or '256 MB'; a whole name means that one alone.
-    #[arg(long, value_name = "WORDS")]
-    pub only: Vec<String>,
-    /// Only these modes.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    pub modes: Vec<Mode>,
-    /// The folder of the report.
-    #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
-    pub output: PathBuf,
-    /// Measure nothing: draw the report again from the raw figures in that folder.
-    #[arg(long)]
-    pub redraw: bool,
-}
-
-impl Bench {
-    /// Whether this mode is measured.
-    pub fn wants(&self, mode: Mode) -> bool {
-        self.modes.is_empty() || self.modes.contains(&mode)
-    }
 }

@@ -25,9 +25,9 @@ use tests_qemu::exec::{Event, Request};
 
 use artifacts::Artifacts;
 use artifacts::programs::Build;
-use cli::{Cli, Command, Size};
+use cli::{Cli, Command};
 use paths::Paths;
-use qemu::{HostSize, Lifetime};
+use qemu::Lifetime;
 use run::Run;
 
 fn main() -> ExitCode {
@@ -81,12 +81,6 @@ fn execute(cli: &Cli) -> Result<u8> {
         Command::ImageGates => return gates::check(&paths.image()),
     }
     Ok(0)
-}
-
-impl From<Size> for HostSize {
-    fn from(size: Size) -> Self {
-        Self { memory_mib: size.host_memory, dom0_mib: size.dom0_memory, cpus: size.host_cpus }
-    }
 }
 
 /// A live run, with this thread in its network.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use clap::Args;
 
 use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
@@ -36,6 +37,26 @@ pub struct HostSize {
     pub dom0_mib: u32,
     /// Processors of the machine.
     pub cpus: u32,
+}
+
+/// How large a host is.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Size {
+    /// Memory of each host, MiB.
+    #[arg(long, default_value_t = 1536)]
+    pub host_memory: u32,
+    /// Memory of each dom0, MiB.
+    #[arg(long, default_value_t = 512)]
+    pub dom0_memory: u32,
+    /// Processors of each host.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub host_cpus: u32,
+}
+
+impl From<Size> for HostSize {
+    fn from(size: Size) -> Self {
+        Self { memory_mib: size.host_memory, dom0_mib: size.dom0_memory, cpus: size.host_cpus }
+    }
 }
 
 /// Whether a host goes down with the runner or is left up.
