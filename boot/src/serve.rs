@@ -19,7 +19,7 @@ use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};
 use xen_pv::sched;
-use xen_pv::xenstore::{Transaction, Xenstore};
+use xen_pv::xenstore::Xenstore;
 
 use crate::net_device::{Link, NetDevice};
 use crate::platform::{FaultPorts, Platform};
@@ -71,7 +71,7 @@ pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
     if let Err(Refusal::Configuration(reason)) = &outcome {
         // For who cannot see the console; it is said there too.
         let node = format!("{ROOT}/{REFUSED}");
-        let _ = store.borrow_mut().write(Transaction::NONE, &node, reason.as_bytes());
+        let _ = store.borrow_mut().write(&node, reason.as_bytes());
     }
     outcome
 }

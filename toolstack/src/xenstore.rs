@@ -153,7 +153,7 @@ impl Xenstore {
     fn request(&mut self, operation: &'static str, kind: Kind, path: &str, parts: &[Part<'_>]) -> Result<Message> {
         self.last_request = self.last_request.wrapping_add(1);
         let mut request = Vec::new();
-        if encode(kind, self.last_request, 0, parts, &mut request).is_err() {
+        if encode(kind, self.last_request, parts, &mut request).is_err() {
             return Err(XenstoreError::Refused { operation, path: path.into(), error: "E2BIG".into() });
         }
         self.connection.write_all(&request).map_err(XenstoreError::Connection)?;

@@ -17,7 +17,7 @@ use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
 use crate::time;
-use crate::xenstore::{self, Transaction, Xenstore};
+use crate::xenstore::{self, Xenstore};
 
 pub mod checksum;
 #[cfg(fuzzing)]
@@ -215,7 +215,7 @@ impl Netfront {
             ("feature-sg", 1),
             ("feature-gso-tcpv4", on(features.segmentation)),
         ] {
-            store.write(Transaction::NONE, &node(name), format!("{value}").as_bytes())?;
+            store.write(&node(name), format!("{value}").as_bytes())?;
         }
         self.write_state(store, state::CONNECTED)?;
         self.channel = Some(channel);
@@ -260,7 +260,7 @@ impl Netfront {
     }
 
     fn write_state(&self, store: &mut Xenstore, state: u32) -> Result<(), Error> {
-        Ok(store.write(Transaction::NONE, &node("state"), format!("{state}").as_bytes())?)
+        Ok(store.write(&node("state"), format!("{state}").as_bytes())?)
     }
 }
 

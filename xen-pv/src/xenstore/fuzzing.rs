@@ -7,8 +7,8 @@ use spin::Mutex;
 
 use super::ring::Ring;
 use super::wire::{Kind, Part};
-use super::{Channel, Transaction, Xenstore, checked};
-use crate::abi::Port;
+use super::{Channel, Xenstore, checked};
+use crate::abi::{PAGE_SIZE, Port};
 use crate::memory::Pages;
 
 /// Where the replies are in the page, where its indices, and how many bytes a ring has.
@@ -40,7 +40,7 @@ pub fn store(mut bytes: &[u8]) {
             5 => store.post_write("path", some),
             kind => {
                 let kind = if kind == 6 { Kind::Read } else { Kind::Directory };
-                let Ok(request) = store.enqueue(kind, Transaction::NONE, &[Part::Text("path")]) else { return };
+                let Ok(request) = store.enqueue(kind, &[Part::Text("path")]) else { return };
                 store.inbox.expect(request);
                 let _ = store.pump();
                 if let Some(answer) = store.inbox.take_answer()

@@ -38,7 +38,7 @@ impl Inbox {
         self.answer.take()
     }
 
-    /// From now on changes with this token are kept. There is no end to it: they may come after their watch has ended.
+    /// From now on changes with this token are kept; nothing ends that.
     pub(super) fn watch(&mut self, token: &str) {
         if !self.tokens.iter().any(|known| known == token) {
             self.tokens.push(token.into());
@@ -81,12 +81,12 @@ mod tests {
     use alloc::format;
 
     fn answer(request: u32) -> Message {
-        Message { kind: Kind::Read, request, transaction: 0, payload: Vec::new() }
+        Message { kind: Kind::Read, request, payload: Vec::new() }
     }
 
     fn event(path: &str) -> Message {
         let payload = format!("{path}\0token\0").into_bytes();
-        Message { kind: Kind::WatchEvent, request: 0, transaction: 0, payload }
+        Message { kind: Kind::WatchEvent, request: 0, payload }
     }
 
     #[test]

@@ -35,8 +35,6 @@ pub enum Error {
     NotFound,
     /// We may not.
     Forbidden,
-    /// A transaction met another: try again.
-    Again,
     /// The daemon refused for another reason.
     Refused,
     /// The request is too long.
@@ -52,7 +50,6 @@ impl fmt::Display for Error {
         f.write_str(match self {
             Self::NotFound => "no such node in xenstore",
             Self::Forbidden => "xenstore forbids it",
-            Self::Again => "a xenstore transaction met another",
             Self::Refused => "xenstore refused",
             Self::TooLong => "the xenstore request is too long",
             Self::TimedOut => "xenstore does not answer",
@@ -70,15 +67,6 @@ pub struct Change {
     pub path: String,
     /// Which watch.
     pub token: String,
-}
-
-/// Requests that succeed or fail together. Number 0 is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transaction(u32);
-
-impl Transaction {
-    /// Each request for itself.
-    pub const NONE: Transaction = Transaction(0);
 }
 
 /// The client.
@@ -116,7 +104,7 @@ impl Xenstore {
 
     /// The value of a node.
     pub fn read(&mut self, path: &str) -> Result<Vec<u8>, Error> {
-        Ok(self.ask(Kind::Read, Transaction::NONE, &[Part::Text(path)])?.payload)
+        Ok(self.ask(Kind::Read, &[Part::Text(path)])?.payload)
     }
 
     /// The value of a node, as text.
@@ -126,12 +114,12 @@ impl Xenstore {
 
     /// The names below a node.
     pub fn directory(&mut self, path: &str) -> Result<Vec<String>, Error> {
-        self.ask(Kind::Directory, Transaction::NONE, &[Part::Text(path)])?.names().map_err(|_| Error::Broken)
+        self.ask(Kind::Directory, &[Part::Text(path)])?.names().map_err(|_| Error::Broken)
     }
 
     /// Sets a value and waits until it is set.
-    pub fn write(&mut self, transaction: Transaction, path: &str, value: &[u8]) -> Result<(), Error> {
-        self.ask(Kind::Write, transaction, &[Part::Text(path), Part::Value(value)]).map(drop)
+    pub fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Error> {
+        self.ask(Kind::Write, &[Part::Text(path), Part::Value(value)]).map(drop)
     }
 
     /// Sets a value; never waits, and nobody learns whether it worked. While the daemon takes nothing, a later value of the
@@ -142,12 +130,12 @@ impl Xenstore {
 
     /// Makes an empty node.
     pub fn mkdir(&mut self, path: &str) -> Result<(), Error> {
-        self.ask(Kind::Mkdir, Transaction::NONE, &[Part::Text(path)]).map(drop)
+        self.ask(Kind::Mkdir, &[Part::Text(path)]).map(drop)
     }
 
     /// Removes a node and all below it.
     pub fn remove(&mut self, path: &str) -> Result<(), Error> {
-        self.ask(Kind::Rm, Transaction::NONE, &[Part::Text(path)]).map(drop)
+        self.ask(Kind::Rm, &[Part::Text(path)]).map(drop)
     }
 
     /// [`Xenstore::remove`] without waiting.
@@ -158,24 +146,7 @@ impl Xenstore {
     /// Reports changes at and below a path from now on, and one at once.
     pub fn watch(&mut self, path: &str, token: &str) -> Result<(), Error> {
         self.inbox.watch(token);
-        self.ask(Kind::Watch, Transaction::NONE, &[Part::Text(path), Part::Text(token)]).map(drop)
-    }
-
-    /// Ends a watch; changes that are on their way still arrive.
-    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<(), Error> {
-        self.ask(Kind::Unwatch, Transaction::NONE, &[Part::Text(path), Part::Text(token)]).map(drop)
-    }
-
-    /// Begins a transaction.
-    pub fn begin(&mut self) -> Result<Transaction, Error> {
-        let answer = self.ask(Kind::TransactionStart, Transaction::NONE, &[Part::Text("")])?;
-        let text = answer.payload.strip_suffix(b"\0").and_then(|text| core::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).map(Transaction).ok_or(Error::Broken)
-    }
-
-    /// Ends it; [`Error::Again`] means that nothing was done.
-    pub fn commit(&mut self, transaction: Transaction) -> Result<(), Error> {
-        self.ask(Kind::TransactionEnd, transaction, &[Part::Text("T")]).map(drop)
+        self.ask(Kind::Watch, &[Part::Text(path), Part::Text(token)]).map(drop)
     }
 
     /// Moves what can be moved. Never waits.
@@ -211,18 +182,16 @@ impl Xenstore {
         let Some((path, post)) = self.outbox.take() else { return false };
         // One that is too long is lost: nobody learns of it.
         let _ = match &post {
-            Post::Write(value) => {
-                self.enqueue(Kind::Write, Transaction::NONE, &[Part::Text(&path), Part::Value(value)])
-            }
-            Post::Remove => self.enqueue(Kind::Rm, Transaction::NONE, &[Part::Text(&path)]),
+            Post::Write(value) => self.enqueue(Kind::Write, &[Part::Text(&path), Part::Value(value)]),
+            Post::Remove => self.enqueue(Kind::Rm, &[Part::Text(&path)]),
         };
         true
     }
 
-    fn ask(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<Message, Error> {
+    fn ask(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<Message, Error> {
         // What was said before comes first.
         while self.enqueue_post() {}
-        let request = self.enqueue(kind, transaction, parts)?;
+        let request = self.enqueue(kind, parts)?;
         self.inbox.expect(request);
         let answer = self.wait_for_answer();
         self.inbox.forget();
@@ -240,13 +209,13 @@ impl Xenstore {
         }
     }
 
-    fn enqueue(&mut self, kind: Kind, transaction: Transaction, parts: &[Part<'_>]) -> Result<u32, Error> {
+    fn enqueue(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<u32, Error> {
         if self.broken {
             return Err(Error::Broken);
         }
         // 0 is what watch events carry.
         self.last_request = self.last_request.checked_add(1).unwrap_or(1);
-        wire::encode(kind, self.last_request, transaction.0, parts, &mut self.backlog).map_err(|_| Error::TooLong)?;
+        wire::encode(kind, self.last_request, parts, &mut self.backlog).map_err(|_| Error::TooLong)?;
         Ok(self.last_request)
     }
 
@@ -308,7 +277,6 @@ fn checked(kind: Kind, answer: Message) -> Result<Message, Error> {
     Err(match (answer.kind, answer.error_name()) {
         (Kind::Error, "ENOENT") => Error::NotFound,
         (Kind::Error, "EACCES" | "EPERM") => Error::Forbidden,
-        (Kind::Error, "EAGAIN") => Error::Again,
         (Kind::Error, _) => Error::Refused,
         _ => Error::Broken,
     })

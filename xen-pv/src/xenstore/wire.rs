@@ -10,7 +10,7 @@ pub const PAYLOAD_MAX: usize = 4096;
 /// Bytes of a header.
 pub const HEADER: usize = 16;
 
-/// What a message asks or says (`enum xsd_sockmsg_type`).
+/// What a message asks or says: those of `enum xsd_sockmsg_type` that we ask or hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Kind {
@@ -18,26 +18,14 @@ pub enum Kind {
     Directory = 1,
     /// A node's value.
     Read = 2,
-    /// A node's permissions.
-    GetPerms = 3,
     /// Be told of changes at and below a path.
     Watch = 4,
-    /// No longer.
-    Unwatch = 5,
-    /// Begin a transaction.
-    TransactionStart = 6,
-    /// End it, for good or not.
-    TransactionEnd = 7,
-    /// Where a domain's directory is.
-    GetDomainPath = 10,
     /// Set a value, make the node and those above it.
     Write = 11,
     /// Make a node.
     Mkdir = 12,
     /// Remove a node and all below.
     Rm = 13,
-    /// Set permissions.
-    SetPerms = 14,
     /// A watch fired.
     WatchEvent = 15,
     /// A request failed.
@@ -52,16 +40,10 @@ impl Kind {
         Some(match number {
             1 => Self::Directory,
             2 => Self::Read,
-            3 => Self::GetPerms,
             4 => Self::Watch,
-            5 => Self::Unwatch,
-            6 => Self::TransactionStart,
-            7 => Self::TransactionEnd,
-            10 => Self::GetDomainPath,
             11 => Self::Write,
             12 => Self::Mkdir,
             13 => Self::Rm,
-            14 => Self::SetPerms,
             15 => Self::WatchEvent,
             16 => Self::Error,
             18 => Self::Resume,
@@ -88,8 +70,6 @@ pub struct Message {
     pub kind: Kind,
     /// Number of the request it belongs to; 0 for watch events.
     pub request: u32,
-    /// Transaction, or 0.
-    pub transaction: u32,
     /// The rest.
     pub payload: Vec<u8>,
 }
@@ -134,13 +114,7 @@ pub enum Part<'a> {
 }
 
 /// Appends a request to `out`; refuses one that is too long and leaves `out` as it was.
-pub fn encode(
-    kind: Kind,
-    request: u32,
-    transaction: u32,
-    parts: &[Part<'_>],
-    out: &mut Vec<u8>,
-) -> Result<(), Malformed> {
+pub fn encode(kind: Kind, request: u32, parts: &[Part<'_>], out: &mut Vec<u8>) -> Result<(), Malformed> {
     let length: usize = parts
         .iter()
         .map(|part| match part {
@@ -151,7 +125,8 @@ pub fn encode(
     if length > PAYLOAD_MAX {
         return Err(Malformed::TooLong(length.try_into().unwrap_or(u32::MAX)));
     }
-    for word in [kind as u32, request, transaction, length as u32] {
+    // Each request stands for itself: it belongs to transaction 0, which is none.
+    for word in [kind as u32, request, 0, length as u32] {
         out.extend_from_slice(&word.to_le_bytes());
     }
     for part in parts {
@@ -198,7 +173,6 @@ impl Decoder {
         let message = Message {
             kind: Kind::from_number(number).ok_or(Malformed::UnknownKind(number))?,
             request: self.word(1),
-            transaction: self.word(2),
             payload: self.bytes[HEADER..].to_vec(),
         };
         self.bytes.clear();
@@ -235,14 +209,14 @@ mod tests {
     #[test]
     fn messages_survive_any_split() {
         let mut bytes = Vec::new();
-        encode(Kind::Write, 7, 0, &[Part::Text("data/x"), Part::Value(b"v=1")], &mut bytes).unwrap();
-        encode(Kind::Read, 8, 3, &[Part::Text("data/y")], &mut bytes).unwrap();
-        encode(Kind::Directory, 9, 0, &[], &mut bytes).unwrap();
+        encode(Kind::Write, 7, &[Part::Text("data/x"), Part::Value(b"v=1")], &mut bytes).unwrap();
+        encode(Kind::Read, 8, &[Part::Text("data/y")], &mut bytes).unwrap();
+        encode(Kind::Directory, 9, &[], &mut bytes).unwrap();
         for step in [1, 3, 16, 1000] {
             let messages = feed(&mut Decoder::default(), &bytes, step).unwrap();
             assert_eq!(messages.len(), 3);
             assert_eq!(messages[0].payload, b"data/x\0v=1");
-            assert_eq!((messages[1].kind, messages[1].request, messages[1].transaction), (Kind::Read, 8, 3));
+            assert_eq!((messages[1].kind, messages[1].request), (Kind::Read, 8));
             assert!(messages[2].payload.is_empty());
         }
     }
@@ -256,7 +230,7 @@ mod tests {
         assert_eq!(Decoder::default().push(&header), Err(Malformed::TooLong(4097)));
         let value = vec![0; PAYLOAD_MAX];
         let mut out = vec![1];
-        assert!(encode(Kind::Write, 1, 0, &[Part::Text("a"), Part::Value(&value)], &mut out).is_err());
+        assert!(encode(Kind::Write, 1, &[Part::Text("a"), Part::Value(&value)], &mut out).is_err());
         assert_eq!(out, [1]);
     }
 
@@ -271,8 +245,7 @@ mod tests {
 
     #[test]
     fn watch_events_and_names_are_checked() {
-        let message =
-            |payload: &[u8]| Message { kind: Kind::WatchEvent, request: 0, transaction: 0, payload: payload.to_vec() };
+        let message = |payload: &[u8]| Message { kind: Kind::WatchEvent, request: 0, payload: payload.to_vec() };
         assert_eq!(message(b"a/b\0t\0").watch_event(), Ok(("a/b", "t")));
         assert_eq!(message(b"a/b\0t").watch_event(), Err(Malformed::BadString));
         assert_eq!(message(b"a/b\0").watch_event(), Err(Malformed::BadString));
