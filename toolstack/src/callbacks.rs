@@ -11,8 +11,6 @@ use std::io::{self, Read, Write};
 /// How loud a line in libxl's log is; `xl` shows [`Level::Info`] and above unless told otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// For developers; shown with `xl -vvv`.
-    Debug = 1,
     /// What happens.
     Info = 5,
     /// Something an operator should know.

@@ -1,8 +1,6 @@
 //! Giving the processor up, for a while or for ever.
 
-use crate::abi::sched::{
-    SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT, Shutdown,
-};
+use crate::abi::sched::{SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, Shutdown};
 use crate::hypercall;
 
 /// Why the domain stops.
@@ -10,8 +8,6 @@ use crate::hypercall;
 pub enum Reason {
     /// It is done.
     Poweroff,
-    /// It wants to start again.
-    Reboot,
     /// It failed.
     Crash,
 }
@@ -20,7 +16,6 @@ pub enum Reason {
 pub fn shutdown(reason: Reason) -> ! {
     let reason = match reason {
         Reason::Poweroff => SHUTDOWN_POWEROFF,
-        Reason::Reboot => SHUTDOWN_REBOOT,
         Reason::Crash => SHUTDOWN_CRASH,
     };
     loop {

@@ -172,7 +172,6 @@ fn own_interface(facts: &mut Vec<Fact>) {
         "SCHEDOP_poll" = sched::SCHEDOP_POLL,
         "SCHEDOP_shutdown" = sched::SCHEDOP_SHUTDOWN,
         "SHUTDOWN_poweroff" = sched::SHUTDOWN_POWEROFF,
-        "SHUTDOWN_reboot" = sched::SHUTDOWN_REBOOT,
         "SHUTDOWN_crash" = sched::SHUTDOWN_CRASH,
         "SHUTDOWN_suspend" = sched::SHUTDOWN_SUSPEND,
         "MMU_PT_UPDATE_NO_TRANSLATE" = mmu::MMU_PT_UPDATE_NO_TRANSLATE,

@@ -32,8 +32,6 @@ pub struct Shutdown {
 
 /// The domain is done.
 pub const SHUTDOWN_POWEROFF: u32 = 0;
-/// The domain asks to be restarted.
-pub const SHUTDOWN_REBOOT: u32 = 1;
 /// The domain is ready to be saved.
 pub const SHUTDOWN_SUSPEND: u32 = 2;
 /// The domain failed.
