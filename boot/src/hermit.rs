@@ -5,20 +5,16 @@
 
 use core::slice;
 
-use hermit_abi::{CLOCK_MONOTONIC, CLOCK_REALTIME, clockid_t, timespec};
 use spin::Mutex;
+use xen_pv::console;
 use xen_pv::entropy::Entropy;
 use xen_pv::sched::{self, Reason};
-use xen_pv::{console, event, time};
 
 const EBADF: isize = 9;
-const EINVAL: i32 = 22;
 const ENOSYS: isize = 38;
 
 const _: [unsafe extern "C" fn(i32, *const u8, usize) -> isize; 2] = [hermit_abi::write, sys_write];
 const _: [unsafe extern "C" fn(*mut u8, usize, u32) -> isize; 2] = [hermit_abi::read_entropy, sys_read_entropy];
-const _: [unsafe extern "C" fn(clockid_t, *mut timespec) -> i32; 2] = [hermit_abi::clock_gettime, sys_clock_gettime];
-const _: [unsafe extern "C" fn(u64); 2] = [hermit_abi::usleep, sys_usleep];
 const _: [unsafe extern "C" fn(i32) -> !; 2] = [hermit_abi::exit, sys_exit];
 const _: [unsafe extern "C" fn() -> !; 2] = [hermit_abi::abort, sys_abort];
 
@@ -55,27 +51,6 @@ unsafe extern "C" fn sys_read_entropy(bytes: *mut u8, length: usize, _flags: u32
         entropy.fill(bytes);
     }
     length as isize
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn sys_clock_gettime(clock: clockid_t, into: *mut timespec) -> i32 {
-    let nanoseconds = match clock {
-        CLOCK_MONOTONIC => time::now_ns(),
-        CLOCK_REALTIME => time::wall_clock_ns(),
-        _ => return -EINVAL,
-    };
-    let time = timespec { tv_sec: (nanoseconds / 1_000_000_000) as i64, tv_nsec: (nanoseconds % 1_000_000_000) as i32 };
-    // SAFETY: the caller passes a place for the result.
-    unsafe { into.write(time) };
-    0
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn sys_usleep(microseconds: u64) {
-    let end = time::now_ns().saturating_add(microseconds.saturating_mul(1000));
-    while time::now_ns() < end {
-        event::wait(&[], Some(end));
-    }
 }
 
 #[unsafe(no_mangle)]
