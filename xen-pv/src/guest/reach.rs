@@ -14,10 +14,7 @@ use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpd
 use crate::abi::{Errno, PAGE_SHIFT};
 use crate::hypercall;
 use crate::pte::{read_only, read_write};
-use crate::window::{Access, BATCH, Held, Mapping, Window, copy};
-
-/// The bytes of one page.
-pub type Page = [u8; PAGE_SIZE];
+use crate::window::{Access, Held, Mapping, Window, copy};
 
 /// An entry that grants nothing.
 const NO_GRANT: GrantEntryV1 = GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 };
