@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};
-use crate::session::sending;
+use crate::source::{Batch, is_zero};
 use crate::tasks::{Timer, poll_once};
 use crate::wire::{Cause, Kind, Message};
 
@@ -35,7 +35,7 @@ const BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: IN_FLI
 
 /// Which of up to [`BATCH`] pages are zero.
 pub fn zero_mask(pages: &[Page]) -> PageMask {
-    pages.iter().enumerate().fold(0, |mask, (index, page)| mask | PageMask::from(sending::is_zero(page)) << index)
+    pages.iter().enumerate().fold(0, |mask, (index, page)| mask | PageMask::from(is_zero(page)) << index)
 }
 
 /// The longest record, sealed and opened again and again.
@@ -107,7 +107,7 @@ impl Ends {
         let sending = async {
             for (index, pages) in from.chunks(BATCH).enumerate() {
                 let first = (index * BATCH) as u64;
-                let gfns: sending::Batch = (first..first + pages.len() as u64).map(Gfn).collect();
+                let gfns: Batch = (first..first + pages.len() as u64).map(Gfn).collect();
                 batch[..pages.len()].copy_from_slice(pages);
                 let batch = &batch[..pages.len()];
                 outlet.send_pages(Cause::Copy, &gfns, batch, zero_mask(batch)).await.expect("it is sent");

@@ -17,20 +17,23 @@ use common::control::Size;
 use common::{PageSet, PublicKey};
 
 use crate::error::{Refusal, SessionError};
-use crate::peers::{Peers, Seat};
-use crate::platform::ARRIVALS;
-use crate::session::{arrival, departure};
+use crate::peers::{AT_ONCE, Peers, Seat};
 use crate::tasks::Timer;
-
-/// Sessions that may run at once, each way.
-pub(crate) const AT_ONCE: usize = ARRIVALS;
 
 /// What is not promised to any session yet, and who waits for it.
 #[derive(Clone)]
 pub(crate) struct Budget(Rc<Inner>);
 
+/// Bytes that a guest of a size takes: at its source, and at its target.
+#[derive(Clone, Copy)]
+pub(crate) struct Costs {
+    pub(crate) leaving: fn(&Size) -> usize,
+    pub(crate) arriving: fn(&Size) -> usize,
+}
+
 struct Inner {
     timer: Timer,
+    costs: Costs,
     total: usize,
     /// Bytes of the agent's domain that no session may have.
     beside: usize,
@@ -48,7 +51,7 @@ struct State {
     /// What an arrival of each guest would take that departs.
     mirrors: Vec<usize>,
     /// Who waits, the first to ask first.
-    waiting: Vec<(u64, Want)>,
+    waiting: Vec<Queued>,
     last: u64,
 }
 
@@ -68,6 +71,13 @@ pub(crate) struct Want {
     peer: Option<PublicKey>,
     /// An earlier life of this agent had it in hand: it goes before all others.
     again: bool,
+}
+
+/// A session in the queue.
+#[derive(Clone, Copy)]
+struct Queued {
+    number: u64,
+    want: Want,
     /// Bytes, at this end; and an arrival's of the same guest.
     bytes: usize,
     mirror: usize,
@@ -97,19 +107,12 @@ impl fmt::Display for Lack {
 impl Want {
     /// To send a guest away.
     pub(crate) fn to_leave(size: Size) -> Self {
-        Self {
-            way: Way::Out,
-            size,
-            peer: None,
-            again: false,
-            bytes: departure::cost(&size),
-            mirror: arrival::cost(&size),
-        }
+        Self { way: Way::Out, size, peer: None, again: false }
     }
 
     /// To take a guest in from `peer`.
     pub(crate) fn to_arrive(size: Size, peer: Option<PublicKey>) -> Self {
-        Self { way: Way::In, size, peer, again: false, bytes: arrival::cost(&size), mirror: 0 }
+        Self { way: Way::In, size, peer, again: false }
     }
 
     /// The same of a guest that an earlier life of this agent had in hand.
@@ -119,33 +122,32 @@ impl Want {
 
     /// The same without a promise for digests: they find room at the switch, or not.
     fn unverified(self) -> Self {
-        let size = Size { digests: 0, ..self.size };
-        let bare = match self.way {
-            Way::Out => Self::to_leave(size),
-            Way::In => Self::to_arrive(size, self.peer),
-        };
-        Self { again: self.again, ..bare }
+        Self { size: Size { digests: 0, ..self.size }, ..self }
     }
 }
 
 impl Budget {
     /// `total` bytes for sessions, in a domain that has `beside` more.
-    pub(crate) fn new(total: usize, beside: usize, timer: Timer) -> Self {
-        Self(Rc::new(Inner { timer, total, beside, sources: Peers::default(), state: RefCell::default() }))
+    pub(crate) fn new(total: usize, beside: usize, costs: Costs, timer: Timer) -> Self {
+        Self(Rc::new(Inner { timer, costs, total, beside, sources: Peers::default(), state: RefCell::default() }))
     }
 
     /// Queues for what `want` says. Refused at once if it would never fit.
     pub(crate) fn queue(&self, want: Want) -> Result<Turn, SessionError> {
-        let fits = |want: &Want| want.bytes.saturating_add(want.mirror) <= self.0.total;
-        let want = if fits(&want) { want } else { want.unverified() };
-        if !fits(&want) {
-            let needed = self.0.beside.saturating_add(want.bytes).saturating_add(want.mirror);
+        let needs = |queued: &Queued| queued.bytes.saturating_add(queued.mirror);
+        let mut queued = self.priced(want);
+        if needs(&queued) > self.0.total {
+            queued = self.priced(want.unverified());
+        }
+        if needs(&queued) > self.0.total {
+            let needed = self.0.beside.saturating_add(needs(&queued));
             return Err(SessionError::Refused(Refusal::NeverFits { memory_mib: needed.div_ceil(1 << 20) as u64 }));
         }
         let state = &mut *self.0.state.borrow_mut();
         state.last += 1;
+        queued.number = state.last;
         let place = if want.again { 0 } else { state.waiting.len() };
-        state.waiting.insert(place, (state.last, want));
+        state.waiting.insert(place, queued);
         Ok(Turn { budget: self.clone(), number: state.last })
     }
 
@@ -159,8 +161,8 @@ impl Budget {
     /// Frames of the largest guest that fits: it can leave, and arrive at the same time.
     pub(crate) fn largest(&self) -> u64 {
         let fits = |frames| {
-            let want = Want::to_leave(Size { frames, digests: 0 });
-            want.bytes.saturating_add(want.mirror) <= self.0.total
+            let Queued { bytes, mirror, .. } = self.priced(Want::to_leave(Size { frames, digests: 0 }));
+            bytes.saturating_add(mirror) <= self.0.total
         };
         let (mut fitting, mut too_many) = (0u64, 1u64 << 40);
         while fitting + 1 < too_many {
@@ -170,11 +172,21 @@ impl Budget {
         fitting
     }
 
+    fn priced(&self, want: Want) -> Queued {
+        let Costs { leaving, arriving } = self.0.costs;
+        let arrival = arriving(&want.size);
+        let (bytes, mirror) = match want.way {
+            Way::Out => (leaving(&want.size), arrival),
+            Way::In => (arrival, 0),
+        };
+        Queued { number: 0, want, bytes, mirror }
+    }
+
     /// What the session lacks that waits under this number.
     fn lacks(&self, number: u64) -> Option<Lack> {
         let Inner { total, sources, state, .. } = &*self.0;
         let state = &*state.borrow();
-        let (_, want) = state.waiting.iter().find(|(other, _)| *other == number)?;
+        let Queued { want, bytes, mirror, .. } = state.waiting.iter().find(|other| other.number == number)?;
         let has_place = |want: &Want| state.running[want.way as usize] < AT_ONCE;
         let has_seat = |want: &Want| want.again || want.way == Way::Out || sources.has_room(want.peer);
         if !has_seat(want) {
@@ -185,20 +197,18 @@ impl Budget {
         }
         // Who waits for something else is passed.
         let older = || {
-            let older = state.waiting.iter().take_while(|(other, _)| *other != number).map(|(_, want)| want);
-            older.filter(|want| has_seat(want) && has_place(want))
+            let older = state.waiting.iter().take_while(|other| other.number != number);
+            older.filter(|older| has_seat(&older.want) && has_place(&older.want))
         };
         let ([leaving, arriving], kept) = (state.used, state.kept());
         let may = match want.way {
-            Way::Out => {
-                older().next().is_none() && leaving + want.bytes + arriving.max(kept).max(want.mirror) <= *total
-            }
-            Way::In if older().next().is_none() && leaving + arriving + want.bytes <= *total => true,
+            Way::Out => older().next().is_none() && leaving + bytes + arriving.max(kept).max(*mirror) <= *total,
+            Way::In if older().next().is_none() && leaving + arriving + bytes <= *total => true,
             // What is kept for arrivals waits for no departure, nor for an arrival that does.
             Way::In => {
-                let leaves = older().next().is_some_and(|first| first.way == Way::Out);
-                let waits = |first: &Want| leaves || leaving + first.bytes > *total;
-                older().find(|older| older.way == Way::In).is_none_or(waits) && arriving + want.bytes <= kept
+                let leaves = older().next().is_some_and(|first| first.want.way == Way::Out);
+                let waits = |first: &Queued| leaves || leaving + first.bytes > *total;
+                older().find(|older| older.want.way == Way::In).is_none_or(waits) && arriving + bytes <= kept
             }
         };
         (!may).then_some(Lack::Memory)
@@ -235,19 +245,19 @@ impl Turn {
             return None;
         }
         let Inner { sources, state, .. } = &*self.budget.0;
-        let want = {
+        let Queued { want, bytes, mirror, .. } = {
             let state = &mut *state.borrow_mut();
-            let place = state.waiting.iter().position(|(other, _)| *other == self.number)?;
-            let (_, want) = state.waiting.remove(place);
-            state.running[want.way as usize] += 1;
-            if want.way == Way::Out {
-                state.mirrors.push(want.mirror);
+            let place = state.waiting.iter().position(|other| other.number == self.number)?;
+            let queued = state.waiting.remove(place);
+            state.running[queued.want.way as usize] += 1;
+            if queued.want.way == Way::Out {
+                state.mirrors.push(queued.mirror);
             }
-            want
+            queued
         };
-        let mut reservation = self.budget.promise(want.way, want.bytes);
+        let mut reservation = self.budget.promise(want.way, bytes);
         let seat = (want.way == Way::In).then(|| sources.seat_again(want.peer));
-        reservation.begun = Some(Begun { mirror: want.mirror, _seat: seat });
+        reservation.begun = Some(Begun { mirror, _seat: seat });
         Some(reservation)
     }
 }
@@ -255,7 +265,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let Inner { timer, state, .. } = &*self.budget.0;
-        state.borrow_mut().waiting.retain(|(other, _)| *other != self.number);
+        state.borrow_mut().waiting.retain(|other| other.number != self.number);
         timer.nudge();
     }
 }
@@ -339,13 +349,18 @@ mod tests {
     const SMALL: Size = Size { frames: 1 << 20, digests: 0 };
     const LARGE: Size = Size { frames: 8 << 20, digests: 0 };
 
+    const COSTS: Costs = Costs {
+        leaving: |size| sets(size.frames, 9) + (2 << 20) + size.digests as usize * 16,
+        arriving: |size| sets(size.frames, 6) + (2 << 20) + size.digests as usize * 16,
+    };
+
     fn budget(bytes: usize) -> Budget {
-        Budget::new(bytes, 0, Timer::new(|| 0))
+        Budget::new(bytes, 0, COSTS, Timer::new(|| 0))
     }
 
     /// What a guest takes at the source, and at the target.
     fn ends(size: Size) -> [usize; 2] {
-        [departure::cost(&size), arrival::cost(&size)]
+        [(COSTS.leaving)(&size), (COSTS.arriving)(&size)]
     }
 
     #[test]

@@ -96,11 +96,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::budget::{Budget, Costs};
     use crate::tasks::Timer;
 
     fn budget(bytes: usize) -> Budget {
-        Budget::new(bytes, 0, Timer::new(|| 0))
+        Budget::new(bytes, 0, Costs { leaving: |_| 0, arriving: |_| 0 }, Timer::new(|| 0))
     }
 
     #[test]

@@ -16,9 +16,9 @@ use crate::error::{PeerFault, SessionError};
 use crate::ledger::Stage;
 use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
-use crate::session::arrival::Arrival;
-use crate::session::departure::Departure;
-use crate::session::sending::Batch;
+use crate::source::Batch;
+use crate::source::Departure;
+use crate::target::Arrival;
 use crate::tasks::MS;
 use crate::wire::{CHUNK, Cause, Kind, Message, Set};
 

@@ -29,6 +29,7 @@ pub mod error;
 mod full_copy;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod host;
 mod ledger;
 mod limits;
 mod lobby;
@@ -42,8 +43,10 @@ mod rescue;
 pub mod secure;
 mod session;
 mod sieve;
+mod source;
 mod switchover;
 mod tail;
+mod target;
 mod tasks;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(fuzzing, allow(dead_code, reason = "tests need more of it"))]
@@ -63,16 +66,16 @@ use smoltcp::phy::Device;
 
 pub use config::{Address, Config, MTU};
 
-use budget::Budget;
+use budget::{Budget, Costs};
 use claim::Domains;
 use datagram::Post;
 use desk::Registry;
+use host::Host;
 use lobby::{Door, Lobby};
 use net::Net;
 use peers::Peers;
 use platform::{Platform, Store};
 use secure::handshake::Entropy;
-use session::Host;
 use tasks::{Task, Timer, poll_once};
 
 /// Turns that tasks get before the image may look after itself.
@@ -81,13 +84,15 @@ const TURNS: usize = 16;
 const SMALL: usize = 1 << 20;
 /// What no session may have.
 const FIXED: usize = lobby::MEMORY + net::MEMORY + SMALL;
+/// What a guest takes of it.
+const COSTS: Costs = Costs { leaving: source::cost, arriving: target::cost };
 /// How soon to look again when the network device takes no more for now.
 const DEVICE_FULL: u64 = 500_000;
 
 /// The memory in MiB of a domain whose agent lets so many guests of this size leave, or arrive, at the same time; the others wait.
 pub fn memory_for(size: &Size, at_once: usize) -> u64 {
     // Departures leave room for one arrival.
-    let sessions = at_once * session::departure::cost(size) + session::arrival::cost(size);
+    let sessions = at_once * source::cost(size) + target::cost(size);
     ((config::BESIDE + FIXED + sessions) as u64).div_ceil(1 << 20)
 }
 
@@ -141,7 +146,7 @@ where
         });
         let registry = Registry::new(store, timer.clone());
         let total = config.memory.saturating_sub(FIXED);
-        let budget = Budget::new(total, config.memory - total + config.beside, timer.clone());
+        let budget = Budget::new(total, config.memory - total + config.beside, COSTS, timer.clone());
         let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {
             platform,

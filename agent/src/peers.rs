@@ -7,9 +7,11 @@ use core::cell::RefCell;
 
 use common::PublicKey;
 
-use crate::budget::AT_ONCE;
+use crate::platform::ARRIVALS;
 
-/// Sessions that one agent may have, each way.
+/// Sessions that may run at once, each way.
+pub(crate) const AT_ONCE: usize = ARRIVALS;
+/// Those of them that one agent may have.
 const EACH: usize = 4;
 
 /// The agents at the other ends of sessions.

@@ -12,22 +12,16 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::convert::Infallible;
-use core::future::poll_fn;
-use core::net::SocketAddrV4;
-use core::pin::pin;
 
-use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet};
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
 
 use crate::datagram::Line;
-use crate::platform::{Source, Target};
-use crate::session::arrival::Arrival;
-use crate::session::pages::Waiting;
-use crate::session::sending::is_zero;
-use crate::tasks::{MS, SECOND, Timer};
+use crate::platform::Target;
+use crate::target::pages::Waiting;
+use crate::target::{Arrival, RESCUED};
+use crate::tasks::{MS, SECOND};
 use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
-
-// The target.
 
 /// What the way is taken to be before it has been measured.
 const FIRST_GUESS: u64 = 10 * MS;
@@ -37,13 +31,8 @@ const PROBE_AGAIN: u64 = 10 * MS;
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
 const PROBE_SELDOM: u64 = SECOND;
-/// Pages asked for in one datagram, and pages that may be here in part.
-const ROUND: usize = 16;
 /// The longest time between two cries for a page.
 const LONGEST_PAUSE: u64 = 200 * MS;
-/// What an arrival's rescue may take, besides its datagrams.
-pub(crate) const MEMORY: usize = ROUND * PAGE_SIZE;
-
 /// Asks for pages that are late. Never ends.
 pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, line: &mut Line) -> Infallible {
     let timer = &arrival.timer;
@@ -67,7 +56,7 @@ struct Asking {
     unanswered: u32,
     next_probe: u64,
     next_round: u64,
-    partial: heapless::Vec<Partial, ROUND>,
+    partial: heapless::Vec<Partial, RESCUED>,
 }
 
 /// A page of which pieces have come.
@@ -152,7 +141,7 @@ impl Asking {
         self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn == partial.gfn));
         let late = arrival.tcp_is_late.get();
         let mut wanted = Vec::new();
-        for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(ROUND) {
+        for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(RESCUED) {
             let have = self.partial.iter().find(|partial| partial.gfn == wait.gfn).map_or(0, |partial| partial.pieces);
             Rescue::want(&mut wanted, wait.gfn, WHOLE & !have);
             wait.asks += 1;
@@ -208,124 +197,4 @@ impl Asking {
     }
 }
 
-// The source.
-
-/// Datagrams that are looked at before others get a turn.
-const PER_TURN: usize = 16;
-/// Pages that may be asked for at once, and how soon one more after that: so many and no more are read and sent, however
-/// often a peer asks.
-const BURST: u64 = 64;
-const PAGE_EVERY: u64 = MS / 5;
-
-/// Answers what the target asks for by datagram.
-pub(crate) struct Answering {
-    line: Line,
-    timer: Timer,
-    /// The guest stands still here, and what is read is what the target must get.
-    settled: bool,
-    allowance: Allowance,
-    page: Box<[Page; 1]>,
-}
-
-/// How much may be read and sent.
-#[derive(Default)]
-struct Allowance {
-    /// When the last page would have been sent, had each come at its time.
-    paid_until: u64,
-}
-
-impl Allowance {
-    /// Takes one page out of it; whether there was one.
-    fn take(&mut self, now: u64) -> bool {
-        let due = self.paid_until.max(now) + PAGE_EVERY;
-        let may = due <= now + BURST * PAGE_EVERY;
-        if may {
-            self.paid_until = due;
-        }
-        may
-    }
-}
-
-impl Answering {
-    pub(crate) fn new(line: Line, timer: Timer) -> Self {
-        Self { line, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
-    }
-
-    /// Answers from here on: after the commit.
-    pub(crate) fn begin(&mut self) {
-        self.settled = true;
-    }
-
-    /// Does `work`, and answers meanwhile.
-    pub(crate) async fn beside<S: Source, T>(
-        &mut self,
-        source: &mut S,
-        ram: &PageSet,
-        work: impl Future<Output = T>,
-    ) -> T {
-        let mut work = pin!(work);
-        poll_fn(|context| {
-            self.turn(source, ram);
-            work.as_mut().poll(context)
-        })
-        .await
-    }
-
-    fn turn<S: Source>(&mut self, source: &mut S, ram: &PageSet) {
-        if !self.settled {
-            return;
-        }
-        let Self { line, timer, allowance, page, .. } = self;
-        for _ in 0..PER_TURN {
-            let read = |line: &mut Line, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
-                Rescue::Probe(stamp) => _ = line.send_to(from, &Rescue::Echo(stamp)),
-                Rescue::Ask(wanted) => {
-                    for (gfn, pieces) in Rescue::wanted(wanted).filter(|(gfn, _)| ram.contains(*gfn)) {
-                        if !allowance.take(timer.now()) {
-                            break;
-                        }
-                        if source.read(&[gfn], &mut page[..]) == Ok(1) {
-                            send_pieces(line, from, gfn, &page[0], pieces);
-                        }
-                    }
-                }
-                // What a source says.
-                Rescue::Echo(_) | Rescue::Zero(_) | Rescue::Piece { .. } => {}
-            };
-            if !line.receive(read) {
-                return;
-            }
-        }
-        timer.nudge();
-    }
-}
-
-fn send_pieces(line: &mut Line, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
-    if is_zero(page) {
-        line.send_to(to, &Rescue::Zero(gfn));
-        return;
-    }
-    for (index, bytes) in page.as_chunks::<PIECE>().0.iter().enumerate() {
-        if pieces >> index & 1 == 1 {
-            line.send_to(to, &Rescue::Piece { gfn, index, bytes });
-        }
-    }
-}
-
-const _: () = assert!(ROUND <= BATCH);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_asks_without_end_gets_a_burst_and_then_a_page_at_a_time() {
-        let mut allowance = Allowance::default();
-        let granted = (0..10_000).filter(|_| allowance.take(SECOND)).count();
-        assert_eq!(granted as u64, BURST);
-        // Asked for every microsecond of a second.
-        let granted = (0..1_000_000).filter(|us| allowance.take(SECOND + us * 1000)).count();
-        assert_eq!(granted as u64, SECOND / PAGE_EVERY - 1);
-        assert_eq!((0..10_000).filter(|_| allowance.take(10 * SECOND)).count() as u64, BURST);
-    }
-}
+const _: () = assert!(RESCUED <= BATCH);

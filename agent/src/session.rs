@@ -41,52 +41,24 @@ pub(crate) mod departure;
 pub(crate) mod dialing;
 mod epilogue;
 pub(crate) mod note;
-pub(crate) mod pages;
 mod retained;
-pub(crate) mod sending;
 mod stay;
 
-use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::ToString;
-use core::cell::RefCell;
 
 use common::DomId;
-use common::control::{Request, SessionToken, State, reason};
-use embassy_futures::select::{Either, select};
+use common::control::{Request, State, reason};
 
-use crate::budget::{Budget, Reservation, Want};
-use crate::claim::Domains;
-use crate::config::Config;
-use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::error::{Refusal, SessionError};
+use crate::host::Host;
 use crate::limits::{BULK_LOST, CONTROL_LOST, LET_GO};
-use crate::lobby::Lobby;
-use crate::net::Net;
-use crate::peers::Peers;
-use crate::platform::{Platform, Source};
+use crate::platform::Platform;
+use crate::source::{Committed, Departure};
 use crate::switchover::Prepared;
-use crate::tasks::Timer;
-use departure::Departure;
 use dialing::Callee;
 use note::{Note, Role};
-
-/// What all sessions share.
-pub(crate) struct Host<P> {
-    pub(crate) platform: Rc<RefCell<P>>,
-    pub(crate) net: Rc<RefCell<Net>>,
-    pub(crate) lobby: Rc<Lobby>,
-    pub(crate) post: Rc<Post>,
-    pub(crate) timer: Timer,
-    pub(crate) config: Rc<Config>,
-    pub(crate) budget: Budget,
-    pub(crate) domains: Domains,
-    /// The agents that guests leave for; the budget knows those that they come from.
-    pub(crate) peers: Peers,
-    /// Sessions that are over, about which a target may still ask.
-    pub(crate) epilogues: RefCell<VecDeque<SessionToken>>,
-}
 
 /// Serves one request from beginning to end.
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
@@ -109,18 +81,6 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
             };
             desk.state(reason.map_or(State::Complete, |reason| State::Failed { reason }));
         }
-    }
-}
-
-/// Waits for its turn, and says for what. The toolstack may give up meanwhile.
-async fn turn<P: Platform>(host: &Host<P>, desk: &Desk, want: Want) -> Result<Reservation, SessionError> {
-    let turn = host.budget.queue(want)?;
-    if let Some(lack) = turn.lacks() {
-        desk.state(State::Waiting { reason: lack.to_string() });
-    }
-    match select(host.timer.wait_for(|| turn.take()), departure::cancelled(&host.timer, desk)).await {
-        Either::First(reservation) => Ok(reservation),
-        Either::Second(()) => Err(SessionError::Cancelled),
     }
 }
 
@@ -148,9 +108,6 @@ async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
     }
 }
 
-/// The proof that the source can never run the guest again.
-pub(crate) struct Committed(());
-
 /// The commit. Nothing before this line is final, nothing after it can be undone; see the module's commit rule.
 pub(crate) fn commit<P: Platform>(
     host: &Host<P>,
@@ -158,14 +115,9 @@ pub(crate) fn commit<P: Platform>(
     _prepared: Prepared,
 ) -> Result<Committed, SessionError> {
     host.platform.borrow().can_retain()?;
-    departure.source.retain()?;
+    let committed = Committed::retain(&mut departure.source)?;
     departure.inbox.committed.set(true);
     departure.desk.state(State::Committed);
     departure.set_patience(CONTROL_LOST, BULK_LOST);
-    Ok(Committed(()))
-}
-
-/// The same proof for a guest that an earlier life of this agent retained.
-fn is_committed<S: Source>(source: &S) -> Option<Committed> {
-    source.is_retained().then_some(Committed(()))
+    Ok(committed)
 }

@@ -16,9 +16,9 @@ use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
 use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
-use crate::session::arrival::Arrival;
-use crate::session::departure::Departure;
-use crate::session::sending::Batch;
+use crate::source::Batch;
+use crate::source::Departure;
+use crate::target::Arrival;
 use crate::verify;
 use crate::wire::{CHUNK, Cause, Demanded, Kind, Message, Set};
 

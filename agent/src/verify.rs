@@ -7,20 +7,15 @@
 //! Backends do not stand still. What they write to a guest that has stopped is lost in any migration, and the guest's
 //! drivers know: they begin anew. Pages to which that happens are *spared*: they are not compared.
 
-use alloc::vec;
-use alloc::vec::Vec;
+use common::{BATCH, Content, Gfn, Page, PageSet};
 
-use common::control::Size;
-use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet};
-
-use crate::budget::{self, Reservation};
 use crate::channel::Outlet;
 use crate::digest::{self, Digest, Kept};
 use crate::error::{PeerFault, Refusal, SessionError};
 use crate::platform::{Source, Target};
-use crate::session::arrival::Arrival;
-use crate::session::departure::Departure;
-use crate::session::sending::Batch;
+use crate::source::{Batch, Departure};
+use crate::target::Arrival;
+use crate::target::verifier::Verifier;
 use crate::tasks::MS;
 use crate::wire::{Cause, Digests};
 
@@ -125,53 +120,6 @@ async fn tell(outlet: &mut Outlet, told: &Told) -> Result<(), SessionError> {
 }
 
 // The target.
-
-/// What the target knows of the source's memory.
-pub(crate) struct Verifier {
-    /// Pages that the source has told about.
-    told: PageSet,
-    /// Those of them that are something else here.
-    differing: PageSet,
-    /// Of pages that are yet to come.
-    kept: Option<Kept>,
-    pages: Vec<Page>,
-    took: u64,
-    named: u64,
-}
-
-impl Verifier {
-    /// Page sets that it keeps.
-    const SETS: usize = 2;
-
-    /// One for a guest of so many frames, if that is within the budget.
-    pub(crate) fn new(frames: u64, memory: &mut Reservation) -> Result<Self, SessionError> {
-        let room = memory.add(BATCH * PAGE_SIZE).and_then(|()| memory.add_sets(frames, Self::SETS));
-        room.map_err(|_| SessionError::Refused(Refusal::NoMemoryToVerify))?;
-        let (told, differing) = (PageSet::new(frames), PageSet::new(frames));
-        Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: 0, named: 0 })
-    }
-
-    /// What one takes, and the digests that it may have to keep.
-    pub(crate) fn cost(size: &Size) -> usize {
-        let fixed = (BATCH * PAGE_SIZE).saturating_add(budget::sets(size.frames, Self::SETS));
-        fixed.saturating_add(Kept::cost(size))
-    }
-
-    /// Lets it reach as far as the guest does now.
-    pub(crate) fn grow(&mut self, frames: u64, memory: &mut Reservation) -> Result<(), SessionError> {
-        let _moving = memory.grow_sets(self.told.frames(), frames, Self::SETS)?;
-        self.told.grow(frames);
-        self.differing.grow(frames);
-        Ok(())
-    }
-
-    /// Nobody compares `gfn`; whether somebody would have.
-    fn spare(&mut self, gfn: Gfn) -> bool {
-        let unheard_of = self.told.insert(gfn);
-        let awaited = self.kept.as_mut().is_some_and(|kept| kept.of(gfn).is_some() && kept.set(gfn, None));
-        self.differing.remove(gfn) || awaited || unheard_of
-    }
-}
 
 /// Takes digests: compares what is here, keeps those of what is not.
 pub(crate) fn take<T: Target>(arrival: &Arrival<T>, digests: &Digests<'_>) -> Result<(), SessionError> {

@@ -6,8 +6,10 @@ use std::iter::Peekable;
 use std::path::Path;
 use std::str::SplitWhitespace;
 
-/// The sources that are held to it. Not yet `agent/src`: its sessions and what they are made of still know each other.
+/// The sources that are held to it. In `agent/src` only files: what a guest is at either end knows the notes and callees of sessions.
 const SOURCES: &[(&str, Unit)] = &[
+    ("agent/src", Unit::File),
+    ("common/src", Unit::Folder),
     ("xen-pv/src", Unit::Folder),
     ("boot/src", Unit::Folder),
     ("toolstack/src", Unit::Folder),

@@ -17,12 +17,12 @@ use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::dirty_copy::{self, PUSH};
 use crate::error::PlatformError;
+use crate::host::Host;
 use crate::lobby::Called;
 use crate::peers::Peers;
 use crate::platform::{GuestInfo, Platform, Result, Source, Target};
 use crate::secure::{Link, Security};
-use crate::session::Host;
-use crate::session::departure::{self, Departure};
+use crate::source::{self, Departure};
 use crate::tasks::Timer;
 use crate::wire::{Channel, Hello, Kind, Message, Purpose, VERSIONS};
 
@@ -55,7 +55,7 @@ impl Leaver {
         };
         let called = Called { hello, peer: None, control, bulk };
         let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
-        let memory = host.budget.reserve(departure::cost(&Size { frames, digests: 0 })).expect("there is no limit");
+        let memory = host.budget.reserve(source::cost(&Size { frames, digests: 0 })).expect("there is no limit");
         let desk = Rc::new(Desk::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
@@ -99,7 +99,7 @@ fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
         lobby: Rc::default(),
         post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
         config: Rc::new(config.expect("it is whole")),
-        budget: Budget::new(usize::MAX, 0, timer.clone()),
+        budget: Budget::new(usize::MAX, 0, crate::COSTS, timer.clone()),
         timer,
         domains: Domains::default(),
         peers: Peers::default(),

@@ -6,9 +6,9 @@ use core::net::SocketAddrV4;
 use common::PublicKey;
 use common::control::SessionToken;
 
-use super::Host;
 use crate::channel::SharedOutlet;
 use crate::error::{LinkError, Refusal, SessionError};
+use crate::host::Host;
 use crate::limits::{PEER_WAIT, POSTPONE_EVERY, REDIAL_AFTER};
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::Platform;
@@ -17,8 +17,8 @@ use crate::secure::{Link, Preamble, Security, SessionName};
 use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
 
 /// The target is told much and sends little.
-pub(super) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
-pub(super) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
+pub(crate) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
+pub(crate) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// A call that only says that another will come.
 const SHORT: Buffers = Buffers { receive: 1 << 10, send: 1 << 10 };
 /// How often to call when calls are turned away: the other agent drops callers that it has no room for.

@@ -10,14 +10,14 @@ use alloc::string::String;
 use common::control::SessionToken;
 use embassy_futures::select::select;
 
-use super::Host;
-use super::arrival::CONTROLS;
 use super::dialing::{self, Callee};
 use crate::channel::{Inlet, Outlet};
 use crate::error::SessionError;
+use crate::host::Host;
 use crate::limits::{CONTROL_LOST, EPILOGUE_RECALL, RECALL_AFTER};
 use crate::lobby::{self, Invitation};
 use crate::platform::Platform;
+use crate::target::CONTROLS;
 use crate::wire::{Message, Purpose};
 
 /// Sessions that are remembered.

@@ -13,8 +13,8 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use common::control::SessionToken;
 use common::{DomId, PublicKey, hex};
 
-use super::Host;
 use crate::error::{Refusal, SessionError, WireError};
+use crate::host::Host;
 use crate::platform::Platform;
 use crate::secure::Security;
 use crate::secure::record::{Cipher, TAG};

@@ -8,23 +8,22 @@ use common::control::{Mode, State, reason};
 use common::{BATCH, Gfn, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
-use super::departure::{Departure, Ending, Listening, answering, reserve, size_of};
 use super::epilogue::{self, Answer};
 use super::note::Note;
-use super::sending::Batch;
-use super::{Committed, Host, turn};
 use crate::budget::Want;
 use crate::channel::Outlet;
 use crate::claim::Claim;
 use crate::desk::{Complaint, Desk};
 use crate::error::{LinkError, PlatformError, Refusal, SessionError};
+use crate::host::{Host, turn};
 use crate::limits::{BULK_LOST, CONTROL_LOST, PEER_WAIT, XEN_RETRY};
 use crate::lobby::{Called, Invitation};
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{Platform, Source};
+use crate::source::{Batch, Committed, Departure, Ending, Listening, answering, reserve, size_of};
 use crate::tasks::SECOND;
 use crate::wire::{CHUNK, Message, Purpose};
-use crate::{dirty_copy, platform, session};
+use crate::{dirty_copy, platform};
 
 /// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
 const AT_ONCE: u64 = 1 << 20;
@@ -113,7 +112,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
     let info = source.info()?;
     let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
-    let Some(committed) = session::is_committed(&source) else {
+    let Some(committed) = Committed::of(&source) else {
         // dom0 may always have back a guest that has not left.
         source.release()?;
         drop((source, claim, seat));

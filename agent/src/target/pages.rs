@@ -2,7 +2,7 @@
 
 use common::{BATCH, Content, Fault, Gfn, PageSet};
 
-use super::arrival::Arrival;
+use super::Arrival;
 use crate::desk::Complaint;
 use crate::error::{PeerFault, Refusal, SessionError};
 use crate::limits::PAGE_RETRY;
@@ -11,7 +11,7 @@ use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
 
 /// Page sets that an arrival keeps, and what the platform knows of absent pages.
-pub(super) const SETS: usize = 6;
+pub(crate) const SETS: usize = 6;
 
 /// What is known of every page. A page that is RAM and in no other set has not been heard of.
 pub(crate) struct Sets {
@@ -28,13 +28,13 @@ pub(crate) struct Sets {
 }
 
 impl Sets {
-    pub(super) fn new(frames: u64) -> Self {
+    pub(crate) fn new(frames: u64) -> Self {
         let set = || PageSet::new(frames);
         Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set() }
     }
 
     /// Those of a guest that runs, of which so much is absent: all else is here, and nobody sends it.
-    pub(super) fn adopted(absent: PageSet) -> Self {
+    pub(crate) fn adopted(absent: PageSet) -> Self {
         let set = || PageSet::new(absent.frames());
         let (missing, present, requested) = (absent.count(), set(), set());
         Self { ram: absent.clone(), present, armed: absent.clone(), absent, missing, requested }
@@ -140,7 +140,7 @@ impl<T: Target> Arrival<T> {
     }
 
     /// After the agents lost each other: whatever somebody waits for is to be demanded again.
-    pub(super) fn forget_demands(&self) {
+    pub(crate) fn forget_demands(&self) {
         let mut waiting = self.waiting.borrow_mut();
         waiting.iter_mut().for_each(|wait| (wait.asks, wait.asked) = (0, None));
         *self.unsaid.borrow_mut() = waiting.iter().map(|wait| Demanded { gfn: wait.gfn, first: wait.first }).collect();

@@ -1,17 +1,14 @@
 //! The source's pages: read, told apart, sent, counted.
 
 use common::control::Mode;
-use common::{BATCH, Gfn, Page, PageMask};
+use common::{BATCH, PageMask};
 
-use super::departure::Departure;
+use super::{Batch, Departure, is_zero};
 use crate::channel::Outlet;
 use crate::error::{Refusal, SessionError};
 use crate::platform::Source;
 use crate::verify;
 use crate::wire::Cause;
-
-/// Pages that are handled in one go.
-pub(crate) type Batch = heapless::Vec<Gfn, BATCH>;
 
 impl<S: Source> Departure<S> {
     /// Reads up to [`BATCH`] pages and sends them, in bulk or, when demanded, on the control connection. Gives the
@@ -102,13 +99,4 @@ impl<S: Source> Departure<S> {
         self.ledger.steps.scan += self.timer.now() - begun;
         Ok((zero, unreadable))
     }
-}
-
-/// Whether a page is all zeros.
-pub(crate) fn is_zero(page: &Page) -> bool {
-    let blocks = page.as_chunks::<64>().0;
-    blocks.iter().all(|block| {
-        let words = block.as_chunks::<8>().0;
-        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
-    })
 }
