@@ -8,7 +8,7 @@ use spin::Mutex;
 use super::ring::Ring;
 use super::wire::{Kind, Part};
 use super::{Channel, Xenstore, checked};
-use crate::abi::{PAGE_SIZE, Port};
+use crate::abi::Port;
 use crate::memory::Pages;
 
 /// Where the replies are in the page, where its indices, and how many bytes a ring has.
