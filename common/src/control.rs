@@ -18,18 +18,22 @@
 //! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
 
 mod report;
+mod request;
+mod state;
+mod status;
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
-use core::net::{Ipv4Addr, SocketAddrV4};
 use core::str::FromStr;
 
-use crate::guest::{Backends, DomId, Features, Gfn};
 use crate::hex;
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
 pub use report::{Progress, Summary};
+pub use request::Request;
+pub use state::State;
+pub use status::AgentStatus;
 
 /// The agent's directory, relative to the home of its domain in xenstore.
 pub const ROOT: &str = "data/tsmc";
@@ -211,265 +215,6 @@ impl fmt::Display for Size {
     }
 }
 
-/// What the toolstack wants of the agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Send this domain away.
-    Out {
-        /// The guest on this host.
-        domain: DomId,
-        /// How.
-        mode: Mode,
-        /// Whether to compare all memory at the switch.
-        verify: bool,
-    },
-    /// Fill this domain from another agent.
-    In {
-        /// The empty domain on this host.
-        domain: DomId,
-        /// The source's agent.
-        peer: SocketAddrV4,
-        /// The source's agent's key; nothing if its connections are plain.
-        key: Option<PublicKey>,
-        /// What the source's agent knows the migration by.
-        session: SessionToken,
-        /// What the source's agent says of the guest.
-        size: Size,
-        /// Who serves the guest's xenstore and console.
-        backends: Backends,
-    },
-    /// Take up what an earlier life of the agent left when it died.
-    Recover {
-        /// What it left in [`RequestId::note`], as it was.
-        note: String,
-    },
-    /// Free what is kept of a guest that has left: its operator says that the other host will never call again.
-    Discard {
-        /// What is left of the guest on this host.
-        domain: DomId,
-    },
-    /// Say whether a guest that arrived, and that its toolstack has paused, may be destroyed here: [`State::Complete`] if it
-    /// has never run on this host, so that it goes on where it came from.
-    Withdraw {
-        /// The guest on this host.
-        domain: DomId,
-    },
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Out { domain, mode, verify } => {
-                let verify = if *verify { " verify=yes" } else { "" };
-                write!(f, "out domain={} mode={mode}{verify}", domain.0)
-            }
-            Self::In { domain, peer, key, session, size, backends } => {
-                write!(f, "in domain={} peer={peer} session={session} {size}", domain.0)?;
-                write_key(f, key)?;
-                let Backends { store_port, store_domain, console_port, console_domain } = backends;
-                write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
-                write!(f, " console_port={console_port} console_domain={}", console_domain.0)
-            }
-            Self::Recover { note } => write!(f, "recover note={note}"),
-            Self::Discard { domain } => write!(f, "discard domain={}", domain.0),
-            Self::Withdraw { domain } => write!(f, "withdraw domain={}", domain.0),
-        }
-    }
-}
-
-impl FromStr for Request {
-    type Err = ParseError;
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let line = Line::new(text);
-        match line.word() {
-            "out" => Ok(Self::Out {
-                domain: DomId(line.field("domain")?),
-                mode: line.field("mode")?,
-                verify: match line.optional::<String>("verify")?.as_deref() {
-                    None | Some("no") => false,
-                    Some("yes") => true,
-                    Some(_) => return Err(ParseError::Bad("verify")),
-                },
-            }),
-            "in" => Ok(Self::In {
-                domain: DomId(line.field("domain")?),
-                peer: line.field("peer")?,
-                key: line.optional("key")?,
-                session: line.field("session")?,
-                size: size_of(&line)?,
-                backends: Backends {
-                    store_port: line.field("store_port")?,
-                    store_domain: DomId(line.field("store_domain")?),
-                    console_port: line.field("console_port")?,
-                    console_domain: DomId(line.field("console_domain")?),
-                },
-            }),
-            "recover" => Ok(Self::Recover { note: line.field("note")? }),
-            "discard" => Ok(Self::Discard { domain: DomId(line.field("domain")?) }),
-            "withdraw" => Ok(Self::Withdraw { domain: DomId(line.field("domain")?) }),
-            _ => Err(ParseError::Bad("request")),
-        }
-    }
-}
-
-/// Where a session stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Both: it has not begun, since others have what it needs; or, at the source, the target's end has not.
-    Waiting {
-        /// For what, in one line.
-        reason: String,
-    },
-    /// Source: waits for the target's agent to connect.
-    Listening {
-        /// What the target's agent must show.
-        session: SessionToken,
-        /// This agent's address.
-        address: Ipv4Addr,
-        /// The port it listens on.
-        port: u16,
-        /// Its key; nothing if its connections are plain.
-        key: Option<PublicKey>,
-        /// What the target's agent must have room for.
-        size: Size,
-    },
-    /// Source: stage 1 runs.
-    Copying,
-    /// Source: the toolstack must suspend the guest now.
-    Suspend,
-    /// Source: the guest belongs to the target; it can never run here again.
-    Committed,
-    /// Target: the frame of the guest stands, memory follows. It stays so until [`State::Ready`].
-    Built {
-        /// xenstore's ring.
-        store: Gfn,
-        /// The console's ring.
-        console: Gfn,
-    },
-    /// Target: the machine state is loaded; the guest waits for the commit.
-    Ready,
-    /// Target: the guest is released; missing pages follow.
-    Running,
-    /// Both: done, nothing is left behind.
-    Complete,
-    /// Both, after the commit: the agents have lost each other. The target's calls until the source's answers; nothing is
-    /// freed meanwhile.
-    Interrupted {
-        /// Why, in one line.
-        reason: String,
-    },
-    /// Both: given up; the guest is at the source as it was.
-    Failed {
-        /// Why, in one line.
-        reason: String,
-    },
-}
-
-impl State {
-    /// Whether nothing follows this state.
-    pub fn is_end(&self) -> bool {
-        matches!(self, Self::Complete | Self::Failed { .. })
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Waiting { reason } => write!(f, "waiting reason={reason}"),
-            Self::Listening { session, address, port, key, size } => {
-                write!(f, "listening session={session} address={address} port={port} {size}")?;
-                write_key(f, key)
-            }
-            Self::Copying => f.write_str("copying"),
-            Self::Suspend => f.write_str("suspend"),
-            Self::Committed => f.write_str("committed"),
-            Self::Built { store, console } => write!(f, "built store_gfn={} console_gfn={}", store.0, console.0),
-            Self::Ready => f.write_str("ready"),
-            Self::Running => f.write_str("running"),
-            Self::Complete => f.write_str("complete"),
-            Self::Interrupted { reason } => write!(f, "interrupted reason={reason}"),
-            Self::Failed { reason } => write!(f, "failed reason={reason}"),
-        }
-    }
-}
-
-impl FromStr for State {
-    type Err = ParseError;
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let line = Line::new(text);
-        Ok(match line.word() {
-            "waiting" => Self::Waiting { reason: line.reason()? },
-            "listening" => Self::Listening {
-                session: line.field("session")?,
-                address: line.field("address")?,
-                port: line.field("port")?,
-                key: line.optional("key")?,
-                size: size_of(&line)?,
-            },
-            "copying" => Self::Copying,
-            "suspend" => Self::Suspend,
-            "committed" => Self::Committed,
-            "built" => Self::Built { store: Gfn(line.field("store_gfn")?), console: Gfn(line.field("console_gfn")?) },
-            "ready" => Self::Ready,
-            "running" => Self::Running,
-            "complete" => Self::Complete,
-            "interrupted" => Self::Interrupted { reason: line.reason()? },
-            "failed" => Self::Failed { reason: line.reason()? },
-            _ => return Err(ParseError::Bad("state")),
-        })
-    }
-}
-
-/// What an agent says about itself once it can serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AgentStatus {
-    /// Its version.
-    pub version: String,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The port it listens on while a session waits.
-    pub port: u16,
-    /// Bytes of heap it may use, in KiB.
-    pub memory_kib: u64,
-    /// Memory of the largest guest that it can serve, in MiB.
-    pub largest_mib: u64,
-    /// What its hypervisor can do.
-    pub features: Features,
-    /// Its key; nothing if its connections are plain.
-    pub key: Option<PublicKey>,
-}
-
-impl fmt::Display for AgentStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, address, port, memory_kib, largest_mib, features, key } = self;
-        write!(
-            f,
-            "ready version={version} address={address} port={port} memory_kib={memory_kib} largest_mib={largest_mib}"
-        )?;
-        write!(f, " features={features}")?;
-        write_key(f, key)
-    }
-}
-
-impl FromStr for AgentStatus {
-    type Err = ParseError;
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let line = Line::new(text);
-        if line.word() != "ready" {
-            return Err(ParseError::Bad("agent"));
-        }
-        Ok(Self {
-            version: line.field("version")?,
-            address: line.field("address")?,
-            port: line.field("port")?,
-            memory_kib: line.field("memory_kib")?,
-            largest_mib: line.optional("largest_mib")?.unwrap_or(u64::MAX),
-            features: line.field("features")?,
-            key: line.optional("key")?,
-        })
-    }
-}
-
 /// What an older agent or helper says nothing of counts as nothing.
 fn size_of(line: &Line<'_>) -> Result<Size, ParseError> {
     let field = |key| Ok(line.optional(key)?.unwrap_or(0));
@@ -478,24 +223,6 @@ fn size_of(line: &Line<'_>) -> Result<Size, ParseError> {
 
 fn write_key(f: &mut fmt::Formatter<'_>, key: &Option<PublicKey>) -> fmt::Result {
     key.iter().try_for_each(|key| write!(f, " key={key}"))
-}
-
-impl fmt::Display for Features {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = [(self.dirty_log, "dirty-log"), (self.paging, "paging"), (self.foreign_map, "foreign-map")];
-        let mut names = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name);
-        f.write_str(names.next().unwrap_or("none"))?;
-        names.try_for_each(|name| write!(f, ",{name}"))
-    }
-}
-
-impl FromStr for Features {
-    type Err = ParseError;
-    /// Names of features that are not known here are skipped.
-    fn from_str(text: &str) -> Result<Self, ParseError> {
-        let has = |name| text.split(',').any(|part| part == name);
-        Ok(Self { dirty_log: has("dirty-log"), paging: has("paging"), foreign_map: has("foreign-map") })
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 use alloc::string::ToString;
 
+use core::net::{Ipv4Addr, SocketAddrV4};
+
 use super::*;
+use crate::guest::{Backends, DomId, Features, Gfn};
 
 fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug>(value: T) {
     assert_eq!(value.to_string().parse(), Ok(value));

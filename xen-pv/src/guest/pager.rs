@@ -21,22 +21,21 @@ use alloc::vec::Vec;
 
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod open;
 #[cfg(test)]
 mod tests;
 
 use common::{BATCH, Content, DomId, Fault, Gfn};
 
-use super::abi::domctl::{
-    PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
-};
-use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, MEM_RAM_RW, PARAM_PAGING_RING_PFN};
+use super::abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
+use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, MEM_RAM_RW};
 use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
 use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS, VmEvent};
+use super::domctl;
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
 use super::reach::{Reach, numbers, put};
-use super::{domctl, machine, memory, ram};
 use crate::abi::{Errno, Port};
 use crate::event::Channel;
 use crate::hypercall::{self, DmOpBuffer, MulticallEntry};
@@ -74,126 +73,6 @@ pub struct Pager {
 }
 
 impl Pager {
-    /// Opens the ring at `gfn`, a page number that holds nothing; it holds nothing again when this returns. With `None` the
-    /// hypervisor does not page for this guest.
-    pub fn enable(reach: Reach, domain: DomId, gfn: Gfn, vcpus: u32) -> Result<Option<Self>> {
-        machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
-        let (page, ring) = ring_page(&reach, domain, gfn)?;
-        let port = match vm_event(domain, VM_EVENT_ENABLE) {
-            Ok(port) => port,
-            Err(errno) => {
-                reach.let_go(page);
-                memory::free(domain, gfn)?;
-                return match errno {
-                    Errno::EPERM | Errno::EACCES | Errno::ENOMEM => Err(Operation::PagerRing.error(errno)),
-                    // No memory paging in this hypervisor, no hardware-assisted paging, or a device is passed through.
-                    _ => Ok(None),
-                };
-            }
-        };
-        let channel = match Channel::bind(domain, port) {
-            Ok(channel) => channel,
-            Err(errno) => {
-                let _ = vm_event(domain, VM_EVENT_DISABLE);
-                reach.let_go(page);
-                return Err(Operation::PagerChannel.error(errno));
-            }
-        };
-        // Out of the guest's reach: it must not be able to write requests.
-        memory::free(domain, gfn)?;
-        Ok(Some(Self::new(reach, domain, page, ring, channel, vcpus)))
-    }
-
-    /// Takes over from the pager of an agent that is gone, for a guest that may run. Its ring cannot be reached any more, and
-    /// gets replaced. `absent` are the pages that may be absent, and `present` a few that are not. With `None` the hypervisor
-    /// does not page for this guest.
-    pub fn adopt(
-        reach: Reach,
-        domain: DomId,
-        vcpus: u32,
-        absent: impl Iterator<Item = Gfn>,
-        present: &[Gfn],
-    ) -> Result<Option<Self>> {
-        let gfn = ram::free_gfn(domain)?;
-        let usual = machine::param(domain, PARAM_PAGING_RING_PFN)?;
-        machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
-        let (page, ring) = ring_page(&reach, domain, gfn)?;
-        let port = replace_ring(domain);
-        // Out of the guest's reach, whatever came of it.
-        memory::free(domain, gfn)?;
-        machine::set_param(domain, PARAM_PAGING_RING_PFN, usual)?;
-        let channel = match port {
-            // Should this fail, the new ring stays: without one the guest's next touch of an absent page would be its end.
-            Ok(Some(port)) => Channel::bind(domain, port).map_err(|errno| Operation::PagerChannel.error(errno)),
-            Ok(None) => {
-                reach.let_go(page);
-                return Ok(None);
-            }
-            Err(error) => Err(error),
-        };
-        let channel = match channel {
-            Ok(channel) => channel,
-            Err(error) => {
-                reach.let_go(page);
-                return Err(error);
-            }
-        };
-        let mut pager = Self::new(reach, domain, page, ring, channel, vcpus);
-        absent.for_each(|gfn| pager.absent.insert(gfn));
-        match pager.wake_inherited(vcpus, present) {
-            Ok(()) => Ok(Some(pager)),
-            Err(error) => {
-                pager.abandon();
-                Err(error)
-            }
-        }
-    }
-
-    fn new(reach: Reach, domain: DomId, page: Held, ring: PagingRing, channel: Channel, vcpus: u32) -> Self {
-        Self {
-            reach,
-            domain,
-            page: Some(page),
-            ring,
-            channel,
-            waiting: Vec::new(),
-            faults: VecDeque::new(),
-            absent: PageSet::default(),
-            vcpus: vcpus as usize,
-            crowd: Crowd::default(),
-            inherited: Vec::new(),
-            in_flight: SLOTS.saturating_sub(vcpus).max(1) as usize,
-            enabled: true,
-        }
-    }
-
-    /// Lets the virtual CPUs go on that wait for an answer on a ring that is gone. Which ones wait, and for what, is not
-    /// known: each is answered, and one whose page is still absent tries again until the page is there, without another
-    /// request. An answer needs a request of ours before it, for which a page is absent for a moment.
-    fn wake_inherited(&mut self, vcpus: u32, present: &[Gfn]) -> Result {
-        // One that meets an absent page inside the hypervisor waits once for each try, even for the page that made it stop: the
-        // record of its run state alone is written in three. Each wait took a slot of the ring that nobody gave back.
-        self.inherited = (0..SLOTS).flat_map(|_| 0..vcpus).collect();
-        let tries = self.inherited.len() + present.len();
-        for gfn in present.iter().cycle().take(tries) {
-            if self.inherited.is_empty() {
-                break;
-            }
-            if self.arm(&[*gfn])? != 0 {
-                let mut is_back = false;
-                // Enough for 128 virtual CPUs that each ask once.
-                for _ in 0..4 {
-                    is_back = is_back || self.bring_back(&[*gfn], 1, |_| ())? == 1;
-                }
-                if !is_back {
-                    return Err(Error::Refused("the guest leaves no room on the ring of its pager"));
-                }
-                self.answer(&[*gfn]);
-            }
-        }
-        Ok(())
-    }
-
     /// Expects that somebody waits for these pages, if they are absent.
     pub fn expect_faults(&mut self, gfns: impl Iterator<Item = Gfn>) {
         let absent = gfns.filter(|gfn| self.absent.contains(*gfn));
@@ -501,49 +380,6 @@ fn chosen(gfns: &[Gfn], mask: u64) -> ([Gfn; BATCH], usize) {
 /// A mask of `count` ones.
 fn all(count: usize) -> u64 {
     if count >= BATCH { u64::MAX } else { (1 << count) - 1 }
-}
-
-/// A page for the ring at `gfn`, which holds nothing, and an empty ring in it.
-fn ring_page(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<(Held, PagingRing)> {
-    memory::populate(domain, gfn, 0)?;
-    let page = reach.write(domain, &[(gfn, Content::Zero)]).and_then(|_| reach.hold(domain, gfn))?;
-    // SAFETY: the page stays mapped until the pager is dropped, and the ring with it.
-    let ring = unsafe { PagingRing::new(page.address()) };
-    Ok((page, ring))
-}
-
-/// Takes down a ring whose agent is gone, and sets up the new one: its port. With `None` there is no paging for this guest.
-///
-/// Without a ring the hypervisor crashes the guest at the first touch of an absent page (`p2m_mem_paging_populate`). The guest
-/// itself is paused over it; its backends are not. What such a crash does is to stop the guest as it is, and that can be undone.
-fn replace_ring(domain: DomId) -> Result<Option<Port>> {
-    let nothing = VmEventOp::default();
-    let body = |op| VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
-    let mut ops = [
-        domctl::prepared(domain, PAUSEDOMAIN, nothing),
-        domctl::prepared(domain, VM_EVENT_OP, body(VM_EVENT_DISABLE)),
-        domctl::prepared(domain, VM_EVENT_OP, body(VM_EVENT_ENABLE)),
-        domctl::prepared(domain, UNPAUSEDOMAIN, nothing),
-    ];
-    let mut calls = ops.each_mut().map(|op| MulticallEntry::domctl(&raw mut *op));
-    let before = domctl::live_info(domain)?;
-    // SAFETY: four complete operations on another domain, without pointers.
-    unsafe { hypercall::multicall(&mut calls) }.map_err(|errno| Operation::PagerRing.error(errno))?;
-    let after = domctl::live_info(domain)?;
-    if after.has_crashed() && !before.has_crashed() {
-        domctl::resume(domain)?;
-    }
-    let [_, disabled, enabled, _] = calls.map(|call| call.outcome());
-    match (disabled, enabled) {
-        (Err(Errno::EBUSY), _) => Err(Error::Refused(
-            "virtual CPUs of the guest wait inside the hypervisor for room on the ring of an agent that is gone",
-        )),
-        (_, Ok(_)) => Ok(Some(Port(domctl::answer::<VmEventOp>(&ops[2]).port))),
-        (_, Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOMEM))) => Err(Operation::PagerRing.error(errno)),
-        (Ok(_), Err(errno)) => Err(Operation::PagerRing.error(errno)),
-        // No ring before and none now: no paging.
-        (Err(_), Err(_)) => Ok(None),
-    }
 }
 
 /// An answer that lets a virtual CPU go on and touches no page. To its own request it is the early one; otherwise it takes the

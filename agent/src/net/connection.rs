@@ -1,0 +1,323 @@
+//! A TCP connection, as a session sees it.
+
+use alloc::rc::Rc;
+use alloc::vec;
+use core::cell::{Cell, RefCell};
+use core::future::poll_fn;
+use core::net::SocketAddrV4;
+use core::task::Poll;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+use smoltcp::time::Duration;
+
+use super::{Net, endpoint};
+use crate::error::LinkError;
+use crate::limits::{KEEP_ALIVE, LINGER};
+use crate::path_mtu::Mark;
+use crate::tasks::Timer;
+
+/// Bytes that a source has on their way at once, at most, on each of its connections.
+///
+/// Together they stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that in one
+/// burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout). And each
+/// stays below what the target can hold: a receiver that says "no room" while a packet of it is lost makes smoltcp 0.14
+/// forget to send that packet again, for ever (it takes the window probe's timer for the retransmission's).
+pub(crate) const IN_FLIGHT_BULK: usize = 320 << 10;
+/// See [`IN_FLIGHT_BULK`].
+pub(crate) const IN_FLIGHT_CONTROL: usize = 128 << 10;
+/// What a target can hold beyond that.
+pub(crate) const SPARE: usize = 64 << 10;
+
+/// Bytes that a connection may hold for the application, per direction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffers {
+    pub(crate) receive: usize,
+    pub(crate) send: usize,
+}
+
+impl Buffers {
+    /// Both.
+    pub(crate) const fn size(self) -> usize {
+        self.receive + self.send
+    }
+}
+
+/// One TCP connection. Dropping it closes it, after what was written has been delivered if it lingers.
+pub(crate) struct Connection {
+    net: Rc<RefCell<Net>>,
+    timer: Timer,
+    handle: SocketHandle,
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    in_flight: Cell<usize>,
+    patience: Cell<Option<u64>>,
+    /// Whether what was written is still delivered when this is dropped.
+    lingers: Cell<bool>,
+}
+
+impl Connection {
+    fn new(net: &Rc<RefCell<Net>>, timer: &Timer, buffers: Buffers) -> Self {
+        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+        let mut socket = tcp::Socket::new(buffer(buffers.receive), buffer(buffers.send));
+        socket.set_nagle_enabled(false);
+        socket.set_ack_delay(None);
+        let handle = {
+            let net = &mut *net.borrow_mut();
+            net.path.hope(timer.now());
+            net.sockets.add(socket)
+        };
+        let in_flight = Cell::new(buffers.send);
+        let (received, sent, patience) = (Cell::new(0), Cell::new(0), Cell::new(None));
+        let lingers = Cell::new(true);
+        Self { net: net.clone(), timer: timer.clone(), handle, received, sent, in_flight, patience, lingers }
+    }
+
+    /// A connection that waits for a peer; see [`Connection::accepted`].
+    pub(crate) fn listen(
+        net: &Rc<RefCell<Net>>,
+        timer: &Timer,
+        port: u16,
+        buffers: Buffers,
+    ) -> Result<Self, LinkError> {
+        let connection = Self::new(net, timer, buffers);
+        connection.socket(|socket| socket.listen(port)).map_err(|_| LinkError::Full)?;
+        connection.lingers.set(false);
+        Ok(connection)
+    }
+
+    /// Waits until somebody has begun to connect.
+    pub(crate) async fn approached(&self) {
+        let listens = || self.socket(|socket| socket.state() == tcp::State::Listen);
+        self.timer.wait_for(|| (!listens()).then_some(())).await;
+    }
+
+    /// Lets what is written be delivered even after this is dropped. So it is on connections that this agent opened; for
+    /// strangers no memory is kept.
+    pub(crate) fn linger(&self) {
+        self.lingers.set(true);
+    }
+
+    /// Waits until a peer has connected.
+    pub(crate) async fn accepted(&self) -> Result<(), LinkError> {
+        self.established(LinkError::Lost).await
+    }
+
+    /// Connects to `peer`.
+    pub(crate) async fn connect(
+        net: &Rc<RefCell<Net>>,
+        timer: &Timer,
+        peer: SocketAddrV4,
+        buffers: Buffers,
+    ) -> Result<Self, LinkError> {
+        let connection = Self::new(net, timer, buffers);
+        {
+            let net = &mut *net.borrow_mut();
+            net.next_port = net.next_port.checked_add(1).unwrap_or(49152);
+            let socket = net.sockets.get_mut::<tcp::Socket>(connection.handle);
+            socket
+                .connect(net.interface.context(), (*peer.ip(), peer.port()), net.next_port)
+                .map_err(|_| LinkError::NoAnswer(peer))?;
+        }
+        timer.nudge();
+        connection.established(LinkError::NoAnswer(peer)).await?;
+        Ok(connection)
+    }
+
+    async fn established(&self, otherwise: LinkError) -> Result<(), LinkError> {
+        use tcp::State::{Closed, Listen, SynReceived, SynSent};
+        self.timer
+            .wait_for(|| match self.socket(|socket| socket.state()) {
+                Listen | SynSent | SynReceived => None,
+                Closed => Some(Err(otherwise)),
+                _ => Some(Ok(())),
+            })
+            .await
+    }
+
+    /// How long the peer may say nothing, or take nothing of what it is sent, before the connection counts as lost; `None`
+    /// waits for ever.
+    pub(crate) fn set_patience(&self, patience_ns: Option<u64>) {
+        self.patience.set(patience_ns);
+        self.socket(|socket| {
+            socket.set_timeout(patience_ns.map(|ns| Duration::from_micros(ns / 1000)));
+            let often = patience_ns.map_or(KEEP_ALIVE, |ns| KEEP_ALIVE.min(ns / 5));
+            socket.set_keep_alive(Some(Duration::from_micros(often / 1000)));
+        });
+    }
+
+    /// Lets at most `bytes` be on their way at once.
+    pub(crate) fn set_in_flight(&self, bytes: usize) {
+        self.in_flight.set(bytes);
+    }
+
+    /// Where the other end is, as long as there is one.
+    pub(crate) fn peer(&self) -> Option<SocketAddrV4> {
+        self.socket(|socket| socket.remote_endpoint()).and_then(endpoint)
+    }
+
+    /// Fills `into`.
+    pub(crate) async fn read_exact(&self, into: &mut [u8]) -> Result<(), LinkError> {
+        let mut done = 0;
+        poll_fn(|_| {
+            while done < into.len() {
+                match self.socket(|socket| socket.recv_slice(&mut into[done..])) {
+                    Ok(0) => return Poll::Pending,
+                    Ok(count) => {
+                        done += count;
+                        self.received.set(self.received.get() + count as u64);
+                        self.timer.nudge();
+                    }
+                    Err(tcp::RecvError::Finished) => return Poll::Ready(Err(LinkError::Closed)),
+                    Err(tcp::RecvError::InvalidState) => return Poll::Ready(Err(LinkError::Lost)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Hands all of `bytes` to the connection; they may not have left yet.
+    pub(crate) async fn write_all(&self, bytes: &[u8]) -> Result<(), LinkError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let more = || match self.write_some(&bytes[done..]) {
+                Ok(0) => None,
+                written => Some(written),
+            };
+            done += self.patiently(more).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until `progress` gives something, for as long as the connection has patience. A peer whose TCP is alive may
+    /// still never read: the guest must not wait for that.
+    pub(crate) async fn patiently<T>(
+        &self,
+        mut progress: impl FnMut() -> Option<Result<T, LinkError>>,
+    ) -> Result<T, LinkError> {
+        if let Some(made) = progress() {
+            return made;
+        }
+        match self.patience.get() {
+            Some(patience) => {
+                self.timer.within(patience, self.timer.wait_for(progress)).await.ok_or(LinkError::Lost)?
+            }
+            None => self.timer.wait_for(progress).await,
+        }
+    }
+
+    /// Hands over what there is room for now; how many bytes that were.
+    pub(crate) fn write_some(&self, bytes: &[u8]) -> Result<usize, LinkError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let room = self.in_flight.get().saturating_sub(self.backlog());
+            let end = bytes.len().min(done + room);
+            match self.socket(|socket| socket.send_slice(&bytes[done..end])) {
+                Ok(0) => break,
+                Ok(count) => {
+                    done += count;
+                    self.sent.set(self.sent.get() + count as u64);
+                    self.timer.nudge();
+                }
+                Err(tcp::SendError::InvalidState) => return Err(LinkError::Lost),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Whether it still can be written to.
+    pub(crate) fn check(&self) -> Result<(), LinkError> {
+        if self.socket(|socket| socket.may_send()) { Ok(()) } else { Err(LinkError::Lost) }
+    }
+
+    /// The clock that it waits by.
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    /// Bytes written that the peer has not acknowledged.
+    pub(crate) fn backlog(&self) -> usize {
+        self.socket(|socket| socket.send_queue())
+    }
+
+    /// What has been sent and heard so far.
+    pub(crate) fn mark(&self) -> Mark {
+        self.net.borrow().path.mark()
+    }
+
+    /// So many bytes were acknowledged at once.
+    pub(crate) fn passed(&self, bytes: u64) {
+        self.net.borrow().path.pass(bytes);
+    }
+
+    /// Nothing has been acknowledged since. If it is too large, packets get smaller; whether it was.
+    pub(crate) fn doubt(&self, since: Mark) -> bool {
+        self.net.borrow().path.doubt(since, self.timer.now())
+    }
+
+    /// The bytes of the largest packet that is sent.
+    pub(crate) fn largest(&self) -> u64 {
+        self.net.borrow().path.limit() as u64
+    }
+
+    /// Waits until the peer has acknowledged everything written.
+    pub(crate) async fn arrived(&self) -> Result<(), LinkError> {
+        self.patiently(|| match self.check() {
+            Ok(()) if self.backlog() > 0 => None,
+            outcome => Some(outcome),
+        })
+        .await
+    }
+
+    /// Bytes handed over by [`Connection::write_some`] so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Those of them that the peer has acknowledged.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.sent() - self.backlog() as u64
+    }
+
+    /// Bytes handed out by [`Connection::read_exact`] so far.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Ends it at once; the peer sees it break.
+    pub(crate) fn abort(&self) {
+        self.socket(tcp::Socket::abort);
+        self.timer.nudge();
+    }
+
+    /// Waits until everything written has been acknowledged and the peer has closed its end; `false` if the connection
+    /// ended otherwise.
+    pub(crate) async fn finished(&self) -> bool {
+        use tcp::State::{Closed, Closing, LastAck, TimeWait};
+        self.socket(|socket| socket.close());
+        self.timer.nudge();
+        // A peer that closed first leaves nothing to wait for after its last acknowledgement.
+        let mut has_all = false;
+        self.timer
+            .wait_for(|| {
+                let state = self.socket(|socket| socket.state());
+                has_all |= state == TimeWait || matches!(state, Closing | LastAck) && self.backlog() == 0;
+                matches!(state, TimeWait | Closed).then_some(has_all)
+            })
+            .await
+    }
+
+    fn socket<T>(&self, look: impl FnOnce(&mut tcp::Socket<'static>) -> T) -> T {
+        look(self.net.borrow_mut().sockets.get_mut::<tcp::Socket>(self.handle))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let lingers = self.lingers.get();
+        self.socket(|socket| if lingers { socket.close() } else { socket.abort() });
+        let deadline = self.timer.now() + LINGER;
+        self.net.borrow_mut().linger(self.handle, deadline);
+    }
+}

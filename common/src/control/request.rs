@@ -1,0 +1,112 @@
+//! What the toolstack asks for.
+
+use alloc::string::String;
+use core::fmt;
+use core::net::SocketAddrV4;
+use core::str::FromStr;
+
+use super::{Mode, SessionToken, Size, size_of, write_key};
+use crate::guest::{Backends, DomId};
+use crate::key::PublicKey;
+use crate::line::{Line, ParseError};
+
+/// What the toolstack wants of the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Send this domain away.
+    Out {
+        /// The guest on this host.
+        domain: DomId,
+        /// How.
+        mode: Mode,
+        /// Whether to compare all memory at the switch.
+        verify: bool,
+    },
+    /// Fill this domain from another agent.
+    In {
+        /// The empty domain on this host.
+        domain: DomId,
+        /// The source's agent.
+        peer: SocketAddrV4,
+        /// The source's agent's key; nothing if its connections are plain.
+        key: Option<PublicKey>,
+        /// What the source's agent knows the migration by.
+        session: SessionToken,
+        /// What the source's agent says of the guest.
+        size: Size,
+        /// Who serves the guest's xenstore and console.
+        backends: Backends,
+    },
+    /// Take up what an earlier life of the agent left when it died.
+    Recover {
+        /// What it left in [`RequestId::note`], as it was.
+        note: String,
+    },
+    /// Free what is kept of a guest that has left: its operator says that the other host will never call again.
+    Discard {
+        /// What is left of the guest on this host.
+        domain: DomId,
+    },
+    /// Say whether a guest that arrived, and that its toolstack has paused, may be destroyed here: [`State::Complete`] if it
+    /// has never run on this host, so that it goes on where it came from.
+    Withdraw {
+        /// The guest on this host.
+        domain: DomId,
+    },
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Out { domain, mode, verify } => {
+                let verify = if *verify { " verify=yes" } else { "" };
+                write!(f, "out domain={} mode={mode}{verify}", domain.0)
+            }
+            Self::In { domain, peer, key, session, size, backends } => {
+                write!(f, "in domain={} peer={peer} session={session} {size}", domain.0)?;
+                write_key(f, key)?;
+                let Backends { store_port, store_domain, console_port, console_domain } = backends;
+                write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
+                write!(f, " console_port={console_port} console_domain={}", console_domain.0)
+            }
+            Self::Recover { note } => write!(f, "recover note={note}"),
+            Self::Discard { domain } => write!(f, "discard domain={}", domain.0),
+            Self::Withdraw { domain } => write!(f, "withdraw domain={}", domain.0),
+        }
+    }
+}
+
+impl FromStr for Request {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let line = Line::new(text);
+        match line.word() {
+            "out" => Ok(Self::Out {
+                domain: DomId(line.field("domain")?),
+                mode: line.field("mode")?,
+                verify: match line.optional::<String>("verify")?.as_deref() {
+                    None | Some("no") => false,
+                    Some("yes") => true,
+                    Some(_) => return Err(ParseError::Bad("verify")),
+                },
+            }),
+            "in" => Ok(Self::In {
+                domain: DomId(line.field("domain")?),
+                peer: line.field("peer")?,
+                key: line.optional("key")?,
+                session: line.field("session")?,
+                size: size_of(&line)?,
+                backends: Backends {
+                    store_port: line.field("store_port")?,
+                    store_domain: DomId(line.field("store_domain")?),
+                    console_port: line.field("console_port")?,
+                    console_domain: DomId(line.field("console_domain")?),
+                },
+            }),
+            "recover" => Ok(Self::Recover { note: line.field("note")? }),
+            "discard" => Ok(Self::Discard { domain: DomId(line.field("domain")?) }),
+            "withdraw" => Ok(Self::Withdraw { domain: DomId(line.field("domain")?) }),
+            _ => Err(ParseError::Bad("request")),
+        }
+    }
+}
