@@ -245,10 +245,10 @@ impl Fixture {
     pub fn evidence(&self, test: &str) -> String {
         let Some(testbed) = &self.testbed else { return String::new() };
         let commands = "xl list -Z; echo; tail -n 25 /var/log/xen/console/guest-*.log; echo; xl dmesg | tail -n 25; echo; \
-                        tail -n 5 /var/log/xen/xl-*.log; D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
+                        cat /proc/net/dev; dmesg | tail -n 15; echo; tail -n 5 /var/log/xen/xl-*.log; D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
         let mut text = String::new();
         for place in testbed.run.places() {
-            let limit = std::time::Duration::from_secs(20);
+            let limit = std::time::Duration::from_secs(60);
             let output = testbed.dom0(place).run_within(&["sh", "-c", commands], limit);
             let said = match output {
                 Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
