@@ -83,6 +83,13 @@ struct Queued {
     mirror: usize,
 }
 
+impl Queued {
+    /// Bytes without which it can never begin.
+    fn needs(&self) -> usize {
+        self.bytes.saturating_add(self.mirror)
+    }
+}
+
 /// What a session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
@@ -134,13 +141,12 @@ impl Budget {
 
     /// Queues for what `want` says. Refused at once if it would never fit.
     pub(crate) fn queue(&self, want: Want) -> Result<Turn, SessionError> {
-        let needs = |queued: &Queued| queued.bytes.saturating_add(queued.mirror);
         let mut queued = self.priced(want);
-        if needs(&queued) > self.0.total {
+        if queued.needs() > self.0.total {
             queued = self.priced(want.unverified());
         }
-        if needs(&queued) > self.0.total {
-            let needed = self.0.beside.saturating_add(needs(&queued));
+        if queued.needs() > self.0.total {
+            let needed = self.0.beside.saturating_add(queued.needs());
             return Err(SessionError::Refused(Refusal::NeverFits { memory_mib: needed.div_ceil(1 << 20) as u64 }));
         }
         let state = &mut *self.0.state.borrow_mut();
@@ -160,10 +166,7 @@ impl Budget {
 
     /// Frames of the largest guest that fits: it can leave, and arrive at the same time.
     pub(crate) fn largest(&self) -> u64 {
-        let fits = |frames| {
-            let Queued { bytes, mirror, .. } = self.priced(Want::to_leave(Size { frames, digests: 0 }));
-            bytes.saturating_add(mirror) <= self.0.total
-        };
+        let fits = |frames| self.priced(Want::to_leave(Size { frames, digests: 0 })).needs() <= self.0.total;
         let (mut fitting, mut too_many) = (0u64, 1u64 << 40);
         while fitting + 1 < too_many {
             let middle = fitting.midpoint(too_many);

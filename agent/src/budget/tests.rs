@@ -1,12 +1,8 @@
 use super::*;
+use crate::COSTS;
 
 const SMALL: Size = Size { frames: 1 << 20, digests: 0 };
 const LARGE: Size = Size { frames: 8 << 20, digests: 0 };
-
-const COSTS: Costs = Costs {
-    leaving: |size| sets(size.frames, 9) + (2 << 20) + size.digests as usize * 16,
-    arriving: |size| sets(size.frames, 6) + (2 << 20) + size.digests as usize * 16,
-};
 
 fn budget(bytes: usize) -> Budget {
     Budget::new(bytes, 0, COSTS, Timer::new(|| 0))
