@@ -46,10 +46,10 @@ pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// A guest with two virtual processors.
+/// A guest with two virtual processors, and a time-stamp counter that Xen emulates.
 pub fn two_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.vcpus = 2;
+    (guest.vcpus, guest.tsc_mode) = (2, "default");
     cross(fixture, &guest, Mode::Tsmc).map(drop)
 }
 

@@ -10,12 +10,9 @@ use tests_qemu::meter;
 
 use crate::shared::Shared;
 
-/// Starts everything that listens; fails when a port is taken.
+/// Starts everything that listens; fails when a port is taken. Who has an answer finds all the services there.
 pub fn start(port: u16, shared: &Arc<Shared>) -> io::Result<()> {
     let (udp, tcp) = (UdpSocket::bind(("0.0.0.0", port))?, TcpListener::bind(("0.0.0.0", port))?);
-    let (for_udp, for_tcp) = (shared.clone(), shared.clone());
-    thread::spawn(move || answer_datagrams(&udp, &for_udp));
-    thread::spawn(move || answer_connections(&tcp, &for_tcp));
     // The workload goes on without its streams where another program has their ports.
     if let Ok(sink) = TcpListener::bind(("0.0.0.0", meter::SINK_PORT)) {
         thread::spawn(move || meter::sink(sink, |line| println!("load: {line}")));
@@ -23,6 +20,9 @@ pub fn start(port: u16, shared: &Arc<Shared>) -> io::Result<()> {
     if let Ok(serve) = TcpListener::bind(("0.0.0.0", meter::SERVE_PORT)) {
         thread::spawn(move || meter::serve(serve, |line| println!("load: {line}")));
     }
+    let (for_udp, for_tcp) = (shared.clone(), shared.clone());
+    thread::spawn(move || answer_datagrams(&udp, &for_udp));
+    thread::spawn(move || answer_connections(&tcp, &for_tcp));
     Ok(())
 }
 

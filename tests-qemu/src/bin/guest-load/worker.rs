@@ -1,4 +1,4 @@
-//! One thread's loop: every 10 ms it writes and checks the pages that are due.
+//! One thread's loop: every few milliseconds it writes and checks the pages that are due.
 
 use std::thread;
 use std::time::{Duration, Instant};
