@@ -105,6 +105,19 @@ impl Desk {
         self.cancelled.get()
     }
 
+    /// Takes in a word of the toolstack's.
+    fn hear(&self, path: &str, value: &[u8]) {
+        if path == self.id.cancel() {
+            self.cancelled.set(true);
+        } else if path == self.id.suspended() && self.suspended.get().is_none() {
+            self.suspended.set(match value {
+                b"yes" => Some(true),
+                b"no" => Some(false),
+                _ => None,
+            });
+        }
+    }
+
     fn post(&self, path: String, value: String) {
         self.outbox.borrow_mut().push((path, value));
     }
@@ -135,17 +148,17 @@ impl<S: Store> Registry<S> {
             self.swept = true;
             self.sweep();
         }
-        while let Some(path) = self.store.next_change() {
+        while let Some((path, value)) = self.store.next_change() {
             let Some(id) = named(&path) else { continue };
-            if let Some(desk) = self.open.iter().find(|desk| desk.id == id).cloned() {
-                self.hear(&desk);
-            } else if let Some(line) = self.store.read(&id.request()) {
-                if line.is_empty() || self.ended.contains(&id) {
-                    // A word that came after the end, to a request that is tidied away already.
-                    self.store.remove(&id.request());
-                } else if let Some(request) = self.open_desk(id, &line) {
-                    return Some(request);
-                }
+            if let Some(desk) = self.open.iter().find(|desk| desk.id == id) {
+                desk.hear(&path, &value);
+            } else if path != id.request() || self.ended.contains(&id) {
+                // A word that came after the end, to a request that is tidied away already.
+                self.store.remove(&id.request());
+            } else if !value.is_empty()
+                && let Some(request) = self.open_desk(id, &value)
+            {
+                return Some(request);
             }
         }
         None
@@ -179,7 +192,6 @@ impl<S: Store> Registry<S> {
         let reason = match request {
             // What was begun is taken up, and what was left is discarded, however many there are.
             Some(Ok(request)) if running < SESSIONS || !matches!(request, Request::Out { .. } | Request::In { .. }) => {
-                self.hear(&desk);
                 return Some((desk, request));
             }
             Some(Ok(_)) => format!("the agent already has {running} migrations to see to"),
@@ -188,19 +200,6 @@ impl<S: Store> Registry<S> {
         };
         desk.state(State::Failed { reason });
         None
-    }
-
-    fn hear(&mut self, desk: &Desk) {
-        if desk.suspended.get().is_none() {
-            match self.store.read(&desk.id.suspended()).as_deref() {
-                Some(b"yes") => desk.suspended.set(Some(true)),
-                Some(b"no") => desk.suspended.set(Some(false)),
-                _ => {}
-            }
-        }
-        if !desk.cancelled.get() && self.store.read(&desk.id.cancel()).is_some() {
-            desk.cancelled.set(true);
-        }
     }
 
     /// What an earlier life of the agent left behind answers to nobody.

@@ -144,7 +144,7 @@ impl Waker {
     /// Sleeps until a port is notified or the agent wants to be polled.
     fn sleep(&mut self, wake: Wake) {
         // What came while something else was asked of xenstore, or while the backend was followed, rings no more.
-        if self.store.borrow().has_changes() {
+        if self.store.borrow().has_news() {
             return;
         }
         // A session that began or ended meanwhile changed the ports.

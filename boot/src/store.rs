@@ -1,5 +1,6 @@
 //! xenstore as the agent wants it: [`agent::platform::Store`], below the agent's own directory.
 
+use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -12,8 +13,18 @@ use xen_pv::xenstore::{self, Xenstore};
 const DIRECTORY: &str = "data/tsmc";
 const TOKEN: &str = "requests";
 
-/// xenstore, shared with the main loop, which follows the network's backend through it.
-pub struct Store(Rc<RefCell<Xenstore>>);
+/// Most changes that wait to be read; the oldest fall out.
+const CHANGES: usize = 256;
+
+/// Requests and reports. A daemon that does not answer holds up who asks for a migration, and no guest.
+pub struct Store {
+    /// Shared with the main loop, which follows the network's backend through it.
+    xenstore: Rc<RefCell<Xenstore>>,
+    /// Paths below [`DIRECTORY`] that have changed.
+    changed: VecDeque<String>,
+    /// That of them whose value is on its way.
+    reading: Option<String>,
+}
 
 impl Store {
     /// Makes the directory for requests and watches it.
@@ -24,31 +35,53 @@ impl Store {
             store.mkdir(&requests)?;
             store.watch(&requests, TOKEN)?;
         }
-        Ok(Self(store))
+        Ok(Self { xenstore: store, changed: VecDeque::new(), reading: None })
+    }
+
+    /// Takes all changes out of the inbox: what stays there keeps the main loop awake.
+    fn gather_changes(&mut self) {
+        let mut xenstore = self.xenstore.borrow_mut();
+        while let Some(change) = xenstore.next_change(|change| change.token == TOKEN) {
+            let path = change.path.strip_prefix(DIRECTORY).and_then(|path| path.strip_prefix('/'));
+            let Some(path) = path.filter(|path| !self.changed.iter().any(|known| known == path)) else { continue };
+            if self.changed.len() >= CHANGES {
+                self.changed.pop_front();
+            }
+            self.changed.push_back(path.to_string());
+        }
     }
 }
 
 impl agent::platform::Store for Store {
-    fn read(&mut self, path: &str) -> Option<Vec<u8>> {
-        self.0.borrow_mut().read(&below(path)).ok()
-    }
-
     fn list(&mut self, path: &str) -> Vec<String> {
-        self.0.borrow_mut().directory(&below(path)).unwrap_or_default()
+        self.xenstore.borrow_mut().directory(&below(path)).unwrap_or_default()
     }
 
     fn write(&mut self, path: &str, value: &str) {
-        self.0.borrow_mut().post_write(&below(path), value.as_bytes());
+        self.xenstore.borrow_mut().post_write(&below(path), value.as_bytes());
     }
 
     fn remove(&mut self, path: &str) {
-        self.0.borrow_mut().post_remove(&below(path));
+        self.xenstore.borrow_mut().post_remove(&below(path));
     }
 
-    fn next_change(&mut self) -> Option<String> {
-        let change = self.0.borrow_mut().next_change(|change| change.token == TOKEN)?;
-        let path = change.path.strip_prefix(DIRECTORY).and_then(|path| path.strip_prefix('/'));
-        path.map(str::to_string)
+    fn next_change(&mut self) -> Option<(String, Vec<u8>)> {
+        self.gather_changes();
+        let mut xenstore = self.xenstore.borrow_mut();
+        loop {
+            if self.reading.is_some() {
+                let value = xenstore.take_value()?;
+                let path = self.reading.take()?;
+                if let Ok(value) = value {
+                    return Some((path, value));
+                }
+            }
+            let path = self.changed.pop_front()?;
+            // One that cannot even be asked for is as good as gone.
+            if xenstore.begin_read(&below(&path)).is_ok() {
+                self.reading = Some(path);
+            }
+        }
     }
 }
 

@@ -43,9 +43,6 @@ impl Nodes {
 }
 
 impl Store for Nodes {
-    fn read(&mut self, path: &str) -> Option<Vec<u8>> {
-        self.get(path).map(String::into_bytes)
-    }
     fn list(&mut self, path: &str) -> Vec<String> {
         let inner = self.0.borrow();
         let below = |node: &String| {
@@ -65,7 +62,10 @@ impl Store for Nodes {
         let below = format!("{path}/");
         self.0.borrow_mut().nodes.retain(|node, _| node != path && !node.starts_with(&below));
     }
-    fn next_change(&mut self) -> Option<String> {
-        self.0.borrow_mut().changes.pop_front()
+    fn next_change(&mut self) -> Option<(String, Vec<u8>)> {
+        let inner = &mut *self.0.borrow_mut();
+        let (changes, nodes) = (&mut inner.changes, &inner.nodes);
+        std::iter::from_fn(|| changes.pop_front())
+            .find_map(|path| nodes.get(&path).map(|value| (path.clone(), value.clone().into_bytes())))
     }
 }

@@ -95,7 +95,7 @@ pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.vcpus = 16;
     // All of them wake up on one processor of the host's.
-    guest.load = Workload { tick_ms: 100, ..Workload::new(32, 800) };
+    guest.load = Workload { tick_ms: 1000, ..Workload::new(32, 800) };
     // What the agent of B says in the end is this migration's.
     fixture.drop_agents()?;
     let log = format!("/var/log/xen/console/guest-{AGENT_NAME}.log");

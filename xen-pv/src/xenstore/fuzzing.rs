@@ -32,18 +32,22 @@ pub fn store(mut bytes: &[u8]) {
     while let Some(([what, length], rest)) = bytes.split_first_chunk() {
         let (some, rest) = rest.split_at(rest.len().min((*length).into()));
         bytes = rest;
-        match what % 8 {
+        match what % 9 {
             0 | 1 => reply(page, some),
             2 => write(page, REPLY_PRODUCED, some),
             3 => write(page, REQUEST_CONSUMED, some),
             4 => while store.next_change(|_| true).is_some() {},
             5 => store.post_write("path", some),
+            8 => {
+                let _ = store.take_value();
+                let _ = store.begin_read("path");
+            }
             kind => {
                 let kind = if kind == 6 { Kind::Read } else { Kind::Directory };
                 let Ok(request) = store.enqueue(kind, &[Part::Text("path")]) else { return };
-                store.inbox.expect(request);
+                store.inbox.answer.expect(request);
                 let _ = store.pump();
-                if let Some(answer) = store.inbox.take_answer()
+                if let Some(answer) = store.inbox.answer.take()
                     && let Ok(answer) = checked(kind, answer)
                 {
                     let _ = answer.names();

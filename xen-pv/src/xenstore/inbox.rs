@@ -1,4 +1,5 @@
-//! What xenstore's messages are for: the answer that is waited for, changes that wait to be asked for, and the rest.
+//! What xenstore's messages are for: the answer that is waited for, the value that somebody looks in for, changes that wait to
+//! be asked for, and the rest.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
@@ -16,28 +17,47 @@ pub(super) struct Inbox {
     /// Tokens of watches: a change with another one is nobody's.
     tokens: Vec<String>,
     changes: VecDeque<Change>,
-    /// The request whose answer is waited for, if any; and the answer.
-    awaited: Option<u32>,
-    answer: Option<Message>,
+    /// The answer that the domain stands still for.
+    pub(super) answer: Answer,
+    /// The answer to a read that nobody waits for.
+    pub(super) value: Answer,
 }
 
-impl Inbox {
-    /// From now on the answer to this request, and to no other, is waited for.
+/// An answer that is to be kept when it comes.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    to: Option<u32>,
+    message: Option<Message>,
+}
+
+impl Answer {
+    /// From now on the answer to this request, and to no other, is kept.
     pub(super) fn expect(&mut self, request: u32) {
-        self.awaited = Some(request);
-        self.answer = None;
+        *self = Self { to: Some(request), message: None };
     }
 
-    /// The answer is not waited for any more: if it comes, it falls out.
+    /// The answer is not wanted any more: if it comes, it falls out.
     pub(super) fn forget(&mut self) {
-        self.awaited = None;
+        self.to = None;
     }
 
     /// The answer, if it has come.
-    pub(super) fn take_answer(&mut self) -> Option<Message> {
-        self.answer.take()
+    pub(super) fn take(&mut self) -> Option<Message> {
+        self.message.take()
     }
 
+    /// Keeps the message if it is the answer, else gives it back.
+    fn put(&mut self, message: Message) -> Option<Message> {
+        if self.to != Some(message.request) {
+            return Some(message);
+        }
+        self.forget();
+        self.message = Some(message);
+        None
+    }
+}
+
+impl Inbox {
     /// From now on changes with this token are kept; nothing ends that.
     pub(super) fn watch(&mut self, token: &str) {
         if !self.tokens.iter().any(|known| known == token) {
@@ -56,9 +76,8 @@ impl Inbox {
                 }
                 self.changes.push_back(change);
             }
-        } else if self.awaited == Some(message.request) {
-            self.awaited = None;
-            self.answer = Some(message);
+        } else if let Some(message) = self.answer.put(message) {
+            self.value.put(message);
         }
         Ok(())
     }
@@ -69,9 +88,9 @@ impl Inbox {
         self.changes.remove(index)
     }
 
-    /// Whether there are changes that nobody has asked for yet.
-    pub(super) fn has_changes(&self) -> bool {
-        !self.changes.is_empty()
+    /// Whether there are changes, or a value, that nobody has asked for yet.
+    pub(super) fn has_news(&self) -> bool {
+        !self.changes.is_empty() || self.value.message.is_some()
     }
 }
 
@@ -92,24 +111,37 @@ mod tests {
     #[test]
     fn an_answer_that_comes_too_late_is_not_taken_for_the_next_one() {
         let mut inbox = Inbox::default();
-        inbox.expect(5);
-        inbox.forget();
+        inbox.answer.expect(5);
+        inbox.answer.forget();
         inbox.put(answer(5)).unwrap();
-        inbox.expect(6);
-        assert_eq!(inbox.take_answer(), None);
+        inbox.answer.expect(6);
+        assert_eq!(inbox.answer.take(), None);
         inbox.put(answer(5)).unwrap();
-        assert_eq!(inbox.take_answer(), None);
+        assert_eq!(inbox.answer.take(), None);
         inbox.put(answer(6)).unwrap();
-        assert_eq!(inbox.take_answer(), Some(answer(6)));
+        assert_eq!(inbox.answer.take(), Some(answer(6)));
     }
 
     #[test]
     fn an_answer_to_no_request_falls_out() {
         let mut inbox = Inbox::default();
         inbox.put(answer(0)).unwrap();
-        assert_eq!(inbox.take_answer(), None);
-        inbox.expect(1);
-        assert_eq!(inbox.take_answer(), None);
+        assert_eq!(inbox.answer.take(), None);
+        inbox.answer.expect(1);
+        assert_eq!(inbox.answer.take(), None);
+    }
+
+    #[test]
+    fn a_value_that_nobody_waits_for_is_news_and_no_answer() {
+        let mut inbox = Inbox::default();
+        inbox.value.expect(5);
+        inbox.answer.expect(6);
+        assert!(!inbox.has_news());
+        inbox.put(answer(6)).unwrap();
+        inbox.put(answer(5)).unwrap();
+        assert!(inbox.has_news());
+        assert_eq!((inbox.value.take(), inbox.answer.take()), (Some(answer(5)), Some(answer(6))));
+        assert!(!inbox.has_news());
     }
 
     #[test]
@@ -121,16 +153,16 @@ mod tests {
             inbox.put(event(&format!("{number}"))).unwrap();
         }
         for number in 1..=CHANGES {
-            assert!(inbox.has_changes());
+            assert!(inbox.has_news());
             assert_eq!(inbox.take_change(|_| true).unwrap().path, format!("{number}"));
         }
-        assert!(!inbox.has_changes());
+        assert!(!inbox.has_news());
     }
 
     #[test]
     fn a_change_that_nobody_watches_for_does_not_keep_anybody_awake() {
         let mut inbox = Inbox::default();
         inbox.put(event("path")).unwrap();
-        assert!(!inbox.has_changes());
+        assert!(!inbox.has_news());
     }
 }

@@ -1,4 +1,4 @@
-//! xenstore's client: requests that wait for their answer, writes that do not, watches.
+//! xenstore's client: requests that wait for their answer, writes and reads that do not, watches.
 //!
 //! Paths are relative to the domain's own directory unless they begin with `/`. Each answer carries the number of its
 //! request, so that answers nobody waits for fall out by themselves.
@@ -112,6 +112,19 @@ impl Xenstore {
         String::from_utf8(self.read(path)?).map_err(|_| Error::Broken)
     }
 
+    /// Begins to read a node; [`Xenstore::take_value`] has the value when it has come. Never waits. One node at a time.
+    pub fn begin_read(&mut self, path: &str) -> Result<(), Error> {
+        let request = self.enqueue_last(Kind::Read, &[Part::Text(path)])?;
+        self.inbox.value.expect(request);
+        self.pump()
+    }
+
+    /// The value of the node that was begun to be read, if it has come.
+    pub fn take_value(&mut self) -> Option<Result<Vec<u8>, Error>> {
+        let answer = self.inbox.value.take()?;
+        Some(checked(Kind::Read, answer).map(|answer| answer.payload))
+    }
+
     /// The names below a node.
     pub fn directory(&mut self, path: &str) -> Result<Vec<String>, Error> {
         self.ask(Kind::Directory, &[Part::Text(path)])?.names().map_err(|_| Error::Broken)
@@ -161,10 +174,10 @@ impl Xenstore {
         self.inbox.take_change(wanted)
     }
 
-    /// Whether changes have arrived that nobody has taken: the port does not tell of them again, so that who sleeps on it
-    /// asks here first.
-    pub fn has_changes(&self) -> bool {
-        self.inbox.has_changes()
+    /// Whether changes or a value have arrived that nobody has taken: the port does not tell of them again, so that who
+    /// sleeps on it asks here first.
+    pub fn has_news(&self) -> bool {
+        self.inbox.has_news()
     }
 
     /// Sleeps until something arrives or system time reaches `deadline_ns`.
@@ -189,12 +202,10 @@ impl Xenstore {
     }
 
     fn ask(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<Message, Error> {
-        // What was said before comes first.
-        while self.enqueue_post() {}
-        let request = self.enqueue(kind, parts)?;
-        self.inbox.expect(request);
+        let request = self.enqueue_last(kind, parts)?;
+        self.inbox.answer.expect(request);
         let answer = self.wait_for_answer();
-        self.inbox.forget();
+        self.inbox.answer.forget();
         checked(kind, answer?)
     }
 
@@ -202,11 +213,17 @@ impl Xenstore {
         self.pump()?;
         let deadline = time::now_ns() + PATIENCE_NS;
         loop {
-            if let Some(answer) = self.inbox.take_answer() {
+            if let Some(answer) = self.inbox.answer.take() {
                 return Ok(answer);
             }
             self.sleep(deadline)?;
         }
+    }
+
+    /// Behind all that was said before.
+    fn enqueue_last(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<u32, Error> {
+        while self.enqueue_post() {}
+        self.enqueue(kind, parts)
     }
 
     fn enqueue(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<u32, Error> {

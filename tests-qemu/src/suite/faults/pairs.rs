@@ -76,7 +76,7 @@ pub fn fail_alone(fixture: &mut Fixture) -> Result<()> {
 pub fn four_leave_at_once(fixture: &mut Fixture) -> Result<()> {
     let mut first = Guest::demo(fixture.artifacts(), Label::Private);
     // Four of them would leave dom0 a fifth of the host's one processor.
-    (first.memory_mib, first.weight, first.load) = (128, 16, Workload { tick_ms: 1000, ..Workload::new(8, 100) });
+    (first.memory_mib, first.load) = (128, Workload { tick_ms: 1000, ..Workload::new(8, 100) });
     let names = [guest::NAME, "second", "third", "fourth"];
     let guests: Vec<Guest> =
         names.iter().zip(GUESTS).map(|(name, address)| Guest { name, address, ..first.clone() }).collect();
