@@ -23,6 +23,8 @@ const LONGEST_GUESS: u64 = 100 * MS;
 const NUDGES: usize = 4;
 /// How often to nudge before it is left to TCP's timer, ever more seldom.
 const ROUNDS: u32 = 6;
+/// So many of the largest packets, acknowledged at once, are a proof that these arrive: small ones hardly come to so much.
+const PROOF: u64 = 4;
 /// How often to look after that whether what is lost again and again is too large.
 const LOOK: u64 = SECOND;
 
@@ -40,6 +42,8 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
     let connection = link.connection();
     let outlet = SharedOutlet::new(link.clone());
     let mut usual = None;
+    // The largest packets that have arrived. Where they are too slow later, the link or the peer is, not their size.
+    let mut proven = 0;
     loop {
         timer.wait_for(|| (connection.backlog() > 0).then_some(())).await;
         let (end, since) = (connection.sent(), timer.now());
@@ -52,12 +56,15 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
                 let acknowledged = connection.delivered() - seen;
                 (seen, round, stuck) = (seen + acknowledged, 0, None);
                 connection.passed(acknowledged);
+                if acknowledged >= PROOF * connection.largest() {
+                    proven = connection.largest();
+                }
                 // TCP sends one packet again for each proof. If that was not all, the next is lost as well.
                 nudged &= acknowledged <= connection.largest();
                 if !nudged {
                     continue;
                 }
-            } else if stuck.is_none_or(|stuck| connection.doubt(stuck)) {
+            } else if connection.largest() > proven && stuck.is_none_or(|stuck| connection.doubt(stuck)) {
                 stuck = Some(connection.mark());
             }
             if round == ROUNDS {

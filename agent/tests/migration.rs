@@ -528,6 +528,20 @@ fn packets_that_are_lost_by_chance_are_not_taken_for_too_large() {
 }
 
 #[test]
+fn a_link_that_becomes_slow_is_not_taken_for_one_that_drops_large_packets() {
+    let mut world = World::new(Scenario { frames: 2000, ..across(1500, 1500) });
+    world.start();
+    assert!(world.run_until(600_000, |world| world.cable.sent(0) > 100), "{:?}", world.states);
+    world.cable.crawl(0, 100);
+    world.run_until(15_000, |_| false);
+    world.cable.hurry(0, 50_000_000);
+    world.cable.forget_longest(0);
+    assert!(world.run(600_000), "{:?}", world.states);
+    assert_eq!(world.state(0), Some(&State::Complete), "{:?}", world.states);
+    assert_eq!(world.cable.longest(0), 1500);
+}
+
+#[test]
 fn packets_are_as_large_as_the_interface_carries() {
     for (mtu, cuts) in [(1500, true), (9000, true), (1500, false), (9000, false)] {
         let quality = Quality { mtu, cuts, ..Quality::default() };
