@@ -15,14 +15,14 @@
 //!
 //! # The commit rule
 //!
-//! **[`Source::retain`] is the commit.** Before it the guest belongs to the source: whatever fails, at either end or
+//! **[`SourceHold::retain`] is the commit.** Before it the guest belongs to the source: whatever fails, at either end or
 //! between them, leads through [`departure::give_back`] and the guest runs on at the source, its dirty log off, its
 //! suspend (if there was one) cancelled; the target drops what it has, and its guest never ran, because it holds a
 //! pause count that only [`Message::Commit`](crate::wire::Message::Commit) gives back. After `retain` has returned the
 //! source does not run the guest again, and the hypervisor refuses everybody else. The source keeps every page until the
 //! target has said [`Message::Complete`](crate::wire::Message::Complete), and only then destroys the guest. One thing
 //! undoes the commit: the target's [`Message::Revoked`](crate::wire::Message::Revoked), which says that its copy never
-//! ran and never will, since its domain is dying. Only then is [`Source::release`] called below that line.
+//! ran and never will, since its domain is dying. Only then is [`SourceHold::release`] called below that line.
 //!
 //! `Commit` is sent after `retain`, never before; a target that has said `Ready` and hears nothing more does not know
 //! on which side of the line the source is, so it neither runs the guest nor drops it: it asks.
@@ -33,8 +33,8 @@
 //! source lets it in ([`departure`]), hears what is missing and goes on. What is still to be said when a session is over
 //! is said by [`epilogue`]; what an agent's next life must know stands in a [`note`].
 //!
-//! [`Source::retain`]: crate::platform::Source::retain
-//! [`Source::release`]: crate::platform::Source::release
+//! [`SourceHold::retain`]: crate::platform::SourceHold::retain
+//! [`SourceHold::release`]: crate::platform::SourceHold::release
 
 pub(crate) mod arrival;
 pub(crate) mod departure;

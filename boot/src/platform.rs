@@ -124,7 +124,7 @@ pub struct Source {
     source: source::Source,
 }
 
-impl wanted::Source for Source {
+impl wanted::Guest for Source {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.source.max_gfn().map_err(failure)?;
         let info = guest_info(&self.source.info().map_err(failure)?, max_gfn);
@@ -134,15 +134,9 @@ impl wanted::Source for Source {
     fn memo(&self) -> u64 {
         self.source.memo()
     }
+}
 
-    fn is_retained(&self) -> bool {
-        self.source.is_retained()
-    }
-
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.source.frame().map_err(failure)
-    }
-
+impl wanted::SourceMemory for Source {
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
         self.source.find_ram(first, count, ram).map_err(failure)
     }
@@ -155,6 +149,16 @@ impl wanted::Source for Source {
         self.source.read(gfns, into).map_err(failure)
     }
 
+    fn is_pinned(&self, page: &Page) -> bool {
+        pinned::holds_clock(page)
+    }
+
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.source.free(gfns).map_err(failure)
+    }
+}
+
+impl wanted::DirtyLog for Source {
     fn log_on(&mut self) -> Result<()> {
         self.source.log_on().map_err(failure)
     }
@@ -170,17 +174,25 @@ impl wanted::Source for Source {
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.source.clean(dirty).map_err(failure)
     }
+}
+
+impl wanted::SaveMachine for Source {
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        self.source.frame().map_err(failure)
+    }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         self.source.machine_state(dirty).map_err(failure)
     }
 
-    fn is_pinned(&self, page: &Page) -> bool {
-        pinned::holds_clock(page)
-    }
-
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
         self.source.first_touched(limit).map_err(failure)
+    }
+}
+
+impl wanted::SourceHold for Source {
+    fn is_retained(&self) -> bool {
+        self.source.is_retained()
     }
 
     fn retain(&mut self) -> Result<()> {
@@ -189,10 +201,6 @@ impl wanted::Source for Source {
 
     fn release(&mut self) -> Result<()> {
         self.source.release().map_err(failure)
-    }
-
-    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
-        self.source.free(gfns).map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {
@@ -221,7 +229,7 @@ impl Target {
     }
 }
 
-impl wanted::Target for Target {
+impl wanted::Guest for Target {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.target.max_gfn().map_err(failure)?;
         Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
@@ -231,17 +239,9 @@ impl wanted::Target for Target {
     fn memo(&self) -> u64 {
         0
     }
+}
 
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        let rings = self.target.build(frame).map_err(failure)?;
-        self.listen();
-        Ok(rings)
-    }
-
-    fn can_page(&self) -> bool {
-        self.target.can_page()
-    }
-
+impl wanted::TargetMemory for Target {
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
         self.target.populate(first, order).map_err(failure)
     }
@@ -257,6 +257,12 @@ impl wanted::Target for Target {
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.target.read(gfns, into).map_err(failure)
     }
+}
+
+impl wanted::Pager for Target {
+    fn can_page(&self) -> bool {
+        self.target.can_page()
+    }
 
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         self.target.arm(gfns).map_err(failure)
@@ -270,18 +276,6 @@ impl wanted::Target for Target {
         self.target.fill(pages).map_err(failure)
     }
 
-    fn load_state(&mut self, state: &[u8]) -> Result<()> {
-        self.target.load_state(state).map_err(failure)
-    }
-
-    fn release(&mut self) -> Result<()> {
-        self.target.release().map_err(failure)
-    }
-
-    fn has_run(&mut self) -> Result<bool> {
-        self.target.has_run().map_err(failure)
-    }
-
     fn finish(&mut self) -> Result<()> {
         let port = self.target.fault_port();
         let crowd = self.target.crowd();
@@ -291,6 +285,28 @@ impl wanted::Target for Target {
             self.fault_ports.remove(port);
         }
         Ok(())
+    }
+}
+
+impl wanted::LoadMachine for Target {
+    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+        let rings = self.target.build(frame).map_err(failure)?;
+        self.listen();
+        Ok(rings)
+    }
+
+    fn load_state(&mut self, state: &[u8]) -> Result<()> {
+        self.target.load_state(state).map_err(failure)
+    }
+}
+
+impl wanted::TargetHold for Target {
+    fn release(&mut self) -> Result<()> {
+        self.target.release().map_err(failure)
+    }
+
+    fn has_run(&mut self) -> Result<bool> {
+        self.target.has_run().map_err(failure)
     }
 }
 

@@ -20,7 +20,10 @@ use crate::error::PlatformError;
 use crate::host::Host;
 use crate::lobby::Called;
 use crate::peers::Peers;
-use crate::platform::{GuestInfo, Platform, Result, Source, Target};
+use crate::platform::{
+    DirtyLog, Guest, GuestInfo, LoadMachine, Pager, Platform, Result, SaveMachine, SourceHold, SourceMemory,
+    TargetHold, TargetMemory,
+};
 use crate::secure::{Link, Security};
 use crate::source::{self, Departure};
 use crate::tasks::Timer;
@@ -149,61 +152,86 @@ impl Platform for Here {
 /// A guest that stands still: it can be read, and nothing else is asked.
 struct Still(Vec<Page>);
 
-impl Source for Still {
+impl Guest for Still {
+    fn info(&mut self) -> Result<GuestInfo> {
+        unasked()
+    }
+
+    fn memo(&self) -> u64 {
+        0
+    }
+}
+
+impl SourceMemory for Still {
+    fn find_ram(&mut self, _: Gfn, _: u64, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+
+    fn are_ram(&mut self, _: &[Gfn]) -> Result<bool> {
+        unasked()
+    }
+
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         for (gfn, page) in gfns.iter().zip(into) {
             *page = self.0[gfn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % self.0.len()];
         }
         Ok(PageMask::MAX)
     }
+
     fn is_pinned(&self, _: &Page) -> bool {
         false
     }
-    fn memo(&self) -> u64 {
-        0
-    }
-    fn is_retained(&self) -> bool {
-        true
-    }
-    fn info(&mut self) -> Result<GuestInfo> {
-        unasked()
-    }
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        unasked()
-    }
-    fn find_ram(&mut self, _: Gfn, _: u64, _: &mut [u64]) -> Result<()> {
-        unasked()
-    }
-    fn are_ram(&mut self, _: &[Gfn]) -> Result<bool> {
-        unasked()
-    }
-    fn log_on(&mut self) -> Result<()> {
-        unasked()
-    }
-    fn protected(&mut self, _: &[Gfn]) -> Result<PageMask> {
-        unasked()
-    }
-    fn peek(&mut self, _: &mut [u64]) -> Result<()> {
-        unasked()
-    }
-    fn clean(&mut self, _: &mut [u64]) -> Result<()> {
-        unasked()
-    }
-    fn machine_state(&mut self, _: &mut [u64]) -> Result<Vec<u8>> {
-        unasked()
-    }
-    fn first_touched(&mut self, _: usize) -> Result<Vec<Gfn>> {
-        unasked()
-    }
-    fn retain(&mut self) -> Result<()> {
-        unasked()
-    }
-    fn release(&mut self) -> Result<()> {
-        unasked()
-    }
+
     fn free(&mut self, _: &[Gfn]) -> Result<()> {
         unasked()
     }
+}
+
+impl DirtyLog for Still {
+    fn log_on(&mut self) -> Result<()> {
+        unasked()
+    }
+
+    fn protected(&mut self, _: &[Gfn]) -> Result<PageMask> {
+        unasked()
+    }
+
+    fn peek(&mut self, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+
+    fn clean(&mut self, _: &mut [u64]) -> Result<()> {
+        unasked()
+    }
+}
+
+impl SaveMachine for Still {
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        unasked()
+    }
+
+    fn machine_state(&mut self, _: &mut [u64]) -> Result<Vec<u8>> {
+        unasked()
+    }
+
+    fn first_touched(&mut self, _: usize) -> Result<Vec<Gfn>> {
+        unasked()
+    }
+}
+
+impl SourceHold for Still {
+    fn is_retained(&self) -> bool {
+        true
+    }
+
+    fn retain(&mut self) -> Result<()> {
+        unasked()
+    }
+
+    fn release(&mut self) -> Result<()> {
+        unasked()
+    }
+
     fn destroy(&mut self) -> Result<()> {
         unasked()
     }
@@ -216,50 +244,72 @@ fn unasked<T>() -> Result<T> {
 /// No guest arrives here.
 enum Nobody {}
 
-impl Target for Nobody {
+impl Guest for Nobody {
     fn info(&mut self) -> Result<GuestInfo> {
         match *self {}
     }
+
     fn memo(&self) -> u64 {
         match *self {}
     }
-    fn build(&mut self, _: &[u8]) -> Result<Rings> {
-        match *self {}
-    }
-    fn can_page(&self) -> bool {
-        match *self {}
-    }
+}
+
+impl TargetMemory for Nobody {
     fn populate(&mut self, _: Gfn, _: u8) -> Result<()> {
         match *self {}
     }
-    fn write(&mut self, _: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
-        match *self {}
-    }
-    fn read(&mut self, _: &[Gfn], _: &mut [Page]) -> Result<PageMask> {
-        match *self {}
-    }
+
     fn free(&mut self, _: &[Gfn]) -> Result<()> {
         match *self {}
     }
+
+    fn write(&mut self, _: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
+        match *self {}
+    }
+
+    fn read(&mut self, _: &[Gfn], _: &mut [Page]) -> Result<PageMask> {
+        match *self {}
+    }
+}
+
+impl Pager for Nobody {
+    fn can_page(&self) -> bool {
+        match *self {}
+    }
+
     fn arm(&mut self, _: &[Gfn]) -> Result<PageMask> {
         match *self {}
     }
+
     fn next_fault(&mut self) -> Result<Option<Fault>> {
         match *self {}
     }
+
     fn fill(&mut self, _: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         match *self {}
     }
+
+    fn finish(&mut self) -> Result<()> {
+        match *self {}
+    }
+}
+
+impl LoadMachine for Nobody {
+    fn build(&mut self, _: &[u8]) -> Result<Rings> {
+        match *self {}
+    }
+
     fn load_state(&mut self, _: &[u8]) -> Result<()> {
         match *self {}
     }
+}
+
+impl TargetHold for Nobody {
     fn release(&mut self) -> Result<()> {
         match *self {}
     }
+
     fn has_run(&mut self) -> Result<bool> {
-        match *self {}
-    }
-    fn finish(&mut self) -> Result<()> {
         match *self {}
     }
 }

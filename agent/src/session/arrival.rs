@@ -19,7 +19,7 @@ use crate::error::{PeerFault, Refusal, SessionError, Wait};
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
 use crate::limits::{BULK_WAIT, PEER_WAIT, WATCH};
-use crate::platform::{Platform, Target};
+use crate::platform::{Guest as _, LoadMachine, Platform, Target};
 use crate::target::pages::{SETS, Sets};
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};

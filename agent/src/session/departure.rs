@@ -20,7 +20,7 @@ use crate::error::{LinkError, PlatformError, Refusal, SessionError, Wait};
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{PEER_WAIT, SUSPEND_WAIT};
 use crate::lobby::{Called, Invitation};
-use crate::platform::{GuestInfo, Platform, Source};
+use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
 use crate::source::{Committed, Departure, NOBODY, reserve, size_of};
 use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};

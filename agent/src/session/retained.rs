@@ -19,7 +19,7 @@ use crate::host::{Host, turn};
 use crate::limits::{BULK_LOST, CONTROL_LOST, PEER_WAIT, XEN_RETRY};
 use crate::lobby::{Called, Invitation};
 use crate::net::IN_FLIGHT_CONTROL;
-use crate::platform::{Platform, Source};
+use crate::platform::{Guest as _, Platform, Source, SourceHold};
 use crate::source::{Batch, Committed, Departure, Ending, Listening, answering, reserve, size_of};
 use crate::tasks::SECOND;
 use crate::wire::{CHUNK, Message, Purpose};

@@ -71,7 +71,7 @@ pub struct Welcome<'a> {
     pub uuid: [u8; 16],
     /// Every page is told as a digest at the switch, and compared.
     pub verify: bool,
-    /// What [`Source::frame`](crate::platform::Source::frame) gave.
+    /// What [`SaveMachine::frame`](crate::platform::SaveMachine::frame) gave.
     pub frame: &'a [u8],
 }
 

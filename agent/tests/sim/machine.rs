@@ -4,7 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use agent::error::PlatformError;
-use agent::platform::{GuestInfo, Platform, Result, Source, Target};
+use agent::platform::{
+    self, DirtyLog, GuestInfo, LoadMachine, Pager, Platform, Result, SaveMachine, SourceHold, SourceMemory, TargetHold,
+    TargetMemory,
+};
 use common::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 
 use super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
@@ -213,7 +216,7 @@ impl Leaving {
     }
 }
 
-impl Source for Leaving {
+impl platform::Guest for Leaving {
     fn info(&mut self) -> Result<GuestInfo> {
         let guest = self.1.borrow();
         if guest.here == Here::Gone {
@@ -232,16 +235,13 @@ impl Source for Leaving {
             hap: true,
         })
     }
+
     fn memo(&self) -> u64 {
         MEMO
     }
-    fn is_retained(&self) -> bool {
-        self.1.borrow().here == Here::Retained
-    }
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.call(Op::Frame, 0)?;
-        Ok(b"a frame".to_vec())
-    }
+}
+
+impl SourceMemory for Leaving {
     fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
         self.call(Op::FindRam, count as usize / 64)?;
         let guest = &mut *self.1.borrow_mut();
@@ -258,11 +258,13 @@ impl Source for Leaving {
         }
         Ok(())
     }
+
     fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool> {
         self.call(Op::FindRam, 1)?;
         let guest = self.1.borrow();
         Ok(gfns.iter().all(|gfn| guest.truth[gfn.0 as usize].is_some()))
     }
+
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.call(Op::Read, gfns.len())?;
         assert_eq!(gfns.len(), into.len());
@@ -274,6 +276,21 @@ impl Source for Leaving {
         }
         Ok(mask(gfns.len(), |index| values[index].is_some()))
     }
+
+    fn is_pinned(&self, page: &Page) -> bool {
+        value_of(page) & PINNED != 0
+    }
+
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.call(Op::Free, gfns.len())?;
+        let mut guest = self.1.borrow_mut();
+        assert_eq!(guest.here, Here::Retained);
+        guest.freed += gfns.len();
+        Ok(())
+    }
+}
+
+impl DirtyLog for Leaving {
     fn log_on(&mut self) -> Result<()> {
         self.call(Op::LogOn, 0)?;
         let mut guest = self.1.borrow_mut();
@@ -281,6 +298,7 @@ impl Source for Leaving {
         guest.protect();
         Ok(())
     }
+
     fn protected(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         self.call(Op::Peek, gfns.len())?;
         let guest = self.1.borrow();
@@ -290,11 +308,13 @@ impl Source for Leaving {
         };
         Ok(mask(gfns.len(), |index| is_protected(gfns[index])))
     }
+
     fn peek(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.call(Op::Peek, 10)?;
         copy(dirty, self.1.borrow().log.words());
         Ok(())
     }
+
     fn clean(&mut self, dirty: &mut [u64]) -> Result<()> {
         self.call(Op::Clean, 1000)?;
         let mut guest = self.1.borrow_mut();
@@ -302,6 +322,14 @@ impl Source for Leaving {
         guest.protect();
         Ok(())
     }
+}
+
+impl SaveMachine for Leaving {
+    fn frame(&mut self) -> Result<Vec<u8>> {
+        self.call(Op::Frame, 0)?;
+        Ok(b"a frame".to_vec())
+    }
+
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
         self.call(Op::MachineState, 100)?;
         let mut guest = self.1.borrow_mut();
@@ -311,15 +339,20 @@ impl Source for Leaving {
         guest.protect();
         Ok(b"a machine state".to_vec())
     }
-    fn is_pinned(&self, page: &Page) -> bool {
-        value_of(page) & PINNED != 0
-    }
+
     fn first_touched(&mut self, limit: usize) -> Result<Vec<Gfn>> {
         let guest = self.1.borrow();
         assert!(limit >= 64 * guest.vcpus.len(), "the areas of some virtual CPUs are left out");
         let pinned = |gfn: &u64| guest.truth[*gfn as usize].is_some_and(|value| value & PINNED != 0);
         Ok((0..guest.frames()).filter(pinned).take(limit).map(Gfn).collect())
     }
+}
+
+impl SourceHold for Leaving {
+    fn is_retained(&self) -> bool {
+        self.1.borrow().here == Here::Retained
+    }
+
     fn retain(&mut self) -> Result<()> {
         self.call(Op::Retain, 0)?;
         let mut guest = self.1.borrow_mut();
@@ -329,6 +362,7 @@ impl Source for Leaving {
         guest.here = Here::Retained;
         Ok(())
     }
+
     fn release(&mut self) -> Result<()> {
         self.call(Op::Release, 0)?;
         let mut guest = self.1.borrow_mut();
@@ -347,13 +381,7 @@ impl Source for Leaving {
         guest.here = Here::Running;
         Ok(())
     }
-    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
-        self.call(Op::Free, gfns.len())?;
-        let mut guest = self.1.borrow_mut();
-        assert_eq!(guest.here, Here::Retained);
-        guest.freed += gfns.len();
-        Ok(())
-    }
+
     fn destroy(&mut self) -> Result<()> {
         self.call(Op::Destroy, 0)?;
         let mut guest = self.1.borrow_mut();
@@ -391,23 +419,19 @@ impl Coming {
     }
 }
 
-impl Target for Coming {
+impl platform::Guest for Coming {
     fn info(&mut self) -> Result<GuestInfo> {
         let guest = self.1.borrow();
         let info = GuestInfo { uuid: guest.uuid_there, ..GuestInfo::default() };
         if guest.created { Ok(info) } else { Err(PlatformError::Gone) }
     }
+
     fn memo(&self) -> u64 {
         MEMO
     }
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        self.0.call(Op::Build, 0)?;
-        assert_eq!(frame, b"a frame");
-        Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
-    }
-    fn can_page(&self) -> bool {
-        self.1.borrow().can_page
-    }
+}
+
+impl TargetMemory for Coming {
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
         self.0.call(Op::Populate, 0)?;
         let garbage = self.0.random.borrow_mut().next() | 1;
@@ -418,6 +442,7 @@ impl Target for Coming {
         }
         Ok(())
     }
+
     fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
         self.0.call(Op::Write, gfns.len())?;
         let mut guest = self.1.borrow_mut();
@@ -425,6 +450,7 @@ impl Target for Coming {
         gfns.iter().for_each(|gfn| assert!(guest.there[gfn.0 as usize].take().is_some(), "nothing is there"));
         Ok(())
     }
+
     fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.0.call(Op::Write, pages.len())?;
         assert!(!self.1.borrow().released, "a running guest's memory is written to");
@@ -434,6 +460,7 @@ impl Target for Coming {
         });
         Ok(mask(pages.len(), |_| true))
     }
+
     fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.0.call(Op::ReadBack, gfns.len())?;
         assert!(!self.1.borrow().released, "a running guest's memory is read");
@@ -444,6 +471,13 @@ impl Target for Coming {
         }
         Ok(mask(gfns.len(), |_| true))
     }
+}
+
+impl Pager for Coming {
+    fn can_page(&self) -> bool {
+        self.1.borrow().can_page
+    }
+
     fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         self.0.call(Op::Arm, gfns.len())?;
         assert!(!self.1.borrow().released && self.can_page());
@@ -454,6 +488,7 @@ impl Target for Coming {
         }
         Ok(mask(gfns.len(), |index| !refuses(gfns[index])))
     }
+
     fn next_fault(&mut self) -> Result<Option<Fault>> {
         let guest = &mut *self.1.borrow_mut();
         guest.faults.retain(|gfn| guest.there[gfn.0 as usize].is_some_and(|frame| frame.armed));
@@ -463,6 +498,7 @@ impl Target for Coming {
         let next = if guest.faults.is_empty() { None } else { Some(guest.faults.remove(0)) };
         Ok(next.map(|gfn| Fault { gfn, vcpu_waits: true, dropped: false }))
     }
+
     fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.0.call(Op::Fill, pages.len())?;
         if !self.1.borrow().created {
@@ -476,12 +512,30 @@ impl Target for Coming {
         });
         Ok(mask(pages.len(), |_| true))
     }
+
+    fn finish(&mut self) -> Result<()> {
+        self.0.call(Op::Finish, 0)?;
+        self.1.borrow_mut().finished = true;
+        Ok(())
+    }
+}
+
+impl LoadMachine for Coming {
+    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+        self.0.call(Op::Build, 0)?;
+        assert_eq!(frame, b"a frame");
+        Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
+    }
+
     fn load_state(&mut self, state: &[u8]) -> Result<()> {
         self.0.call(Op::LoadState, 0)?;
         assert_eq!(state, b"a machine state");
         self.1.borrow_mut().state_loaded = true;
         Ok(())
     }
+}
+
+impl TargetHold for Coming {
     fn release(&mut self) -> Result<()> {
         self.0.call(Op::ReleaseThere, 0)?;
         let mut guest = self.1.borrow_mut();
@@ -496,13 +550,9 @@ impl Target for Coming {
         guest.held_there = false;
         Ok(())
     }
+
     fn has_run(&mut self) -> Result<bool> {
         Ok(self.1.borrow().ran_there)
-    }
-    fn finish(&mut self) -> Result<()> {
-        self.0.call(Op::Finish, 0)?;
-        self.1.borrow_mut().finished = true;
-        Ok(())
     }
 }
 

@@ -1,0 +1,38 @@
+//! Guests' memory.
+
+use common::{Content, Gfn, Page, PageMask};
+
+use super::Result;
+
+/// The memory of a guest that leaves.
+pub trait SourceMemory {
+    /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame in
+    /// `first .. first + count` that holds RAM to migrate; clears it for the others. Special pages that
+    /// `LoadMachine::build` makes on the other side and that need no content are not RAM to migrate.
+    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
+    /// Whether all of up to [`BATCH`](common::BATCH) frames hold RAM.
+    fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool>;
+    /// Copies up to [`BATCH`](common::BATCH) pages out of the guest; the mask says which could be read.
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
+    /// Whether this page's content shows that the hypervisor maps it when the guest resumes: such a page must be
+    /// at the target before the guest runs.
+    fn is_pinned(&self, page: &Page) -> bool;
+    /// Clears and frees up to [`BATCH`](common::BATCH) pages, those of them that are there. Only valid after
+    /// `SourceHold::retain`, when nobody will want them any more.
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
+}
+
+/// The memory of a guest that arrives.
+pub trait TargetMemory {
+    /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9. Frames that exist already, because
+    /// `LoadMachine::build` made them, are left as they are. An order of 9 may fail where one of 0 would not.
+    fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
+    /// Clears up to [`BATCH`](common::BATCH) populated frames and takes them away again, armed or not. Only valid before
+    /// `TargetHold::release`.
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
+    /// Writes up to [`BATCH`](common::BATCH) populated pages that are not armed, or armed and not faulted on; the mask says
+    /// which were written.
+    fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask>;
+    /// Copies up to [`BATCH`](common::BATCH) pages out that are present; the mask says which could be read.
+    fn read(&mut self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask>;
+}
