@@ -75,9 +75,9 @@ pub trait Platform {
     /// a domain with another `uuid` is refused.
     fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self::Source>;
     /// Opens a guest that an earlier life of this agent was filling, and takes over its faults; gives the frames that are
-    /// still absent, too. Whoever waits already for one of them shows as a [`Fault`](common::Fault) again. `memo` is what [`Guest::memo`]
-    /// gave that life; a domain with another `uuid` is refused, untouched. That life had made none absent at or beyond
-    /// `frames`, which is as far as the set reaches. Takes no more memory than that set and what the target keeps.
+    /// still absent, too. Whoever waits already for one of them shows as a [`Fault`](common::Fault) again. `memo` is what
+    /// [`Guest::memo`] gave that life; a domain with another `uuid` is refused, untouched. That life had made none absent at
+    /// or beyond `frames`, which is as far as the set reaches. Takes no more memory than that set and what the target keeps.
     fn adopt_target(
         &mut self,
         domain: DomId,
