@@ -111,7 +111,7 @@ fn xen_command_line(size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
     format!(
         "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 flask=enforcing loglvl=info \
-         gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl=no timer_slop=1000000",
+         gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl=no",
         size.dom0_mib
     )
 }

@@ -93,8 +93,8 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
 /// all of them, and no page of theirs.
 pub fn sixteen_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.vcpus = 16;
-    // All of them wake up on one processor of the host's.
+    // Those that do not wait for a page spin until the last one has resumed (`stop_machine`), and would leave dom0 nothing.
+    (guest.vcpus, guest.cap) = (16, 40);
     guest.load = Workload { tick_ms: 1000, ..Workload::new(32, 800) };
     // What the agent of B says in the end is this migration's.
     fixture.drop_agents()?;
