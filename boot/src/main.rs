@@ -18,7 +18,7 @@ mod serve;
 mod start;
 mod store;
 
-use xen_pv::abi::start_info::StartInfo;
+use xen_abi::start_info::StartInfo;
 use xen_pv::sched::{self, Reason};
 
 use serve::Refusal;

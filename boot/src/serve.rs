@@ -14,7 +14,7 @@ use agent::{Address, Agent, Config, MTU, Wake};
 use common::control::{REFUSED, ROOT};
 use common::{Features, PAGE_SIZE};
 use log::LevelFilter;
-use xen_pv::abi::Port;
+use xen_abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::netfront::{self, Event, Netfront};

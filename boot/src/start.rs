@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use xen_pv::abi::Errno;
-use xen_pv::abi::start_info::StartInfo;
+use xen_abi::Errno;
+use xen_abi::start_info::StartInfo;
 use xen_pv::memory::{Memory, Pages};
 use xen_pv::module::{Module, ModuleError};
 use xen_pv::xenstore::Xenstore;
@@ -107,7 +107,7 @@ pub struct XenVersion;
 
 impl fmt::Display for XenVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use xen_pv::abi::version::{XENVER_EXTRAVERSION, XENVER_VERSION};
+        use xen_abi::version::{XENVER_EXTRAVERSION, XENVER_VERSION};
         let mut extra = [0u8; 16];
         // SAFETY: VERSION takes nothing, EXTRAVERSION fills 16 bytes.
         let version = unsafe {

@@ -11,10 +11,10 @@ use libfuzzer_sys::fuzz_target;
 use toolstack::callbacks::{Level, Message};
 use toolstack::stream::{self, Invitation, Owner};
 use toolstack::xenstore::Xenstore;
-use xen_pv::abi::start_info::{MAX_GUEST_CMDLINE, StartInfo};
-use xen_pv::abi::{Mfn, Port};
+use xen_abi::start_info::{MAX_GUEST_CMDLINE, StartInfo};
+use xen_abi::xenstore::Decoder;
+use xen_abi::{Mfn, Port};
 use xen_pv::module;
-use xen_pv::xenstore::wire::Decoder;
 
 fuzz_target!(|bytes: &[u8]| {
     ring(bytes);

@@ -10,6 +10,7 @@ use std::str::SplitWhitespace;
 const SOURCES: &[(&str, Unit)] = &[
     ("agent/src", Unit::File),
     ("common/src", Unit::Folder),
+    ("xen-abi/src", Unit::Folder),
     ("xen-pv/src", Unit::Folder),
     ("boot/src", Unit::Folder),
     ("toolstack/src", Unit::Folder),

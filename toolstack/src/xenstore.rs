@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use xen_pv::xenstore::wire::{Decoder, Kind, Message, Part, encode};
+use xen_abi::xenstore::{Decoder, Kind, Message, Part, encode};
 
 /// Where xenstored listens, first match wins.
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];

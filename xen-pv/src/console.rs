@@ -6,8 +6,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use spin::Mutex;
+use xen_abi::start_info::{SIF_INITDOMAIN, StartInfo};
 
-use crate::abi::start_info::{SIF_INITDOMAIN, StartInfo};
 use crate::event::{self, Channel};
 use crate::{hypercall, memory, time, window};
 

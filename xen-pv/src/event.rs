@@ -5,13 +5,13 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use common::DomId;
-
-use crate::abi::event_channel::{
+use xen_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN,
     EVTCHNOP_BIND_IPI, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
 };
-use crate::abi::sched::{POLL_PORTS, Poll, SCHEDOP_POLL};
-use crate::abi::{Errno, Port};
+use xen_abi::sched::{POLL_PORTS, Poll, SCHEDOP_POLL};
+use xen_abi::{Errno, Port};
+
 use crate::{hypercall, shared_info};
 
 /// One end of a channel; dropping it closes the port.

@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicU16, Ordering};
 
 use common::DomId;
 use spin::Mutex;
-
-use crate::abi::grant_table::{
+use xen_abi::grant_table::{
     ENTRIES_PER_FRAME, GNTST_OKAY, GNTTABOP_SETUP_TABLE, GTF_PERMIT_ACCESS, GTF_READING, GTF_READONLY, GTF_WRITING,
     GrantEntryV1, RESERVED_ENTRIES, SetupTable,
 };
-use crate::abi::{Errno, GrantRef, Mfn};
+use xen_abi::{Errno, GrantRef, Mfn};
+
 use crate::hypercall;
 use crate::memory::Memory;
 use crate::window::Access;

@@ -6,25 +6,12 @@
 use core::arch::asm;
 
 use common::DomId;
-
-use crate::abi::Errno;
-use crate::abi::mmu::{MmuUpdate, MmuextOp};
-
-pub(crate) const MMU_UPDATE: u64 = 1;
-pub(crate) const MEMORY_OP: u64 = 12;
-pub(crate) const MULTICALL: u64 = 13;
-const UPDATE_VA_MAPPING: u64 = 14;
-const XEN_VERSION: u64 = 17;
-const CONSOLE_IO: u64 = 18;
-const GRANT_TABLE_OP: u64 = 20;
-pub(crate) const MMUEXT_OP: u64 = 26;
-const XSM_OP: u64 = 27;
-const SCHED_OP: u64 = 29;
-pub(crate) const EVENT_CHANNEL_OP: u64 = 32;
-const HVM_OP: u64 = 34;
-pub(crate) const DOMCTL: u64 = 36;
-/// The hypercall of device models' operations.
-pub const DM_OP: u64 = 41;
+use xen_abi::Errno;
+use xen_abi::hypercall::{
+    CONSOLE_IO, DOMCTL, EVENT_CHANNEL_OP, GRANT_TABLE_OP, HVM_OP, MEMORY_OP, MMU_UPDATE, MMUEXT_OP, MULTICALL,
+    MulticallEntry, SCHED_OP, UPDATE_VA_MAPPING, XEN_VERSION, XSM_OP, checked,
+};
+use xen_abi::mmu::{MmuUpdate, MmuextOp};
 
 /// What a hypercall returns: a number that is not negative, or the error.
 pub type Result<T = u64> = core::result::Result<T, Errno>;
@@ -59,55 +46,6 @@ pub unsafe fn hypercall(number: u64, arguments: [u64; 5]) -> Result {
         );
     }
     checked(result)
-}
-
-/// Splits Xen's return value into number and error.
-pub fn checked(result: i64) -> Result {
-    match result {
-        0.. => Ok(result as u64),
-        -4095..=-1 => Err(Errno(-result as u16)),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// One hypercall of a multicall (`struct multicall_entry`).
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct MulticallEntry {
-    /// The hypercall's number.
-    pub op: u64,
-    /// Out: what it returned.
-    pub result: i64,
-    /// Its arguments.
-    pub args: [u64; 6],
-}
-
-impl MulticallEntry {
-    /// A `memory_op`; `arg` stays borrowed by nobody: the caller keeps it alive until the multicall is over.
-    pub fn memory_op<T>(cmd: u32, arg: *mut T) -> Self {
-        Self { op: MEMORY_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
-    }
-
-    /// A domctl; what is true of [`MulticallEntry::memory_op`]'s argument is true of this one.
-    pub fn domctl<T>(arg: *mut T) -> Self {
-        Self { op: DOMCTL, result: 0, args: [arg as u64, 0, 0, 0, 0, 0] }
-    }
-
-    /// An operation on an HVM domain; what is true of [`MulticallEntry::memory_op`]'s argument is true of this one.
-    pub fn hvm_op<T>(cmd: u32, arg: *mut T) -> Self {
-        Self { op: HVM_OP, result: 0, args: [cmd.into(), arg as u64, 0, 0, 0, 0] }
-    }
-
-    /// An operation of a device model on a domain; what is true of [`MulticallEntry::memory_op`]'s argument is true of the
-    /// buffer and of what is in it.
-    pub fn dm_op(domain: DomId, buffer: *mut DmOpBuffer) -> Self {
-        Self { op: DM_OP, result: 0, args: [domain.0.into(), 1, buffer as u64, 0, 0, 0] }
-    }
-
-    /// What the call returned.
-    pub fn outcome(&self) -> Result {
-        checked(self.result)
-    }
 }
 
 /// Several hypercalls in one; each entry has its own result.
@@ -221,16 +159,6 @@ pub unsafe fn xsm_op<T>(arg: &mut T) -> Result {
     unsafe { hypercall(XSM_OP, [arg as *mut T as u64, 0, 0, 0, 0]) }
 }
 
-/// One buffer of a device model's operation (`struct xen_dm_op_buf`).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct DmOpBuffer {
-    /// Where.
-    pub data: *mut u8,
-    /// How many bytes.
-    pub size: u64,
-}
-
 /// Asks what the hypervisor is.
 ///
 /// # Safety
@@ -238,19 +166,6 @@ pub struct DmOpBuffer {
 pub unsafe fn xen_version<T>(cmd: u32, arg: &mut T) -> Result {
     // SAFETY: the caller's promise.
     unsafe { hypercall(XEN_VERSION, [cmd.into(), arg as *mut T as u64, 0, 0, 0]) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn small_negative_results_are_errors() {
-        assert_eq!(checked(0), Ok(0));
-        assert_eq!(checked(i64::MAX), Ok(i64::MAX as u64));
-        assert_eq!(checked(-3), Err(Errno::ESRCH));
-        assert_eq!(checked(i64::MIN), Err(Errno::EINVAL));
-    }
 }
 
 /// A test or a fuzzer is a program: `syscall` would reach its kernel. This stands in for the hypervisor.

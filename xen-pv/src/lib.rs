@@ -1,6 +1,5 @@
 //! Xen for a paravirtual guest: the hypervisor's interface as safe Rust, without a kernel in between.
 //!
-//! - [`abi`]: structures and numbers as Xen's public headers lay them out; nothing here does anything.
 //! - [`hypercall`]: one thin function a hypercall; unsafe, because Xen believes its arguments.
 //! - [`memory`], [`window`]: the domain's own pages and page tables; addresses for other domains' pages.
 //! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`sched`]: what every PV domain has.
@@ -8,13 +7,13 @@
 //! - [`xenstore`]: the name space shared with the toolstack.
 //! - [`netfront`]: packets to and from the network's backend.
 //!
-//! Unsafe code of the project lives in this crate and in the entry code of `boot`, nowhere else.
+//! Xen's structures and numbers are in `xen-abi`. Unsafe code of the agent lives in this crate and in the entry code of `boot`,
+//! nowhere else.
 #![no_std]
 extern crate alloc;
 #[cfg(any(test, fuzzing))]
 extern crate std;
 
-pub mod abi;
 pub mod console;
 pub mod entropy;
 pub mod event;

@@ -11,10 +11,10 @@ use core::ptr::NonNull;
 
 use common::{DomId, PAGE_SIZE};
 use spin::Once;
+use xen_abi::mmu::{MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ADDRESS, PTE_PRESENT, PTE_WRITABLE, PTES, UVMF_INVLPG};
+use xen_abi::start_info::StartInfo;
+use xen_abi::{Errno, Mfn, PAGE_SHIFT, Pfn};
 
-use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MmuUpdate, PTE_ADDRESS, PTE_PRESENT, PTE_WRITABLE, PTES, UVMF_INVLPG};
-use crate::abi::start_info::StartInfo;
-use crate::abi::{Errno, Mfn, PAGE_SHIFT, Pfn};
 use crate::hypercall;
 use crate::pte::{self, PTE_CODE, read_only, read_write};
 use crate::window::Window;

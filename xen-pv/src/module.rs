@@ -6,9 +6,8 @@ use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 
+use xen_abi::start_info::{SIF_MOD_START_PFN, StartInfo};
 use zeroize::Zeroize;
-
-use crate::abi::start_info::{SIF_MOD_START_PFN, StartInfo};
 
 /// Longest module that is looked at.
 pub const LIMIT: u64 = 256 << 10;

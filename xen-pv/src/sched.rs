@@ -1,6 +1,7 @@
 //! Giving the processor up, for a while or for ever.
 
-use crate::abi::sched::{SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, Shutdown};
+use xen_abi::sched::{SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, Shutdown};
+
 use crate::hypercall;
 
 /// Why the domain stops.

@@ -6,9 +6,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use common::DomId;
 use spin::Once;
+use xen_abi::start_info::{SharedInfo, StartInfo, VcpuInfo};
+use xen_abi::{Errno, PAGE_SHIFT};
 
-use crate::abi::start_info::{SharedInfo, StartInfo, VcpuInfo};
-use crate::abi::{Errno, PAGE_SHIFT};
 use crate::memory::Memory;
 use crate::window::Access;
 

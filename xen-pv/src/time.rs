@@ -3,7 +3,8 @@
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::abi::start_info::VcpuTimeInfo;
+use xen_abi::start_info::VcpuTimeInfo;
+
 use crate::shared_info;
 
 /// System time in nanoseconds, as SCHEDOP_poll takes it; 0 before the shared page is mapped.

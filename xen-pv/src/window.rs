@@ -5,9 +5,9 @@
 use core::ptr::NonNull;
 
 use common::{BATCH, DomId, PAGE_SIZE};
+use xen_abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
+use xen_abi::{Errno, Mfn, PAGE_SHIFT};
 
-use crate::abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
-use crate::abi::{Errno, Mfn, PAGE_SHIFT};
 use crate::hypercall;
 use crate::pte::{read_only, read_write};
 

@@ -10,8 +10,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::{BATCH, Content, DomId, Gfn, Hold, Page};
-use xen_pv::abi::Errno;
-use xen_pv::guest::abi::domctl::DOMINF_DYING;
+use xen_abi::Errno;
+use xen_abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::Reach;
 use xen_pv::guest::source::{AWAY_LABEL, Source};
 use xen_pv::guest::target::Target;
@@ -152,7 +152,7 @@ fn open(reach: &Reach, domain: DomId) -> Result<(Target, Vec<u64>), String> {
 }
 
 /// The page that somebody waits for, now or before `deadline`.
-fn next_fault(target: &mut Target, port: &[xen_pv::abi::Port], deadline: u64) -> Result<Option<Gfn>, String> {
+fn next_fault(target: &mut Target, port: &[xen_abi::Port], deadline: u64) -> Result<Option<Gfn>, String> {
     loop {
         match target.next_fault().map_err(text)? {
             Some(fault) if !fault.dropped => return Ok(Some(fault.gfn)),

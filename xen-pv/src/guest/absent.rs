@@ -12,14 +12,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::{BATCH, DomId, Gfn};
+use xen_abi::Errno;
+use xen_abi::domctl::DOMINF_HAP;
+use xen_abi::hvm::MEM_RAM_RW;
 
-use super::abi::domctl::DOMINF_HAP;
-use super::abi::hvm::MEM_RAM_RW;
 use super::dirty_log::DirtyLog;
 use super::error::{Error, Operation, Result};
 use super::ram::Scan;
 use super::{domctl, memory};
-use crate::abi::Errno;
 
 /// The pages of a guest.
 pub(super) struct Pages {

@@ -1,11 +1,11 @@
 //! The dirty log: which pages a guest wrote since the log was last cleaned.
 
 use common::DomId;
+use xen_abi::Errno;
+use xen_abi::domctl::*;
 
-use super::abi::domctl::*;
 use super::domctl;
 use super::error::{Error, Operation, Result};
-use crate::abi::Errno;
 
 /// A guest's dirty log, on until it is dropped.
 pub struct DirtyLog {

@@ -3,13 +3,13 @@
 use core::mem::size_of;
 
 use common::DomId;
+use xen_abi::Errno;
+use xen_abi::domctl::{
+    self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, Plain, VcpuContext, VcpuGuestContext,
+};
 
-use super::abi::Plain;
-use super::abi::domctl::{self as abi, Body, Domctl, GetDomainInfo, GetPageFrameInfo3, VcpuContext, VcpuGuestContext};
 use super::error::{Error, Operation, Result};
 use super::memory;
-use crate::abi::Errno;
-use crate::abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
 use crate::hypercall;
 
 /// What a domain is now.
@@ -34,33 +34,6 @@ fn exists(domain: DomId) -> bool {
 pub fn live_info(domain: DomId) -> Result<GetDomainInfo> {
     let info = info(domain)?;
     if info.flags & abi::DOMINF_DYING != 0 { Err(Error::Dying) } else { Ok(info) }
-}
-
-impl GetDomainInfo {
-    /// The guest stopped, for whatever reason.
-    pub fn is_shut_down(&self) -> bool {
-        self.flags & abi::DOMINF_SHUTDOWN != 0
-    }
-
-    /// The guest stopped because it was asked to suspend.
-    pub fn is_suspended(&self) -> bool {
-        self.is_shut_down() && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
-    }
-
-    /// The guest stopped because it crashed.
-    pub fn has_crashed(&self) -> bool {
-        self.is_shut_down() && (self.flags >> abi::DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_CRASH
-    }
-
-    /// Somebody holds the domain by a pause count; Xen does not say who, nor how many.
-    pub fn is_paused(&self) -> bool {
-        self.flags & abi::DOMINF_PAUSED != 0
-    }
-
-    /// Virtual CPUs the domain was made with.
-    pub fn vcpus(&self) -> u32 {
-        self.max_vcpu_id.wrapping_add(1)
-    }
 }
 
 /// Adds one to the domain's pause count, and returns when none of its virtual CPUs runs.

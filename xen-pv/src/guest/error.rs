@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::abi::Errno;
+use xen_abi::Errno;
 
 /// An operation on a guest that the hypervisor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What this hypervisor can do for guests, asked without touching any.
 
 use common::DomId;
+use xen_abi::Errno;
+use xen_abi::domctl::{SHADOW_OP, SHADOW_OP_PEEK, ShadowOp};
+use xen_abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, XENMEM_PAGING_OP};
 
-use super::abi::domctl::{SHADOW_OP, SHADOW_OP_PEEK, ShadowOp};
-use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, XENMEM_PAGING_OP};
 use super::domctl;
-use crate::abi::Errno;
 use crate::hypercall;
 
 /// A domain number that no domain has: an operation on it that exists says "no such domain".

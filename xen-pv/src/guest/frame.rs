@@ -5,8 +5,9 @@
 
 use alloc::vec::Vec;
 
-use super::abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
-use super::abi::hvm::*;
+use xen_abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
+use xen_abi::hvm::*;
+
 use super::error::{Error, Result};
 use super::label::{Label, MAX_LABEL};
 use super::machine::{MAX_CONTEXT, Policy};

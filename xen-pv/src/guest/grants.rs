@@ -4,15 +4,15 @@
 use alloc::vec::Vec;
 
 use common::{DomId, Gfn};
-
-use super::abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
-use super::error::{Error, Operation, Result};
-use super::reach::Reach;
-use crate::abi::Errno;
-use crate::abi::grant_table::{
+use xen_abi::Errno;
+use xen_abi::grant_table::{
     GNTST_OKAY, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GTF_PERMIT_ACCESS, GTF_WRITING, GetVersion, GrantEntryV1,
     QuerySize,
 };
+use xen_abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
+
+use super::error::{Error, Operation, Result};
+use super::reach::Reach;
 use crate::hypercall;
 
 /// Who may map which ring.

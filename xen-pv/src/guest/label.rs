@@ -9,10 +9,10 @@ use alloc::string::String;
 use core::fmt;
 
 use common::DomId;
+use xen_abi::Errno;
+use xen_abi::flask::*;
 
-use super::abi::flask::*;
 use super::error::{Error, Operation, Result};
-use crate::abi::Errno;
 use crate::hypercall;
 
 /// A label's number in the running policy (`ssidref`).

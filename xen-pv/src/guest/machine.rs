@@ -4,9 +4,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::DomId;
+use xen_abi::domctl::{self as abi, CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
+use xen_abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 
-use super::abi::domctl::{self as abi, CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
-use super::abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 use super::domctl::call;
 use super::error::{Error, Operation, Result};
 use crate::hypercall;

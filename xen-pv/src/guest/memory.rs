@@ -1,12 +1,13 @@
 //! A guest's frames: how many, allocate, free, claim.
 
 use common::{BATCH, DomId, Gfn};
+use xen_abi::Errno;
+use xen_abi::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType};
+use xen_abi::hypercall::MulticallEntry;
+use xen_abi::memory::*;
 
-use super::abi::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType};
-use super::abi::memory::*;
 use super::error::{Operation, Result};
-use crate::abi::Errno;
-use crate::hypercall::{self, MulticallEntry};
+use crate::hypercall;
 
 /// The highest frame number in use.
 pub fn max_gfn(domain: DomId) -> Result<u64> {

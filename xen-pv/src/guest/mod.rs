@@ -9,7 +9,6 @@
 //!
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
 
-pub mod abi;
 mod absent;
 pub mod dirty_log;
 pub mod domctl;

@@ -26,19 +26,20 @@ mod open;
 mod tests;
 
 use common::{BATCH, Content, DomId, Fault, Gfn};
+use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
+use xen_abi::hvm::{DMOP_SET_MEM_TYPE, DmOpBuffer, DmOpSetMemType, MEM_RAM_RW};
+use xen_abi::hypercall::MulticallEntry;
+use xen_abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
+use xen_abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS, VmEvent};
+use xen_abi::{Errno, Port};
 
-use super::abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
-use super::abi::hvm::{DMOP_SET_MEM_TYPE, DmOpSetMemType, MEM_RAM_RW};
-use super::abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
-use super::abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS, VmEvent};
 use super::domctl;
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
 use super::reach::{Reach, numbers, put};
-use crate::abi::{Errno, Port};
 use crate::event::Channel;
-use crate::hypercall::{self, DmOpBuffer, MulticallEntry};
+use crate::hypercall;
 use crate::window::{Access, Held};
 
 /// What the virtual CPUs that waited at the same time were to the ring.

@@ -5,10 +5,10 @@ use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
 use common::PAGE_SIZE;
-
-use super::abi::vm_event::{
+use xen_abi::vm_event::{
     FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, RingHeader, SLOTS, VmEvent,
 };
+
 use super::error::{Error, Result};
 use crate::window::copy;
 
@@ -99,7 +99,8 @@ impl PagingRing {
 mod tests {
     use alloc::boxed::Box;
 
-    use super::super::abi::vm_event::MemPaging;
+    use xen_abi::vm_event::MemPaging;
+
     use super::*;
 
     /// The hypervisor's side of a ring that has seen `start` requests and responses.

@@ -1,7 +1,8 @@
 //! Whether the hypervisor holds a guest that has left: the commit relies on its security policy, in force, to refuse dom0 what
 //! would run or end such a guest.
 
-use super::abi::flask::*;
+use xen_abi::flask::*;
+
 use super::error::{Error, Operation, Result};
 use super::label;
 use super::source::AWAY_LABEL;

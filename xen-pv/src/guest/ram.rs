@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use common::{BATCH, DomId, Gfn};
+use xen_abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
+use xen_abi::hvm::MEM_MMIO_DM;
 
-use super::abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
-use super::abi::hvm::MEM_MMIO_DM;
 use super::error::{Error, Result};
 use super::{domctl, memory};
 

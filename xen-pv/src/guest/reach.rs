@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page};
+use xen_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
+use xen_abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
+use xen_abi::{Errno, PAGE_SHIFT};
 
 use super::error::{Error, Operation, Result};
 use super::memory;
-use crate::abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
-use crate::abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
-use crate::abi::{Errno, PAGE_SHIFT};
 use crate::hypercall;
 use crate::pte::{read_only, read_write};
 use crate::window::{Access, Held, Mapping, Window, copy};

@@ -3,9 +3,10 @@
 use alloc::vec::Vec;
 
 use common::{DomId, Gfn, Page};
+use xen_abi::PAGE_SHIFT;
+use xen_abi::domctl::{DOMINF_HAP, DOMINF_HVM_GUEST, GetDomainInfo};
+use xen_abi::hvm::{MEM_RAM_RO, PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
 
-use super::abi::domctl::{DOMINF_HAP, DOMINF_HVM_GUEST, GetDomainInfo};
-use super::abi::hvm::{MEM_RAM_RO, PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
 use super::dirty_log::{DirtyLog, Read};
 use super::error::{Error, Result};
 use super::frame::{Frame, KEPT_PARAMS, State};
@@ -14,7 +15,6 @@ use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
 use super::{domctl, grants, machine, memory, walk};
-use crate::abi::PAGE_SHIFT;
 
 /// The label of a guest that has left: only the agent may run or destroy it.
 pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";

@@ -3,18 +3,18 @@
 use alloc::vec::Vec;
 
 use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, Rings};
-
-use super::abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
-use super::abi::hvm::{
+use xen_abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
+use xen_abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
 };
+use xen_abi::{Errno, Port};
+
 use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
 use super::label::{Label, Sid};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, walk};
-use crate::abi::{Errno, Port};
 use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.

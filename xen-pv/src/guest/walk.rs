@@ -10,10 +10,9 @@ use alloc::vec::Vec;
 use common::{Gfn, PAGE_SIZE, Page};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
-
-use super::abi::hvm::{SAVE_CPU, SAVE_END, cpu};
-use crate::abi::PAGE_SHIFT;
-use crate::abi::mmu::{PTE_ADDRESS, PTE_LARGE, PTE_PRESENT};
+use xen_abi::PAGE_SHIFT;
+use xen_abi::hvm::{SAVE_CPU, SAVE_END, cpu};
+use xen_abi::mmu::{PTE_ADDRESS, PTE_LARGE, PTE_PRESENT};
 
 /// Pages of a per-CPU area that are taken along.
 const PER_CPU_PAGES: u64 = 64;

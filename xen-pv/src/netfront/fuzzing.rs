@@ -6,10 +6,10 @@ use core::ptr::NonNull;
 
 use common::PAGE_SIZE;
 use spin::Mutex;
+use xen_abi::Port;
+use xen_abi::netif::SLOTS_MIN;
 
 use super::{PAGES, Rx, Tx, checksum, rx, tx};
-use crate::abi::Port;
-use crate::abi::netif::SLOTS_MIN;
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

@@ -11,8 +11,8 @@ use alloc::string::String;
 use core::fmt;
 
 use common::DomId;
+use xen_abi::{Errno, Port};
 
-use crate::abi::{Errno, Port};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

@@ -1,12 +1,12 @@
 //! Which ring slots make the next received packet: what the backend says, checked before a byte of it is looked at.
 
 use common::PAGE_SIZE;
-
-use super::ring::BrokenRing;
-use crate::abi::netif::{
+use xen_abi::netif::{
     EXTRA_FLAG_MORE, NETRXF_CSUM_BLANK, NETRXF_DATA_VALIDATED, NETRXF_EXTRA_INFO, NETRXF_MORE_DATA, RxResponse,
     SLOTS_MIN,
 };
+
+use super::ring::BrokenRing;
 
 /// A piece of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,12 +8,12 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use common::PAGE_SIZE;
+use xen_abi::Errno;
+use xen_abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 
 use super::checksum;
 use super::packet::{Packet, Piece};
 use super::ring::{BrokenRing, Ring};
-use crate::abi::Errno;
-use crate::abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

@@ -5,15 +5,15 @@ use alloc::vec::Vec;
 use core::num::NonZeroU16;
 
 use common::PAGE_SIZE;
+use xen_abi::Errno;
+use xen_abi::netif::{
+    EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, MAX_TX_SIZE, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
+    NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
+};
 
 use super::Queue;
 use super::checksum;
 use super::ring::{BrokenRing, Ring};
-use crate::abi::Errno;
-use crate::abi::netif::{
-    EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, MAX_TX_SIZE, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
-    NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
-};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;

@@ -4,11 +4,11 @@ use core::ptr::NonNull;
 
 use common::PAGE_SIZE;
 use spin::Mutex;
+use xen_abi::Port;
+use xen_abi::xenstore::{Kind, Part};
 
 use super::ring::Ring;
-use super::wire::{Kind, Part};
 use super::{Channel, Xenstore, checked};
-use crate::abi::Port;
 use crate::memory::Pages;
 
 /// Where the replies are in the page, where its indices, and how many bytes a ring has.

@@ -5,8 +5,9 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use xen_abi::xenstore::{Kind, Malformed, Message};
+
 use super::Change;
-use super::wire::{Kind, Malformed, Message};
 
 /// Most changes remembered; the oldest fall out.
 const CHANGES: usize = 256;

@@ -8,8 +8,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::abi::Port;
-use crate::abi::start_info::StartInfo;
+use xen_abi::Port;
+use xen_abi::start_info::StartInfo;
+use xen_abi::xenstore::{Decoder, Kind, Malformed, Message, Part, encode};
+
 use crate::event::{self, Channel};
 use crate::{memory, time};
 
@@ -18,12 +20,10 @@ pub mod fuzzing;
 mod inbox;
 mod outbox;
 mod ring;
-pub mod wire;
 
 use inbox::Inbox;
 use outbox::{Outbox, Post};
 use ring::Ring;
-use wire::{Decoder, Kind, Malformed, Message, Part};
 
 /// How long an answer may take. The daemon may be busy for seconds, not for ever.
 const PATIENCE_NS: u64 = 30_000_000_000;
@@ -232,7 +232,7 @@ impl Xenstore {
         }
         // 0 is what watch events carry.
         self.last_request = self.last_request.checked_add(1).unwrap_or(1);
-        wire::encode(kind, self.last_request, parts, &mut self.backlog).map_err(|_| Error::TooLong)?;
+        encode(kind, self.last_request, parts, &mut self.backlog).map_err(|_| Error::TooLong)?;
         Ok(self.last_request)
     }
 

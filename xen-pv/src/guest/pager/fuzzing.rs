@@ -5,9 +5,9 @@ use core::ptr::NonNull;
 
 use common::PAGE_SIZE;
 use spin::Mutex;
+use xen_abi::Mfn;
 
 use super::*;
-use crate::abi::Mfn;
 use crate::memory::Pages;
 use crate::window::Window;
 

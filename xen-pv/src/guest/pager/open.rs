@@ -4,21 +4,22 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use common::{Content, DomId, Gfn};
-
-use super::{Crowd, Pager, vm_event};
-use crate::abi::{Errno, Port};
-use crate::event::Channel;
-use crate::guest::abi::domctl::{
+use xen_abi::domctl::{
     PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
 };
-use crate::guest::abi::hvm::PARAM_PAGING_RING_PFN;
-use crate::guest::abi::vm_event::SLOTS;
+use xen_abi::hvm::PARAM_PAGING_RING_PFN;
+use xen_abi::hypercall::MulticallEntry;
+use xen_abi::vm_event::SLOTS;
+use xen_abi::{Errno, Port};
+
+use super::{Crowd, Pager, vm_event};
+use crate::event::Channel;
 use crate::guest::error::{Error, Operation, Result};
 use crate::guest::page_set::PageSet;
 use crate::guest::paging_ring::PagingRing;
 use crate::guest::reach::Reach;
 use crate::guest::{domctl, machine, memory, ram};
-use crate::hypercall::{self, MulticallEntry};
+use crate::hypercall;
 use crate::window::Held;
 
 impl Pager {

@@ -9,12 +9,13 @@ use core::cell::RefCell;
 use core::ptr::NonNull;
 
 use common::PAGE_SIZE;
+use xen_abi::hypercall::{DM_OP, DOMCTL, EVENT_CHANNEL_OP, MEMORY_OP, MMU_UPDATE, MMUEXT_OP, MULTICALL};
+use xen_abi::mmu::MmuUpdate;
+use xen_abi::vm_event::{FLAG_FOREIGN, INTERFACE_VERSION, REASON_MEM_PAGING};
+use xen_abi::{Mfn, PAGE_SHIFT};
 
-use super::super::abi::vm_event::{FLAG_FOREIGN, INTERFACE_VERSION, REASON_MEM_PAGING};
 use super::*;
-use crate::abi::mmu::MmuUpdate;
-use crate::abi::{Mfn, PAGE_SHIFT};
-use crate::hypercall::{DM_OP, DOMCTL, EVENT_CHANNEL_OP, MEMORY_OP, MMU_UPDATE, MMUEXT_OP, MULTICALL, fake};
+use crate::hypercall::fake;
 use crate::memory::Pages;
 use crate::window::Window;
 

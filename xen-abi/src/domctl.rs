@@ -4,7 +4,7 @@ use core::mem::MaybeUninit;
 
 use common::DomId;
 
-use super::Plain;
+use crate::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
 
 /// `XEN_DOMCTL_INTERFACE_VERSION` of Xen 4.17. Another one answers `-EACCES`, whatever the policy says.
 pub const INTERFACE_VERSION: u32 = 0x15;
@@ -68,6 +68,12 @@ impl Body {
     pub const ZERO: Self = Self([MaybeUninit::new(0); 128]);
 }
 
+/// Data without padding that matters, references or invalid bit patterns: it may be built from any bytes.
+///
+/// # Safety
+/// Every bit pattern must be a value of the type.
+pub unsafe trait Plain: Copy {}
+
 /// `struct xen_domctl_getdomaininfo`.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -110,6 +116,33 @@ pub struct GetDomainInfo {
     pub emulation_flags: u32,
     /// Out: miscellaneous flags.
     pub misc_flags: u32,
+}
+
+impl GetDomainInfo {
+    /// The guest stopped, for whatever reason.
+    pub fn is_shut_down(&self) -> bool {
+        self.flags & DOMINF_SHUTDOWN != 0
+    }
+
+    /// The guest stopped because it was asked to suspend.
+    pub fn is_suspended(&self) -> bool {
+        self.is_shut_down() && (self.flags >> DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_SUSPEND
+    }
+
+    /// The guest stopped because it crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.is_shut_down() && (self.flags >> DOMINF_SHUTDOWN_SHIFT) & 0xff == SHUTDOWN_CRASH
+    }
+
+    /// Somebody holds the domain by a pause count; Xen does not say who, nor how many.
+    pub fn is_paused(&self) -> bool {
+        self.flags & DOMINF_PAUSED != 0
+    }
+
+    /// Virtual CPUs the domain was made with.
+    pub fn vcpus(&self) -> u32 {
+        self.max_vcpu_id.wrapping_add(1)
+    }
 }
 
 /// The domain is dying.
@@ -294,19 +327,19 @@ pub struct MsrEntry {
     pub val: u64,
 }
 
-// SAFETY: integers and raw pointers; any bits will do.
+// SAFETY: integers; any bits will do.
 unsafe impl Plain for GetDomainInfo {}
-// SAFETY: as above.
+// SAFETY: a number and a raw pointer; any bits will do.
 unsafe impl Plain for GetPageFrameInfo3 {}
-// SAFETY: as above.
+// SAFETY: integers and a raw pointer; any bits will do.
 unsafe impl Plain for ShadowOp {}
-// SAFETY: as above.
+// SAFETY: a number and a raw pointer; any bits will do.
 unsafe impl Plain for VcpuContext {}
-// SAFETY: as above.
+// SAFETY: a number and a raw pointer; any bits will do.
 unsafe impl Plain for HvmContext {}
-// SAFETY: as above.
+// SAFETY: integers; any bits will do.
 unsafe impl Plain for TscInfo {}
-// SAFETY: as above.
+// SAFETY: integers; any bits will do.
 unsafe impl Plain for VmEventOp {}
-// SAFETY: as above.
+// SAFETY: integers and raw pointers; any bits will do.
 unsafe impl Plain for CpuPolicy {}

@@ -95,6 +95,16 @@ pub struct DmOpSetMemType {
     pub rest: u64,
 }
 
+/// One buffer of a device model's operation (`struct xen_dm_op_buf`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DmOpBuffer {
+    /// Where.
+    pub data: *mut u8,
+    /// How many bytes.
+    pub size: u64,
+}
+
 /// Changes how pages are treated.
 pub const DMOP_SET_MEM_TYPE: u32 = 12;
 /// Ordinary RAM.

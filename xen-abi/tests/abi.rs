@@ -1,4 +1,4 @@
-//! Every structure and number of Xen's interface that this crate uses, held against Xen's own headers: a C program prints
+//! Every structure and number of Xen's interface that this crate has, held against Xen's own headers: a C program prints
 //! what the headers say, and that must be what Rust says.
 //!
 //! The headers are those of the source that the testbed builds its hypervisor from; `XEN_INCLUDE` names another folder (the
@@ -9,19 +9,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-use xen_pv::abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, Close, Send};
-use xen_pv::abi::grant_table::{self, GetVersion, GrantEntryV1, QuerySize, SetupTable};
-use xen_pv::abi::mmu::{self, MmuUpdate, MmuextOp};
-use xen_pv::abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
-use xen_pv::abi::sched::{self, Poll, Shutdown};
-use xen_pv::abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
-use xen_pv::abi::version;
-use xen_pv::guest::abi::domctl::{self, *};
-use xen_pv::guest::abi::flask::{self, AccessOp, RelabelOp, SidContextOp};
-use xen_pv::guest::abi::hvm::{self, DmOpSetMemType, HvmGetMemType, HvmParam};
-use xen_pv::guest::abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
-use xen_pv::guest::abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
-use xen_pv::hypercall::{DM_OP, DmOpBuffer, MulticallEntry};
+use xen_abi::domctl::{self, *};
+use xen_abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, Close, Send};
+use xen_abi::flask::{self, AccessOp, RelabelOp, SidContextOp};
+use xen_abi::grant_table::{self, GetVersion, GrantEntryV1, QuerySize, SetupTable};
+use xen_abi::hvm::{self, DmOpBuffer, DmOpSetMemType, HvmGetMemType, HvmParam};
+use xen_abi::hypercall::{self, MulticallEntry};
+use xen_abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
+use xen_abi::mmu::{self, MmuUpdate, MmuextOp};
+use xen_abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
+use xen_abi::sched::{self, Poll, Shutdown};
+use xen_abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
+use xen_abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
+use xen_abi::{version, xenstore};
 
 /// A C expression and the value it must have.
 type Fact = (String, u64);
@@ -154,6 +154,20 @@ fn own_interface(facts: &mut Vec<Fact>) {
     );
     numbers!(
         facts,
+        "__HYPERVISOR_mmu_update" = hypercall::MMU_UPDATE,
+        "__HYPERVISOR_memory_op" = hypercall::MEMORY_OP,
+        "__HYPERVISOR_multicall" = hypercall::MULTICALL,
+        "__HYPERVISOR_update_va_mapping" = hypercall::UPDATE_VA_MAPPING,
+        "__HYPERVISOR_xen_version" = hypercall::XEN_VERSION,
+        "__HYPERVISOR_console_io" = hypercall::CONSOLE_IO,
+        "__HYPERVISOR_grant_table_op" = hypercall::GRANT_TABLE_OP,
+        "__HYPERVISOR_mmuext_op" = hypercall::MMUEXT_OP,
+        "__HYPERVISOR_xsm_op" = hypercall::XSM_OP,
+        "__HYPERVISOR_sched_op" = hypercall::SCHED_OP,
+        "__HYPERVISOR_event_channel_op" = hypercall::EVENT_CHANNEL_OP,
+        "__HYPERVISOR_hvm_op" = hypercall::HVM_OP,
+        "__HYPERVISOR_domctl" = hypercall::DOMCTL,
+        "__HYPERVISOR_dm_op" = hypercall::DM_OP,
         "EVTCHNOP_bind_interdomain" = event_channel::EVTCHNOP_BIND_INTERDOMAIN,
         "EVTCHNOP_close" = event_channel::EVTCHNOP_CLOSE,
         "EVTCHNOP_send" = event_channel::EVTCHNOP_SEND,
@@ -201,8 +215,8 @@ fn rings(facts: &mut Vec<Fact>) {
         "offsetof(struct xenstore_domain_interface, rsp)" = 1024,
         "offsetof(struct xenstore_domain_interface, req_cons)" = 2048,
         "offsetof(struct xenstore_domain_interface, rsp_prod)" = 2048 + 12,
-        "sizeof(struct xsd_sockmsg)" = xen_pv::xenstore::wire::HEADER,
-        "XENSTORE_PAYLOAD_MAX" = xen_pv::xenstore::wire::PAYLOAD_MAX,
+        "sizeof(struct xsd_sockmsg)" = xenstore::HEADER,
+        "XENSTORE_PAYLOAD_MAX" = xenstore::PAYLOAD_MAX,
     );
 }
 
@@ -378,7 +392,6 @@ fn translated_guests(facts: &mut Vec<Fact>) {
     );
     numbers!(
         facts,
-        "__HYPERVISOR_dm_op" = DM_OP,
         "HVMOP_set_param" = hvm::HVMOP_SET_PARAM,
         "HVMOP_get_param" = hvm::HVMOP_GET_PARAM,
         "XEN_DMOP_set_mem_type" = hvm::DMOP_SET_MEM_TYPE,
