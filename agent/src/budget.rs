@@ -14,7 +14,7 @@ use core::cell::RefCell;
 use core::fmt;
 
 use common::control::Size;
-use common::{PageSet, PublicKey};
+use common::{PublicKey, cost};
 
 use crate::error::{Refusal, SessionError};
 use crate::peers::{AT_ONCE, Peers, Seat};
@@ -24,16 +24,8 @@ use crate::tasks::Timer;
 #[derive(Clone)]
 pub(crate) struct Budget(Rc<Inner>);
 
-/// Bytes that a guest of a size takes: at its source, and at its target.
-#[derive(Clone, Copy)]
-pub(crate) struct Costs {
-    pub(crate) leaving: fn(&Size) -> usize,
-    pub(crate) arriving: fn(&Size) -> usize,
-}
-
 struct Inner {
     timer: Timer,
-    costs: Costs,
     total: usize,
     /// Bytes of the agent's domain that no session may have.
     beside: usize,
@@ -135,8 +127,8 @@ impl Want {
 
 impl Budget {
     /// `total` bytes for sessions, in a domain that has `beside` more.
-    pub(crate) fn new(total: usize, beside: usize, costs: Costs, timer: Timer) -> Self {
-        Self(Rc::new(Inner { timer, costs, total, beside, sources: Peers::default(), state: RefCell::default() }))
+    pub(crate) fn new(total: usize, beside: usize, timer: Timer) -> Self {
+        Self(Rc::new(Inner { timer, total, beside, sources: Peers::default(), state: RefCell::default() }))
     }
 
     /// Queues for what `want` says. Refused at once if it would never fit.
@@ -176,10 +168,9 @@ impl Budget {
     }
 
     fn priced(&self, want: Want) -> Queued {
-        let Costs { leaving, arriving } = self.0.costs;
-        let arrival = arriving(&want.size);
+        let arrival = cost::arrival(&want.size);
         let (bytes, mirror) = match want.way {
-            Way::Out => (leaving(&want.size), arrival),
+            Way::Out => (cost::departure(&want.size), arrival),
             Way::In => (arrival, 0),
         };
         Queued { number: 0, want, bytes, mirror }
@@ -311,22 +302,17 @@ impl Reservation {
 
     /// Promises what `sets` page sets over `frames` frames take.
     pub(crate) fn add_sets(&mut self, frames: u64, sets: usize) -> Result<(), SessionError> {
-        self.add(self::sets(frames, sets))
+        self.add(cost::sets(frames, sets))
     }
 
     /// Promises what `sets` page sets take more once they grow, and, until what is returned is dropped, what growing takes: a
     /// set is in two places for a moment, and its old one is too small for the next.
     pub(crate) fn grow_sets(&mut self, from: u64, to: u64, sets: usize) -> Result<Self, SessionError> {
         let mut moving = self.budget.promise(self.way, 0);
-        moving.add(self::sets(to, 2))?;
-        self.add(self::sets(to, sets).saturating_sub(self::sets(from, sets)))?;
+        moving.add(cost::sets(to, 2))?;
+        self.add(cost::sets(to, sets).saturating_sub(cost::sets(from, sets)))?;
         Ok(moving)
     }
-}
-
-/// Bytes that `sets` page sets over `frames` frames take.
-pub(crate) fn sets(frames: u64, sets: usize) -> usize {
-    PageSet::bytes(frames).saturating_mul(sets)
 }
 
 impl Drop for Reservation {

@@ -4,6 +4,8 @@ use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
 use core::str::FromStr;
 
+use common::cost;
+
 use crate::error::ConfigError;
 use crate::secure::Security;
 
@@ -12,9 +14,6 @@ pub const DEFAULT_PORT: u16 = 7077;
 
 /// What `mtu=` may be: from what every IPv4 network carries to what any is known to.
 pub const MTU: RangeInclusive<u16> = 576..=9216;
-
-/// What an agent's domain has besides its heap, in bytes.
-pub const BESIDE: usize = 5 << 20;
 
 /// How the agent comes to its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +77,7 @@ impl Config {
         if mtu.is_some_and(|mtu| !MTU.contains(&mtu)) {
             return Err(ConfigError::Bad("mtu"));
         }
-        Ok(Self { address, port, mtu, mac, memory, beside: BESIDE, security })
+        Ok(Self { address, port, mtu, mac, memory, beside: cost::BESIDE, security })
     }
 }
 

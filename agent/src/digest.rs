@@ -6,8 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
-use common::control::Size;
-use common::{Content, Gfn, PAGE_SIZE, Page, PageSet};
+use common::{Content, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
 use crate::budget::Reservation;
 use crate::error::{Refusal, SessionError};
@@ -52,7 +51,7 @@ impl Kept {
         const NO_ROOM: SessionError = SessionError::Refused(Refusal::NoMemoryToVerify);
         let count = usize::try_from(pages.count()).map_err(|_| NO_ROOM)?;
         let words = pages.words();
-        memory.add(Self::room(pages.frames(), count)).map_err(|_| NO_ROOM)?;
+        memory.add(cost::digests(pages.frames(), pages.count())).map_err(|_| NO_ROOM)?;
         let mut before = Vec::with_capacity(words.len());
         let mut seen = 0;
         for word in words {
@@ -60,17 +59,6 @@ impl Kept {
             seen += word.count_ones();
         }
         Ok(Self { pages: pages.clone(), before, digests: vec![None; count] })
-    }
-
-    /// What they take: so many pages of a set over so many frames.
-    fn room(frames: u64, pages: usize) -> usize {
-        let before = usize::try_from(frames.div_ceil(64)).unwrap_or(usize::MAX).saturating_mul(size_of::<u32>());
-        PageSet::bytes(frames).saturating_add(before).saturating_add(pages.saturating_mul(size_of::<Digest>()))
-    }
-
-    /// What they may take at most.
-    pub(crate) fn cost(size: &Size) -> usize {
-        Self::room(size.frames, usize::try_from(size.digests).unwrap_or(usize::MAX))
     }
 
     /// The digest of `gfn`, if it has one.
@@ -96,11 +84,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::budget::{Budget, Costs};
+    use crate::budget::Budget;
     use crate::tasks::Timer;
 
     fn budget(bytes: usize) -> Budget {
-        Budget::new(bytes, 0, Costs { leaving: |_| 0, arriving: |_| 0 }, Timer::new(|| 0))
+        Budget::new(bytes, 0, Timer::new(|| 0))
     }
 
     #[test]
@@ -118,7 +106,7 @@ mod tests {
         pages.extend((0..1000).map(Gfn));
         let room = |bytes| Kept::new(&pages, &mut budget(bytes).reserve(0).unwrap()).map(drop);
         let takes = PageSet::bytes(6400) + 100 * 4 + 1000 * 8;
-        assert_eq!(Kept::cost(&Size { frames: 6400, digests: 1000 }), takes);
+        assert_eq!(cost::digests(6400, 1000), takes);
         assert_eq!(room(takes), Ok(()));
         assert_eq!(room(takes - 1), Err(SessionError::Refused(Refusal::NoMemoryToVerify)));
     }

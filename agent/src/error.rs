@@ -310,32 +310,3 @@ pub enum ConfigError {
     #[error("the command line's {0}= cannot be understood")]
     Bad(&'static str),
 }
-
-/// Why a text is no identity. It never says what the text holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum IdentityError {
-    /// It does not start as it should.
-    #[error("the agent's identity does not start with '{expected}'")]
-    Head {
-        /// What it should start with.
-        expected: &'static str,
-    },
-    /// This line, counted from 1, cannot be understood.
-    #[error("line {0} of the agent's identity cannot be understood")]
-    Line(usize),
-    /// It has no private key.
-    #[error("the agent's identity has no key")]
-    NoKey,
-    /// It has a second private key, in this line.
-    #[error("line {0} of the agent's identity has a second key")]
-    SecondKey(usize),
-    /// It names an agent again, in this line.
-    #[error("line {0} of the agent's identity names a peer again")]
-    SecondPeer(usize),
-    /// It names more agents than this one can know.
-    #[error("the agent's identity names more than {most} peers")]
-    TooManyPeers {
-        /// How many it can know.
-        most: usize,
-    },
-}

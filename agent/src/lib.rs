@@ -62,11 +62,12 @@ use core::cell::RefCell;
 use core::net::Ipv4Addr;
 
 use common::control::{AgentStatus, Size};
+use common::cost;
 use smoltcp::phy::Device;
 
 pub use config::{Address, Config, MTU};
 
-use budget::{Budget, Costs};
+use budget::Budget;
 use claim::Domains;
 use datagram::Post;
 use desk::Registry;
@@ -82,19 +83,10 @@ use tasks::{Task, Timer, poll_once};
 const TURNS: usize = 16;
 /// What small things take that nobody counts: tasks, lines for the toolstack, what the heap loses between its blocks.
 const SMALL: usize = 1 << 20;
-/// What no session may have.
-const FIXED: usize = lobby::MEMORY + net::MEMORY + SMALL;
-/// What a guest takes of it.
-const COSTS: Costs = Costs { leaving: source::cost, arriving: target::cost };
+/// What no session may have. How large smoltcp's own structures are, the compiler decides.
+const _: () = assert!(cost::FIXED >= lobby::MEMORY + net::MEMORY + SMALL);
 /// How soon to look again when the network device takes no more for now.
 const DEVICE_FULL: u64 = 500_000;
-
-/// The memory in MiB of a domain whose agent lets so many guests of this size leave, or arrive, at the same time; the others wait.
-pub fn memory_for(size: &Size, at_once: usize) -> u64 {
-    // Departures leave room for one arrival.
-    let sessions = at_once * source::cost(size) + target::cost(size);
-    ((config::BESIDE + FIXED + sessions) as u64).div_ceil(1 << 20)
-}
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +137,8 @@ where
             entropy
         });
         let registry = Registry::new(store, timer.clone());
-        let total = config.memory.saturating_sub(FIXED);
-        let budget = Budget::new(total, config.memory - total + config.beside, COSTS, timer.clone());
+        let total = config.memory.saturating_sub(cost::FIXED);
+        let budget = Budget::new(total, config.memory - total + config.beside, timer.clone());
         let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {
             platform,

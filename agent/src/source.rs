@@ -15,7 +15,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::pin::Pin;
 
 use common::control::{Mode, Size, State};
-use common::{BATCH, Features, Gfn, PAGE_SIZE, Page, PageSet};
+use common::{BATCH, Features, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
@@ -33,19 +33,20 @@ use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message, VERSIONS, Welcome};
-use crate::{budget, datagram, lobby, platform, tail};
+use crate::{datagram, lobby, platform, tail};
 use answering::Answering;
 
-/// Page sets that a departure keeps, three of them to count sends. None comes on top: what is urgent in the switch, and what a
-/// target misses that has lost us, stands where the dirty log stood.
-const SETS: usize = 9;
-/// What it takes besides: connections, and those of a target that calls again meanwhile, a batch, the machine state and what is made of it, twice.
-const MEMORY: usize = 4 * lobby::BUFFERS.size()
-    + 2 * MAX_PAYLOAD
-    + (BATCH + 1) * PAGE_SIZE
-    + 3 * Kind::State.limit()
-    + 16 * DEMANDS
-    + datagram::MEMORY;
+/// What a departure takes besides its page sets: connections, and those of a target that calls again meanwhile, a batch, the machine
+/// state and what is made of it, twice.
+const _: () = assert!(
+    cost::DEPARTURE
+        == 4 * lobby::BUFFERS.size()
+            + 2 * MAX_PAYLOAD
+            + (BATCH + 1) * PAGE_SIZE
+            + 3 * Kind::State.limit()
+            + 16 * DEMANDS
+            + datagram::MEMORY
+);
 /// Demands that may wait. While there are more, the target is not listened to.
 const DEMANDS: usize = 4096;
 /// What a target may say.
@@ -175,15 +176,9 @@ pub(crate) fn size_of(info: &GuestInfo, verify: bool) -> Size {
     Size { frames: info.max_gfn.saturating_add(1), digests: if verify { info.pages } else { 0 } }
 }
 
-/// Bytes that sending a guest takes.
-pub(crate) fn cost(size: &Size) -> usize {
-    let digests = if size.digests > 0 { Kept::cost(size) } else { 0 };
-    MEMORY.saturating_add(budget::sets(size.frames, SETS)).saturating_add(digests)
-}
-
-/// Asks for what that takes from the first.
+/// Asks for what sending a guest takes from the first.
 pub(crate) fn reserve(memory: &mut Reservation, info: &GuestInfo) -> Result<(), SessionError> {
-    memory.add(cost(&size_of(info, false)))
+    memory.add(cost::departure(&size_of(info, false)))
 }
 
 /// What answers the datagrams of whoever called.
@@ -305,7 +300,7 @@ impl<S: Source> Departure<S> {
         if frames <= self.frames {
             return Ok(());
         }
-        let _moving = self.memory.grow_sets(self.frames, frames, SETS)?;
+        let _moving = self.memory.grow_sets(self.frames, frames, cost::DEPARTURE_SETS)?;
         self.frames = frames;
         self.sends.grow(frames);
         let sets =

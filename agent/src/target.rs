@@ -9,11 +9,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 
-use common::control::{Progress, SessionToken, Size, State};
-use common::{BATCH, PAGE_SIZE};
+use common::control::{Progress, SessionToken, State};
+use common::{BATCH, PAGE_SIZE, cost};
 
 use crate::budget::Reservation;
 use crate::channel::SharedOutlet;
+use crate::datagram;
 use crate::desk::Desk;
 use crate::error::{LinkError, SessionError};
 use crate::host::Host;
@@ -25,8 +26,7 @@ use crate::session::dialing::{BULK, CONTROL, Callee};
 use crate::session::note::{Note, Role};
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message};
-use crate::{budget, datagram};
-use pages::{SETS, Sets, Waiting};
+use pages::{Sets, Waiting};
 use verifier::Verifier;
 
 /// What a source may say on each.
@@ -37,12 +37,15 @@ pub(crate) const BULKS: [Kind; 8] =
 /// Pages asked for in one datagram, and pages that may be here in part.
 pub(crate) const RESCUED: usize = 16;
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
-pub(crate) const MEMORY: usize = CONTROL.size()
-    + BULK.size()
-    + Kind::Pages.limit()
-    + 2 * Kind::State.limit()
-    + datagram::MEMORY
-    + RESCUED * PAGE_SIZE;
+const _: () = assert!(
+    cost::ARRIVAL
+        == CONTROL.size()
+            + BULK.size()
+            + Kind::Pages.limit()
+            + 2 * Kind::State.limit()
+            + datagram::MEMORY
+            + RESCUED * PAGE_SIZE
+);
 
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
@@ -109,12 +112,6 @@ pub(crate) enum Phase {
     Committed,
     /// Nothing is missing, or wanted any more.
     Over,
-}
-
-/// Bytes that taking in a guest takes, or adopting it.
-pub(crate) fn cost(size: &Size) -> usize {
-    let verifying = if size.digests > 0 { Verifier::cost(size) } else { 0 };
-    MEMORY.saturating_add(budget::sets(size.frames, SETS)).saturating_add(verifying)
 }
 
 impl<T: Target> Arrival<T> {

@@ -2,8 +2,8 @@
 
 use core::fmt;
 
-use agent::error::IdentityError;
 use agent::secure::{Identity, Security};
+use common::IdentityError;
 use xen_pv::entropy::{Entropy, NoEntropy, Seed};
 use xen_pv::module::ModuleError;
 

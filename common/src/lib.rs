@@ -6,13 +6,16 @@ extern crate alloc;
 extern crate std;
 
 pub mod control;
+pub mod cost;
 mod guest;
 pub mod hex;
+mod identity;
 mod key;
 mod line;
 mod page_set;
 
 pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings};
+pub use identity::{IdentityError, Keys};
 pub use key::PublicKey;
 pub use line::ParseError;
 pub use page_set::PageSet;

@@ -2,7 +2,7 @@
 //!
 //! A key file holds one line, `key <64 hexadecimal digits>`, the agent's private key. A file of peers holds a line `peer <64
 //! hexadecimal digits> <name>` for each agent that this one trusts with guests, as `tsmc keygen` prints them. A module is both
-//! together with a seed that is fresh for each start; [`agent::secure::Identity`] reads it. In all of them empty lines and
+//! together with a seed that is fresh for each start; [`Keys`] reads it. In all of them empty lines and
 //! lines that begin with `#` mean nothing.
 
 use std::fmt;
@@ -11,9 +11,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use agent::error::IdentityError;
-use agent::secure::{Identity, public_key};
-use common::PublicKey;
+use common::{IdentityError, Keys, PublicKey};
+use curve25519_dalek::MontgomeryPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
 
@@ -126,7 +125,7 @@ pub fn compose(key: &Path, peers: &Path) -> Result<Zeroizing<String>, KeyError> 
     text.push_str(&hex(&seed));
     text.push('\n');
     // The very code that will read it.
-    Identity::parse(&text).map_err(KeyError::Module)?;
+    Keys::parse(&text).map_err(KeyError::Module)?;
     Ok(text)
 }
 
@@ -221,6 +220,11 @@ fn make_folder(folder: &Path) -> Result<(), KeyError> {
     made.map_err(|error| KeyError::File(folder.into(), error))
 }
 
+/// The public key that belongs to a private one (RFC 7748).
+fn public_key(private: &[u8; 32]) -> PublicKey {
+    PublicKey(MontgomeryPoint::mul_base_clamped(*private).to_bytes())
+}
+
 fn random() -> Result<Zeroizing<[u8; 32]>, KeyError> {
     let mut bytes = Zeroizing::new([0; 32]);
     // Up to 256 bytes come in one piece.
@@ -287,9 +291,9 @@ mod tests {
         files.write_module().expect("a module");
         assert_eq!(mode(&module), 0o600);
         let text = std::fs::read_to_string(&module).expect("text");
-        let identity = Identity::parse(&text).expect("an identity");
-        assert_eq!(line_a, format!("peer {} host-a\n", identity.public_key()));
-        let names: Vec<_> = identity.peers().map(|(_, name)| name.to_string()).collect();
+        let keys = Keys::parse(&text).expect("keys");
+        assert_eq!(line_a, format!("peer {} host-a\n", public_key(keys.private())));
+        let names: Vec<_> = keys.peers().map(|(_, name)| name.to_string()).collect();
         assert_eq!(names, ["host-a", "host-b"]);
         // Composed again, it replaces the old one and has another seed.
         files.write_module().expect("a module");
@@ -297,6 +301,14 @@ mod tests {
         let seed = |text: &str| text.lines().find(|line| line.starts_with("seed ")).map(str::to_string);
         assert_eq!(seed(&text).expect("a seed").len(), 5 + 64);
         assert_ne!(seed(&text), seed(&again));
+    }
+
+    #[test]
+    fn public_keys_are_those_of_x25519() {
+        // RFC 7748, section 6.1.
+        let private = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+        let public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        assert_eq!(public_key(&parse(private).expect("a key")).to_string(), public);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the operator sees: this host's agent, its sessions, how far they are.
 
 use common::control::{Request, Size, State, Summary};
+use common::cost::memory_for;
 
 use crate::agents::{Agent, Session};
 use crate::refusal::Refusal;
@@ -64,7 +65,7 @@ pub fn warnings(store: &mut Xenstore, agent: &Agent) -> Result<String, Refusal> 
                 "WARNING: domain {domain} has {mib} MiB, and the agent's memory is enough for guests of up to {} MiB: memory = {} in \
                  its xl.cfg would do\n",
                 agent.status.largest_mib,
-                agent::memory_for(&Size::of_memory(mib), 1)
+                memory_for(&Size::of_memory(mib), 1)
             ));
         }
     }
@@ -253,7 +254,7 @@ mod tests {
             fake.set(&format!("/local/domain/{domain}/memory/static-max"), &(mib * 1024).to_string());
         }
         let agent = Agent::find(&mut store).expect("an agent");
-        let needed = agent::memory_for(&Size::of_memory(65536), 1);
+        let needed = memory_for(&Size::of_memory(65536), 1);
         assert_eq!(
             warnings(&mut store, &agent).expect("an answer"),
             format!(

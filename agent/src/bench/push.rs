@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use common::control::{Mode, SessionToken, Size};
-use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings};
+use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, cost};
 
 use super::{End, Ends, connect, work};
 use crate::budget::Budget;
@@ -25,7 +25,7 @@ use crate::platform::{
     TargetHold, TargetMemory,
 };
 use crate::secure::{Link, Security};
-use crate::source::{self, Departure};
+use crate::source::Departure;
 use crate::tasks::Timer;
 use crate::wire::{Channel, Hello, Kind, Message, Purpose, VERSIONS};
 
@@ -58,7 +58,7 @@ impl Leaver {
         };
         let called = Called { hello, peer: None, control, bulk };
         let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
-        let memory = host.budget.reserve(source::cost(&Size { frames, digests: 0 })).expect("there is no limit");
+        let memory = host.budget.reserve(cost::departure(&Size { frames, digests: 0 })).expect("there is no limit");
         let desk = Rc::new(Desk::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
@@ -102,7 +102,7 @@ fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
         lobby: Rc::default(),
         post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
         config: Rc::new(config.expect("it is whole")),
-        budget: Budget::new(usize::MAX, 0, crate::COSTS, timer.clone()),
+        budget: Budget::new(usize::MAX, 0, timer.clone()),
         timer,
         domains: Domains::default(),
         peers: Peers::default(),

@@ -1,16 +1,17 @@
+use common::PageSet;
+
 use super::*;
-use crate::COSTS;
 
 const SMALL: Size = Size { frames: 1 << 20, digests: 0 };
 const LARGE: Size = Size { frames: 8 << 20, digests: 0 };
 
 fn budget(bytes: usize) -> Budget {
-    Budget::new(bytes, 0, COSTS, Timer::new(|| 0))
+    Budget::new(bytes, 0, Timer::new(|| 0))
 }
 
 /// What a guest takes at the source, and at the target.
 fn ends(size: Size) -> [usize; 2] {
-    [(COSTS.leaving)(&size), (COSTS.arriving)(&size)]
+    [cost::departure(&size), cost::arrival(&size)]
 }
 
 #[test]
@@ -34,14 +35,14 @@ fn what_grows_needs_room_to_move() {
     let mut memory = budget(8 * one).reserve(0).unwrap();
     memory.add_sets(64_000, 5).unwrap();
     drop(memory.grow_sets(64_000, 64_064, 5).unwrap());
-    assert_eq!(memory.bytes, sets(64_064, 5));
+    assert_eq!(memory.bytes, cost::sets(64_064, 5));
 }
 
 #[test]
 fn what_grows_at_the_source_leaves_what_is_kept_for_an_arrival() {
     let [out, into] = ends(SMALL);
     let grown = SMALL.frames + 64;
-    let more = sets(grown, 2) + sets(grown, 1) - sets(SMALL.frames, 1);
+    let more = cost::sets(grown, 2) + cost::sets(grown, 1) - cost::sets(SMALL.frames, 1);
     let grow = |spare| {
         let turn = budget(out + into + spare).queue(Want::to_leave(SMALL)).unwrap();
         let mut session = turn.take().unwrap();

@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::string::ToString;
 
 use common::control::{SessionToken, Size, State};
-use common::{Backends, DomId, Hold, Rings};
+use common::{Backends, DomId, Hold, Rings, cost};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing::{self, Callee};
@@ -20,12 +20,12 @@ use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
 use crate::limits::{BULK_WAIT, PEER_WAIT, WATCH};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
-use crate::target::pages::{SETS, Sets};
+use crate::target::pages::Sets;
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
 use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose, VERSIONS, Welcome};
-use crate::{full_copy, switchover, target};
+use crate::{full_copy, switchover};
 
 /// Serves a request to fill `domain`.
 pub(crate) async fn serve<P: Platform>(
@@ -61,7 +61,7 @@ async fn arrive<P: Platform>(
             Either::Second(never) => match never {},
         }
     };
-    memory.add(target::MEMORY)?;
+    memory.add(cost::ARRIVAL)?;
     // It may have waited for long.
     host.platform.borrow().can_retain()?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
@@ -125,7 +125,7 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let claim = host.domains.claim(note.domain)?;
     let size = Size { frames: note.frames, digests: 0 };
     let mut memory = turn(host, desk, Want::to_arrive(size, note.key).again()).await?;
-    memory.add(target::cost(&size))?;
+    memory.add(cost::arrival(&size))?;
     let (hold, phase) = match note.role {
         Role::Running => (Hold::Released, Phase::Committed),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
@@ -179,7 +179,7 @@ async fn build<P: Platform>(
         return Err(SessionError::Refused(Refusal::OtherGuest));
     }
     let Welcome { frames, pages, uuid, verify, .. } = welcome;
-    memory.add_sets(frames, SETS)?;
+    memory.add_sets(frames, cost::ARRIVAL_SETS)?;
     let verifier = if verify { Some(Verifier::new(frames, memory)?) } else { None };
     let rings = target.build(welcome.frame)?;
     Ok(Built { target, rings, frames, pages, uuid, verifier })

@@ -1,6 +1,6 @@
 //! The target's pages: what is known of each, and how one comes to where it belongs.
 
-use common::{BATCH, Content, Fault, Gfn, PageSet};
+use common::{BATCH, Content, Fault, Gfn, PageSet, cost};
 
 use super::Arrival;
 use crate::desk::Complaint;
@@ -9,9 +9,6 @@ use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
 use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
-
-/// Page sets that an arrival keeps, and what the platform knows of absent pages.
-pub(crate) const SETS: usize = 6;
 
 /// What is known of every page. A page that is RAM and in no other set has not been heard of.
 pub(crate) struct Sets {
@@ -57,7 +54,7 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
         if frames > sets.ram.frames() {
-            let _moving = self.memory.borrow_mut().grow_sets(sets.ram.frames(), frames, SETS)?;
+            let _moving = self.memory.borrow_mut().grow_sets(sets.ram.frames(), frames, cost::ARRIVAL_SETS)?;
             let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
             all.into_iter().for_each(|set| set.grow(frames));
             if let Some(verifier) = &mut *self.verifier.borrow_mut() {

@@ -3,10 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use common::control::Size;
-use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet};
+use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
-use crate::budget::{self, Reservation};
+use crate::budget::Reservation;
 use crate::digest::Kept;
 use crate::error::{Refusal, SessionError};
 
@@ -24,26 +23,17 @@ pub(crate) struct Verifier {
 }
 
 impl Verifier {
-    /// Page sets that it keeps.
-    const SETS: usize = 2;
-
     /// One for a guest of so many frames, if that is within the budget.
     pub(crate) fn new(frames: u64, memory: &mut Reservation) -> Result<Self, SessionError> {
-        let room = memory.add(BATCH * PAGE_SIZE).and_then(|()| memory.add_sets(frames, Self::SETS));
+        let room = memory.add(cost::VERIFIER).and_then(|()| memory.add_sets(frames, cost::VERIFIER_SETS));
         room.map_err(|_| SessionError::Refused(Refusal::NoMemoryToVerify))?;
         let (told, differing) = (PageSet::new(frames), PageSet::new(frames));
         Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: 0, named: 0 })
     }
 
-    /// What one takes, and the digests that it may have to keep.
-    pub(crate) fn cost(size: &Size) -> usize {
-        let fixed = (BATCH * PAGE_SIZE).saturating_add(budget::sets(size.frames, Self::SETS));
-        fixed.saturating_add(Kept::cost(size))
-    }
-
     /// Lets it reach as far as the guest does now.
     pub(crate) fn grow(&mut self, frames: u64, memory: &mut Reservation) -> Result<(), SessionError> {
-        let _moving = memory.grow_sets(self.told.frames(), frames, Self::SETS)?;
+        let _moving = memory.grow_sets(self.told.frames(), frames, cost::VERIFIER_SETS)?;
         self.told.grow(frames);
         self.differing.grow(frames);
         Ok(())

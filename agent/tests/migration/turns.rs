@@ -1,8 +1,7 @@
 //! More migrations than fit at once: each gets its turn.
 
-use agent::config::BESIDE;
-use agent::memory_for;
 use common::control::{Size, State};
+use common::cost::{BESIDE, memory_for};
 
 use crate::sim::link::Quality;
 use crate::sim::{Scenario, World};

@@ -13,11 +13,10 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
 
-use agent::config::BESIDE;
 use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
 use common::control::{Mode, Progress, Request, State, Summary};
-use common::{Backends, DomId, PublicKey};
+use common::{Backends, DomId, PublicKey, cost};
 
 use guest::{Guest, Here, Shared};
 use link::{Cable, End, Quality};
@@ -499,7 +498,7 @@ fn config(host: usize, security: Security) -> Config {
         mtu: None,
         mac: [2, 0, 0, 0, 0, host as u8],
         memory: MEMORY,
-        beside: BESIDE,
+        beside: cost::BESIDE,
         security,
     }
 }

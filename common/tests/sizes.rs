@@ -1,7 +1,7 @@
 //! The sizes that the documents name are those of the code.
 
-use agent::memory_for;
 use common::control::Size;
+use common::cost::memory_for;
 
 const DOCUMENT: &str = include_str!("../../docs/install.md");
 
