@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
 
-use common::control::{self, AgentStatus, Progress, Request, RequestId, State, Summary};
+use common::control::{self, AgentStatus, Cause, Progress, Request, RequestId, State, Summary};
 
 use crate::platform::Store;
 use crate::tasks::{SECOND, Timer};
@@ -198,7 +198,7 @@ impl<S: Store> Registry<S> {
             Some(Err(error)) => format!("the toolstack's request is malformed: {error}"),
             None => "the toolstack's request is not text".to_string(),
         };
-        desk.state(State::Failed { reason });
+        desk.state(State::Failed { cause: Cause::Other, reason });
         None
     }
 

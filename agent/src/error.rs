@@ -1,13 +1,12 @@
 //! Everything that can go wrong, a layer an enum. What an error says is one sentence that an operator can act on; its type says
 //! who is to blame.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
 
 use common::Gfn;
+use common::control::{Cause, State};
 use thiserror::Error;
-
-use common::control::reason;
 
 /// Why a session ended early, and who is to blame.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,6 +40,23 @@ pub enum SessionError {
         /// How many.
         pages: u64,
     },
+}
+
+impl SessionError {
+    /// The last state of a session that ends with it.
+    pub(crate) fn failed(&self) -> State {
+        State::Failed { cause: self.cause(), reason: self.to_string() }
+    }
+
+    /// What the toolstack must know of it besides the text.
+    pub(crate) fn cause(&self) -> Cause {
+        match self {
+            Self::Cancelled => Cause::Cancelled,
+            Self::Refused(Refusal::Gone | Refusal::Lost | Refusal::Discarded) => Cause::Gone,
+            Self::Refused(Refusal::NotLeft | Refusal::Revoked) => Cause::Back,
+            _ => Cause::Other,
+        }
+    }
 }
 
 impl From<PlatformError> for SessionError {
@@ -117,7 +133,7 @@ pub enum Refusal {
     #[error("pages of the guest have not arrived here from an earlier migration")]
     PagedOut,
     /// Another session has it in hand.
-    #[error("{}", reason::IN_HAND)]
+    #[error("an earlier migration of the guest has not ended here; see 'tsmc status'")]
     InHand,
     /// The other agent has as many sessions here as one may have.
     #[error("the other host's agent has as many migrations with this one as one host may have")]
@@ -146,8 +162,17 @@ pub enum Refusal {
     #[error("the guest is paused, and cannot suspend: 'xl unpause' it first, unless it is being destroyed")]
     Paused,
     /// It does not exist, or no more.
-    #[error("{}", reason::GONE)]
+    #[error("the guest is gone")]
     Gone,
+    /// What was kept of a guest that has left was destroyed before the target had all of it.
+    #[error("what was kept of the guest is gone: somebody destroyed it before the other host had all of it")]
+    Lost,
+    /// An operator says that the target will never get the rest of it.
+    #[error("an operator has discarded what was kept of the guest")]
+    Discarded,
+    /// It was to be withdrawn, and has run.
+    #[error("the guest has run here")]
+    HasRun,
     /// Pages of it cannot be read.
     #[error("pages of the guest cannot be read")]
     Unreadable,
@@ -182,8 +207,11 @@ pub enum Refusal {
     #[error("the agent was restarted")]
     Restarted,
     /// The same, and the guest had not left.
-    #[error("{}", reason::HERE)]
-    GivenBack,
+    #[error("the guest has not left: it runs here")]
+    NotLeft,
+    /// The commit was undone: the target's copy had never run.
+    #[error("the guest never ran on the other host; it is back")]
+    Revoked,
     /// The note of an earlier life is not from this agent, or was changed.
     #[error("the note was not written by an agent with this agent's key, or it was changed")]
     Note,

@@ -45,10 +45,9 @@ mod retained;
 mod stay;
 
 use alloc::rc::Rc;
-use alloc::string::ToString;
 
 use common::DomId;
-use common::control::{Request, State, reason};
+use common::control::{Request, State};
 
 use crate::desk::Desk;
 use crate::error::{Refusal, SessionError};
@@ -71,15 +70,15 @@ pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, reques
         Request::Recover { note } => recover(&host, &desk, &note).await,
         Request::Discard { domain } => {
             let outcome = discard(&host, domain).await;
-            desk.state(outcome.map_or_else(|error| State::Failed { reason: error.to_string() }, |()| State::Complete));
+            desk.state(outcome.map_or_else(|error| error.failed(), |()| State::Complete));
         }
         Request::Withdraw { domain } => {
-            let reason = match host.platform.borrow().has_run(domain) {
-                Ok(false) => None,
-                Ok(true) => Some(reason::HAS_RUN.to_string()),
-                Err(error) => Some(SessionError::from(error).to_string()),
-            };
-            desk.state(reason.map_or(State::Complete, |reason| State::Failed { reason }));
+            let has_run = host.platform.borrow().has_run(domain);
+            desk.state(match has_run {
+                Ok(false) => State::Complete,
+                Ok(true) => SessionError::Refused(Refusal::HasRun).failed(),
+                Err(error) => SessionError::from(error).failed(),
+            });
         }
     }
 }
@@ -104,7 +103,7 @@ async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
         },
     };
     if let Err(error) = adopted {
-        desk.state(State::Failed { reason: error.to_string() });
+        desk.state(error.failed());
     }
 }
 

@@ -11,7 +11,7 @@ mod turns;
 #[path = "migration/verify.rs"]
 mod verify;
 
-use common::control::{Mode, State, Summary};
+use common::control::{Cause, Mode, State, Summary};
 use proptest::prelude::*;
 use sim::guest::{Guest, Here};
 use sim::link::Quality;
@@ -45,7 +45,7 @@ fn fails(mut world: World) -> String {
     assert!(world.run(300_000), "the migration does not end: {:?}", world.states);
     stays(&mut world);
     let reasons = world.states[0].iter().map(|states| match states.last() {
-        Some(State::Failed { reason }) => reason.clone(),
+        Some(State::Failed { reason, .. }) => reason.clone(),
         other => panic!("{other:?} is not a failure: {:?}", world.states),
     });
     reasons.collect::<Vec<_>>().join(" / ")
@@ -157,7 +157,7 @@ fn whatever_fails_before_the_commit_leaves_the_guest_at_the_source() {
                 continue;
             }
             match (world.state(0), world.state(1)) {
-                (Some(State::Failed { reason }), _) => assert!(!reason.is_empty()),
+                (Some(State::Failed { reason, .. }), _) => assert!(!reason.is_empty()),
                 states => panic!("{op:?} {after}: {states:?}"),
             }
             stays(&mut world);
@@ -253,11 +253,11 @@ fn a_request_that_makes_no_sense_is_answered() {
     let mut world = World::new(Scenario::default());
     world.ask(0, "out-0-1", "out domain=99 mode=tsmc");
     assert!(world.run_until(1000, |world| world.state(0).is_some()));
-    assert_eq!(world.state(0), Some(&State::Failed { reason: "the guest is gone".into() }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Gone, reason: "the guest is gone".into() }));
     world.ask(0, "out-0-2", "out of order");
     assert!(world.run_until(1000, |world| world.states[0][0].len() == 2));
     let reason = "the toolstack's request is malformed: domain is missing".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { reason }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Other, reason }));
 }
 
 /// Absent pages do not show in what the hypervisor tells of a guest; the agent itself must know that it is not whole.
@@ -273,8 +273,9 @@ fn a_guest_in_hand_is_in_no_second_hand() {
     world.ask(1, "twice-2", "out domain=1000 mode=tsmc");
     world.run_until(20, |_| false);
     let reason = "an earlier migration of the guest has not ended here; see 'tsmc status'".to_string();
+    let failed = State::Failed { cause: Cause::Other, reason };
     for (host, id) in [(0, "twice-0"), (0, "twice-1"), (1, "twice-2")] {
-        assert_eq!(world.answer(host, id), Some(State::Failed { reason: reason.clone() }), "{id}");
+        assert_eq!(world.answer(host, id).as_ref(), Some(&failed), "{id}");
     }
     assert!(world.run(600_000), "{:?}", world.states);
     world.guest.borrow().check_complete();
@@ -329,8 +330,8 @@ fn an_absent_agent_is_named() {
     world.kill(1);
     world.start();
     assert!(world.run_until(60_000, |world| world.state(0).is_some_and(State::is_end)));
-    let expected = State::Failed { reason: "the other host's agent did not connect in time".to_string() };
-    assert_eq!(world.state(0), Some(&expected));
+    let reason = "the other host's agent did not connect in time".to_string();
+    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Other, reason }));
     stays(&mut world);
 }
 
@@ -359,8 +360,21 @@ fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
     world.fail(Op::Release, 0);
     world.start();
     assert!(world.run(300_000), "{:?}", world.states);
-    let Some(State::Failed { reason }) = world.state(0) else { panic!("{:?}", world.states) };
+    let Some(State::Failed { reason, .. }) = world.state(0) else { panic!("{:?}", world.states) };
     assert!(reason.starts_with("the guest did not suspend; and the guest could not be given back"), "{reason}");
+}
+
+/// Its helper, which gave it up, would say no more than that.
+#[test]
+fn a_cancelled_guest_that_cannot_be_given_back_counts_as_more_than_cancelled() {
+    let mut world = World::new(Scenario::default());
+    world.start();
+    assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
+    world.fail(Op::Release, 0);
+    world.cancel(0);
+    assert!(world.run(300_000), "{:?}", world.states);
+    let Some(State::Failed { cause: Cause::Other, reason }) = world.state(0) else { panic!("{:?}", world.states) };
+    assert!(reason.starts_with("cancelled by the toolstack; and the guest could not be given back"), "{reason}");
 }
 
 #[test]
@@ -374,8 +388,10 @@ fn both_toolstacks_can_cancel_before_the_commit() {
                 continue;
             }
             world.cancel(side);
-            let reasons = fails(world);
-            assert!(reasons.contains("cancelled by the toolstack"), "{side} {ms}: {reasons}");
+            assert!(world.run(300_000), "{side} {ms}: {:?}", world.states);
+            stays(&mut world);
+            let cancelled = |end| matches!(world.state(end), Some(State::Failed { cause: Cause::Cancelled, .. }));
+            assert!(cancelled(side) && !cancelled(1 - side), "{side} {ms}: {:?}", world.states);
         }
     }
 }
@@ -410,8 +426,11 @@ fn a_guest_destroyed_before_it_ran_is_back_at_the_source() {
     world.start();
     assert!(world.run_until(10_000, |world| world.guest.borrow().here == Here::Retained));
     world.guest.borrow_mut().created = false;
-    let reasons = fails(world);
-    assert!(reasons.contains("never ran on the other host; it is back"), "{reasons}");
+    assert!(world.run(300_000), "{:?}", world.states);
+    stays(&mut world);
+    let reason = "the guest never ran on the other host; it is back".to_string();
+    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Back, reason }));
+    assert!(matches!(world.state(1), Some(State::Failed { cause: Cause::Gone, .. })), "{:?}", world.states);
 }
 
 #[test]

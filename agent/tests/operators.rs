@@ -3,7 +3,8 @@
 #[expect(dead_code, reason = "the simulator serves other tests as well")]
 mod sim;
 
-use common::control::{State, reason};
+use agent::error::Refusal;
+use common::control::{Cause, State};
 use sim::guest::Here;
 use sim::machine::{NOT_ENFORCED, RESUMED};
 use sim::{Scenario, World};
@@ -18,7 +19,7 @@ fn small() -> Scenario {
 
 fn failed(world: &World, end: usize) -> String {
     match world.state(end) {
-        Some(State::Failed { reason }) => reason.clone(),
+        Some(State::Failed { reason, .. }) => reason.clone(),
         other => panic!("{other:?}: {:?}", world.states),
     }
 }
@@ -151,8 +152,9 @@ fn a_source_whose_guest_was_destroyed_after_the_commit_says_so_and_nobody_goes_o
     assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&State::Running)));
     world.guest.borrow_mut().here = Here::Gone;
     assert!(world.run_until(5_000, |world| world.state(0).is_some_and(State::is_end)), "{:?}", world.states);
-    assert_eq!(failed(&world, 0), reason::LOST);
-    let told = State::Interrupted { reason: format!("the other host's agent gave up: {}", reason::LOST) };
+    let lost = Refusal::Lost.to_string();
+    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Gone, reason: lost.clone() }));
+    let told = State::Interrupted { reason: format!("the other host's agent gave up: {lost}") };
     assert!(world.run_until(5_000, |world| world.state(1) == Some(&told)), "{:?}", world.states);
     world.run_until(5_000, |_| false);
     let sent = [0, 1].map(|host| world.cable.sent(host));
@@ -173,7 +175,8 @@ fn only_a_guest_that_never_ran_may_be_withdrawn() {
     };
     assert_eq!(withdraw(&mut world, "early"), State::Complete);
     assert!(world.run(FOR_EVER), "{:?}", world.states);
-    assert_eq!(withdraw(&mut world, "late"), State::Failed { reason: reason::HAS_RUN.into() });
+    let has_run = State::Failed { cause: Cause::Other, reason: Refusal::HasRun.to_string() };
+    assert_eq!(withdraw(&mut world, "late"), has_run);
 }
 
 /// A link over which the push takes long.

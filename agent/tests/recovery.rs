@@ -9,7 +9,8 @@ mod sim;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use common::control::{Mode, State, reason};
+use agent::error::{Refusal, SessionError};
+use common::control::{Cause, Mode, State};
 use sim::guest::Here;
 use sim::link::Quality;
 use sim::machine::{AFTER_COMMIT, BEFORE_COMMIT, Op, THERE};
@@ -308,17 +309,31 @@ fn a_note_that_was_changed_or_is_another_agent_s_is_refused() {
         let id = format!("forged-{index}");
         world.ask(0, &id, &format!("recover note={note}"));
         world.run_until(20, |_| false);
-        let Some(State::Failed { reason }) = world.answer(0, &id) else { panic!("{id}: {:?}", world.answer(0, &id)) };
+        let Some(State::Failed { reason, .. }) = world.answer(0, &id) else {
+            panic!("{id}: {:?}", world.answer(0, &id))
+        };
         assert_eq!(reason, "the note was not written by an agent with this agent's key, or it was changed");
     }
     // The agent's own note, while it has the guest in hand.
     world.ask(0, "twice", &format!("recover note={source}"));
     world.run_until(20, |_| false);
-    let Some(State::Failed { reason }) = world.answer(0, "twice") else { panic!("{:?}", world.states) };
-    assert_eq!(reason, reason::IN_HAND);
+    let Some(State::Failed { reason, .. }) = world.answer(0, "twice") else { panic!("{:?}", world.states) };
+    assert_eq!(reason, Refusal::InHand.to_string());
     world.cable.cut(false);
     assert!(world.run(FOR_EVER), "{:?}", world.states);
     world.guest.borrow().check_complete();
+}
+
+#[test]
+fn a_guest_that_had_not_left_when_its_agent_died_is_back() {
+    let mut world = World::new(small());
+    world.start();
+    assert!(world.run_until(FOR_EVER, |world| world.note(0).is_some()));
+    world.kill(0);
+    world.revive(0);
+    let back = failed(Cause::Back, Refusal::NotLeft);
+    assert!(world.run_until(FOR_EVER, |world| world.state(0) == Some(&back)), "{:?}", world.states);
+    assert!(world.guest.borrow().runs_here());
 }
 
 /// A migration whose agents have lost each other in stage 3, for as long as the cable is cut.
@@ -339,8 +354,8 @@ fn discard(world: &mut World, id: &str) -> State {
     world.answer(0, id).expect("an answer")
 }
 
-fn failed(reason: &str) -> State {
-    State::Failed { reason: reason.into() }
+fn failed(cause: Cause, reason: impl ToString) -> State {
+    State::Failed { cause, reason: reason.to_string() }
 }
 
 #[test]
@@ -349,8 +364,8 @@ fn what_is_kept_for_a_host_that_is_gone_can_be_discarded() {
     world.kill(1);
     assert_eq!(discard(&mut world, "discard-1"), State::Complete);
     assert_eq!(world.guest.borrow().here, Here::Destroyed);
-    assert_eq!(world.state(0), Some(&failed(reason::DISCARDED)));
-    assert_eq!(discard(&mut world, "discard-2"), failed(reason::GONE));
+    assert_eq!(world.state(0), Some(&failed(Cause::Gone, Refusal::Discarded)));
+    assert_eq!(discard(&mut world, "discard-2"), failed(Cause::Gone, Refusal::Gone));
 }
 
 #[test]
@@ -373,7 +388,7 @@ fn a_target_that_is_back_hears_that_the_rest_was_discarded() {
     let mut world = interrupted();
     assert_eq!(discard(&mut world, "discard-1"), State::Complete);
     world.cable.cut(false);
-    let told = State::Interrupted { reason: format!("the other host's agent gave up: {}", reason::DISCARDED) };
+    let told = State::Interrupted { reason: SessionError::Told(Refusal::Discarded.to_string()).to_string() };
     assert!(world.run_until(FOR_EVER, |world| world.state(1) == Some(&told)), "{:?}", world.states);
     // Nobody runs the guest without its pages, and nobody goes on without being told.
     world.run_until(FOR_EVER, |_| false);
@@ -392,7 +407,11 @@ fn a_target_that_nobody_can_answer_waits_until_its_domain_is_destroyed() {
     world.run_until(FOR_EVER, |_| false);
     assert_eq!(world.state(1), Some(&State::Ready), "{:?}", world.states);
     world.guest.borrow_mut().created = false;
-    assert!(world.run_until(5_000, |world| world.state(1) == Some(&failed(reason::GONE))), "{:?}", world.states);
+    assert!(
+        world.run_until(5_000, |world| world.state(1) == Some(&failed(Cause::Gone, Refusal::Gone))),
+        "{:?}",
+        world.states
+    );
     assert!(!world.guest.borrow().ran_there);
 }
 
@@ -400,13 +419,13 @@ fn a_target_that_nobody_can_answer_waits_until_its_domain_is_destroyed() {
 fn nothing_is_discarded_that_somebody_may_still_want() {
     // One that runs here, one that is being sent, one whose pages the target fetches.
     let mut world = World::new(small());
-    assert_eq!(discard(&mut world, "discard-1"), failed("the guest has not left this host"));
+    assert_eq!(discard(&mut world, "discard-1"), failed(Cause::Other, "the guest has not left this host"));
     let slow = Quality { bytes_per_second: 100_000, ..small().quality };
     for state in [State::Copying, State::Committed] {
         let mut world = World::new(Scenario { quality: slow, ..small() });
         world.start();
         assert!(world.run_until(FOR_EVER, |world| world.state(0) == Some(&state)));
-        assert_eq!(discard(&mut world, "discard-1"), failed(reason::IN_HAND));
+        assert_eq!(discard(&mut world, "discard-1"), failed(Cause::Other, Refusal::InHand));
         assert_eq!(world.state(0), Some(&state), "the test comes too late");
         assert!(world.run(FOR_EVER), "{:?}", world.states);
         world.guest.borrow().check_complete();

@@ -32,7 +32,7 @@ use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
 pub use report::{Progress, Summary};
 pub use request::Request;
-pub use state::State;
+pub use state::{Cause, State};
 pub use status::AgentStatus;
 
 /// The agent's directory, relative to the home of its domain in xenstore.
@@ -45,27 +45,6 @@ pub const REFUSED: &str = "refused";
 pub const REQUESTS: &str = "request";
 /// Where the agent reports.
 pub const SESSIONS: &str = "session";
-
-/// Reasons of [`State::Failed`] that the toolstack tells apart.
-pub mod reason {
-    /// There is no such guest, or no more.
-    pub const GONE: &str = "the guest is gone";
-    /// Another session has the guest, and goes on.
-    pub const IN_HAND: &str = "an earlier migration of the guest has not ended here; see 'tsmc status'";
-    /// The guest that was to be recovered had not left: it is whole, and runs on here.
-    pub const HERE: &str = "the guest has not left: it runs here";
-    /// The commit was undone: the guest's copy on the other host had never run.
-    pub const REVOKED: &str = "the guest never ran on the other host; it is back";
-    /// What was kept of a guest that has left was destroyed before the target had all of it.
-    pub const LOST: &str =
-        "what was kept of the guest is gone: somebody destroyed it before the other host had all of it";
-    /// The target will never get the rest of the guest: see [`Request::Discard`](super::Request::Discard).
-    pub const DISCARDED: &str = "an operator has discarded what was kept of the guest";
-    /// A guest that was to be withdrawn has run: see [`Request::Withdraw`](super::Request::Withdraw).
-    pub const HAS_RUN: &str = "the guest has run here";
-    /// How a session can end that took up what an earlier life of the agent left. For any other reason it took up nothing.
-    pub const OF_ENDS: [&str; 5] = [GONE, HERE, REVOKED, LOST, DISCARDED];
-}
 
 /// The name of a request and of the session that answers it: 1 to 32 of `a-z`, `0-9` and `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

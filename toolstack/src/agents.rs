@@ -110,6 +110,12 @@ impl Session {
         Ok(session)
     }
 
+    /// Which way a guest goes, and its domain here, as the helper has named the session; nothing if it is about neither.
+    pub fn guest(&self) -> Option<(Way, u16)> {
+        let mut parts = self.id.as_str().split('-');
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    }
+
     /// Where it stands; nothing if the agent has not answered, or no longer remembers.
     pub fn state(&self, store: &mut Xenstore) -> Result<Option<State>, XenstoreError> {
         Ok(store.read(&self.node(&self.id.state()))?.and_then(|text| text.parse().ok()))

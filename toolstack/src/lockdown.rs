@@ -59,7 +59,7 @@ impl Lockdown {
 
 /// Whether a boolean of the running policy is on.
 fn is_set(name: &str) -> Result<bool, Refusal> {
-    // `tsmc_locked: 1`, or `tsmc_locked: 0 (pending 1)`.
+    // It prints `tsmc_locked: 1`, or `tsmc_locked: 0 (pending 1)`; its status says nothing.
     let answer = run("flask-get-bool", &[name])?;
     value(&answer).ok_or_else(|| Refusal::Lockdown(format!("flask-get-bool says: {}", answer.trim())))
 }

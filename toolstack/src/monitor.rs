@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use crate::process::Process;
 
-/// The monitor of `domain`, if there is one. Its log says which domain it waits for.
+/// The monitor of `domain`, if there is one. Only its log says which domain it waits for.
 pub fn find(domain: u16) -> Option<Process> {
     let processes = fs::read_dir("/proc").ok()?;
     let numbers = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::DomId;
-use common::control::{Request, State, reason};
+use common::control::{Cause, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::kept::{self, End};
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How `xl` calls a guest that is arriving, and one that it has sent away.
+/// How `xl` calls a guest that is arriving, and one that it has sent away: it says so nowhere else.
 const ARRIVING: &str = "--incoming";
 const AWAY: &str = "--migratedaway";
 
@@ -128,9 +128,7 @@ pub fn see_to(store: &mut Xenstore, session: &Session, end: End) -> Result<Becam
 pub fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> Result<Option<Session>, XenstoreError> {
     for id in agent.sessions(store)? {
         let session = Session { agent: agent.clone(), id };
-        if session.id.to_string().starts_with(&format!("{}-{}-", end.way, end.domain))
-            && session.note(store)?.as_deref() == Some(note)
-        {
+        if session.guest() == Some((end.way, end.domain)) && session.note(store)?.as_deref() == Some(note) {
             return Ok(Some(session));
         }
     }
@@ -172,7 +170,7 @@ pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
     let session = Session::ask(store, agent, Way::Out, domain, &Request::Discard { domain: DomId(domain) })?;
     match settled(store, &session, Instant::now())? {
         Some(State::Complete) => {}
-        Some(State::Failed { reason }) => return Err(Refusal::Agent(reason)),
+        Some(State::Failed { reason, .. }) => return Err(Refusal::Agent(reason)),
         _ => return Err(Refusal::AgentSilent),
     }
     End::out(domain).forget(store)?;
@@ -198,8 +196,8 @@ fn settled(store: &mut Xenstore, session: &Session, since: Instant) -> Result<Op
 /// Does what is left to do for dom0 about a guest that an agent was asked to take up, and says what became of it.
 fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Became, Refusal> {
     Ok(match (end.way, state) {
-        // For any other reason the agent did not take it up.
-        (_, State::Failed { reason }) if !reason::OF_ENDS.contains(&reason.as_str()) => Became::Over(reason),
+        // The agent did not take it up.
+        (_, State::Failed { cause: Cause::Cancelled | Cause::Other, reason }) => Became::Over(reason),
         (_, state) if state.is_end() => Became::Over(conclude(store, end, state)?),
         (Way::Out, State::Committed) => {
             Became::Open("it has left; the agents have met again, and its pages follow".into())
@@ -218,13 +216,12 @@ fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Bec
 /// Does what is left to do for dom0 when a migration has ended like this, and says what became of the guest.
 fn conclude(store: &mut Xenstore, end: End, state: State) -> Result<String, Refusal> {
     let became = match (end.way, state) {
-        (_, State::Failed { reason }) if reason == reason::GONE => "it is gone; nothing is left to recover".into(),
-        (Way::Out, State::Failed { reason }) if reason == reason::DISCARDED => reason,
-        (Way::Out, State::Failed { reason }) => match come_back(store, end.domain) {
+        (_, State::Failed { cause: Cause::Gone, reason }) => format!("{reason}; nothing is left to recover"),
+        (Way::Out, State::Failed { reason, .. }) => match come_back(store, end.domain) {
             Ok(()) => format!("{reason}; xenstored has been told"),
             Err(error) => format!("{reason}, but will not suspend again: {error}"),
         },
-        (Way::In, State::Failed { reason }) => reason,
+        (Way::In, State::Failed { reason, .. }) => reason,
         (Way::Out, _) => "it has left; the other host has all of it, and its memory here is free again".into(),
         (Way::In, _) => "it is here, and nothing of it is missing".into(),
     };
@@ -276,7 +273,7 @@ fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, R
             xl(&["destroy", &number]);
             Ok("it never ran here, and xl is gone: it goes on where it came from".into())
         }
-        Some(State::Failed { reason }) => {
+        Some(State::Failed { reason, .. }) => {
             xl(&["unpause", &number]);
             // Nobody needs to ask again.
             end.forget_toolstack(store)?;

@@ -19,7 +19,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::control::{Request, State};
+use common::control::{Cause, Request, State};
 use common::{Backends, DomId};
 
 use crate::agents::{Agent, Session, Way};
@@ -117,8 +117,11 @@ fn wait_for_guest(
         }
         match &state {
             Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
-            Some(State::Failed { reason }) => {
-                return Err(cancelled.take_if(|_| reason.contains("cancel")).unwrap_or(Refusal::Agent(reason.clone())));
+            Some(State::Failed { cause, reason }) => {
+                return Err(match cancelled {
+                    Some(why) if *cause == Cause::Cancelled => why,
+                    _ => Refusal::Agent(reason.clone()),
+                });
             }
             Some(_) if cancelled.is_none() => waits_since = Instant::now(),
             _ if waits_since.elapsed() > PATIENCE => return Err(cancelled.unwrap_or(Refusal::AgentSilent)),
@@ -240,7 +243,7 @@ mod tests {
         assert!(!helper.is_finished());
         drop(stream);
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
-        agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=cancelled by the toolstack");
+        agent.set(&format!("{HOME}/session/{name}/state"), "failed cause=cancelled reason=cancelled by the toolstack");
         assert!(helper.join().expect("the helper").is_err());
         let waits = |line: &&String| line.contains("waiting for memory of this host's agent");
         assert_eq!(libxl.messages().iter().filter(waits).count(), 1);
@@ -264,7 +267,7 @@ mod tests {
         agent.set(&format!("{HOME}/session/{name}/state"), "built store_gfn=1044476 console_gfn=1044479");
         drop(stream);
         agent.wait_for(&format!("{HOME}/request/{name}"), "cancel");
-        agent.set(&format!("{HOME}/session/{name}/state"), "failed reason=cancelled by the toolstack");
+        agent.set(&format!("{HOME}/session/{name}/state"), "failed cause=cancelled reason=cancelled by the toolstack");
         let refusal = "the other host's toolstack gave up; its own messages say why";
         assert_eq!(helper.join().expect("the helper"), Err(refusal.into()));
     }

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use common::DomId;
-use common::control::{Mode, Progress, Request, State};
+use common::control::{Cause, Mode, Progress, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
@@ -195,7 +195,7 @@ impl<'a> Save<'a> {
                 self.log(Level::Notice, &text);
                 return Ok(ControlFlow::Break(()));
             }
-            State::Failed { reason } => {
+            State::Failed { cause, reason } => {
                 // Without a note of its own it has changed nothing that would have to be forgotten.
                 if self.note.is_some() {
                     self.end().forget(self.store)?;
@@ -208,7 +208,7 @@ impl<'a> Save<'a> {
                 if self.guest == Guest::Suspended {
                     self.guest = Guest::Back;
                 }
-                return Err(self.why(reason));
+                return Err(self.why(cause, reason));
             }
             State::Suspend | State::Built { .. } | State::Ready | State::Running => {}
         }
@@ -289,11 +289,11 @@ impl<'a> Save<'a> {
         Ok(())
     }
 
-    /// What to tell the operator when the agent gave up with this reason. If it was asked to, it may still know better
-    /// than we do what happened to the other side.
-    fn why(&mut self, reason: String) -> Refusal {
+    /// What to tell the operator when the agent gave up. It may have been asked to and have done so for another reason, of
+    /// which it knows more than we do.
+    fn why(&mut self, cause: Cause, reason: String) -> Refusal {
         match self.cancelled.take() {
-            Some(cancelled) if reason.contains("cancel") => cancelled.why,
+            Some(cancelled) if cause == Cause::Cancelled => cancelled.why,
             _ => Refusal::Agent(reason),
         }
     }

@@ -3,7 +3,7 @@
 use common::control::{Request, Size, State, Summary};
 use common::cost::memory_for;
 
-use crate::agents::{Agent, Session};
+use crate::agents::{Agent, Session, Way};
 use crate::refusal::Refusal;
 use crate::xenstore::Xenstore;
 
@@ -104,7 +104,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
         let ended = state.as_ref().is_some_and(State::is_end);
         // Only the end that the guest runs on meets faults.
         let faults = match (&summary, progress) {
-            _ if !session.id.as_str().starts_with("in-") => None,
+            _ if session.guest().is_none_or(|(way, _)| way == Way::Out) => None,
             (Some(summary), _) => Some(summary.faults),
             (None, Some(progress)) if progress.stage == 3 => Some(progress.faults),
             _ => None,
@@ -119,7 +119,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
         };
         rows.push(Row {
             id: session.id.to_string(),
-            what: session.request(store)?.and_then(what).unwrap_or_else(|| direction(session.id.as_str())),
+            what: session.request(store)?.and_then(what).unwrap_or_else(|| direction(&session)),
             state: state.as_ref().map_or("asked", name).into(),
             stage,
             left,
@@ -133,7 +133,7 @@ fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
 /// What an operator must know of a session besides.
 fn note(state: Option<State>, summary: Option<Summary>) -> String {
     match (state, summary) {
-        (Some(State::Failed { reason } | State::Interrupted { reason } | State::Waiting { reason }), _) => {
+        (Some(State::Failed { reason, .. } | State::Interrupted { reason } | State::Waiting { reason }), _) => {
             reason.replace(char::is_control, " ")
         }
         (_, Some(Summary { differing: differing @ 1.., .. })) => format!(
@@ -154,13 +154,9 @@ fn what(request: Request) -> Option<String> {
     }
 }
 
-/// What the name alone says, once the request is tidied away: helpers name their requests `out-5-...`.
-fn direction(id: &str) -> String {
-    let mut parts = id.split('-');
-    match (parts.next(), parts.next()) {
-        (Some(way @ ("out" | "in")), Some(domain)) => format!("domain {domain} {way}"),
-        _ => "-".into(),
-    }
+/// What the name alone says, once the request is tidied away.
+fn direction(session: &Session) -> String {
+    session.guest().map_or_else(|| "-".into(), |(way, domain)| format!("domain {domain} {way}"))
 }
 
 const fn name(state: &State) -> &'static str {
@@ -240,7 +236,7 @@ mod tests {
         assert!(rows[2].starts_with("in-9-d ") && rows[2].contains("WRONG MEMORY: 2 pages"), "{}", rows[2]);
         assert_eq!(rows[3], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
         let json = json(&mut store).expect("json");
-        assert!(json.contains("\"state\":\"failed reason=\\\"no\\\"\\u001broom\""), "{json}");
+        assert!(json.contains("\"state\":\"failed cause=other reason=\\\"no\\\"\\u001broom\""), "{json}");
     }
 
     #[test]

@@ -208,7 +208,8 @@ fn end_of(domain: u16) -> Result<Option<End>, Refusal> {
     Ok(if output.status.success() { end_in(&String::from_utf8_lossy(&output.stdout)) } else { Some(End::Gone) })
 }
 
-/// The same from what `xl list` prints: a line of headings, then name, number, memory, processors, state and time.
+/// The same from what `xl list` prints: a line of headings, then name, number, memory, processors, state and time. `xl` says a
+/// domain's state in no other form.
 fn end_in(list: &str) -> Option<End> {
     let state = list.lines().nth(1).and_then(|line| line.split_whitespace().rev().nth(1)).unwrap_or_default();
     [('c', End::Crashed), ('s', End::Ended), ('d', End::Gone)]

@@ -204,7 +204,7 @@ impl AsFd for Xenstore {
     }
 }
 
-/// Turns "no such node" into success.
+/// Turns "no such node" into success. xenstored's protocol has words for errors, and no numbers.
 fn absent(error: XenstoreError) -> Result<()> {
     match error {
         XenstoreError::Refused { error, .. } if error == "ENOENT" => Ok(()),

@@ -38,7 +38,7 @@ pub(crate) async fn serve<P: Platform>(
     backends: Backends,
 ) {
     if let Err(error) = arrive(host, desk, domain, callee, session, size, backends).await {
-        desk.state(State::Failed { reason: error.to_string() });
+        desk.state(error.failed());
     }
 }
 
@@ -103,8 +103,7 @@ async fn arrive<P: Platform>(
         let contact = match error {
             None => Contact::Open { listening, bulk, line },
             Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
-                let reason = arrival.abort(error).await.to_string();
-                arrival.close(State::Failed { reason });
+                arrival.close(arrival.abort(error).await.failed());
                 return Ok(());
             }
             Some(error) => {

@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use core::pin::pin;
 
 use common::DomId;
-use common::control::{Mode, SessionToken, Size, State};
+use common::control::{Cause, Mode, SessionToken, Size, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
@@ -32,7 +32,7 @@ const OTHER_WAITS: &str = "the other host's agent, which waits for its turn; see
 /// Serves a request to send `domain` away.
 pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode, verify: bool) {
     if let Err(error) = leave(host, desk, domain, mode, verify).await {
-        desk.state(State::Failed { reason: error.to_string() });
+        desk.state(error.failed());
     }
 }
 
@@ -195,7 +195,7 @@ async fn migrate<P: Platform>(
 /// The one way out before the commit: the peer is told, and the guest runs on here. Gives the reason.
 async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) -> String {
     let (timer, desk) = (departure.timer.clone(), departure.desk.clone());
-    let mut reason = error.to_string();
+    let (mut cause, mut reason) = (error.cause(), error.to_string());
     if !matches!(error, SessionError::Told(_)) {
         let _ = timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
     }
@@ -212,9 +212,10 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         // Nothing is left to give back.
         Ok(()) | Err(PlatformError::Gone) => {}
         Err(error) => {
+            cause = Cause::Other;
             reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
         }
     }
-    departure.close(State::Failed { reason: reason.clone() });
+    departure.close(State::Failed { cause, reason: reason.clone() });
     reason
 }

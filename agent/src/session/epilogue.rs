@@ -31,6 +31,15 @@ pub(super) enum Answer {
     Abort(String),
 }
 
+impl Answer {
+    pub(super) fn message(&self) -> Message<'_> {
+        match self {
+            Self::Complete => Message::Complete,
+            Self::Abort(reason) => Message::Abort(reason),
+        }
+    }
+}
+
 /// The target's last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
@@ -57,11 +66,8 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
             // Whoever asks takes memory. Where there is none now, it asks again.
             let Ok(_memory) = host.budget.reserve(2 * lobby::BUFFERS.size()) else { continue };
             let mut control = Outlet::new(called.control.clone());
-            let message = match &answer {
-                Answer::Complete => Message::Complete,
-                Answer::Abort(reason) => Message::Abort(reason),
-            };
-            let told = async { control.send(message).await.is_ok() && called.control.connection().finished().await };
+            let told =
+                async { control.send(answer.message()).await.is_ok() && called.control.connection().finished().await };
             if host.timer.within(CONTROL_LOST, told).await == Some(true) {
                 return;
             }

@@ -1,10 +1,10 @@
 //! The source's end after the commit: a guest that has left, whose pages are kept until the target has them all.
 
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::ToString;
 use core::pin::pin;
 
-use common::control::{Mode, State, reason};
+use common::control::{Mode, State};
 use common::{BATCH, Gfn, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
@@ -22,7 +22,7 @@ use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
 use crate::source::{Batch, Committed, Departure, Ending, Listening, answering, reserve, size_of};
 use crate::tasks::SECOND;
-use crate::wire::{CHUNK, Message, Purpose};
+use crate::wire::{CHUNK, Purpose};
 use crate::{dirty_copy, platform};
 
 /// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
@@ -52,9 +52,10 @@ pub(super) async fn see_off<P: Platform>(
             Line::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
                 Either::First(called) => Line::Called(called),
                 Either::Second(()) => {
-                    departure.close(discarded());
+                    let (answer, state) = over(Refusal::Discarded);
+                    departure.close(state);
                     drop((departure, claim));
-                    return epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+                    return epilogue::answer(host, invitation, answer).await;
                 }
             },
             Line::Called(called) => match departure.welcome_back(host, &called).await {
@@ -80,22 +81,17 @@ pub(super) async fn see_off<P: Platform>(
         };
     };
     let (answer, state) = match ending {
-        Ending::Complete => {
-            let _ = host.timer.within(SECOND, departure.control.send(Message::Complete)).await;
-            departure.destroy(&claim).await;
-            (Answer::Complete, State::Complete)
-        }
+        Ending::Complete => (Answer::Complete, State::Complete),
         Ending::Lost => {
-            log::error!("{}: {}", departure.desk.id, reason::LOST);
-            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(reason::LOST))).await;
-            (Answer::Abort(reason::LOST.to_string()), State::Failed { reason: reason::LOST.to_string() })
+            log::error!("{}: {}", departure.desk.id, Refusal::Lost);
+            over(Refusal::Lost)
         }
-        Ending::Revoked => {
-            let reason = departure.take_back(committed).await;
-            let _ = host.timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
-            (Answer::Abort(reason.clone()), State::Failed { reason })
-        }
+        Ending::Revoked => over(departure.take_back(committed).await),
     };
+    let _ = host.timer.within(SECOND, departure.control.send(answer.message())).await;
+    if ending == Ending::Complete {
+        departure.destroy(&claim).await;
+    }
     departure.close(state);
     departure.bulk.connection().abort();
     let heard = host.timer.within(PEER_WAIT, departure.control.connection().finished()).await;
@@ -116,9 +112,9 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
         // dom0 may always have back a guest that has not left.
         source.release()?;
         drop((source, claim, seat));
-        let reason = SessionError::Refused(Refusal::GivenBack).to_string();
-        desk.state(State::Failed { reason: reason.clone() });
-        epilogue::answer(host, invitation, Answer::Abort(reason)).await;
+        let (answer, state) = over(Refusal::NotLeft);
+        desk.state(state);
+        epilogue::answer(host, invitation, answer).await;
         return Ok(());
     };
     let mut memory = turn(host, desk, Want::to_leave(size_of(&info, false)).again()).await?;
@@ -128,9 +124,10 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
         Either::First(called) => called,
         Either::Second(()) => {
-            desk.state(discarded());
+            let (answer, state) = over(Refusal::Discarded);
+            desk.state(state);
             drop((source, claim, seat));
-            epilogue::answer(host, invitation, Answer::Abort(reason::DISCARDED.to_string())).await;
+            epilogue::answer(host, invitation, answer).await;
             return Ok(());
         }
     };
@@ -145,9 +142,9 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     Ok(())
 }
 
-/// How a session ends whose guest is discarded.
-fn discarded() -> State {
-    State::Failed { reason: reason::DISCARDED.to_string() }
+/// What the target hears, and the toolstack, of a session that is over for this reason.
+fn over(refusal: Refusal) -> (Answer, State) {
+    (Answer::Abort(refusal.to_string()), SessionError::Refused(refusal).failed())
 }
 
 impl<S: Source> Departure<S> {
@@ -231,11 +228,10 @@ impl<S: Source> Departure<S> {
     }
 
     /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
-    async fn take_back(&mut self, _: Committed) -> String {
-        let reason = match self.insist("the guest cannot be taken back", S::release).await {
-            Ok(()) => reason::REVOKED,
-            Err(_) => reason::LOST,
-        };
-        reason.to_string()
+    async fn take_back(&mut self, _: Committed) -> Refusal {
+        match self.insist("the guest cannot be taken back", S::release).await {
+            Ok(()) => Refusal::Revoked,
+            Err(_) => Refusal::Lost,
+        }
     }
 }

@@ -99,9 +99,9 @@ pub(super) async fn stay<'a, P: Platform>(
     };
     let (word, state) = match end {
         End::Whole | End::Destroyed(Ran::Yes) => (Some(Word::Complete), State::Complete),
-        End::Destroyed(Ran::Never) => (Some(Word::Revoked), failed(SessionError::Refused(Refusal::Gone))),
-        End::Destroyed(Ran::Perhaps) => (None, failed(SessionError::Refused(Refusal::Unknown))),
-        End::Told(reason) => (None, failed(SessionError::Told(reason))),
+        End::Destroyed(Ran::Never) => (Some(Word::Revoked), SessionError::Refused(Refusal::Gone).failed()),
+        End::Destroyed(Ran::Perhaps) => (None, SessionError::Refused(Refusal::Unknown).failed()),
+        End::Told(reason) => (None, SessionError::Told(reason).failed()),
     };
     arrival.phase.set(Phase::Over);
     let heard = match (word, contact) {
@@ -117,10 +117,6 @@ pub(super) async fn stay<'a, P: Platform>(
     };
     arrival.close(state);
     if heard { None } else { word }
-}
-
-fn failed(error: SessionError) -> State {
-    State::Failed { reason: error.to_string() }
 }
 
 /// What becomes of the guest.

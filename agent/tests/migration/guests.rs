@@ -18,7 +18,7 @@ fn becomes(here: Here, ms: u64) -> Option<(World, String)> {
     world.guest.borrow_mut().here = here;
     assert!(world.run(300_000), "{:?}", world.states);
     let reasons = world.states[0].iter().map(|states| match states.last() {
-        Some(State::Failed { reason }) => reason.clone(),
+        Some(State::Failed { reason, .. }) => reason.clone(),
         other => panic!("{other:?} is not a failure: {:?}", world.states),
     });
     let reasons = reasons.collect::<Vec<_>>().join(" / ");
@@ -69,7 +69,7 @@ fn a_suspended_guest_that_is_destroyed_ends_the_migration() {
         world.guest.borrow_mut().here = Here::Gone;
         assert!(world.run(300_000), "{:?}", world.states);
         for end in 0..2 {
-            let Some(State::Failed { reason }) = world.state(end) else { panic!("{:?}", world.states) };
+            let Some(State::Failed { reason, .. }) = world.state(end) else { panic!("{:?}", world.states) };
             assert!(reason.ends_with("the guest is gone"), "{turns}: {reason}");
         }
         assert!(!world.guest.borrow().released, "{turns}");

@@ -91,7 +91,7 @@ fn a_guest_that_never_fits_is_refused_at_once_and_the_memory_named_that_would_do
         let mut world = world(scenario, 1, [((needed - 1) << 20) as usize - BESIDE; 2]);
         world.start();
         world.run_until(10, |_| false);
-        let Some(State::Failed { reason }) = world.state(0) else { panic!("{:?}", world.states) };
+        let Some(State::Failed { reason, .. }) = world.state(0) else { panic!("{:?}", world.states) };
         assert!(reason.contains(&format!("memory = {needed} ")), "{reason}");
         world.set_memory(0, (needed << 20) as usize - BESIDE);
         world.set_memory(1, (needed << 20) as usize - BESIDE);
@@ -116,7 +116,7 @@ fn a_guest_that_was_paused_while_it_waited_is_refused_when_its_turn_comes() {
         world.states
     );
     world.run_until(1000, |_| false);
-    let Some(State::Failed { reason }) = world.states[2][0].last() else { panic!("{:?}", world.states) };
+    let Some(State::Failed { reason, .. }) = world.states[2][0].last() else { panic!("{:?}", world.states) };
     assert!(reason.starts_with("the guest is paused"), "{reason}");
     let guests = world.guests.borrow();
     guests[0].borrow().check_complete();

@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
-use common::control::{Mode, Progress, Request, State, Summary};
+use common::control::{Cause, Mode, Progress, Request, State, Summary};
 use common::{Backends, DomId, PublicKey, cost};
 
 use guest::{Guest, Here, Shared};
@@ -276,7 +276,7 @@ impl World {
                     self.guests.borrow()[guest].borrow_mut().created = false;
                 }
                 // So the helper says; it has nothing to hand to another agent.
-                self.states[guest][end].push(State::Failed { reason: "the agent died".into() });
+                self.states[guest][end].push(State::Failed { cause: Cause::Other, reason: "the agent died".into() });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a session answers.
 
 use alloc::string::String;
+use core::convert::Infallible;
 use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
@@ -58,9 +59,48 @@ pub enum State {
     },
     /// Both: given up; the guest is at the source as it was.
     Failed {
-        /// Why, in one line.
+        /// Why, for the toolstack.
+        cause: Cause,
+        /// Why, for people, in one line.
         reason: String,
     },
+}
+
+/// Why a session failed, as far as the toolstack acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cause {
+    /// The session's own toolstack gave it up.
+    Cancelled,
+    /// Nothing of the guest is left on this host.
+    Gone,
+    /// What was begun is undone: the guest had not left, or has come back before it ran elsewhere.
+    Back,
+    /// Anything else, and what an agent of another version says.
+    #[default]
+    Other,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cancelled => "cancelled",
+            Self::Gone => "gone",
+            Self::Back => "back",
+            Self::Other => "other",
+        })
+    }
+}
+
+impl FromStr for Cause {
+    type Err = Infallible;
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "cancelled" => Self::Cancelled,
+            "gone" => Self::Gone,
+            "back" => Self::Back,
+            _ => Self::Other,
+        })
+    }
 }
 
 impl State {
@@ -86,7 +126,7 @@ impl fmt::Display for State {
             Self::Running => f.write_str("running"),
             Self::Complete => f.write_str("complete"),
             Self::Interrupted { reason } => write!(f, "interrupted reason={reason}"),
-            Self::Failed { reason } => write!(f, "failed reason={reason}"),
+            Self::Failed { cause, reason } => write!(f, "failed cause={cause} reason={reason}"),
         }
     }
 }
@@ -112,7 +152,7 @@ impl FromStr for State {
             "running" => Self::Running,
             "complete" => Self::Complete,
             "interrupted" => Self::Interrupted { reason: line.reason()? },
-            "failed" => Self::Failed { reason: line.reason()? },
+            "failed" => Self::Failed { cause: line.optional("cause")?.unwrap_or_default(), reason: line.reason()? },
             _ => return Err(ParseError::Bad("state")),
         })
     }

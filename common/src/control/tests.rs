@@ -35,7 +35,10 @@ fn every_line_survives_the_trip_through_text() {
         State::Running,
         State::Complete,
         State::Interrupted { reason: reason.clone() },
-        State::Failed { reason },
+        State::Failed { cause: Cause::Cancelled, reason: reason.clone() },
+        State::Failed { cause: Cause::Gone, reason: reason.clone() },
+        State::Failed { cause: Cause::Back, reason: reason.clone() },
+        State::Failed { cause: Cause::Other, reason },
     ] {
         survives(state);
     }
@@ -59,9 +62,18 @@ fn every_line_survives_the_trip_through_text() {
 fn the_protocol_reads_as_agreed() {
     let request: Request = "out domain=5 mode=tsmc".parse().unwrap();
     assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: false });
-    assert_eq!(State::Failed { reason: "no room".to_string() }.to_string(), "failed reason=no room");
+    let failed = |cause| State::Failed { cause, reason: "no room".to_string() };
+    assert_eq!(failed(Cause::Cancelled).to_string(), "failed cause=cancelled reason=no room");
     let id: RequestId = "out-5".parse().unwrap();
     assert_eq!(id.suspended(), "request/out-5/suspended");
+}
+
+#[test]
+fn a_failure_of_no_known_cause_is_one_of_any_other() {
+    let failed = State::Failed { cause: Cause::Other, reason: "cancelled cause=gone".to_string() };
+    for line in ["failed reason=cancelled cause=gone", "failed cause=tired reason=cancelled cause=gone"] {
+        assert_eq!(line.parse(), Ok(failed.clone()), "{line}");
+    }
 }
 
 #[test]

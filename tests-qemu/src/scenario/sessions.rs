@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use common::control::{Progress, ROOT, SESSIONS, State, Summary};
-use tests_qemu::exec::{Error, Event, Request, Running};
+use tests_qemu::exec::{Dom0, Error, Event, Request, Running};
 
 use super::agents::Agent;
 
@@ -39,6 +39,25 @@ impl Session {
 }
 
 type Sessions = BTreeMap<String, Session>;
+
+/// The sessions that this host's agent remembers, with their names; none if there is no agent.
+pub fn now(dom0: &Dom0) -> Result<Vec<(String, Session)>> {
+    let output = dom0.run(&["tsmc", "status", "--json"])?;
+    if !output.success() {
+        return Ok(Vec::new());
+    }
+    let status: serde_json::Value = serde_json::from_str(&output.text()).context("tsmc status --json")?;
+    let session = |told: &serde_json::Value| {
+        let line = |key: &str| told[key].as_str();
+        let session = Session {
+            state: line("state").and_then(|line| line.parse().ok()),
+            progress: line("progress").and_then(|line| line.parse().ok()),
+            summary: line("summary").and_then(|line| line.parse().ok()),
+        };
+        (line("id").unwrap_or_default().to_owned(), session)
+    };
+    Ok(status["sessions"].as_array().into_iter().flatten().map(session).collect())
+}
 
 /// Follows the sessions of one agent that change from now on. Ends when dropped.
 pub struct Follower {

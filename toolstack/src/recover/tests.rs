@@ -20,7 +20,7 @@ fn told(way: Way, state: &str) -> (FakeStore, Xenstore, String) {
 
 #[test]
 fn a_guest_that_is_back_is_announced_to_xenstored() {
-    let (agent, mut store, text) = told(Way::Out, &format!("failed reason={}", reason::HERE));
+    let (agent, mut store, text) = told(Way::Out, "failed cause=back reason=the guest has not left: it runs here");
     assert_eq!(text, "domain 5: the guest has not left: it runs here; xenstored has been told\n");
     assert_eq!(agent.resumed(), ["5"]);
     assert_eq!(recover(&mut store, None).expect("an answer"), "nothing to recover\n");
@@ -121,9 +121,22 @@ fn a_guest_is_discarded_if_the_agent_agrees() {
 
 #[test]
 fn what_is_over_is_forgotten() {
-    for (way, state) in [(Way::Out, "complete"), (Way::In, "complete"), (Way::Out, "failed reason=the guest is gone")] {
-        let (_agent, mut store, text) = told(way, state);
-        assert!(text.starts_with("domain 5: it "), "{text}");
+    let gone = "failed cause=gone reason=the guest is gone";
+    for (way, state) in [(Way::Out, "complete"), (Way::In, "complete"), (Way::Out, gone), (Way::In, gone)] {
+        let (agent, mut store, text) = told(way, state);
+        assert!(text.starts_with("domain 5: it ") || text.contains("is left to recover"), "{text}");
+        assert_eq!(agent.resumed(), [""; 0], "{state}");
         assert_eq!(kept::all(&mut store).expect("notes"), []);
+    }
+}
+
+/// Whatever it says: only the cause tells that it was taken up.
+#[test]
+fn what_the_agent_did_not_take_up_stays_noted() {
+    for state in ["failed cause=other reason=the guest is gone", "failed reason=the guest is gone"] {
+        let (agent, mut store, text) = told(Way::Out, state);
+        assert_eq!(text, "domain 5: the guest is gone\n");
+        assert_eq!(agent.resumed(), [""; 0]);
+        assert_eq!(store.read("/tool/tsmc/out/5").expect("an answer").as_deref(), Some("00ff"));
     }
 }

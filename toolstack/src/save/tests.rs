@@ -134,7 +134,7 @@ fn a_guest_whose_libxl_died_in_the_suspend_is_told_to_xenstored_all_the_same() {
     let scene = scene(FakeLibxl::DIES);
     scene.agent_says("suspend");
     scene.agent.wait_for(&scene.request, "cancel");
-    scene.agent_says("failed reason=cancelled by the toolstack");
+    scene.agent_says("failed cause=cancelled reason=cancelled by the toolstack");
     let agent = scene.agent.clone();
     assert_eq!(scene.end().0, Err("the toolstack process that asked for the migration died".into()));
     assert_eq!(agent.resumed(), ["5", "5"]);
@@ -164,7 +164,7 @@ fn a_guest_that_waits_for_its_turn_can_be_kept() {
     scene.agent_says("waiting reason=memory of this host's agent");
     scene.signals.write_all(b"x").expect("a signal");
     scene.agent.wait_for(&scene.request, "cancel");
-    scene.agent_says("failed reason=cancelled by the toolstack");
+    scene.agent_says("failed cause=cancelled reason=cancelled by the toolstack");
     assert_eq!(scene.end().0, Err("cancelled".into()));
 }
 
@@ -187,7 +187,7 @@ fn the_receiver_s_death_cancels() {
     scene.agent_says("copying");
     scene.stream = File::open("/dev/null").expect("a file");
     scene.agent.wait_for(&scene.request, "cancel");
-    scene.agent_says("failed reason=cancelled by the toolstack");
+    scene.agent_says("failed cause=cancelled reason=cancelled by the toolstack");
     assert_eq!(scene.end().0, Err("the other host's toolstack gave up; its own messages say why".into()));
 }
 
@@ -198,8 +198,8 @@ fn the_agent_may_know_better_why_the_receiver_died() {
     scene.invitation();
     scene.stream = File::open("/dev/null").expect("a file");
     scene.agent.wait_for(&scene.request, "cancel");
-    scene.agent_says("failed reason=the target has too little free memory");
-    assert_eq!(scene.end().0, Err("the target has too little free memory".into()));
+    scene.agent_says("failed cause=other reason=the target cancelled its claim for memory");
+    assert_eq!(scene.end().0, Err("the target cancelled its claim for memory".into()));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn libxl_may_stop_it() {
     scene.agent_says("copying");
     scene.signals.write_all(b"x").expect("a signal");
     scene.agent.wait_for(&scene.request, "cancel");
-    scene.agent_says("failed reason=cancelled by the toolstack");
+    scene.agent_says("failed cause=cancelled reason=cancelled by the toolstack");
     assert_eq!(scene.end().0, Err("cancelled".into()));
 }
 

@@ -11,8 +11,8 @@ use super::scene::{Domain, domains};
 use crate::mode::Mode;
 use crate::network::{GUESTS, Place, SECOND_GUEST};
 use crate::scenario::guest::{self, Guest, Label, Workload};
-use crate::scenario::migration;
 use crate::scenario::testbed::{A, B, SHELL};
+use crate::scenario::{migration, sessions};
 use crate::trouble::Trouble;
 
 /// What the link carries when a stage is to last.
@@ -50,12 +50,12 @@ pub fn fail_alone(fixture: &mut Fixture) -> Result<()> {
     let number = domains(&dom0)?.iter().find(|domain| domain.name == pair.guests[1].name).context("no guest")?.number;
     let begun = Instant::now();
     loop {
-        let status = dom0.run(&["tsmc", "status"])?.text();
-        let copies = |line: &str| line.starts_with(&format!("out-{number}-")) && line.contains(" 1 (");
-        if status.lines().any(copies) {
+        let sessions = sessions::now(&dom0)?;
+        let second = sessions.iter().find(|(name, _)| name.starts_with(&format!("out-{number}-")));
+        if second.is_some_and(|(_, session)| session.progress.is_some_and(|progress| progress.stage == 1)) {
             break;
         }
-        ensure!(begun.elapsed() < LIMIT, "the second migration does not begin:\n{status}");
+        ensure!(begun.elapsed() < LIMIT, "the second migration does not begin: {second:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
     // Its words after the option are two descriptors and the domain.

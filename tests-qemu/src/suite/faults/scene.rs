@@ -11,8 +11,8 @@ use crate::mode::Mode;
 use crate::network::Place;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
-use crate::scenario::migration;
 use crate::scenario::testbed::{A, B, SHELL};
+use crate::scenario::{migration, sessions};
 use crate::trouble::{Between, Trouble};
 
 /// What the link carries when stage 1 is to last: 750 pages a second.
@@ -152,10 +152,8 @@ impl<'a> Scene<'a> {
         for place in [self.from, self.to] {
             let begun = Instant::now();
             loop {
-                let status = self.dom0(place)?.run(&["tsmc", "status"])?.text();
-                let is_over = |row: &str| row.contains(" complete ") || row.contains(" failed ");
-                let rows = status.lines().filter(|line| line.starts_with("out-") || line.starts_with("in-"));
-                let left: Vec<&str> = rows.filter(|row| !is_over(row)).collect();
+                let mut left = sessions::now(&self.dom0(place)?)?;
+                left.retain(|(_, session)| !session.is_over());
                 if left.is_empty() {
                     break;
                 }

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, Moment};
 use super::scene::{RECEIVER, RESTORE_HELPER, SAVE_HELPER, SENDER, Scene, interrupt, signal};
+use crate::scenario::sessions;
 use crate::trouble::Trouble;
 
 /// Where in a migration, before the commit, something happens.
@@ -101,9 +102,11 @@ fn kill_receiver(scene: &Scene, _: &Attempt) -> Result<()> {
 
 /// As an operator does it: the session's name is read from `tsmc status`.
 fn cancel(_: &Scene, attempt: &Attempt) -> Result<()> {
-    let status = attempt.dom0.run(&["tsmc", "status"])?.text();
-    let row = status.lines().rfind(|line| line.starts_with("out-") && !line.contains(" failed "));
-    let session = row.and_then(|line| line.split(' ').next()).context("tsmc status shows no session")?;
+    let sessions = sessions::now(&attempt.dom0)?;
+    let (session, _) = sessions
+        .iter()
+        .rfind(|(name, session)| name.starts_with("out-") && !session.is_over())
+        .context("tsmc status shows no session that goes on")?;
     let output = attempt.dom0.run(&["tsmc", "cancel", session])?;
     ensure!(output.success(), "tsmc cancel: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
