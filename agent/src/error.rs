@@ -80,9 +80,6 @@ pub enum PeerFault {
     /// It sent a message that has no place at this point.
     #[error("the other host's agent sent a message out of turn")]
     OutOfTurn,
-    /// It speaks no version that is spoken here.
-    #[error("the agents share no version of their protocol")]
-    Version,
     /// It named a page that the guest does not have.
     #[error("the other host's agent named a page that does not exist")]
     NoSuchPage,
@@ -126,9 +123,6 @@ pub enum Refusal {
     /// Dirty pages cannot be logged.
     #[error("this hypervisor cannot log which pages a guest dirties")]
     NoDirtyLog,
-    /// Guest memory cannot be mapped.
-    #[error("this agent cannot map the guest's memory")]
-    NoForeignMap,
     /// Pages of it are still elsewhere.
     #[error("pages of the guest have not arrived here from an earlier migration")]
     PagedOut,
@@ -185,9 +179,9 @@ pub enum Refusal {
     /// The other agent's key is not in this one's list.
     #[error("the other host's agent has a key that is not in this agent's list")]
     UnknownPeer,
-    /// The other agent is of a version that this one does not understand.
-    #[error("the agents share no version of their protocol")]
-    Version,
+    /// The other agent is of another version.
+    #[error("{0}")]
+    Version(VersionMismatch),
     /// Two agents have called for the guest.
     #[error("two hosts' agents have called for this guest, and only one can be meant")]
     Contested,
@@ -218,6 +212,16 @@ pub enum Refusal {
     /// The domain is gone, and nobody knows whether the guest ran in it.
     #[error("the domain is gone, and it is not known whether the guest ran in it: the other host keeps its copy")]
     Unknown,
+}
+
+/// What the agents speak that share no version of their protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the agents share no version of their protocol: the other host's speaks {theirs}, this one {ours}")]
+pub struct VersionMismatch {
+    /// The other agent's version.
+    pub theirs: u8,
+    /// This agent's.
+    pub ours: u8,
 }
 
 /// Why the machine under the agent did not do what it was asked.
@@ -287,8 +291,8 @@ pub enum LinkError {
     #[error("the other host's agent turned this one away; is this agent's key in its list? is it as new?")]
     TurnedAway,
     /// It said that it is of another version.
-    #[error("the agents share no version of their protocol")]
-    Version,
+    #[error("{0}")]
+    Version(VersionMismatch),
     /// Whoever answers there does not have the key that it should.
     #[error("what answers for the other host's agent does not have that agent's key")]
     Unproven,

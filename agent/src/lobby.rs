@@ -332,8 +332,8 @@ async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce())
     let preamble = match Preamble::parse(&preamble) {
         Ok(preamble) => preamble,
         Err(NoPreamble::Strange) => return Err(SessionError::Peer(PeerFault::Stranger)),
-        Err(NoPreamble::Version(session)) => {
-            let refusal = Refusal::Version;
+        Err(NoPreamble::Version(mismatch, session)) => {
+            let refusal = Refusal::Version(mismatch);
             // Version 1 said the token itself here.
             let is = |peer: &Expected| session == peer.name.0 || session == peer.session.0;
             ear.lobby.find_by(is, |peer| peer.turned_away = Some(refusal));

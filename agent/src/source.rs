@@ -15,7 +15,7 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use core::pin::Pin;
 
 use common::control::{Mode, Size, State};
-use common::{BATCH, Features, Gfn, PAGE_SIZE, Page, PageSet, cost};
+use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
 use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
@@ -32,7 +32,7 @@ use crate::peers::Seat;
 use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::Timer;
-use crate::wire::{Demanded, Kind, Message, VERSIONS, Welcome};
+use crate::wire::{Demanded, Kind, Message, Welcome};
 use crate::{datagram, lobby, platform, tail};
 use answering::Answering;
 
@@ -267,20 +267,9 @@ impl<S: Source> Departure<S> {
     }
 
     /// Says what the guest is.
-    pub(crate) async fn welcome(
-        &mut self,
-        called: &Called,
-        info: &GuestInfo,
-        features: Features,
-        frame: &[u8],
-    ) -> Result<(), SessionError> {
-        let version = VERSIONS.1.min(called.hello.versions.1);
-        if version < VERSIONS.0.max(called.hello.versions.0) {
-            return Err(SessionError::Peer(PeerFault::Version));
-        }
-        let GuestInfo { vcpus, pages, uuid, .. } = *info;
-        let (mode, frames, verify) = (self.policy, self.frames, self.verify);
-        let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame };
+    pub(crate) async fn welcome(&mut self, info: &GuestInfo, frame: &[u8]) -> Result<(), SessionError> {
+        let GuestInfo { pages, uuid, .. } = *info;
+        let welcome = Welcome { pages, frames: self.frames, uuid, verify: self.verify, frame };
         self.control.send(Message::Welcome(welcome)).await
     }
 

@@ -48,8 +48,7 @@ impl Platform {
         let batch = memory.window()?;
         // Each guest that arrives needs addresses for its pager's ring.
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
-        let features =
-            Features { dirty_log: features::has_dirty_log(), paging: features::has_paging(), foreign_map: true };
+        let features = Features { dirty_log: features::has_dirty_log(), paging: features::has_paging() };
         Ok(Self { reach: Reach::new(batch, rings), features, fault_ports: FaultPorts::default() })
     }
 

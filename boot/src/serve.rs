@@ -164,11 +164,10 @@ fn log_level(command_line: &str) -> LevelFilter {
 }
 
 fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config, mtu: u16) {
-    let found: Vec<&str> =
-        [(features.dirty_log, "dirty log"), (features.paging, "paging"), (features.foreign_map, "foreign map")]
-            .into_iter()
-            .filter_map(|(found, name)| found.then_some(name))
-            .collect();
+    let found: Vec<&str> = [(features.dirty_log, "dirty log"), (features.paging, "paging")]
+        .into_iter()
+        .filter_map(|(found, name)| found.then_some(name))
+        .collect();
     say!(
         "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
         env!("CARGO_PKG_VERSION"),

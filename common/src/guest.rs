@@ -88,6 +88,4 @@ pub struct Features {
     pub dirty_log: bool,
     /// A guest's pages can be made absent and faults on them served.
     pub paging: bool,
-    /// Guest memory can be mapped.
-    pub foreign_map: bool,
 }

@@ -212,7 +212,7 @@ mod tests {
         let (fake, mut store) = FakeStore::with_agent();
         assert_eq!(
             table(&mut store).expect("a table"),
-            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging,foreign-map, \
+            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging, \
              PLAIN: not encrypted, not for production\n\
              no sessions\n"
         );

@@ -27,7 +27,7 @@ use crate::platform::{
 use crate::secure::{Link, Security};
 use crate::source::Departure;
 use crate::tasks::Timer;
-use crate::wire::{Channel, Hello, Kind, Message, Purpose, VERSIONS};
+use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
 /// Pages that stand for all of a guest's: more than the processor's caches hold.
 const PAGES: usize = 16 << 10;
@@ -49,9 +49,7 @@ impl Leaver {
         let [bulk, there] = connect(&mut ends).map(Link::plain);
         let host = host(&ends[0], clock);
         let hello = Hello {
-            versions: VERSIONS,
             channel: Channel::Control,
-            features: Features::default(),
             purpose: Purpose::Begin,
             session: SessionToken([0; 16]),
             binding: [0; 32],

@@ -5,12 +5,10 @@ use embassy_futures::select::{Either, select};
 
 use super::*;
 use crate::channel::SharedOutlet;
-use crate::error::LinkError;
+use crate::error::{LinkError, VersionMismatch};
 use crate::secure::Heard;
 use crate::secure::Protection;
 use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
-use crate::wire::VERSIONS;
-use common::Features;
 
 const SESSION: SessionToken = SessionToken([7; 16]);
 
@@ -76,8 +74,7 @@ impl Scene {
         let connection = self.connect(&preamble.emit());
         let (caller, callee) = (identity(own, &[2]), identity(2, &[]).public_key());
         let link = self.run(handshake::call(connection, &caller, callee, preamble, entropy()))?;
-        let (features, purpose) = (Features::default(), Purpose::Begin);
-        let hello = Hello { versions: VERSIONS, channel, features, purpose, session, binding };
+        let hello = Hello { channel, purpose: Purpose::Begin, session, binding };
         self.run(SharedOutlet::new(link.clone()).send(Message::Hello(hello)))?;
         Ok(link)
     }
@@ -220,17 +217,19 @@ fn an_agent_that_calls_again_has_lost_what_it_had() {
 #[test]
 fn agents_of_different_versions_both_learn_why_they_do_not_meet() {
     // Version 1 said the token in clear; what a later one says is its name, for all that is known today.
-    for (version, session) in [(1, SESSION.0), (9, SessionName::of(SESSION).0)] {
+    let name = SessionName::of(SESSION).0;
+    for (theirs, session) in [(1, SESSION.0), (2, name), (3, name), (9, name)] {
         let mut scene = Scene::new();
         let invitation = scene.expect();
         let mut said = preamble(Protection::Sealed, Channel::Control).emit();
-        said[4] = version;
+        said[4] = theirs;
         said[8..].copy_from_slice(&session);
         let caller = scene.connect(&said);
         let mut heard = [0; 8];
         scene.run(caller.read_exact(&mut heard)).unwrap();
         assert!(scene.run(caller.read_exact(&mut [0])).is_err(), "it is still listened to");
         assert_eq!(heard, Preamble::other_version());
-        assert_eq!(invitation.turned_away(), Some(Refusal::Version));
+        let mismatch = VersionMismatch { theirs, ours: 4 };
+        assert_eq!(invitation.turned_away(), Some(Refusal::Version(mismatch)));
     }
 }

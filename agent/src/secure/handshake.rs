@@ -43,8 +43,7 @@ pub(crate) async fn call(
     connection.write_all(&message).await?;
     let mut answer = [0; ANSWER];
     if connection.read_exact(&mut answer).await.is_err() {
-        let other = Preamble::is_other_version(&answer);
-        return Err(if other { LinkError::Version } else { LinkError::TurnedAway }.into());
+        return Err(Preamble::mismatch(&answer).map_or(LinkError::TurnedAway, LinkError::Version).into());
     }
     state.read_message(&answer, &mut []).map_err(|_| LinkError::Unproven)?;
     Ok(link(connection, &mut state, peer))
@@ -122,6 +121,8 @@ impl Random for Once {
 
 #[cfg(test)]
 mod tests {
+    use std::string::ToString;
+
     use embassy_futures::join::{join, join3};
 
     use super::super::{Heard, Protection, SessionName};
@@ -204,13 +205,14 @@ mod tests {
         let answer = async move {
             take(&other, CALL).await;
             let mut answer = Preamble::other_version();
-            answer[4] += 1;
+            answer[4] = 2;
             other.write_all(&answer).await.unwrap();
             other.finished().await;
         };
-        let call = async move { call(caller, &one, two, PREAMBLE, entropy()).await.err() };
+        let call = async move { call(caller, &one, two, PREAMBLE, entropy()).await.err().unwrap() };
         let (called, ()) = pair.finish(join(call, answer));
-        assert_eq!(called, Some(LinkError::Version.into()));
+        let text = "the agents share no version of their protocol: the other host's speaks 2, this one 4";
+        assert_eq!(called.to_string(), text);
     }
 
     #[test]

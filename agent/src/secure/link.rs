@@ -6,6 +6,7 @@ use core::cell::{Cell, RefCell};
 
 use common::PublicKey;
 
+use super::Preamble;
 use super::datagram::Datagrams;
 use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
 use crate::error::LinkError;
@@ -250,7 +251,7 @@ impl Link {
         let count = u32::from_le_bytes(length) as usize;
         let sealed = self.0.proof.is_some();
         if count == 0 || count > MAX_PAYLOAD {
-            return Err(if sealed { LinkError::Changed } else { LinkError::Lost });
+            return Err(if sealed { LinkError::Changed } else { self.misfit(length).await });
         }
         let end = count + if sealed { TAG } else { 0 };
         let record = into.room(end);
@@ -263,6 +264,16 @@ impl Link {
         }
         into.length += count;
         Ok(())
+    }
+
+    /// What somebody says on a plain connection where a record should begin: an agent of another version names that.
+    async fn misfit(&self, begin: [u8; LENGTH]) -> LinkError {
+        let mut answer = Preamble::other_version();
+        answer[..LENGTH].copy_from_slice(&begin);
+        match self.fill(&mut answer[LENGTH..]).await {
+            Ok(()) => Preamble::mismatch(&answer).map_or(LinkError::Lost, LinkError::Version),
+            Err(error) => error,
+        }
     }
 
     /// A connection that ends is never more than lost, wherever it ends: what is final is said in records.

@@ -8,12 +8,12 @@ use common::control::SessionToken;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-use crate::error::Refusal;
+use crate::error::{Refusal, VersionMismatch};
 use crate::wire::Channel;
 
 const MAGIC: [u8; 4] = *b"TSMC";
-/// 1 had the token itself in clear.
-const VERSION: u8 = 2;
+/// The version of the protocol: of this, and of all that follows. 1 had the token itself in clear.
+const VERSION: u8 = 4;
 
 /// Whether a connection is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ impl SessionName {
 pub(crate) enum NoPreamble {
     /// It is none at all.
     Strange,
-    /// It is one of another version. What stands where the session's name would be is in it.
-    Version([u8; 16]),
+    /// It is one of another version, and has this where the session's name would be.
+    Version(VersionMismatch, [u8; 16]),
 }
 
 /// What a connection is for: magic (4 bytes), version (1), protection (1), channel (1), zero (1), the session's name (16).
@@ -79,7 +79,8 @@ impl Preamble {
             return Err(NoPreamble::Strange);
         }
         if *version != VERSION {
-            return Err(NoPreamble::Version(*session));
+            let mismatch = VersionMismatch { theirs: *version, ours: VERSION };
+            return Err(NoPreamble::Version(mismatch, *session));
         }
         let protection = match protection {
             0 => Protection::Plain,
@@ -107,9 +108,10 @@ impl Preamble {
         bytes
     }
 
-    /// Whether this is what an agent of another version answers.
-    pub(crate) fn is_other_version(answer: &[u8]) -> bool {
-        answer.starts_with(&MAGIC) && answer.get(4).is_some_and(|version| *version != VERSION)
+    /// What an agent says of its version with this answer, if that is another one.
+    pub(crate) fn mismatch(answer: &[u8]) -> Option<VersionMismatch> {
+        let theirs = *answer.strip_prefix(&MAGIC)?.first()?;
+        (theirs != VERSION).then_some(VersionMismatch { theirs, ours: VERSION })
     }
 }
 
@@ -126,7 +128,8 @@ mod tests {
                 for at in 0..8 {
                     let mut bytes = preamble.emit();
                     bytes[at] ^= 0x80;
-                    let version = NoPreamble::Version([0xa5; 16]);
+                    let mismatch = VersionMismatch { theirs: VERSION ^ 0x80, ours: VERSION };
+                    let version = NoPreamble::Version(mismatch, [0xa5; 16]);
                     let expected = if at == 4 { version } else { NoPreamble::Strange };
                     assert_eq!(Preamble::parse(&bytes), Err(expected), "byte {at}");
                 }

@@ -24,7 +24,7 @@ use crate::target::pages::Sets;
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
 use crate::tasks::SECOND;
-use crate::wire::{Message, Purpose, VERSIONS, Welcome};
+use crate::wire::{Message, Purpose, Welcome};
 use crate::{full_copy, switchover};
 
 /// Serves a request to fill `domain`.
@@ -171,16 +171,13 @@ async fn build<P: Platform>(
         Message::Abort(reason) => return Err(SessionError::Told(reason.to_string())),
         _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
     };
-    if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) {
-        return Err(SessionError::Peer(PeerFault::Version));
-    }
     if welcome.uuid != target.info()?.uuid {
         return Err(SessionError::Refused(Refusal::OtherGuest));
     }
-    let Welcome { frames, pages, uuid, verify, .. } = welcome;
+    let Welcome { frames, pages, uuid, verify, frame } = welcome;
     memory.add_sets(frames, cost::ARRIVAL_SETS)?;
     let verifier = if verify { Some(Verifier::new(frames, memory)?) } else { None };
-    let rings = target.build(welcome.frame)?;
+    let rings = target.build(frame)?;
     Ok(Built { target, rings, frames, pages, uuid, verifier })
 }
 

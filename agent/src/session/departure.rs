@@ -75,7 +75,7 @@ async fn leave<P: Platform>(
     departure.seat = Some(seat);
     let mut listening = departure.listen(&called);
     let outcome = {
-        let migration = pin!(migrate(host, &mut departure, &called, &info, &frame));
+        let migration = pin!(migrate(host, &mut departure, &info, &frame));
         let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
         let others = select3(listening.as_mut(), cancelled(&host.timer, desk), calls);
         match select(migration, others).await {
@@ -112,11 +112,7 @@ async fn leave<P: Platform>(
 
 /// Opens the guest and refuses what is going to be impossible.
 fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo), SessionError> {
-    let features = host.platform.borrow().features();
-    if !features.foreign_map {
-        return Err(SessionError::Refused(Refusal::NoForeignMap));
-    }
-    if !features.dirty_log {
+    if !host.platform.borrow().features().dirty_log {
         return Err(SessionError::Refused(Refusal::NoDirtyLog));
     }
     host.platform.borrow().can_retain()?;
@@ -174,12 +170,10 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk, size: Size) -> Result<
 async fn migrate<P: Platform>(
     host: &Host<P>,
     departure: &mut Departure<P::Source>,
-    called: &Called,
     info: &GuestInfo,
     frame: &[u8],
 ) -> Result<Committed, SessionError> {
-    let features = host.platform.borrow().features();
-    departure.welcome(called, info, features, frame).await?;
+    departure.welcome(info, frame).await?;
     let inbox = departure.inbox.clone();
     let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.built.get())).await;
     let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;

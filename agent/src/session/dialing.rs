@@ -14,7 +14,7 @@ use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, Preamble, Security, SessionName};
-use crate::wire::{Channel, Hello, Message, Purpose, VERSIONS};
+use crate::wire::{Channel, Hello, Message, Purpose};
 
 /// The target is told much and sends little.
 pub(crate) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
@@ -50,7 +50,7 @@ pub(crate) async fn dial<P: Platform>(
         };
         turns -= usize::from(error == SessionError::Link(LinkError::TurnedAway));
         let again =
-            matches!(error, SessionError::Link(link) if !matches!(link, LinkError::Unproven | LinkError::Version));
+            matches!(error, SessionError::Link(link) if !matches!(link, LinkError::Unproven | LinkError::Version(_)));
         if !again || turns == 0 || deadline <= host.timer.now() + REDIAL_AFTER {
             return Err(error);
         }
@@ -66,9 +66,9 @@ pub(super) async fn both<P: Platform>(
     purpose: Purpose,
 ) -> Result<[Link; 2], SessionError> {
     let control = one(host, callee, Channel::Control, session, CONTROL).await?;
-    introduce(host, &control, Channel::Control, session, purpose, [0; 32]).await?;
+    introduce(&control, Channel::Control, session, purpose, [0; 32]).await?;
     let bulk = one(host, callee, Channel::Bulk, session, BULK).await?;
-    introduce(host, &bulk, Channel::Bulk, session, purpose, control.binding()).await?;
+    introduce(&bulk, Channel::Bulk, session, purpose, control.binding()).await?;
     Ok([control, bulk])
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn postpone<P: Platform>(host: &Host<P>, callee: Callee, sessio
         host.timer.sleep(POSTPONE_EVERY).await;
         let said = async {
             let link = one(host, callee, Channel::Control, session, SHORT).await?;
-            introduce(host, &link, Channel::Control, session, Purpose::Postpone, [0; 32]).await
+            introduce(&link, Channel::Control, session, Purpose::Postpone, [0; 32]).await
         };
         // One that does not come through is said again. Why it did not is found when the turn has come.
         let _ = host.timer.within(POSTPONE_EVERY, said).await;
@@ -115,16 +115,14 @@ async fn one<P: Platform>(
     }
 }
 
-async fn introduce<P: Platform>(
-    host: &Host<P>,
+async fn introduce(
     link: &Link,
     channel: Channel,
     session: SessionToken,
     purpose: Purpose,
     binding: [u8; 32],
 ) -> Result<(), SessionError> {
-    let features = host.platform.borrow().features();
-    let hello = Hello { versions: VERSIONS, channel, features, purpose, session, binding };
+    let hello = Hello { channel, purpose, session, binding };
     SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await?;
     // The other agent listens to a caller for a while only: whom it has not heard by then must call again.
     Ok(link.connection().arrived().await?)

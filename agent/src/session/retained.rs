@@ -174,9 +174,8 @@ impl<S: Source> Departure<S> {
             missing.grow(self.frames);
             missing.clear();
         }
-        let features = host.platform.borrow().features();
         let info = self.source.info()?;
-        self.welcome(called, &info, features, &[]).await?;
+        self.welcome(&info, &[]).await?;
         Ok(self.listen(called))
     }
 

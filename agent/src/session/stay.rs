@@ -25,7 +25,7 @@ use crate::platform::{Platform, Target};
 use crate::secure::Link;
 use crate::target::{Arrival, BULKS, CONTROLS, Phase};
 use crate::verify;
-use crate::wire::{CHUNK, Cause, Kind, Message, Purpose, VERSIONS};
+use crate::wire::{CHUNK, Cause, Kind, Message, Purpose};
 use crate::{dirty_copy, tail};
 
 /// What the source says on the control connection, until there is an error, or its last word.
@@ -233,9 +233,6 @@ async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Resul
     match inlet.next().await? {
         Message::Welcome(welcome) if welcome.uuid != arrival.uuid => {
             return Err(SessionError::Refused(Refusal::OtherGuest));
-        }
-        Message::Welcome(welcome) if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) => {
-            return Err(SessionError::Peer(PeerFault::Version));
         }
         Message::Welcome(_) => {}
         Message::Abort(reason) => return Err(SessionError::Told(reason.to_string())),

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use common::control::{Mode, SessionToken};
-use common::{BATCH, Features, Gfn};
+use common::control::SessionToken;
+use common::{BATCH, Gfn};
 
 use super::cursor::Cursor;
 use super::{Arriving, Digests, Kind, Set};
@@ -38,12 +38,8 @@ pub enum Purpose {
 /// The first message on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Oldest and newest version that the caller speaks.
-    pub versions: (u16, u16),
     /// What the connection is for.
     pub channel: Channel,
-    /// What the caller's hypervisor can do.
-    pub features: Features,
     /// Why the target calls.
     pub purpose: Purpose,
     /// Which session.
@@ -55,14 +51,6 @@ pub struct Hello {
 /// The answer to [`Hello`] on the control connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome<'a> {
-    /// The version that both will speak.
-    pub version: u16,
-    /// How memory will move.
-    pub mode: Mode,
-    /// What the source's hypervisor can do.
-    pub features: Features,
-    /// The guest's virtual CPUs.
-    pub vcpus: u32,
     /// Pages of RAM.
     pub pages: u64,
     /// One more than the highest guest frame number.
@@ -128,9 +116,7 @@ impl<'a> Message<'a> {
         let message = match kind {
             Kind::Hello => {
                 let hello = Hello {
-                    versions: (cursor.u16()?, cursor.u16()?),
                     channel: Channel::from_number(cursor.u8()?).ok_or(WireError::Value("channel"))?,
-                    features: features(cursor.u8()?)?,
                     purpose: match cursor.u8()? {
                         0 => Purpose::Begin,
                         1 => Purpose::Recover,
@@ -138,7 +124,7 @@ impl<'a> Message<'a> {
                         _ => return Err(WireError::Value("purpose")),
                     },
                     session: {
-                        if cursor.u8()? != 0 {
+                        if cursor.u16()? != 0 {
                             return Err(WireError::Reserved);
                         }
                         SessionToken(cursor.array()?)
@@ -149,15 +135,6 @@ impl<'a> Message<'a> {
             }
             Kind::Welcome => {
                 return Ok(Self::Welcome(Welcome {
-                    version: cursor.u16()?,
-                    mode: match cursor.u8()? {
-                        0 => Mode::Tsmc,
-                        1 => Mode::Precopy,
-                        2 => Mode::Postcopy,
-                        _ => return Err(WireError::Value("mode")),
-                    },
-                    features: features(cursor.u8()?)?,
-                    vcpus: cursor.u32()?,
                     pages: cursor.u64()?,
                     frames: cursor.u64()?,
                     uuid: cursor.array()?,
@@ -206,23 +183,12 @@ impl<'a> Message<'a> {
     pub fn emit(&self, into: &mut Vec<u8>) -> Kind {
         match self {
             Self::Hello(hello) => {
-                into.extend_from_slice(&hello.versions.0.to_le_bytes());
-                into.extend_from_slice(&hello.versions.1.to_le_bytes());
-                let features = feature_bits(hello.features);
-                into.extend_from_slice(&[hello.channel as u8, features, hello.purpose as u8, 0]);
+                into.extend_from_slice(&[hello.channel as u8, hello.purpose as u8, 0, 0]);
                 into.extend_from_slice(&hello.session.0);
                 into.extend_from_slice(&hello.binding);
                 Kind::Hello
             }
             Self::Welcome(welcome) => {
-                let mode = match welcome.mode {
-                    Mode::Tsmc => 0,
-                    Mode::Precopy => 1,
-                    Mode::Postcopy => 2,
-                };
-                into.extend_from_slice(&welcome.version.to_le_bytes());
-                into.extend_from_slice(&[mode, feature_bits(welcome.features)]);
-                into.extend_from_slice(&welcome.vcpus.to_le_bytes());
                 into.extend_from_slice(&welcome.pages.to_le_bytes());
                 into.extend_from_slice(&welcome.frames.to_le_bytes());
                 into.extend_from_slice(&welcome.uuid);
@@ -307,15 +273,4 @@ fn list(body: &[u8]) -> Result<&[u8], WireError> {
 
 fn clip(text: &str, limit: usize) -> &str {
     &text[..text.floor_char_boundary(limit)]
-}
-
-fn features(bits: u8) -> Result<Features, WireError> {
-    if bits > 7 {
-        return Err(WireError::Value("feature"));
-    }
-    Ok(Features { dirty_log: bits & 1 != 0, paging: bits & 2 != 0, foreign_map: bits & 4 != 0 })
-}
-
-fn feature_bits(features: Features) -> u8 {
-    u8::from(features.dirty_log) | u8::from(features.paging) << 1 | u8::from(features.foreign_map) << 2
 }

@@ -22,9 +22,6 @@ use common::{BATCH, PAGE_SIZE};
 
 use crate::error::WireError;
 
-/// The versions of the protocol that this agent speaks, oldest and newest.
-pub const VERSIONS: (u16, u16) = (3, 3);
-
 /// What every message starts with.
 const MAGIC: u32 = u32::from_le_bytes(*b"TSMC");
 
@@ -76,7 +73,7 @@ impl Kind {
     /// Most bytes that a body of this kind has.
     pub const fn limit(self) -> usize {
         match self {
-            Self::Hello => 56,
+            Self::Hello => 52,
             Self::Welcome => 64 << 10,
             Self::Built => 4,
             Self::Ram | Self::Hints | Self::Dirty | Self::Missing => set::LIMIT,

@@ -5,13 +5,9 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::digest::{Digest, ZERO_PAGE};
 use crate::error::WireError;
-use common::control::{Mode, SessionToken};
-use common::{Content, Features, Gfn, PageSet};
+use common::control::SessionToken;
+use common::{Content, Gfn, PageSet};
 use proptest::prelude::*;
-
-fn features() -> impl Strategy<Value = Features> {
-    any::<[bool; 3]>().prop_map(|[dirty_log, paging, foreign_map]| Features { dirty_log, paging, foreign_map })
-}
 
 fn there_and_back(message: Message<'_>) {
     let mut body = Vec::new();
@@ -24,7 +20,7 @@ fn there_and_back(message: Message<'_>) {
 proptest! {
     #[test]
     fn messages_survive_the_wire(
-        session in any::<[u8; 16]>(), versions in any::<(u16, u16)>(), features in features(), vcpus in any::<u32>(),
+        session in any::<[u8; 16]>(),
         pages in any::<u64>(), frames in any::<u64>(), blob in proptest::collection::vec(any::<u8>(), 0..200),
         gfns in proptest::collection::vec(any::<u64>(), 1..64), reason in "[ -~]{0,512}", can_page in any::<bool>(),
     ) {
@@ -35,13 +31,9 @@ proptest! {
             (Channel::Control, Purpose::Postpone),
         ] {
             let session = SessionToken(session);
-            there_and_back(Message::Hello(Hello { versions, channel, features, purpose, session, binding }));
+            there_and_back(Message::Hello(Hello { channel, purpose, session, binding }));
         }
-        for mode in [Mode::Tsmc, Mode::Precopy, Mode::Postcopy] {
-            let (version, uuid, verify) = (versions.0, session, can_page);
-            let welcome = Welcome { version, mode, features, vcpus, pages, frames, uuid, verify, frame: &blob };
-            there_and_back(Message::Welcome(welcome));
-        }
+        there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, frame: &blob }));
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();
         prop_assert!(Message::demanded(&demand).flat_map(|demanded| demanded.emit()).eq(demand.iter().copied()));
         prop_assert!(Message::demanded(&demand).map(|demanded| demanded.gfn.0).eq(gfns.iter().map(|gfn| gfn << 1 >> 1)));

@@ -121,7 +121,7 @@ impl Platform for Machine {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);
     }
     fn features(&self) -> Features {
-        Features { dirty_log: true, paging: true, foreign_map: true }
+        Features { dirty_log: true, paging: true }
     }
     fn open_source(&mut self, domain: DomId) -> Result<Leaving> {
         self.call(Op::OpenSource, 0)?;

@@ -4,6 +4,7 @@ use embassy_futures::join::join;
 
 use super::super::{Preamble, Protection, SessionName};
 use super::*;
+use crate::error::VersionMismatch;
 use crate::testing::{Pair, pass, take};
 use crate::wire::Channel;
 
@@ -124,6 +125,19 @@ fn a_connection_that_is_cut_anywhere_is_lost_and_not_ended() {
         }
         assert_eq!(scene.pair.finish(scene.links[1].read(&mut heard)), Err(LinkError::Lost), "{passed}");
     }
+}
+
+#[test]
+fn an_agent_of_another_version_is_heard_on_a_plain_connection_too() {
+    let (mut pair, [here, there]) = Pair::plain();
+    let mut answer = Preamble::other_version();
+    answer[4] = 3;
+    pair.finish(there.connection().write_all(&answer)).unwrap();
+    let mismatch = VersionMismatch { theirs: 3, ours: 4 };
+    assert_eq!(pair.finish(here.read(&mut Heard::default())), Err(LinkError::Version(mismatch)));
+    // Whatever else is no record says nothing.
+    pair.finish(here.connection().write_all(&[0; 8])).unwrap();
+    assert_eq!(pair.finish(there.read(&mut Heard::default())), Err(LinkError::Lost));
 }
 
 #[test]
