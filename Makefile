@@ -9,11 +9,11 @@ help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
 	@echo "make test          everything that must pass: make check, make fuzz, migrations on real Xen with a sample of the faults"
 	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent"
-	@echo "make check         format, clippy, host tests, gates of the image"
+	@echo "make check         format, clippy, host tests, gates of the images"
 	@echo "make fuzz          every parser of what others wrote, SECONDS=60 each, two at a time"
 	@echo "make soak          10,000 random migrations with random faults, in the simulator"
 	@echo "make bench         our migration beside Xen's own, in under 45 minutes: target/bench/report.html; make bench-full: all of it"
-	@echo "make image         the agents' unikernel image: target/image/tsmc-agent.elf"
+	@echo "make image         the unikernel images: target/image/tsmc-agent.elf, and tsmc-selftest.elf for the tests"
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
 	@echo "make clean         remove all that was built, and what was downloaded"
 

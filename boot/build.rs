@@ -1,4 +1,4 @@
-//! Link arguments of the image: no C runtime, no dynamic section, our own layout.
+//! Link arguments of the images: no C runtime, no dynamic section, our own layout.
 
 fn main() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/image.ld");

@@ -18,7 +18,7 @@ use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Mediu
 use smoltcp::time::Instant;
 
 use crate::channel::{Inlet, Outlet};
-use crate::config::Config;
+use crate::command_line::AgentOptions;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};
@@ -192,8 +192,9 @@ struct End {
 impl End {
     fn new(mut cable: Cable, number: u8) -> Self {
         let line = format!("ip=10.0.0.{number}/24 port=7");
-        let config = Config::from_command_line(&line, [2, 0, 0, 0, 0, number], 0, Security::Plain);
-        let net = Net::new(&config.expect("it is whole"), &mut cable, u64::from(number), 0);
+        let options = AgentOptions::parse(&line).expect("a command line");
+        let config = options.config([2, 0, 0, 0, 0, number], 0, Security::Plain);
+        let net = Net::new(&config, &mut cable, u64::from(number), 0);
         Self { net: Rc::new(RefCell::new(net)), cable }
     }
 

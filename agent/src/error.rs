@@ -332,13 +332,39 @@ pub enum WireError {
     Value(&'static str),
 }
 
-/// A command line that does not say what the agent needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum ConfigError {
-    /// There is no `ip=`.
-    #[error("the command line has no ip=ADDRESS/PREFIX or ip=dhcp")]
-    NoAddress,
-    /// The value of this key cannot be understood.
-    #[error("the command line's {0}= cannot be understood")]
-    Bad(&'static str),
+/// A command line that an image cannot be started with.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CommandLineError {
+    /// Nobody knows this word.
+    #[error("unknown word '{word}' on the command line; known are: {known}")]
+    Unknown {
+        /// The word.
+        word: String,
+        /// All that it could have been.
+        known: String,
+    },
+    /// This word is there again.
+    #[error("{0} is on the command line twice")]
+    Twice(&'static str),
+    /// This word's value cannot be.
+    #[error("'{word}' on the command line makes no sense; {name} takes {takes}")]
+    Bad {
+        /// The word with its value.
+        word: String,
+        /// The word without it.
+        name: &'static str,
+        /// What its value can be.
+        takes: &'static str,
+    },
+    /// This word is not there.
+    #[error("the command line has no {name}, which takes {takes}")]
+    Missing {
+        /// The word without its value.
+        name: &'static str,
+        /// What its value can be.
+        takes: &'static str,
+    },
+    /// None of these words is there, or more than one.
+    #[error("the command line must have one of {0}, and only one")]
+    NotOne(&'static str),
 }

@@ -17,7 +17,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::time::Instant;
 
 use crate::channel::Inlet;
-use crate::config::Config;
+use crate::command_line::AgentOptions;
 use crate::datagram::{End, Post};
 use crate::error::LinkError;
 use crate::lobby::{Door, Lobby};
@@ -58,8 +58,8 @@ fn call_of_a_stranger(bytes: &[u8]) {
     let mut pair = Pair::new();
     let lobby = Rc::new(Lobby::default());
     let [_, callee] = agents();
-    let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2; 6], 0, Security::Sealed(callee.clone()));
-    let config = Rc::new(config.expect("a configuration"));
+    let options = AgentOptions::parse("ip=10.0.0.1/24 port=7").expect("a command line");
+    let config = Rc::new(options.config([2; 6], 0, Security::Sealed(callee.clone())));
     let mut door = Door::new(pair.net.clone(), pair.timer.clone(), lobby.clone(), config, entropy);
     let invitation = lobby.expect(SESSION, Purpose::Begin, None);
     let (net, timer) = (pair.net.clone(), pair.timer.clone());
@@ -176,8 +176,8 @@ fn note(bytes: &[u8]) {
 /// byte is odd, no address yet. Before each frame there is its length, 2 bytes, and by how much later it comes, in ms.
 pub fn network(bytes: &[u8]) {
     let Some((choice, mut bytes)) = bytes.split_first() else { return };
-    let address = if choice % 2 == 0 { "ip=10.0.0.1/24 gw=10.0.0.2" } else { "ip=dhcp" };
-    let config = Config::from_command_line(address, [2; 6], 0, Security::Plain).expect("a configuration");
+    let line = if choice % 2 == 0 { "ip=10.0.0.1/24 gw=10.0.0.2" } else { "ip=dhcp" };
+    let config = AgentOptions::parse(line).expect("a command line").config([2; 6], 0, Security::Plain);
     let (mut frames, clock) = (Frames::default(), Rc::new(RefCell::new(0)));
     let net = Rc::new(RefCell::new(Net::new(&config, &mut frames, 1, 0)));
     let time = clock.clone();

@@ -20,6 +20,7 @@ pub mod bench;
 mod budget;
 mod channel;
 mod claim;
+pub mod command_line;
 pub mod config;
 mod datagram;
 mod desk;

@@ -176,7 +176,7 @@ mod tests {
     use smoltcp::phy::{Checksum, Medium};
 
     use super::*;
-    use crate::config::Config;
+    use crate::command_line::AgentOptions;
     use crate::net::{Buffers, Connection, Net};
     use crate::secure::Security;
     use crate::tasks::{Timer, poll_once};
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn segments_of_any_size_come_back_whole_and_nothing_leaves() {
         const LENGTH: usize = 700 << 10;
-        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2; 6], 0, Security::Plain).unwrap();
+        let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config([2; 6], 0, Security::Plain);
         let mut outside = Outside::default();
         let net = Rc::new(RefCell::new(Net::new(&config, &mut outside, 1, 0)));
         let timer = Timer::new(|| 0);

@@ -13,7 +13,7 @@ use std::thread_local;
 use embassy_futures::join::join3;
 use smoltcp::phy::{Loopback, Medium};
 
-use crate::config::Config;
+use crate::command_line::AgentOptions;
 use crate::net::{Buffers, Connection, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Identity, Link, Preamble, Security, public_key};
@@ -36,7 +36,7 @@ impl Pair {
     pub(crate) fn new() -> Self {
         let mut device = Loopback::new(Medium::Ethernet);
         let mac = [2, 0, 0, 0, 0, 1];
-        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", mac, 0, Security::Plain).unwrap();
+        let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config(mac, 0, Security::Plain);
         let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, 0)));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();

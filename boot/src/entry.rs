@@ -5,7 +5,39 @@
 
 use core::arch::global_asm;
 
+#[doc(no_inline)]
+pub use xen_abi::start_info::StartInfo;
+
+use crate::console;
 use crate::layout::{STACK, VIRT_BASE};
+use crate::start::Machine;
+
+/// Makes `main`, a `fn(Machine) -> !`, what the image does.
+#[macro_export]
+macro_rules! entry_point {
+    ($main:path) => {
+        /// The first Rust code, on the image's own stack.
+        #[unsafe(no_mangle)]
+        extern "C" fn image_main(info: *const $crate::entry::StartInfo) -> ! {
+            // SAFETY: only the entry calls this, once, with what it got from Xen.
+            unsafe { $crate::entry::run(info, env!("CARGO_BIN_NAME"), $main) }
+        }
+    };
+}
+
+/// Sets the machine up and hands it to the image's `main`.
+///
+/// # Safety
+/// `info` must be what Xen passed to the image's entry; once only.
+pub unsafe fn run(info: *const StartInfo, image: &'static str, main: fn(Machine) -> !) -> ! {
+    console::set_image(image);
+    // SAFETY: the caller's promise: Xen passes a valid start_info, which nobody else uses.
+    let machine = unsafe { Machine::new(&*info) };
+    match machine {
+        Ok(machine) => main(machine),
+        Err(errno) => panic!("cannot start: {errno}"),
+    }
+}
 
 global_asm!(
     ".section .text.entry, \"ax\", @progbits",
@@ -15,12 +47,11 @@ global_asm!(
     "mov rdi, rsi",
     "lea rsp, [rip + stack_end]",
     "xor ebp, ebp",
-    "call {start}",
+    "call image_main",
     "ud2",
     ".section .bss.stack, \"aw\", @nobits",
     ".balign 4096",
     ".skip {stack}",
-    start = sym crate::start,
     stack = const STACK,
 );
 

@@ -2,15 +2,13 @@
 
 use core::fmt;
 
+use agent::command_line::AgentOptions;
 use agent::secure::{Identity, Security};
 use common::IdentityError;
 use xen_pv::entropy::{Entropy, NoEntropy, Seed};
 use xen_pv::module::ModuleError;
 
 use crate::start::Machine;
-
-/// The word on the command line that leaves connections unencrypted.
-const PLAIN: &str = "plain";
 
 /// Why the agent does not start with what it was given.
 #[derive(Debug)]
@@ -51,15 +49,14 @@ impl fmt::Display for Refused {
 }
 
 /// Takes what the module and the command line say. The module's bytes are wiped before this returns.
-pub fn take(machine: &mut Machine) -> Result<(Security, Entropy), Refused> {
+pub fn take(machine: &mut Machine, options: &AgentOptions) -> Result<(Security, Entropy), Refused> {
     let module = core::mem::replace(&mut machine.module, Ok(None)).map_err(Refused::Module)?;
     let text = module.as_ref().map(|module| core::str::from_utf8(module.bytes()));
     let text = text.transpose().map_err(|_| Refused::NoText)?;
-    let plain = machine.command_line.split_ascii_whitespace().any(|word| word == PLAIN);
     let security = match text {
-        Some(_) if plain => return Err(Refused::Both),
+        Some(_) if options.plain => return Err(Refused::Both),
         Some(text) => Security::Sealed(Identity::parse(text).map_err(Refused::Identity)?),
-        None if plain => Security::Plain,
+        None if options.plain => Security::Plain,
         None => return Err(Refused::Nobody),
     };
     let seed = text.map_or(Ok(None), seed)?;

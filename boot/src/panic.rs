@@ -6,6 +6,8 @@ use core::panic::PanicInfo;
 use xen_pv::sched::{self, Reason};
 use xen_pv::{console, hypercall};
 
+use crate::console::image;
+
 /// The domain's console and Xen's own: one of them is read.
 struct BothConsoles;
 
@@ -20,9 +22,10 @@ impl Write for BothConsoles {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
+    let image = image();
     let _ = match info.location() {
-        Some(at) => writeln!(BothConsoles, "tsmc-agent: panic at {}:{}: {}", at.file(), at.line(), info.message()),
-        None => writeln!(BothConsoles, "tsmc-agent: panic: {}", info.message()),
+        Some(at) => writeln!(BothConsoles, "{image}: panic at {}:{}: {}", at.file(), at.line(), info.message()),
+        None => writeln!(BothConsoles, "{image}: panic: {}", info.message()),
     };
     sched::shutdown(Reason::Crash)
 }

@@ -8,12 +8,12 @@ use core::cell::RefCell;
 use core::convert::Infallible;
 use core::fmt;
 
+use agent::command_line::AgentOptions;
 use agent::platform::Platform as _;
 use agent::secure::Security;
 use agent::{Address, Agent, Config, MTU, Wake};
 use common::control::{REFUSED, ROOT};
 use common::{Features, PAGE_SIZE};
-use log::LevelFilter;
 use xen_abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
@@ -77,11 +77,12 @@ pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
 }
 
 fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallible, Refusal> {
-    agent::os::log_to_console(log_level(machine.command_line));
-    let (security, entropy) = identity::take(&mut machine).map_err(Refusal::configuration)?;
+    let options = AgentOptions::parse(&machine.command_line).map_err(Refusal::configuration)?;
+    agent::os::log_to_console(options.log_level);
+    let (security, entropy) = identity::take(&mut machine, &options).map_err(Refusal::configuration)?;
     let origin = entropy.origin();
     hermit::init(entropy);
-    let Machine { mut memory, mut pool, command_line, .. } = machine;
+    let Machine { mut memory, mut pool, .. } = machine;
 
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
     let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
@@ -92,8 +93,7 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let faults = platform.fault_ports();
     let mtu = mtu.clamp(*MTU.start(), *MTU.end());
     let (_, free) = heap::usage();
-    let config = Config::from_command_line(command_line, mac, free, security);
-    let mut config = config.map_err(Refusal::configuration)?;
+    let mut config = options.config(mac, free, security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
     let device = NetDevice::new(queue, mtu);
     let link = device.link();
@@ -156,11 +156,6 @@ impl Waker {
             Wake::OnEvent => event::wait(&self.ports, None),
         }
     }
-}
-
-fn log_level(command_line: &str) -> LevelFilter {
-    let level = command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix("loglevel="));
-    level.and_then(|level| level.parse().ok()).unwrap_or(LevelFilter::Info)
 }
 
 fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config, mtu: u16) {

@@ -1,5 +1,6 @@
 //! From Xen's entry to a machine that works: memory, heap, console, events, grants, xenstore.
 
+use alloc::string::String;
 use core::fmt;
 
 use xen_abi::Errno;
@@ -25,8 +26,8 @@ pub struct Machine {
     pub store: Option<Xenstore>,
     /// What the toolstack gave beside the image: the agent's identity.
     pub module: Result<Option<Module>, ModuleError>,
-    /// What the toolstack wrote after `extra=`.
-    pub command_line: &'static str,
+    /// What the toolstack wrote after `extra=`. What is no UTF-8 makes a word that nobody knows.
+    pub command_line: String,
     /// Frames that Xen chose for this domain at this start.
     pub frames: [u64; 3],
 }
@@ -70,7 +71,7 @@ impl Machine {
             store: Xenstore::new(info),
             // SAFETY: the caller's promise.
             module: unsafe { Module::find(info, end_of_image()) },
-            command_line: core::str::from_utf8(command_line).unwrap_or_default(),
+            command_line: String::from_utf8_lossy(command_line).into_owned(),
             frames: [info.shared_info, info.store_mfn.0, info.console_mfn.0],
         })
     }

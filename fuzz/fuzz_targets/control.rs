@@ -1,13 +1,15 @@
 //! Lines that the toolstack and the agent write for each other, and what the agent is started with: the module with its
-//! identity and a seed, its command line.
+//! identity and a seed, the command lines.
 #![no_main]
 
 use core::fmt::{Debug, Display};
 use core::str::FromStr;
 
 use common::control::{AgentStatus, Progress, Request, RequestId, SessionToken, State, Summary};
-use agent::secure::{Identity, Security};
-use agent::{Address, Config};
+use agent::Address;
+use agent::command_line::{AgentOptions, SelfTestOptions};
+use agent::error::CommandLineError;
+use agent::secure::Identity;
 use libfuzzer_sys::fuzz_target;
 use xen_pv::entropy::Seed;
 
@@ -20,12 +22,21 @@ fuzz_target!(|text: &str| {
     says_the_same::<RequestId>(text);
     says_the_same::<SessionToken>(text);
     let _ = (Identity::parse(text), Seed::parse(text));
-    if let Ok(Config { address: Address::Static { prefix, .. }, .. }) =
-        Config::from_command_line(text, [2; 6], 0, Security::Plain)
-    {
-        assert!((1..=32).contains(&prefix));
-    }
+    let agent = AgentOptions::parse(text).map(|options| match options.address {
+        Address::Static { prefix, .. } => prefix,
+        Address::Dhcp => 32,
+    });
+    is_a_prefix_or_one_line(agent);
+    is_a_prefix_or_one_line(SelfTestOptions::parse(text).map(|options| options.prefix));
 });
+
+/// What comes of a command line: a network's prefix, or a refusal that can be shown to anybody.
+fn is_a_prefix_or_one_line(outcome: Result<u8, CommandLineError>) {
+    match outcome {
+        Ok(prefix) => assert!((1..=32).contains(&prefix)),
+        Err(refusal) => assert!(!refusal.to_string().contains(char::is_control), "{refusal}"),
+    }
+}
 
 /// What is understood says the same when it is written down again.
 fn says_the_same<T: FromStr + Display + PartialEq + Debug>(text: &str) {

@@ -91,6 +91,6 @@ pub enum Command {
         #[command(flatten)]
         size: Size,
     },
-    /// Check the agents' image as a file: what it must not contain, and its size.
+    /// Check the images as files: what they must not contain, and the size of the agents'.
     ImageGates,
 }

@@ -1,4 +1,4 @@
-//! Gates of the agents' image: what a bare domain could not run, or would run wrongly, is found here and not at a crash.
+//! Gates of the unikernel images: what a bare domain could not run, or would run wrongly, is found here and not at a crash.
 
 use std::path::Path;
 
@@ -6,8 +6,11 @@ use anyhow::{Result, ensure};
 
 use crate::command::{command, run};
 
-/// The stripped file, at most.
+/// The agents' image, stripped, at most.
 const FILE_LIMIT: u64 = 1536 * 1024;
+
+/// What stands in the self-test's verdict, in its nodes in xenstore and in the names of its sources.
+const SELF_TEST_WORD: &str = "selftest";
 
 /// A gate: what must hold, and how to tell; an `Ok` may carry a figure for the reader.
 struct Gate {
@@ -15,28 +18,40 @@ struct Gate {
     check: fn(&Path) -> Result<String>,
 }
 
-const GATES: &[Gate] = &[
+/// What every image must be, to run as a bare domain.
+const BARE: &[Gate] = &[
     Gate { what: "no undefined symbol", check: no_undefined_symbol },
     Gate { what: "no interpreter, no dynamic section", check: nothing_dynamic },
     Gate { what: "Xen's notes are there", check: has_notes },
     Gate { what: "no access to the red zone", check: no_red_zone },
-    Gate { what: "sizes", check: sizes },
 ];
 
-/// Checks the stripped image, and its unstripped twin beside it; returns the exit status.
-pub fn check(image: &Path) -> Result<u8> {
-    ensure!(image.exists(), "there is no {}: run `make image`", image.display());
-    let mut failed = 0;
-    for gate in GATES {
+/// What hosts may expect besides of the image that they run.
+const PRODUCTION: &[Gate] =
+    &[Gate { what: "no self-test", check: has_no_self_test }, Gate { what: "sizes", check: sizes }];
+
+/// Holds the gate above to its word: what it looks for is in the image that has the self-test.
+const SELF_TEST: &[Gate] = &[Gate { what: "the self-test is there", check: has_self_test }];
+
+/// Checks the stripped images, and the unstripped twin beside each; returns the exit status.
+pub fn check(agent: &Path, self_test: &Path) -> Result<u8> {
+    let gates = |image, gates: &'static [Gate]| BARE.iter().chain(gates).map(move |gate| (image, gate));
+    let (mut passed, mut failed) = (0, 0);
+    for (image, gate) in gates(agent, PRODUCTION).chain(gates(self_test, SELF_TEST)) {
+        ensure!(image.exists(), "there is no {}: run `make image`", image.display());
+        let name = image.file_stem().unwrap_or_default().display();
         match (gate.check)(image) {
-            Ok(figure) => println!("gate {} ... ok{figure}", gate.what),
+            Ok(figure) => {
+                println!("gate {name}: {} ... ok{figure}", gate.what);
+                passed += 1;
+            }
             Err(error) => {
-                println!("gate {} ... FAILED: {error:#}", gate.what);
+                println!("gate {name}: {} ... FAILED: {error:#}", gate.what);
                 failed += 1;
             }
         }
     }
-    println!("image gates: {} passed, {failed} failed", GATES.len() - failed);
+    println!("image gates: {passed} passed, {failed} failed");
     Ok(u8::from(failed > 0))
 }
 
@@ -92,6 +107,25 @@ fn touches_red_zone(line: &str) -> bool {
         distance.is_some_and(|distance| index.is_empty() || distance > element)
     });
     below && !line.split_whitespace().any(|word| word == "lea")
+}
+
+fn has_no_self_test(image: &Path) -> Result<String> {
+    ensure!(!names_self_test(image)?, "the image has code of the self-test");
+    Ok(String::new())
+}
+
+fn has_self_test(image: &Path) -> Result<String> {
+    ensure!(
+        names_self_test(image)?,
+        "the image does not say '{SELF_TEST_WORD}': the agents' image is searched for it in vain"
+    );
+    Ok(String::new())
+}
+
+/// Whether the image has a text that is the self-test's, in capitals or not.
+fn names_self_test(image: &Path) -> Result<bool> {
+    let bytes = std::fs::read(image)?;
+    Ok(bytes.windows(SELF_TEST_WORD.len()).any(|window| window.eq_ignore_ascii_case(SELF_TEST_WORD.as_bytes())))
 }
 
 fn sizes(image: &Path) -> Result<String> {

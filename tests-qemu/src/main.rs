@@ -78,7 +78,7 @@ fn execute(cli: &Cli) -> Result<u8> {
         Command::Bench(options) => return bench::run(&paths, build, name, options),
         Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
         Command::Test { choice, size, .. } => return suite::run(&paths, build, name, (*size).into(), choice),
-        Command::ImageGates => return gates::check(&paths.image()),
+        Command::ImageGates => return gates::check(&paths.image(), &paths.self_test_image()),
     }
     Ok(0)
 }

@@ -36,6 +36,11 @@ impl Paths {
         self.workspace.join("target/image/tsmc-agent.elf")
     }
 
+    /// The self-test's image, stripped.
+    pub fn self_test_image(&self) -> PathBuf {
+        self.workspace.join("target/image/tsmc-selftest.elf")
+    }
+
     /// Xen's source, unpacked.
     pub fn xen_source(&self) -> PathBuf {
         self.testbed.join("xen-source")

@@ -12,7 +12,7 @@ use super::{End, Ends, connect, work};
 use crate::budget::Budget;
 use crate::channel::Inlet;
 use crate::claim::Domains;
-use crate::config::Config;
+use crate::command_line::AgentOptions;
 use crate::datagram::Post;
 use crate::desk::Desk;
 use crate::dirty_copy::{self, PUSH};
@@ -92,14 +92,14 @@ impl Leaver {
 
 /// An agent's parts, without anybody who asks it for anything.
 fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
-    let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2, 0, 0, 0, 0, 1], 0, Security::Plain);
+    let options = AgentOptions::parse("ip=10.0.0.1/24 port=7").expect("a command line");
     let timer = Timer::new(clock);
     Host {
         platform: Rc::new(RefCell::new(Here(clock))),
         net: end.net.clone(),
         lobby: Rc::default(),
         post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
-        config: Rc::new(config.expect("it is whole")),
+        config: Rc::new(options.config([2, 0, 0, 0, 0, 1], 0, Security::Plain)),
         budget: Budget::new(usize::MAX, 0, timer.clone()),
         timer,
         domains: Domains::default(),

@@ -5,6 +5,7 @@ use embassy_futures::select::{Either, select};
 
 use super::*;
 use crate::channel::SharedOutlet;
+use crate::command_line::AgentOptions;
 use crate::error::{LinkError, VersionMismatch};
 use crate::secure::Heard;
 use crate::secure::Protection;
@@ -27,7 +28,7 @@ impl Scene {
     fn new() -> Self {
         let (pair, lobby) = (Pair::new(), Rc::new(Lobby::default()));
         let security = Security::Sealed(identity(2, &[1, 3]));
-        let config = Config::from_command_line("ip=10.0.0.1/24 port=7", [2; 6], 0, security).unwrap();
+        let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config([2; 6], 0, security);
         let door = Door::new(pair.net.clone(), pair.timer.clone(), lobby.clone(), Rc::new(config), entropy);
         Self { pair, lobby, door }
     }

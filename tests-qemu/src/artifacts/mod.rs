@@ -30,8 +30,10 @@ pub struct Artifacts {
     pub guest_initramfs: PathBuf,
     /// OpenSSH's programs and their libraries, for dom0s that are to have them.
     pub ssh: PathBuf,
-    /// The agents' image; it is there after [`Artifacts::build_image`].
+    /// The agents' image; it is there after [`Artifacts::build_images`].
     pub image: PathBuf,
+    /// The self-test's, likewise.
+    pub self_test_image: PathBuf,
 }
 
 impl Artifacts {
@@ -66,14 +68,15 @@ impl Artifacts {
         let ssh = paths.testbed.join("ssh.cpio");
         write_if_changed(&ssh, &initramfs::ssh(&ssh_root)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
-        Ok(Self { boot, guest_kernel, guest_initramfs, ssh, image: paths.image() })
+        let (image, self_test_image) = (paths.image(), paths.self_test_image());
+        Ok(Self { boot, guest_kernel, guest_initramfs, ssh, image, self_test_image })
     }
 
-    /// Builds the agents' image, for scenarios with agents.
-    pub fn build_image(&self, paths: &Paths, build: Build) -> Result<()> {
+    /// Builds the images, for scenarios with agents.
+    pub fn build_images(&self, paths: &Paths, build: Build) -> Result<()> {
         if build == Build::UpToDate {
             let script = paths.workspace.join("boot/build-image.sh");
-            run(command("sh", [&script]).env_remove("CARGO_ENCODED_RUSTFLAGS")).context("cannot build the image")?;
+            run(command("sh", [&script]).env_remove("CARGO_ENCODED_RUSTFLAGS")).context("cannot build the images")?;
         }
         Ok(())
     }

@@ -83,7 +83,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     ensure!(!plan.is_empty(), "no experiment has such a name");
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
-    artifacts.build_image(paths, build)?;
+    artifacts.build_images(paths, build)?;
     story.say("booting two Xen hosts in QEMU");
     let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
     let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;

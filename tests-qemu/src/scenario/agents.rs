@@ -19,24 +19,23 @@ pub const MEMORY_MIB: u32 = 32;
 /// How long an agent may take to get ready before that is a failure.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// How an agent's domain is made.
+/// How an agent's domain is made, or the self-test's.
 #[derive(Clone, Debug)]
 pub struct AgentConfiguration<'a> {
     /// The image on this machine.
     pub image: &'a Path,
-    /// Its address.
+    /// What its hardware address is made of, and its address unless its command line says otherwise.
     pub address: Ipv4Addr,
-    /// More words for its command line. They come first, and the first word of a kind counts: `ip=dhcp` overrules the
-    /// address.
+    /// Its command line.
     pub arguments: &'a str,
     /// The module with its identity.
     pub module: Option<&'a str>,
 }
 
-/// Creates an agent's domain from `configuration`.
+/// Creates a domain from `configuration`.
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
     let AgentConfiguration { image, address, arguments, module } = configuration;
-    dom0.put_file(image, "/root/tsmc-agent.elf").context("cannot copy the agent's image")?;
+    let kernel = put_image(dom0, image)?;
     let ramdisk = match module {
         Some(module) => {
             dom0.put(module.as_bytes(), "/root/tsmc-module", 0o600)?;
@@ -44,8 +43,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
         }
         None => "",
     };
-    let arguments = format!("{arguments} ip={address}/24 gw={BRIDGE}");
-    let text = configuration_text(*address, &arguments, ramdisk);
+    let text = configuration_text(&kernel, *address, arguments, ramdisk);
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
     let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
     if !output.success() {
@@ -54,11 +52,24 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     Ok(())
 }
 
-/// The `xl.cfg` of an agent's domain; `more` holds further lines.
-pub fn configuration_text(address: Ipv4Addr, arguments: &str, more: &str) -> String {
+/// The words for a static address.
+pub fn static_address(address: Ipv4Addr) -> String {
+    format!("ip={address}/24 gw={BRIDGE}")
+}
+
+/// Copies an image into dom0; where it is there.
+pub fn put_image(dom0: &Dom0, image: &Path) -> Result<String> {
+    let name = image.file_name().context("the image has no name")?;
+    let path = format!("/root/{}", name.to_string_lossy());
+    dom0.put_file(image, &path).with_context(|| format!("cannot copy {}", image.display()))?;
+    Ok(path)
+}
+
+/// The `xl.cfg` of an agent's domain, or the self-test's; `kernel` is its image in dom0, `more` holds further lines.
+pub fn configuration_text(kernel: &str, address: Ipv4Addr, arguments: &str, more: &str) -> String {
     let hardware = address.octets()[3];
     format!(
-        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"/root/tsmc-agent.elf\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+        "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments}\"\n\
          init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
          vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n{more}"

@@ -40,7 +40,7 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
     if *mode != Mode::Xl {
-        artifacts.build_image(paths, build)?;
+        artifacts.build_images(paths, build)?;
     }
     let lifetime = if *keep { Lifetime::Kept } else { Lifetime::Runner };
     story.say("booting two Xen hosts in QEMU");

@@ -4,7 +4,7 @@ use anyhow::Result;
 use common::control::AgentStatus;
 use tests_qemu::exec::Dom0;
 
-use super::agents::{Agent, AgentConfiguration, Agents};
+use super::agents::{Agent, AgentConfiguration, Agents, static_address};
 use super::keys::{Channel, Keys};
 use super::story::Story;
 use crate::artifacts::Artifacts;
@@ -79,11 +79,12 @@ impl Testbed {
     /// Starts an agent on `place`, in this mode; if it is sealed, it trusts the agents of `peers`.
     pub fn start_agent_as(&self, place: &Place, channel: Channel, peers: &[Place], story: &Story) -> Result<Agent> {
         let (module, arguments) = match channel {
-            Channel::Sealed => (Some(self.keys.module(place, peers)?), ""),
-            Channel::Plain => (None, "plain"),
+            Channel::Sealed => (Some(self.keys.module(place, peers)?), static_address(place.agent)),
+            Channel::Plain => (None, format!("{} plain", static_address(place.agent))),
         };
         let (image, address, module) = (&*self.artifacts.image, place.agent, module.as_deref());
-        let agent = Agent::start(&self.dom0(place), &AgentConfiguration { image, address, arguments, module })?;
+        let configuration = AgentConfiguration { image, address, arguments: &arguments, module };
+        let agent = Agent::start(&self.dom0(place), &configuration)?;
         let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;
         let channel = key.map_or("PLAIN".to_owned(), |key| format!("sealed, key {}", key.fingerprint()));
         story.say(&format!(

@@ -1,4 +1,4 @@
-//! TCP between the hosts: what the agents' own network stack is worth beside dom0's.
+//! TCP between the hosts: what the agents' own network stack, in the self-test's image, is worth beside dom0's.
 
 use std::time::{Duration, Instant};
 
@@ -29,16 +29,18 @@ pub fn measure(testbed: &Testbed) -> Result<Throughput> {
     let figure = line.split_whitespace().find_map(|word| word.strip_prefix("mb_per_s="));
     let dom0 = figure.and_then(|text| text.parse().ok()).with_context(|| format!("dom0d says: {line}"))?;
 
-    let image = &testbed.artifacts.image;
-    create(&testbed.dom0(B), &AgentConfiguration { image, address: B.agent, arguments: "meter", module: None })?;
-    let arguments = format!("selftest peer={}", B.agent);
-    create(&testbed.dom0(A), &AgentConfiguration { image, address: A.agent, arguments: &arguments, module: None })?;
+    let image = &testbed.artifacts.self_test_image;
+    for (place, task) in [(B, "meter".to_owned()), (A, format!("peer={}", B.agent))] {
+        let arguments = format!("ip={}/24 {task}", place.agent);
+        let configuration = AgentConfiguration { image, address: place.agent, arguments: &arguments, module: None };
+        create(&testbed.dom0(place), &configuration)?;
+    }
     let said = wait_for_verdict(testbed)?;
     for place in [A, B] {
         // The one that measured has ended by itself.
         testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
     }
-    // tsmc-agent: network: 128 MiB sent to 10.77.0.12 in 1581 ms, 84 MB/s
+    // tsmc-selftest: network: 128 MiB sent to 10.77.0.12 in 1581 ms, 84 MB/s
     let line =
         said.lines().find(|line| line.contains(" sent to ")).with_context(|| format!("no figure in:\n{said}"))?;
     let figure = line.rsplit(", ").next().and_then(|text| text.strip_suffix(" MB/s"));

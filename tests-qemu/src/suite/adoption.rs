@@ -1,4 +1,4 @@
-//! What a restarted agent finds of a guest, without another host: the image's self-test plays both agents.
+//! What a restarted agent finds of a guest, without another host: the self-test plays both agents.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub fn pages_are_found_and_served(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     guest.vcpus = 2;
     fixture.start_guest(A, &guest)?;
-    let image = fixture.artifacts().image.clone();
+    let image = fixture.artifacts().self_test_image.clone();
     let dom0 = fixture.hosts()?.dom0(A);
     let domain = domain_id(&dom0, guest::NAME)?.context("no guest")?;
     let play = |part: &str| play(&dom0, &image, part, domain);
@@ -49,7 +49,7 @@ pub fn pages_are_found_and_served(fixture: &mut Fixture) -> Result<()> {
 pub fn destroyed_guest_says_whether_it_ran(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    let image = fixture.artifacts().image.clone();
+    let image = fixture.artifacts().self_test_image.clone();
     for (ran, verdict) in [(false, "never ran"), (true, "ran")] {
         let dom0 = fixture.hosts()?.dom0(A);
         if ran {
@@ -73,7 +73,7 @@ pub fn freed_memory_is_cleared(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.start_guest(A, &guest)?;
-    let image = fixture.artifacts().image.clone();
+    let image = fixture.artifacts().self_test_image.clone();
     let dom0 = fixture.hosts()?.dom0(A);
     let domain = domain_id(&dom0, guest::NAME)?.context("no guest")?;
     play(&dom0, &image, "leave", domain)?;
@@ -86,7 +86,7 @@ pub fn freed_memory_is_cleared(fixture: &mut Fixture) -> Result<()> {
 
 /// Starts the self-test in this part, for the guest with this number.
 fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
-    let arguments = format!("selftest {part}={guest}");
+    let arguments = format!("ip={}/24 {part}={guest}", A.agent);
     // What an agent before it said is not its own.
     dom0.run(&["rm", "-f", &format!("/var/log/xen/console/guest-{AGENT_NAME}.log")])?;
     create(dom0, &AgentConfiguration { image, address: A.agent, arguments: &arguments, module: None })

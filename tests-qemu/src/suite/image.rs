@@ -29,12 +29,12 @@ lease_file /run/udhcpd.leases
 pidfile /run/udhcpd.pid
 ";
 
-/// Event channels, grants, xenstore watches and a TCP transfer, as the image itself checks them.
+/// Event channels, grants, xenstore watches and a TCP transfer, as the self-test checks them.
 pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
-    let image = fixture.artifacts().image.clone();
+    let image = fixture.artifacts().self_test_image.clone();
     let dom0 = fixture.hosts()?.dom0(A);
-    let arguments = "selftest peer=10.77.0.2";
-    create(&dom0, &AgentConfiguration { image: &image, address: A.agent, arguments, module: None })?;
+    let arguments = format!("ip={}/24 peer={}", A.agent, A.dom0);
+    create(&dom0, &AgentConfiguration { image: &image, address: A.agent, arguments: &arguments, module: None })?;
     let deadline = Instant::now() + SELF_TEST_LIMIT;
     loop {
         let said = console(&dom0, AGENT_NAME)?;

@@ -67,7 +67,7 @@ const TESTS: &[Test] = &[
 pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choice: &Choice) -> Result<u8> {
     let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
-    artifacts.build_image(paths, build)?;
+    artifacts.build_images(paths, build)?;
     let mut fixture = Fixture::new(paths, artifacts, name, size);
     let mut failed = Vec::new();
     println!("running {} tests on real Xen", tests.len());

@@ -9,7 +9,7 @@ use super::crossings::assert_held;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
 use crate::mode::Mode;
-use crate::network::{BRIDGE, PLACES};
+use crate::network::PLACES;
 use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::keys::Channel;
@@ -52,20 +52,21 @@ pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
 /// configuration.
 pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
-    let image = fixture.artifacts().image.clone();
+    let artifacts = fixture.artifacts().clone();
     let testbed = fixture.hosts()?;
     let dom0 = testbed.dom0(A);
-    dom0.put_file(&image, "/root/tsmc-agent.elf")?;
+    let agent = agents::put_image(&dom0, &artifacts.image)?;
+    let self_test = agents::put_image(&dom0, &artifacts.self_test_image)?;
     dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
     dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
-    let configure = |arguments: &str, module: &str| -> Result<()> {
-        let address = format!("ip={}/24 gw={BRIDGE}", A.agent);
-        let text = agents::configuration_text(A.agent, &format!("{arguments} {address}"), module);
+    let configure = |kernel: &str, arguments: &str, module: &str| -> Result<()> {
+        let text = agents::configuration_text(kernel, A.agent, arguments, module);
         Ok(dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
     };
     let module = "ramdisk=\"/run/tsmc/module\"\n";
 
-    configure("", module)?;
+    let address = agents::static_address(A.agent);
+    configure(&agent, &address, module)?;
     let mut watch = Watchdog::start(&dom0)?;
     watch.wait_for("is ready")?;
     let left = dom0.run(&["ls", "/run/tsmc"])?.text();
@@ -75,14 +76,15 @@ pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     let said = watch.wait_for("is ready")?;
     ensure!(said.contains("key="), "the agent is not sealed: {said}");
 
-    configure("selftest=panic", module)?;
+    configure(&self_test, &format!("ip={}/24 panic", A.agent), module)?;
     dom0.run(&["xl", "destroy", AGENT_NAME])?;
     watch.wait_for("has crashed")?;
-    watch.wait_for("panic at boot/src/main.rs:")?;
+    watch.wait_for("panic at boot/src/bin/tsmc-selftest/main.rs:")?;
 
-    configure("", "")?;
-    watch.wait_for("refuses its configuration: no identity")?;
-    ensure!(watch.status()? == 78, "the watchdog's exit status");
+    configure(&agent, &address, "")?;
+    watch.gives_up_on("no identity")?;
+    configure(&agent, &format!("{address} prot=7078"), module)?;
+    Watchdog::start(&dom0)?.gives_up_on("unknown word 'prot=7078'")?;
     let domain = agents::domain_id(&dom0, AGENT_NAME)?;
     ensure!(domain.is_none(), "an agent that refuses to start is left as domain {domain:?}");
     Ok(())
@@ -120,6 +122,13 @@ impl Watchdog {
             }
             self.hear().with_context(|| format!("the watchdog does not say '{words}'; it said:\n{}", self.said))?;
         }
+    }
+
+    /// The agent refuses its configuration for this reason, and the watchdog ends.
+    fn gives_up_on(&mut self, reason: &str) -> Result<()> {
+        self.wait_for(&format!("refuses its configuration: {reason}"))?;
+        ensure!(self.status()? == 78, "the watchdog's exit status");
+        Ok(())
     }
 
     fn status(&mut self) -> Result<i32> {

@@ -1,37 +1,65 @@
-//! `selftest` on the command line: every part against the real Xen and the real dom0, once, with a verdict.
+//! The image that tries every part of the other against the real Xen and the real dom0, with a verdict.
+#![no_std]
+#![no_main]
+
+extern crate alloc;
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
+use core::net::Ipv4Addr;
 
+use agent::command_line::{SelfTestOptions, Task};
+use boot::say;
+use boot::start::{Machine, XenVersion};
 use common::DomId;
 use xen_pv::event::{self, Channel};
 use xen_pv::grant::Grant;
+use xen_pv::sched::{self, Reason};
 use xen_pv::time;
 use xen_pv::window::Access;
 
 mod adoption;
 mod cipher;
-pub mod meter;
+mod meter;
 mod network;
 mod stream;
 
-use crate::say;
-use crate::start::Machine;
-
 type Outcome = Result<(), String>;
 
-/// Runs all tests; the first failure ends it.
-pub fn run(machine: &mut Machine) -> Outcome {
-    if let Some(outcome) = adoption::run(machine) {
-        return outcome;
+boot::entry_point!(main);
+
+/// Does what the command line says, and says how that ended.
+fn main(mut machine: Machine) -> ! {
+    say!("version {} on Xen {XenVersion}", env!("CARGO_PKG_VERSION"));
+    match perform(&mut machine) {
+        Ok(()) => say!("SELFTEST PASS"),
+        Err(failure) => say!("SELFTEST FAIL {failure}"),
     }
+    sched::shutdown(Reason::Poweroff)
+}
+
+fn perform(machine: &mut Machine) -> Outcome {
+    let options = SelfTestOptions::parse(&machine.command_line).map_err(|error| error.to_string())?;
+    match options.task {
+        Task::Everything { peer } => everything(machine, &options, peer),
+        Task::Meter => meter::serve(machine, &options).map(|never| match never {}),
+        Task::Panic => panic!("asked for on the command line"),
+        Task::Arm(domain) => adoption::play(machine, |reach, _| adoption::arm(reach, domain)),
+        Task::Adopt(domain) => adoption::play(machine, |reach, _| adoption::adopt(reach, domain)),
+        Task::Hold(domain) => adoption::play(machine, |reach, _| adoption::hold(reach, domain)),
+        Task::Leave(domain) => adoption::play(machine, |reach, window| adoption::leave(reach, window, domain)),
+    }
+}
+
+/// All tests; the first failure ends it.
+fn everything(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
     clock()?;
     events()?;
     window(machine)?;
     grants(machine)?;
     store(machine)?;
     cipher::run()?;
-    network::run(machine)
+    network::run(machine, options, peer)
 }
 
 fn clock() -> Outcome {

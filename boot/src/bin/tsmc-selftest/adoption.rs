@@ -1,14 +1,16 @@
-//! An agent dies while a guest misses pages, and another takes the guest over: `selftest arm=DOMAIN` is the first agent, which
-//! must find that no page is absent of a guest that writes to its memory, makes most pages absent, spoils them and waits for
-//! its end; `selftest adopt=DOMAIN` is the second, which must find exactly those pages, and gives each one its content back
-//! when somebody touches it or its turn comes. `selftest hold=DOMAIN` tells whether a guest ran that is destroyed while it is
-//! held. `selftest leave=DOMAIN` frees pages of a guest as if it had left, and looks at what they hold then.
+//! An agent dies while a guest misses pages, and another takes the guest over: `arm=DOMAIN` is the first agent, which must find that no
+//! page is absent of a guest that writes to its memory, makes most pages absent, spoils them and waits for its end; `adopt=DOMAIN` is
+//! the second, which must find exactly those pages, and gives each one its content back when somebody touches it or its turn comes.
+//! `hold=DOMAIN` tells whether a guest ran that is destroyed while it is held. `leave=DOMAIN` frees pages of a guest as if it had left,
+//! and looks at what they hold then.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use boot::say;
+use boot::start::Machine;
 use common::{BATCH, Content, DomId, Gfn, Hold, Page};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_DYING;
@@ -19,9 +21,7 @@ use xen_pv::guest::{Error, domctl, label, machine, memory, walk};
 use xen_pv::window::{Access, Window};
 use xen_pv::{event, time};
 
-use super::{Outcome, check};
-use crate::say;
-use crate::start::Machine;
+use crate::{Outcome, check};
 
 /// Every fourth batch of pages stays present.
 const LEFT_ALONE: usize = 4;
@@ -34,28 +34,15 @@ const PAUSE_NS: u64 = 2_000_000;
 /// How long a guest may take to be destroyed, and then to go away.
 const PATIENCE_NS: u64 = 30_000_000_000;
 
-/// Plays the part that the command line names, if it names one.
-pub fn run(machine: &mut Machine) -> Option<Outcome> {
-    let (part, domain) = machine.command_line.split_ascii_whitespace().find_map(|word| {
-        let (key, value) = word.split_once('=')?;
-        let part: fn(&Reach, &mut Window, DomId) -> Outcome = match key {
-            "arm" => |reach, _, domain| arm(reach, domain),
-            "adopt" => |reach, _, domain| adopt(reach, domain),
-            "hold" => |reach, _, domain| hold(reach, domain),
-            "leave" => leave,
-            _ => return None,
-        };
-        Some((part, DomId(value.parse().ok()?)))
-    })?;
+/// Plays a part with addresses for pages of a guest, and a window beside.
+pub fn play(machine: &mut Machine, part: impl FnOnce(&Reach, &mut Window) -> Outcome) -> Outcome {
     let mut windows = || Ok::<_, Errno>([machine.memory.window()?, machine.memory.window()?, machine.memory.window()?]);
-    let played = windows().map_err(|errno| errno.to_string()).and_then(|[batch, ring, mut spare]| {
-        let reach = Reach::new(batch, vec![ring]);
-        part(&reach, &mut spare, domain)
-    });
-    Some(played)
+    let [batch, ring, mut spare] = windows().map_err(|errno| errno.to_string())?;
+    part(&Reach::new(batch, vec![ring]), &mut spare)
 }
 
-fn arm(reach: &Reach, domain: DomId) -> Outcome {
+/// The first agent.
+pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
     let (mut target, absent) = open(reach, domain)?;
     let found = pages(&absent).count();
     check(found == 0, || format!("of a guest that misses nothing {found} pages were found absent"))?;
@@ -83,7 +70,8 @@ fn arm(reach: &Reach, domain: DomId) -> Outcome {
     }
 }
 
-fn adopt(reach: &Reach, domain: DomId) -> Outcome {
+/// The second agent.
+pub fn adopt(reach: &Reach, domain: DomId) -> Outcome {
     let begun = time::now_ns();
     let (mut target, absent) = open(reach, domain)?;
     say!("ADOPTION found {} in {} ms", pages(&absent).count(), (time::now_ns() - begun) / 1_000_000);
@@ -103,7 +91,8 @@ fn adopt(reach: &Reach, domain: DomId) -> Outcome {
     Ok(())
 }
 
-fn hold(reach: &Reach, domain: DomId) -> Outcome {
+/// Tells whether a guest ran.
+pub fn hold(reach: &Reach, domain: DomId) -> Outcome {
     let (target, _) = open(reach, domain)?;
     say!("ADOPTION holds");
     wait_until(|| domctl::info(domain).is_ok_and(|info| info.flags & DOMINF_DYING != 0))?;
@@ -115,7 +104,8 @@ fn hold(reach: &Reach, domain: DomId) -> Outcome {
     Ok(())
 }
 
-fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
+/// Frees pages of a guest.
+pub fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
     let uuid = domctl::live_info(domain).map_err(text)?.handle;
     let memo = Source::open(reach.clone(), domain).map_err(text)?.memo();
     label::find(AWAY_LABEL).and_then(|away| label::relabel(domain, away)).map_err(text)?;

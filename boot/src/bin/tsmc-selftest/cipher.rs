@@ -8,10 +8,10 @@ use core::arch::x86_64::__cpuid;
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::aead::{AeadInOut, KeyInit};
 use aes_gcm::{Aes256Gcm, Key, Nonce};
+use boot::say;
 use xen_pv::time;
 
-use super::{Outcome, check};
-use crate::say;
+use crate::{Outcome, check};
 
 /// A record of bulk data, about.
 const RECORD: usize = 64 << 10;

@@ -7,20 +7,21 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use agent::command_line::SelfTestOptions;
+use boot::say;
+use boot::start::Machine;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use xen_pv::time;
 
-use super::network::Network;
-use super::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
-use crate::say;
-use crate::start::Machine;
+use crate::network::Network;
+use crate::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 
 const BLOCK: usize = 64 * 1024;
 
 /// Serves both ports; comes back only with the reason why it cannot.
-pub fn serve(machine: &mut Machine) -> Result<core::convert::Infallible, String> {
-    let mut network = Network::start(machine)?;
+pub fn serve(machine: &mut Machine, options: &SelfTestOptions) -> Result<core::convert::Infallible, String> {
+    let mut network = Network::start(machine, options)?;
     let mut sink = Service::new(&mut network, SINK_PORT);
     let mut source = Service::new(&mut network, SERVE_PORT);
     say!("meter: serving on ports {SINK_PORT} and {SERVE_PORT}");

@@ -1,4 +1,4 @@
-//! The network's part of the self-test: TCP to and from dom0's `dom0d`, or another agent's meter at `peer=ADDRESS`, with a
+//! The network's part of the self-test: TCP to and from dom0's `dom0d`, or another agent's meter at the peer's address, with a
 //! checksum over every byte.
 
 use alloc::format;
@@ -6,8 +6,10 @@ use alloc::string::String;
 use alloc::vec;
 use core::net::Ipv4Addr;
 
-use agent::secure::Security;
-use agent::{Address, Config};
+use agent::command_line::SelfTestOptions;
+use boot::net_device::NetDevice;
+use boot::say;
+use boot::start::Machine;
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
@@ -16,11 +18,8 @@ use xen_pv::event;
 use xen_pv::netfront::{self, Netfront};
 use xen_pv::time;
 
-use super::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
-use super::{Outcome, check};
-use crate::net_device::NetDevice;
-use crate::say;
-use crate::start::Machine;
+use crate::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
+use crate::{Outcome, check};
 
 /// Bytes each way.
 const BYTES: u64 = 128 << 20;
@@ -30,13 +29,10 @@ const SEND_BUFFER: usize = 1 << 20;
 /// How long each part may take.
 const PATIENCE_NS: u64 = 60_000_000_000;
 
-pub fn run(machine: &mut Machine) -> Outcome {
+pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
     let before = time::now_ns();
-    let mut network = Network::start(machine)?;
+    let mut network = Network::start(machine, options)?;
     say!("network: connected in {} ms; {:?}", (time::now_ns() - before) / 1_000_000, network.device.features());
-    let peer = machine.command_line.split_ascii_whitespace().find_map(|word| word.strip_prefix("peer="));
-    let peer = peer.map_or(Ok(Ipv4Addr::new(10, 77, 0, 2)), str::parse);
-    let peer = peer.map_err(|_| String::from("network: the command line's peer= is no address"))?;
     network.send(peer)?;
     network.receive(peer)
 }
@@ -53,21 +49,16 @@ pub struct Network {
 
 impl Network {
     /// Connects the network and takes the address of the command line.
-    pub fn start(machine: &mut Machine) -> Result<Self, String> {
+    pub fn start(machine: &mut Machine, options: &SelfTestOptions) -> Result<Self, String> {
         let Some(store) = machine.store.as_mut() else { return Err(String::from("network: no xenstore")) };
         let pages = machine.pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
         let (netfront, queue) = Netfront::connect(store, pages).map_err(|error| format!("{error}"))?;
         let mac = netfront.mac(store).map_err(|error| format!("{error}"))?;
-        let config = Config::from_command_line(machine.command_line, mac, 0, Security::Plain);
-        let config = config.map_err(|error| format!("{error}"))?;
-        let Address::Static { address, prefix, .. } = config.address else {
-            return Err(String::from("network: the self-test needs ip=ADDRESS/PREFIX"));
-        };
         let mut device = NetDevice::new(queue, 1500);
         let hardware = smoltcp::iface::Config::new(EthernetAddress(mac).into());
         let mut interface = Interface::new(hardware, &mut device, now());
         interface.update_ip_addrs(|addresses| {
-            let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(address, prefix)));
+            let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(options.address, options.prefix)));
         });
         let mut sockets = SocketSet::new(vec![]);
         let socket = sockets.add(new_socket());
