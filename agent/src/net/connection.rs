@@ -52,6 +52,8 @@ pub(crate) struct Connection {
     sent: Cell<u64>,
     in_flight: Cell<usize>,
     patience: Cell<Option<u64>>,
+    /// When smoltcp is told of a patience that has become shorter.
+    shorter_from: Cell<Option<u64>>,
     /// Whether what was written is still delivered when this is dropped.
     lingers: Cell<bool>,
 }
@@ -67,10 +69,17 @@ impl Connection {
             net.path.hope(timer.now());
             net.sockets.add(socket)
         };
-        let in_flight = Cell::new(buffers.send);
-        let (received, sent, patience) = (Cell::new(0), Cell::new(0), Cell::new(None));
-        let lingers = Cell::new(true);
-        Self { net: net.clone(), timer: timer.clone(), handle, received, sent, in_flight, patience, lingers }
+        Self {
+            net: net.clone(),
+            timer: timer.clone(),
+            handle,
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            in_flight: Cell::new(buffers.send),
+            patience: Cell::new(None),
+            shorter_from: Cell::new(None),
+            lingers: Cell::new(true),
+        }
     }
 
     /// A connection that waits for a peer; see [`Connection::accepted`].
@@ -136,13 +145,20 @@ impl Connection {
     }
 
     /// How long the peer may say nothing, or take nothing of what it is sent, before the connection counts as lost; `None`
-    /// waits for ever.
+    /// waits for ever. A shorter patience than before counts from now on: so far the peer was entitled to the longer one.
     pub(crate) fn set_patience(&self, patience_ns: Option<u64>) {
-        self.patience.set(patience_ns);
+        let before = self.patience.replace(patience_ns);
+        if before == patience_ns {
+            return;
+        }
+        let shorter = patience_ns.filter(|&ns| before.is_none_or(|before| ns < before));
+        self.shorter_from.set(shorter.map(|ns| self.timer.now() + ns));
         self.socket(|socket| {
-            socket.set_timeout(patience_ns.map(|ns| Duration::from_micros(ns / 1000)));
+            if shorter.is_none() {
+                socket.set_timeout(patience_ns.map(duration));
+            }
             let often = patience_ns.map_or(KEEP_ALIVE, |ns| KEEP_ALIVE.min(ns / 5));
-            socket.set_keep_alive(Some(Duration::from_micros(often / 1000)));
+            socket.set_keep_alive(Some(duration(often)));
         });
     }
 
@@ -309,8 +325,19 @@ impl Connection {
     }
 
     fn socket<T>(&self, look: impl FnOnce(&mut tcp::Socket<'static>) -> T) -> T {
-        look(self.net.borrow_mut().sockets.get_mut::<tcp::Socket>(self.handle))
+        let net = &mut *self.net.borrow_mut();
+        let socket = net.sockets.get_mut::<tcp::Socket>(self.handle);
+        // smoltcp counts from the last packet that came. One that came since then is young enough.
+        if self.shorter_from.get().is_some_and(|from| self.timer.now() >= from) {
+            self.shorter_from.set(None);
+            socket.set_timeout(self.patience.get().map(duration));
+        }
+        look(socket)
     }
+}
+
+fn duration(ns: u64) -> Duration {
+    Duration::from_micros(ns / 1000)
 }
 
 impl Drop for Connection {
