@@ -28,7 +28,7 @@ const UNREAD: usize = 96;
 pub(crate) const MEMORY: usize = UNREAD * LONGEST;
 
 /// The port, and who has a mailbox behind it.
-pub(crate) struct Post {
+pub(crate) struct DatagramPort {
     net: Rc<RefCell<Net>>,
     timer: Timer,
     port: u16,
@@ -47,28 +47,28 @@ pub(crate) enum End {
 struct Mailbox {
     /// What stands on a datagram that is for it.
     name: SessionName,
-    unread: RefCell<heapless::Deque<Letter, UNREAD>>,
+    unread: RefCell<heapless::Deque<Datagram, UNREAD>>,
 }
 
-struct Letter {
+struct Datagram {
     from: SocketAddrV4,
     counter: u64,
     body: Vec<u8>,
 }
 
-impl Post {
+impl DatagramPort {
     pub(crate) fn new(net: Rc<RefCell<Net>>, timer: Timer, port: u16) -> Self {
         Self { net, timer, port, mailboxes: RefCell::default(), stray: Cell::new(0) }
     }
 
-    /// Opens the line of this end of a session to the agent at `peer`, until it is dropped.
-    pub(crate) fn line(
+    /// Opens the channel of this end of a session to the agent at `peer`, until it is dropped.
+    pub(crate) fn open(
         self: &Rc<Self>,
         session: SessionToken,
         end: End,
         sealing: Datagrams,
         peer: SocketAddrV4,
-    ) -> Line {
+    ) -> DatagramChannel {
         let net = &mut *self.net.borrow_mut();
         net.open_datagrams(self.port);
         let session = SessionName::of(session);
@@ -81,7 +81,7 @@ impl Post {
         };
         let mailbox = Rc::new(Mailbox { name, unread: RefCell::default() });
         self.mailboxes.borrow_mut().push(Rc::downgrade(&mailbox));
-        Line { post: self.clone(), mailbox, to, sealing, peer, scratch: Vec::new(), refused: 0 }
+        DatagramChannel { datagram_port: self.clone(), mailbox, to, sealing, peer, scratch: Vec::new(), refused: 0 }
     }
 
     /// Takes a turn: sorts what has come.
@@ -104,13 +104,13 @@ impl Post {
         let find =
             |name: &[u8; 16]| mailboxes.iter().rev().filter_map(Weak::upgrade).find(|mailbox| mailbox.name.0 == *name);
         while let Some(()) = net.receive_datagram(|from, bytes| {
-            let letter = split(bytes).and_then(|(name, counter, body)| {
+            let datagram = split(bytes).and_then(|(name, counter, body)| {
                 let mailbox = find(name)?;
                 // One that overflows is lost like any other.
-                let _ = mailbox.unread.borrow_mut().push_back(Letter { from, counter, body: body.to_vec() });
+                let _ = mailbox.unread.borrow_mut().push_back(Datagram { from, counter, body: body.to_vec() });
                 Some(())
             });
-            if letter.is_none() {
+            if datagram.is_none() {
                 self.stray.set(self.stray.get() + 1);
             }
         }) {}
@@ -126,9 +126,9 @@ fn split(datagram: &[u8]) -> Option<(&[u8; 16], u64, &[u8])> {
     Some((name, u64::from_le_bytes(*counter), body))
 }
 
-/// A session's line to the other agent.
-pub(crate) struct Line {
-    post: Rc<Post>,
+/// A session's channel to the other agent.
+pub(crate) struct DatagramChannel {
+    datagram_port: Rc<DatagramPort>,
     mailbox: Rc<Mailbox>,
     /// What stands on a datagram for the other end.
     to: SessionName,
@@ -139,7 +139,7 @@ pub(crate) struct Line {
     pub(crate) refused: u64,
 }
 
-impl Line {
+impl DatagramChannel {
     /// Where the peer's agent listens.
     pub(crate) fn peer(&self) -> SocketAddrV4 {
         self.peer
@@ -152,7 +152,7 @@ impl Line {
 
     /// Takes one datagram; whether there was one. `read` gets it if it is the peer's and makes sense.
     pub(crate) fn receive(&mut self, read: impl FnOnce(&mut Self, SocketAddrV4, Rescue<'_>)) -> bool {
-        let Some(Letter { from, counter, mut body }) = self.mailbox.unread.borrow_mut().pop_front() else {
+        let Some(Datagram { from, counter, mut body }) = self.mailbox.unread.borrow_mut().pop_front() else {
             return false;
         };
         let at_home = from.ip() == self.peer.ip();
@@ -171,15 +171,15 @@ impl Line {
 
     /// Sends, if there is room; whether there was.
     pub(crate) fn send_to(&mut self, to: SocketAddrV4, rescue: &Rescue<'_>) -> bool {
-        let Self { post, to: name, sealing, scratch, .. } = self;
+        let Self { datagram_port, to: name, sealing, scratch, .. } = self;
         scratch.clear();
         rescue.emit(scratch);
         let counter = sealing.seal(&name.0, scratch);
         let mut front = [0; FRONT];
         front[..16].copy_from_slice(&name.0);
         front[16..].copy_from_slice(&counter.to_le_bytes());
-        post.timer.nudge();
-        post.net.borrow_mut().send_datagram(to, [&front, scratch])
+        datagram_port.timer.nudge();
+        datagram_port.net.borrow_mut().send_datagram(to, [&front, scratch])
     }
 }
 
@@ -214,15 +214,20 @@ mod tests {
     }
 
     /// Sends datagrams to the port, and says which of them the session reads, by their stamps.
-    fn read(pair: &mut Pair, post: &Post, line: &mut Line, datagrams: &[&[u8]]) -> Vec<u64> {
+    fn read(
+        pair: &mut Pair,
+        datagram_port: &DatagramPort,
+        channel: &mut DatagramChannel,
+        datagrams: &[&[u8]],
+    ) -> Vec<u64> {
         let home = HOME.parse().unwrap();
         for datagram in datagrams {
             assert!(pair.net.borrow_mut().send_datagram(home, [datagram, &[]]));
         }
         deliver(pair);
-        post.poll();
+        datagram_port.poll();
         let mut stamps = Vec::new();
-        while line.receive(|_, from, rescue| match rescue {
+        while channel.receive(|_, from, rescue| match rescue {
             Rescue::Probe(stamp) if from == home => stamps.push(stamp),
             other => panic!("{other:?} from {from}"),
         }) {}
@@ -236,14 +241,14 @@ mod tests {
             Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName::of(SESSION) };
         let wire = pair.wire();
         let ([there, here], _) = pair.shake_hands(wire, preamble);
-        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
+        let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
 
         let genuine: Vec<Vec<u8>> = (0..3).map(|stamp| sealed(&there, SESSION, &Rescue::Probe(stamp))).collect();
         // Out of order, and one twice.
         let sent = [&genuine[1][..], &genuine[0], &genuine[1]];
-        assert_eq!(read(&mut pair, &post, &mut line, &sent), [1, 0]);
-        assert_eq!(line.refused, 1);
+        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &sent), [1, 0]);
+        assert_eq!(channel.refused, 1);
 
         let mut changed = genuine[2].clone();
         *changed.last_mut().unwrap() ^= 1;
@@ -251,34 +256,34 @@ mod tests {
         renumbered[16] ^= 8;
         let reflected = sealed(&here, SESSION, &Rescue::Probe(7));
         let short = &genuine[2][..30];
-        assert_eq!(read(&mut pair, &post, &mut line, &[&changed, &renumbered, &reflected, short]), []);
-        assert_eq!((line.refused, post.stray.get()), (5, 0));
+        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&changed, &renumbered, &reflected, short]), []);
+        assert_eq!((channel.refused, datagram_port.stray.get()), (5, 0));
 
         let strange = sealed(&there, SessionToken([8; 16]), &Rescue::Probe(7));
         let long = vec![9; LONGEST + 1];
-        assert_eq!(read(&mut pair, &post, &mut line, &[&strange, &long, &[9; 20], &[]]), []);
-        assert_eq!((line.refused, post.stray.get()), (5, 4));
+        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&strange, &long, &[9; 20], &[]]), []);
+        assert_eq!((channel.refused, datagram_port.stray.get()), (5, 4));
 
         // None of this was in the way of what is genuine.
-        assert_eq!(read(&mut pair, &post, &mut line, &[&genuine[2]]), [2]);
+        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&genuine[2]]), [2]);
     }
 
     #[test]
     fn both_ends_in_one_agent_hear_each_other_and_not_themselves() {
         let (mut pair, [there, here]) = Pair::plain();
-        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
         let [mut source, mut target] = [(End::Source, &here), (End::Target, &there)]
-            .map(|(end, link)| post.line(SESSION, end, link.datagrams(), HOME.parse().unwrap()));
+            .map(|(end, link)| datagram_port.open(SESSION, end, link.datagrams(), HOME.parse().unwrap()));
         assert!(target.send(&Rescue::Probe(5)));
         deliver(&mut pair);
-        post.poll();
+        datagram_port.poll();
         assert!(!target.has_mail());
         let mut heard = None;
         assert!(source.receive(|_, from, rescue| heard = Some((from, rescue == Rescue::Probe(5)))));
         let (from, is_probe) = heard.unwrap();
         assert!(is_probe && source.send_to(from, &Rescue::Echo(5)));
         deliver(&mut pair);
-        post.poll();
+        datagram_port.poll();
         assert!(!source.has_mail() && target.receive(|_, _, rescue| assert_eq!(rescue, Rescue::Echo(5))));
         assert_eq!((source.refused, target.refused), (0, 0));
     }
@@ -286,18 +291,18 @@ mod tests {
     #[test]
     fn who_is_not_where_the_peer_is_is_not_read() {
         let (mut pair, [there, here]) = Pair::plain();
-        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, End::Source, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
+        let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
         let datagram = sealed(&there, SESSION, &Rescue::Probe(1));
-        assert_eq!(read(&mut pair, &post, &mut line, &[&datagram]), []);
-        assert_eq!(line.refused, 1);
+        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&datagram]), []);
+        assert_eq!(channel.refused, 1);
     }
 
     #[test]
     fn a_flood_costs_no_more_than_a_mailbox() {
         let (mut pair, [there, here]) = Pair::plain();
-        let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut line = post.line(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
+        let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
+        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
         for _ in 0..10 {
             let piece = Rescue::Piece { gfn: Gfn(1), index: 0, bytes: &[1; crate::wire::PIECE] };
             let flood: Vec<Vec<u8>> = (0..30).map(|_| sealed(&there, SESSION, &piece)).collect();
@@ -305,15 +310,15 @@ mod tests {
                 pair.net.borrow_mut().send_datagram(HOME.parse().unwrap(), [datagram, &[]]);
             }
             deliver(&mut pair);
-            post.poll();
+            datagram_port.poll();
         }
         let mut unread = 0;
-        while line.receive(|_, _, _| ()) {
+        while channel.receive(|_, _, _| ()) {
             unread += 1;
         }
         assert_eq!(unread, UNREAD);
-        drop(line);
-        post.poll();
-        assert!(post.mailboxes.borrow().is_empty());
+        drop(channel);
+        datagram_port.poll();
+        assert!(datagram_port.mailboxes.borrow().is_empty());
     }
 }

@@ -8,8 +8,8 @@ use core::num::NonZeroU64;
 
 use common::{Content, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
-use crate::budget::Reservation;
 use crate::error::{Refusal, SessionError};
+use crate::host::budget::Reservation;
 
 /// A page's digest; never 0.
 pub type Digest = NonZeroU64;
@@ -84,7 +84,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::host::budget::Budget;
     use crate::tasks::Timer;
 
     fn budget(bytes: usize) -> Budget {

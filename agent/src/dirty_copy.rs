@@ -13,9 +13,9 @@ use common::{BATCH, Gfn, PAGE_SIZE};
 use embassy_futures::select::{Either, select};
 
 use crate::channel::Inlet;
-use crate::datagram::Line;
-use crate::desk::Complaint;
+use crate::datagram::DatagramChannel;
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
+use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
 use crate::net::IN_FLIGHT_BULK;
@@ -123,7 +123,7 @@ async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
     lost.iter().for_each(|gfn| departure.sends.take_back(gfn));
     departure.left.copy_from(missing);
     departure.recent.intersect_with(missing);
-    departure.desk.state(State::Committed);
+    departure.toolstack.state(State::Committed);
     Ok(())
 }
 
@@ -178,7 +178,7 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     let unreadable = match departure.send(cause, &mut batch).await {
         Ok(unreadable) => unreadable,
         Err(SessionError::Here(error)) if committed => {
-            departure.complaint.about(&departure.desk.id, error);
+            departure.complaint.about(&departure.toolstack.id, error);
             wanted
         }
         Err(error) => return Err(error),
@@ -218,7 +218,7 @@ fn is_hole<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> bool {
 }
 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {
-    departure.desk.progress(Progress {
+    departure.toolstack.progress(Progress {
         stage: 3,
         done: departure.ledger.summary.stage3_pages.min(total),
         total,
@@ -338,7 +338,7 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
             Ok(fault) if fault.dropped => arrival.forget(fault.gfn),
             Ok(fault) => arrival.note_fault(fault),
             Err(error) => {
-                complaint.about(&arrival.desk.id, format_args!("no word of faults: {error}"));
+                complaint.about(&arrival.toolstack.id, format_args!("no word of faults: {error}"));
                 arrival.timer.sleep(XEN_RETRY).await;
             }
         }
@@ -346,9 +346,9 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
 }
 
 /// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, line: &mut Line) -> SessionError {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> SessionError {
     arrival.timer.wait_for(|| arrival.is_running().then_some(())).await;
-    match select(say_demands(arrival), rescue::ask(arrival, line)).await {
+    match select(say_demands(arrival), rescue::ask(arrival, channel)).await {
         Either::First(error) => error,
         Either::Second(never) => match never {},
     }

@@ -46,8 +46,8 @@ pub(crate) struct Copied(());
 pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
     departure.ledger.begin(Stage::FullCopy, departure.bytes());
     // From here on a dead agent leaves the guest other than it was.
-    departure.desk.note(&departure.note);
-    departure.desk.state(State::Copying);
+    departure.toolstack.note(&departure.note);
+    departure.toolstack.state(State::Copying);
     departure.source.log_on()?;
     let mut first = 0;
     while first < departure.frames {
@@ -133,7 +133,7 @@ async fn copy<S: Source>(
 fn report<S: Source>(departure: &Departure<S>) {
     let summary = &departure.ledger.summary;
     let looked_at = summary.stage1_pages + summary.deferred;
-    departure.desk.progress(Progress {
+    departure.toolstack.progress(Progress {
         stage: 1,
         round: (departure.policy == Mode::Precopy).then_some(summary.rounds as u32),
         done: looked_at.min(summary.pages),

@@ -18,9 +18,9 @@ use smoltcp::time::Instant;
 
 use crate::channel::Inlet;
 use crate::command_line::AgentOptions;
-use crate::datagram::{End, Post};
+use crate::datagram::{DatagramPort, End};
 use crate::error::LinkError;
-use crate::lobby::{Door, Lobby};
+use crate::host::listener::{Listener, PendingSessions};
 use crate::net::{Buffers, Connection, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
@@ -56,20 +56,20 @@ pub fn channel(bytes: &[u8]) {
 /// or follows it.
 fn call_of_a_stranger(bytes: &[u8]) {
     let mut pair = Pair::new();
-    let lobby = Rc::new(Lobby::default());
+    let pending = Rc::new(PendingSessions::default());
     let [_, callee] = agents();
     let options = AgentOptions::parse("ip=10.0.0.1/24 port=7").expect("a command line");
     let config = Rc::new(options.config([2; 6], 0, Security::Sealed(callee.clone())));
-    let mut door = Door::new(pair.net.clone(), pair.timer.clone(), lobby.clone(), config, entropy);
-    let invitation = lobby.expect(SESSION, Purpose::Begin, None);
+    let mut listener = Listener::new(pair.net.clone(), pair.timer.clone(), pending.clone(), config, entropy);
+    let invitation = pending.expect(SESSION, Purpose::Begin, None);
     let (net, timer) = (pair.net.clone(), pair.timer.clone());
-    door.poll();
+    listener.poll();
     let stranger = pair.finish(Connection::connect(&net, &timer, peer(), LARGE)).expect("a place");
     pair.finish(stranger.write_all(&changed(heard_once(), bytes))).expect("room");
     drop(stranger);
     pair.finish(async {
         for _ in 0..16 {
-            door.poll();
+            listener.poll();
             timer.yield_now().await;
         }
     });
@@ -132,8 +132,8 @@ fn datagrams(mut bytes: &[u8]) {
     let (mut pair, link, _there, out) = link();
     let there = Link::sealed(connected(&mut pair), PublicKey([1; 32]), [0; 32], [out, Direction::new(&key(1))]);
     let there = there.datagrams();
-    let post = Rc::new(Post::new(pair.net.clone(), pair.timer.clone(), home.port()));
-    let mut line = post.line(SESSION, End::Source, link.datagrams(), home);
+    let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), home.port()));
+    let mut line = datagram_port.open(SESSION, End::Source, link.datagrams(), home);
     let (mut sent, mut read) = (0, 0);
     while let Some(([from, length], rest)) = bytes.split_first_chunk() {
         let (body, rest) = rest.split_at(rest.len().min(usize::from(*length) * 8));
@@ -151,7 +151,7 @@ fn datagrams(mut bytes: &[u8]) {
             timer.yield_now().await;
             timer.yield_now().await;
         });
-        post.poll();
+        datagram_port.poll();
         while line.receive(|_, _, _| read += 1) {}
     }
     assert!(read <= sent, "{read} were read of {sent}");
@@ -383,7 +383,7 @@ fn peer() -> SocketAddrV4 {
     ADDRESS.parse().expect("an address")
 }
 
-/// A connection in the interface's own network, with the other end to the door.
+/// A connection in the interface's own network, with the other end to the listener.
 fn connected(pair: &mut Pair) -> Connection {
     let there = Connection::listen(&pair.net, &pair.timer, 7, LARGE).expect("a socket");
     let (net, timer) = (pair.net.clone(), pair.timer.clone());

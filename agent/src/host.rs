@@ -1,5 +1,11 @@
 //! What all sessions of a host share.
 
+pub(crate) mod budget;
+pub(crate) mod claim;
+pub(crate) mod listener;
+pub(crate) mod peers;
+pub(crate) mod toolstack;
+
 use alloc::collections::VecDeque;
 use alloc::rc::Rc;
 use alloc::string::ToString;
@@ -8,24 +14,24 @@ use core::cell::RefCell;
 use common::control::{SessionToken, State};
 use embassy_futures::select::{Either, select};
 
-use crate::budget::{Budget, Reservation, Want};
-use crate::claim::Domains;
 use crate::config::Config;
-use crate::datagram::Post;
-use crate::desk::Desk;
+use crate::datagram::DatagramPort;
 use crate::error::SessionError;
-use crate::lobby::Lobby;
 use crate::net::Net;
-use crate::peers::Peers;
 use crate::platform::Platform;
 use crate::tasks::Timer;
+use budget::{Budget, Reservation, Want};
+use claim::Domains;
+use listener::PendingSessions;
+use peers::Peers;
+use toolstack::Toolstack;
 
 /// What all sessions share.
 pub(crate) struct Host<P> {
     pub(crate) platform: Rc<RefCell<P>>,
     pub(crate) net: Rc<RefCell<Net>>,
-    pub(crate) lobby: Rc<Lobby>,
-    pub(crate) post: Rc<Post>,
+    pub(crate) pending: Rc<PendingSessions>,
+    pub(crate) datagram_port: Rc<DatagramPort>,
     pub(crate) timer: Timer,
     pub(crate) config: Rc<Config>,
     pub(crate) budget: Budget,
@@ -37,18 +43,22 @@ pub(crate) struct Host<P> {
 }
 
 /// Waits for its turn, and says for what. The toolstack may give up meanwhile.
-pub(crate) async fn turn<P: Platform>(host: &Host<P>, desk: &Desk, want: Want) -> Result<Reservation, SessionError> {
+pub(crate) async fn turn<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Toolstack,
+    want: Want,
+) -> Result<Reservation, SessionError> {
     let turn = host.budget.queue(want)?;
     if let Some(lack) = turn.lacks() {
-        desk.state(State::Waiting { reason: lack.to_string() });
+        toolstack.state(State::Waiting { reason: lack.to_string() });
     }
-    match select(host.timer.wait_for(|| turn.take()), cancelled(&host.timer, desk)).await {
+    match select(host.timer.wait_for(|| turn.take()), cancelled(&host.timer, toolstack)).await {
         Either::First(reservation) => Ok(reservation),
         Either::Second(()) => Err(SessionError::Cancelled),
     }
 }
 
 /// Waits until the toolstack gives up.
-pub(crate) async fn cancelled(timer: &Timer, desk: &Desk) {
-    timer.wait_for(|| desk.cancelled().then_some(())).await;
+pub(crate) async fn cancelled(timer: &Timer, toolstack: &Toolstack) {
+    timer.wait_for(|| toolstack.cancelled().then_some(())).await;
 }

@@ -17,13 +17,10 @@ extern crate std;
 
 #[cfg(feature = "bench")]
 pub mod bench;
-mod budget;
 mod channel;
-mod claim;
 pub mod command_line;
 pub mod config;
 mod datagram;
-mod desk;
 pub mod digest;
 mod dirty_copy;
 pub mod error;
@@ -33,17 +30,12 @@ pub mod fuzzing;
 mod host;
 mod ledger;
 mod limits;
-mod lobby;
-mod loopback;
 mod net;
 pub mod os;
-mod path_mtu;
-mod peers;
 pub mod platform;
 mod rescue;
 pub mod secure;
 mod session;
-mod sieve;
 mod source;
 mod switchover;
 mod tail;
@@ -68,24 +60,24 @@ use smoltcp::phy::Device;
 
 pub use config::{Address, Config, MTU};
 
-use budget::Budget;
-use claim::Domains;
-use datagram::Post;
-use desk::Registry;
+use datagram::DatagramPort;
 use host::Host;
-use lobby::{Door, Lobby};
+use host::budget::Budget;
+use host::claim::Domains;
+use host::listener::{self, Listener, PendingSessions};
+use host::peers::Peers;
+use host::toolstack::Registry;
 use net::Net;
-use peers::Peers;
 use platform::{Platform, Store};
 use secure::handshake::Entropy;
 use tasks::{Task, Timer, poll_once};
 
 /// Turns that tasks get before the image may look after itself.
 const TURNS: usize = 16;
-/// What small things take that nobody counts: tasks, lines for the toolstack, what the heap loses between its blocks.
+/// Headroom for allocations that no budget counts: tasks, lines for the toolstack, what the heap loses between its blocks.
 const SMALL: usize = 1 << 20;
 /// What no session may have. How large smoltcp's own structures are, the compiler decides.
-const _: () = assert!(cost::FIXED >= lobby::MEMORY + net::MEMORY + SMALL);
+const _: () = assert!(cost::FIXED >= listener::MEMORY + net::MEMORY + SMALL);
 /// How soon to look again when the network device takes no more for now.
 const DEVICE_FULL: u64 = 500_000;
 
@@ -107,7 +99,7 @@ pub struct Agent<P: Platform, D: Device, S: Store> {
     host: Rc<Host<P>>,
     device: D,
     registry: Registry<S>,
-    door: Door,
+    listener: Listener,
     tasks: Vec<Task>,
     announced: Option<Ipv4Addr>,
 }
@@ -130,9 +122,9 @@ where
         let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
         let net = Rc::new(RefCell::new(net));
         let config = Rc::new(config);
-        let lobby = Rc::new(Lobby::default());
+        let pending = Rc::new(PendingSessions::default());
         let source = platform.clone();
-        let door = Door::new(net.clone(), timer.clone(), lobby.clone(), config.clone(), move || {
+        let listener = Listener::new(net.clone(), timer.clone(), pending.clone(), config.clone(), move || {
             let mut entropy = Entropy::default();
             source.borrow_mut().random(&mut *entropy);
             entropy
@@ -140,12 +132,12 @@ where
         let registry = Registry::new(store, timer.clone());
         let total = config.memory.saturating_sub(cost::FIXED);
         let budget = Budget::new(total, config.memory - total + config.beside, timer.clone());
-        let post = Rc::new(Post::new(net.clone(), timer.clone(), config.port));
+        let datagram_port = Rc::new(DatagramPort::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {
             platform,
             net,
-            lobby,
-            post,
+            pending,
+            datagram_port,
             timer,
             config,
             budget,
@@ -153,7 +145,7 @@ where
             peers: Peers::default(),
             epilogues: RefCell::default(),
         });
-        Self { host, device, registry, door, tasks: Vec::new(), announced: None }
+        Self { host, device, registry, listener, tasks: Vec::new(), announced: None }
     }
 
     /// Does all that can be done without waiting.
@@ -179,14 +171,14 @@ where
     fn turn(&mut self) -> bool {
         let timer = self.host.timer.clone();
         let mut moved = self.host.net.borrow_mut().poll(&mut self.device, timer.now());
-        while let Some((desk, request)) = self.registry.next_request() {
-            self.tasks.push(Box::pin(session::serve(self.host.clone(), desk, request)));
+        while let Some((toolstack, request)) = self.registry.next_request() {
+            self.tasks.push(Box::pin(session::serve(self.host.clone(), toolstack, request)));
         }
         self.announce();
         timer.take_nudge();
         timer.take_earliest();
-        self.door.poll();
-        self.host.post.poll();
+        self.listener.poll();
+        self.host.datagram_port.poll();
         self.tasks.retain_mut(|task| poll_once(task).is_pending());
         moved |= self.host.net.borrow_mut().poll(&mut self.device, timer.now());
         self.registry.flush();

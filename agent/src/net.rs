@@ -4,6 +4,9 @@
 //! [`Connection`] look at their socket once a turn.
 
 mod connection;
+mod ingress_filter;
+mod loopback;
+pub(crate) mod path_mtu;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,10 +20,10 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
-use crate::loopback::{self, Loopback, Looped};
-use crate::path_mtu::PathMtu;
-use crate::sieve::Sieve;
 pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
+use ingress_filter::IngressFilter;
+use loopback::{Loopback, Looped};
+use path_mtu::PathMtu;
 
 /// Packets taken in before others get a turn.
 const INGRESS_BUDGET: usize = 512;
@@ -63,7 +66,7 @@ impl Net {
         let mtu = config.mtu.map_or(capabilities.ip_mtu(), usize::from);
         let path = PathMtu::new(mtu, capabilities.segmentation.tcpv4.is_some());
         let mut interface =
-            Interface::new(settings, &mut Sieve { device, port: config.port, path: &path }, instant(now));
+            Interface::new(settings, &mut IngressFilter { device, port: config.port, path: &path }, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
         // Before all others: the sockets are served in this order.
         let datagrams = sockets.add(udp::Socket::new(datagram_buffer(), datagram_buffer()));
@@ -94,7 +97,7 @@ impl Net {
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
         let time = instant(now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
-        let device = &mut Sieve { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
+        let device = &mut IngressFilter { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {
@@ -109,7 +112,7 @@ impl Net {
         }
         moved |= self.loopback.take_fresh();
         self.follow_dhcp();
-        self.bury(now);
+        self.remove_closed(now);
         moved
     }
 
@@ -208,7 +211,7 @@ impl Net {
     }
 
     /// Removes sockets that were given up and have said all they had to say.
-    fn bury(&mut self, now: u64) {
+    fn remove_closed(&mut self, now: u64) {
         let sockets = &mut self.sockets;
         self.lingering.retain(|(handle, deadline)| {
             let socket = sockets.get_mut::<tcp::Socket>(*handle);

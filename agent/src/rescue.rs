@@ -16,7 +16,7 @@ use core::convert::Infallible;
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
 
-use crate::datagram::Line;
+use crate::datagram::DatagramChannel;
 use crate::platform::Target;
 use crate::target::pages::Waiting;
 use crate::target::{Arrival, RESCUED};
@@ -31,20 +31,20 @@ const PROBE_AGAIN: u64 = 10 * MS;
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
 const PROBE_SELDOM: u64 = SECOND;
-/// The longest time between two cries for a page.
+/// The longest time between two requests for a page.
 const LONGEST_PAUSE: u64 = 200 * MS;
 /// Asks for pages that are late. Never ends.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, line: &mut Line) -> Infallible {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> Infallible {
     let timer = &arrival.timer;
     let mut asking = Asking::new(timer.now());
     loop {
-        while line.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
-        asking.probe(line, timer.now());
-        asking.cry(arrival, line, timer.now());
+        while channel.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
+        asking.probe(channel, timer.now());
+        asking.request(arrival, channel, timer.now());
         let due = asking.due(arrival);
-        let sooner = timer.wait_for(|| (line.has_mail() || asking.due(arrival) < due).then_some(()));
+        let sooner = timer.wait_for(|| (channel.has_mail() || asking.due(arrival) < due).then_some(()));
         select(sooner, timer.sleep_until(due)).await;
-        arrival.ledger.borrow_mut().summary.rescue_refused = line.refused;
+        arrival.ledger.borrow_mut().summary.rescue_refused = channel.refused;
     }
 }
 
@@ -87,16 +87,16 @@ impl Asking {
         self.rtt.is_none() && self.unanswered >= PROBES
     }
 
-    fn probe(&mut self, line: &mut Line, now: u64) {
+    fn probe(&mut self, channel: &mut DatagramChannel, now: u64) {
         if now < self.next_probe {
             return;
         }
-        line.send(&Rescue::Probe(now));
+        channel.send(&Rescue::Probe(now));
         self.unanswered = self.unanswered.saturating_add(1);
         if self.unanswered == PROBES && self.rtt.is_none() {
             log::warn!(
                 "no datagram comes through from {}: a lost packet may make the guest wait for a second",
-                line.peer()
+                channel.peer()
             );
         }
         let pause = match self.rtt {
@@ -133,7 +133,7 @@ impl Asking {
     }
 
     /// Asks for those pages that are late.
-    fn cry<T: Target>(&mut self, arrival: &Arrival<T>, line: &mut Line, now: u64) {
+    fn request<T: Target>(&mut self, arrival: &Arrival<T>, channel: &mut DatagramChannel, now: u64) {
         if self.is_deaf() || now < self.next_round {
             return;
         }
@@ -149,9 +149,9 @@ impl Asking {
             arrival.ledger.borrow_mut().summary.rescue_asked += 1;
         }
         if !wanted.is_empty() {
-            line.send(&Rescue::Ask(&wanted));
+            channel.send(&Rescue::Ask(&wanted));
             self.next_probe = now;
-            self.probe(line, now);
+            self.probe(channel, now);
             self.next_round = now + MS;
         }
     }

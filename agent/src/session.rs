@@ -49,9 +49,9 @@ use alloc::rc::Rc;
 use common::DomId;
 use common::control::{Request, State};
 
-use crate::desk::Desk;
 use crate::error::{Refusal, SessionError};
 use crate::host::Host;
+use crate::host::toolstack::Toolstack;
 use crate::limits::{BULK_LOST, CONTROL_LOST, LET_GO};
 use crate::platform::Platform;
 use crate::source::{Committed, Departure};
@@ -60,21 +60,21 @@ use dialing::Callee;
 use note::{Note, Role};
 
 /// Serves one request from beginning to end.
-pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, desk: Rc<Desk>, request: Request) {
+pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, toolstack: Rc<Toolstack>, request: Request) {
     match request {
-        Request::Out { domain, mode, verify } => departure::serve(&host, &desk, domain, mode, verify).await,
+        Request::Out { domain, mode, verify } => departure::serve(&host, &toolstack, domain, mode, verify).await,
         Request::In { domain, peer, key, session, size, backends } => {
             let callee = Callee { address: peer, key };
-            arrival::serve(&host, &desk, domain, callee, session, size, backends).await;
+            arrival::serve(&host, &toolstack, domain, callee, session, size, backends).await;
         }
-        Request::Recover { note } => recover(&host, &desk, &note).await,
+        Request::Recover { note } => recover(&host, &toolstack, &note).await,
         Request::Discard { domain } => {
             let outcome = discard(&host, domain).await;
-            desk.state(outcome.map_or_else(|error| error.failed(), |()| State::Complete));
+            toolstack.state(outcome.map_or_else(|error| error.failed(), |()| State::Complete));
         }
         Request::Withdraw { domain } => {
             let has_run = host.platform.borrow().has_run(domain);
-            desk.state(match has_run {
+            toolstack.state(match has_run {
                 Ok(false) => State::Complete,
                 Ok(true) => SessionError::Refused(Refusal::HasRun).failed(),
                 Err(error) => SessionError::from(error).failed(),
@@ -94,16 +94,16 @@ async fn discard<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(), Sessi
 }
 
 /// Takes up what an earlier life of this agent left when it died.
-async fn recover<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &str) {
+async fn recover<P: Platform>(host: &Host<P>, toolstack: &Rc<Toolstack>, note: &str) {
     let adopted = match Note::open(&host.config.security, note) {
         Err(error) => Err(error),
         Ok(note) => match note.role {
-            Role::Source => retained::adopt(host, desk, &note).await,
-            Role::Ready | Role::Running => arrival::adopt(host, desk, &note).await,
+            Role::Source => retained::adopt(host, toolstack, &note).await,
+            Role::Ready | Role::Running => arrival::adopt(host, toolstack, &note).await,
         },
     };
     if let Err(error) = adopted {
-        desk.state(error.failed());
+        toolstack.state(error.failed());
     }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn commit<P: Platform>(
     host.platform.borrow().can_retain()?;
     let committed = Committed::retain(&mut departure.source)?;
     departure.inbox.committed.set(true);
-    departure.desk.state(State::Committed);
+    departure.toolstack.state(State::Committed);
     departure.set_patience(CONTROL_LOST, BULK_LOST);
     Ok(committed)
 }

@@ -17,30 +17,31 @@ use core::pin::Pin;
 use common::control::{Mode, Size, State};
 use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
-use crate::budget::Reservation;
 use crate::channel::{Inlet, Outlet};
 use crate::datagram::End;
-use crate::desk::{Complaint, Desk};
 use crate::digest::Kept;
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError};
 use crate::host::Host;
+use crate::host::budget::Reservation;
+use crate::host::listener;
+use crate::host::listener::Called;
+use crate::host::peers::Seat;
+use crate::host::toolstack::{Complaint, Toolstack};
 use crate::ledger::{Ledger, Sends};
 use crate::limits::{BULK_WAIT, PAUSE_GRACE, PEER_WAIT};
-use crate::lobby::Called;
 use crate::net::IN_FLIGHT_CONTROL;
-use crate::peers::Seat;
 use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message, Welcome};
-use crate::{datagram, lobby, platform, tail};
+use crate::{datagram, platform, tail};
 use answering::Answering;
 
 /// What a departure takes besides its page sets: connections, and those of a target that calls again meanwhile, a batch, the machine
 /// state and what is made of it, twice.
 const _: () = assert!(
     cost::DEPARTURE
-        == 4 * lobby::BUFFERS.size()
+        == 4 * listener::BUFFERS.size()
             + 2 * MAX_PAYLOAD
             + (BATCH + 1) * PAGE_SIZE
             + 3 * Kind::State.limit()
@@ -61,7 +62,7 @@ pub(crate) type Batch = heapless::Vec<Gfn, BATCH>;
 /// A guest that leaves.
 pub(crate) struct Departure<S> {
     pub(crate) source: S,
-    pub(crate) desk: Rc<Desk>,
+    pub(crate) toolstack: Rc<Toolstack>,
     /// About pages that cannot be read.
     pub(crate) complaint: Complaint,
     pub(crate) timer: Timer,
@@ -184,14 +185,14 @@ pub(crate) fn reserve(memory: &mut Reservation, info: &GuestInfo) -> Result<(), 
 /// What answers the datagrams of whoever called.
 pub(crate) fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
     let peer = called.control.connection().peer().unwrap_or(NOBODY);
-    let line = host.post.line(called.hello.session, End::Source, called.control.datagrams(), peer);
-    Answering::new(line, host.timer.clone())
+    let channel = host.datagram_port.open(called.hello.session, End::Source, called.control.datagrams(), peer);
+    Answering::new(channel, host.timer.clone())
 }
 
 impl<S: Source> Departure<S> {
     pub(crate) fn new<P: Platform>(
         host: &Host<P>,
-        desk: &Rc<Desk>,
+        toolstack: &Rc<Toolstack>,
         source: S,
         info: &GuestInfo,
         policy: Mode,
@@ -208,7 +209,7 @@ impl<S: Source> Departure<S> {
         let set = || PageSet::new(frames);
         Self {
             source,
-            desk: desk.clone(),
+            toolstack: toolstack.clone(),
             complaint: Complaint::default(),
             timer: host.timer.clone(),
             control: Outlet::new(called.control.clone()),
@@ -324,8 +325,8 @@ impl<S: Source> Departure<S> {
     pub(crate) fn close(&mut self, state: State) {
         let bytes = self.bytes();
         self.count_sealing();
-        self.desk.summary(&self.ledger.close(bytes));
-        self.desk.state(state);
+        self.toolstack.summary(&self.ledger.close(bytes));
+        self.toolstack.state(state);
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
     departure.take_log(S::clean)?;
     departure.asked = true;
-    departure.desk.state(State::Suspend);
+    departure.toolstack.state(State::Suspend);
     suspended(departure).await?;
     departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
 
@@ -93,24 +93,24 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
 async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let deadline = departure.timer.now() + SUSPEND_WAIT;
     while !departure.check_running()?.suspended {
-        if departure.desk.suspended().is_some() {
+        if departure.toolstack.suspended().is_some() {
             return Err(SessionError::Refused(Refusal::NotSuspended));
         }
         if departure.timer.now() >= deadline {
             return Err(SessionError::TimedOut(Wait::Suspend));
         }
         full_copy::peek(departure).await?;
-        let (timer, desk) = (&departure.timer, &departure.desk);
-        timer.within(SUSPEND_POLL, timer.wait_for(|| desk.suspended())).await;
+        let (timer, toolstack) = (&departure.timer, &departure.toolstack);
+        timer.within(SUSPEND_POLL, timer.wait_for(|| toolstack.suspended())).await;
     }
     Ok(())
 }
 
 /// Waits until the toolstack, too, says that the guest has suspended: as long as it has not, it may still resume it.
 async fn confirmed<S: Source>(departure: &Departure<S>, deadline: u64) -> Result<(), SessionError> {
-    let (timer, desk) = (&departure.timer, &departure.desk);
+    let (timer, toolstack) = (&departure.timer, &departure.toolstack);
     let left = deadline.saturating_sub(timer.now());
-    match timer.within(left, timer.wait_for(|| desk.suspended())).await {
+    match timer.within(left, timer.wait_for(|| toolstack.suspended())).await {
         Some(true) => Ok(()),
         Some(false) => Err(SessionError::Refused(Refusal::NotSuspended)),
         None => Err(SessionError::TimedOut(Wait::Suspend)),
@@ -128,7 +128,7 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
     if info.pages != found || !has_kept_its_pages(departure)? {
         log::info!(
             "{}: once more for the guest's holes: it has {} pages, {found} were found",
-            departure.desk.id,
+            departure.toolstack.id,
             info.pages
         );
         find_holes(departure).await?;

@@ -12,12 +12,12 @@ use core::cell::{Cell, RefCell};
 use common::control::{Progress, SessionToken, State};
 use common::{BATCH, PAGE_SIZE, cost};
 
-use crate::budget::Reservation;
 use crate::channel::SharedOutlet;
 use crate::datagram;
-use crate::desk::Desk;
 use crate::error::{LinkError, SessionError};
 use crate::host::Host;
+use crate::host::budget::Reservation;
+use crate::host::toolstack::Toolstack;
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{BULK_LOST, CONTROL_LOST};
 use crate::platform::{Platform, Target};
@@ -50,7 +50,7 @@ const _: () = assert!(
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
     pub(crate) target: RefCell<T>,
-    pub(crate) desk: Rc<Desk>,
+    pub(crate) toolstack: Rc<Toolstack>,
     pub(crate) timer: Timer,
     pub(crate) callee: Callee,
     pub(crate) session: SessionToken,
@@ -117,7 +117,7 @@ pub(crate) enum Phase {
 impl<T: Target> Arrival<T> {
     pub(crate) fn new<P: Platform>(
         host: &Host<P>,
-        desk: &Rc<Desk>,
+        toolstack: &Rc<Toolstack>,
         target: T,
         note: &Note,
         sets: Sets,
@@ -130,7 +130,7 @@ impl<T: Target> Arrival<T> {
         Self {
             can_page: target.can_page(),
             target: RefCell::new(target),
-            desk: desk.clone(),
+            toolstack: toolstack.clone(),
             timer: host.timer.clone(),
             callee: Callee { address: note.peer, key: note.key },
             session: note.session,
@@ -165,7 +165,7 @@ impl<T: Target> Arrival<T> {
         *self.lines.borrow_mut() = Some(Lines { control, links });
         if self.lost.replace(false) {
             self.ledger.borrow_mut().summary.recoveries += 1;
-            self.desk.state(State::Running);
+            self.toolstack.state(State::Running);
         }
     }
 
@@ -179,7 +179,7 @@ impl<T: Target> Arrival<T> {
         // What the source says of the end matters more than that it was lost.
         let told = matches!(error, SessionError::Told(_));
         if self.released.get() && (!self.lost.replace(true) || told) {
-            self.desk.state(State::Interrupted { reason: error.to_string() });
+            self.toolstack.state(State::Interrupted { reason: error.to_string() });
         }
     }
 
@@ -210,8 +210,8 @@ impl<T: Target> Arrival<T> {
             control.connection().set_patience(Some(CONTROL_LOST));
             bulk.connection().set_patience(Some(BULK_LOST));
         }
-        self.desk.note(&self.notes.borrow().ready);
-        self.desk.state(State::Ready);
+        self.toolstack.note(&self.notes.borrow().ready);
+        self.toolstack.state(State::Ready);
         // The toolstack gets the note before the source hears anything.
         self.timer.yield_now().await;
     }
@@ -239,7 +239,7 @@ impl<T: Target> Arrival<T> {
         };
         let bytes = ledger.stage_bytes(self.bytes());
         let faults = ledger.waits.count() + self.waiting.borrow().len() as u64;
-        self.desk.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
+        self.toolstack.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
     }
 
     fn count_opening(&self, lines: &Lines) {
@@ -249,8 +249,8 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn close(&self, state: State) {
         let bytes = self.bytes();
         self.lines.borrow().iter().for_each(|lines| self.count_opening(lines));
-        self.desk.summary(&self.ledger.borrow_mut().close(bytes));
-        self.desk.state(state);
+        self.toolstack.summary(&self.ledger.borrow_mut().close(bytes));
+        self.toolstack.state(state);
     }
 }
 

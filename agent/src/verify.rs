@@ -100,7 +100,7 @@ pub(crate) async fn tell_changed<S: Source>(
     let mut changed = digests(gfns, &departure.batch);
     changed.retain(|(gfn, digest)| kept.of(*gfn).is_some_and(|then| Some(then) != *digest));
     for (gfn, digest) in &mut changed {
-        log::warn!("{}: guest frame {:#x} was written to after the guest had stopped", departure.desk.id, gfn.0);
+        log::warn!("{}: guest frame {:#x} was written to after the guest had stopped", departure.toolstack.id, gfn.0);
         *digest = None;
         kept.set(*gfn, None);
     }
@@ -244,6 +244,6 @@ pub(crate) fn check_rescued<T: Target>(arrival: &Arrival<T>, gfn: Gfn, content: 
 fn name<T: Target>(arrival: &Arrival<T>, named: &mut u64, gfn: Gfn) {
     *named += 1;
     if *named <= NAMED {
-        log::error!("{}: guest frame {:#x} differs from the source's", arrival.desk.id, gfn.0);
+        log::error!("{}: guest frame {:#x} differs from the source's", arrival.toolstack.id, gfn.0);
     }
 }

@@ -9,17 +9,17 @@ use common::control::{Mode, SessionToken, Size};
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, cost};
 
 use super::{End, Ends, connect, work};
-use crate::budget::Budget;
 use crate::channel::Inlet;
-use crate::claim::Domains;
 use crate::command_line::AgentOptions;
-use crate::datagram::Post;
-use crate::desk::Desk;
+use crate::datagram::DatagramPort;
 use crate::dirty_copy::{self, PUSH};
 use crate::error::PlatformError;
 use crate::host::Host;
-use crate::lobby::Called;
-use crate::peers::Peers;
+use crate::host::budget::Budget;
+use crate::host::claim::Domains;
+use crate::host::listener::Called;
+use crate::host::peers::Peers;
+use crate::host::toolstack::Toolstack;
 use crate::platform::{
     DirtyLog, Guest, GuestInfo, LoadMachine, Pager, Platform, Result, SaveMachine, SourceHold, SourceMemory,
     TargetHold, TargetMemory,
@@ -57,10 +57,10 @@ impl Leaver {
         let called = Called { hello, peer: None, control, bulk };
         let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
         let memory = host.budget.reserve(cost::departure(&Size { frames, digests: 0 })).expect("there is no limit");
-        let desk = Rc::new(Desk::new("push".parse().expect("it is a name"), host.timer.clone()));
+        let toolstack = Rc::new(Toolstack::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
-        let mut departure = Departure::new(&host, &desk, source, &info, Mode::Precopy, &called, memory);
+        let mut departure = Departure::new(&host, &toolstack, source, &info, Mode::Precopy, &called, memory);
         departure.ram.update(|words| words.fill(u64::MAX));
         let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();
         Self { ends, clock, departure, inlet: Inlet::new(there, &[Kind::Pages]), dirty }
@@ -97,8 +97,8 @@ fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
     Host {
         platform: Rc::new(RefCell::new(Here(clock))),
         net: end.net.clone(),
-        lobby: Rc::default(),
-        post: Rc::new(Post::new(end.net.clone(), timer.clone(), 7)),
+        pending: Rc::default(),
+        datagram_port: Rc::new(DatagramPort::new(end.net.clone(), timer.clone(), 7)),
         config: Rc::new(options.config([2, 0, 0, 0, 0, 1], 0, Security::Plain)),
         budget: Budget::new(usize::MAX, 0, timer.clone()),
         timer,

@@ -14,7 +14,7 @@ use smoltcp::time::Duration;
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
-use crate::path_mtu::Mark;
+use crate::net::path_mtu::Mark;
 use crate::tasks::Timer;
 
 /// Bytes that a source has on their way at once, at most, on each of its connections.

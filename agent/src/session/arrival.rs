@@ -11,11 +11,11 @@ use super::dialing::{self, Callee};
 use super::epilogue;
 use super::note::{Note, Role};
 use super::stay::{self, Contact};
-use crate::budget::{Reservation, Want};
 use crate::channel::{Inlet, SharedOutlet};
 use crate::datagram::End;
-use crate::desk::Desk;
 use crate::error::{PeerFault, Refusal, SessionError, Wait};
+use crate::host::budget::{Reservation, Want};
+use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
 use crate::limits::{BULK_WAIT, PEER_WAIT, WATCH};
@@ -30,22 +30,22 @@ use crate::{full_copy, switchover};
 /// Serves a request to fill `domain`.
 pub(crate) async fn serve<P: Platform>(
     host: &Host<P>,
-    desk: &Rc<Desk>,
+    toolstack: &Rc<Toolstack>,
     domain: DomId,
     callee: Callee,
     session: SessionToken,
     size: Size,
     backends: Backends,
 ) {
-    if let Err(error) = arrive(host, desk, domain, callee, session, size, backends).await {
-        desk.state(error.failed());
+    if let Err(error) = arrive(host, toolstack, domain, callee, session, size, backends).await {
+        toolstack.state(error.failed());
     }
 }
 
 /// An error here means that the guest never ran on this host and never will.
 async fn arrive<P: Platform>(
     host: &Host<P>,
-    desk: &Rc<Desk>,
+    toolstack: &Rc<Toolstack>,
     domain: DomId,
     callee: Callee,
     session: SessionToken,
@@ -55,7 +55,7 @@ async fn arrive<P: Platform>(
     let claim = host.domains.claim(domain)?;
     host.platform.borrow().can_retain()?;
     let mut memory = {
-        let turn = turn(host, desk, Want::to_arrive(size, callee.key));
+        let turn = turn(host, toolstack, Want::to_arrive(size, callee.key));
         match select(turn, dialing::postpone(host, callee, session)).await {
             Either::First(memory) => memory?,
             Either::Second(never) => match never {},
@@ -65,13 +65,13 @@ async fn arrive<P: Platform>(
     // It may have waited for long.
     host.platform.borrow().can_retain()?;
     let target = host.platform.borrow_mut().open_target(domain, backends)?;
-    let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, desk)).await;
+    let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, toolstack)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
     let [control, bulk] = called?;
     control.connection().set_patience(Some(PEER_WAIT));
     bulk.connection().set_patience(Some(BULK_WAIT));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
-    let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, desk)).await;
+    let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, toolstack)).await;
     let Built { target, rings, frames, pages, uuid, verifier } = match built {
         Either::First(Ok(built)) => built,
         Either::First(Err(error)) => return Err(abort(&host.timer, &SharedOutlet::new(control), error).await),
@@ -79,14 +79,14 @@ async fn arrive<P: Platform>(
             return Err(abort(&host.timer, &SharedOutlet::new(control), SessionError::Cancelled).await);
         }
     };
-    desk.state(State::Built { store: rings.store, console: rings.console });
+    toolstack.state(State::Built { store: rings.store, console: rings.console });
 
     let (memo, peer) = (target.memo(), callee.address);
     let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
-    let arrival = Arrival::new(host, desk, target, &note, Sets::new(frames), pages, memory);
+    let arrival = Arrival::new(host, toolstack, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
-        let line = host.post.line(session, End::Target, control.datagrams(), callee.address);
+        let channel = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
         let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
         let mut bulk = Inlet::new(bulk, &BULKS);
@@ -101,7 +101,7 @@ async fn arrive<P: Platform>(
             Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
         };
         let contact = match error {
-            None => Contact::Open { listening, bulk, line },
+            None => Contact::Open { listening, bulk, channel },
             Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
                 arrival.close(arrival.abort(error).await.failed());
                 return Ok(());
@@ -120,10 +120,14 @@ async fn arrive<P: Platform>(
 }
 
 /// Goes on with a guest that an earlier life of this agent was filling.
-pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
+pub(super) async fn adopt<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Rc<Toolstack>,
+    note: &Note,
+) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
     let size = Size { frames: note.frames, digests: 0 };
-    let mut memory = turn(host, desk, Want::to_arrive(size, note.key).again()).await?;
+    let mut memory = turn(host, toolstack, Want::to_arrive(size, note.key).again()).await?;
     memory.add(cost::arrival(&size))?;
     let (hold, phase) = match note.role {
         Role::Running => (Hold::Released, Phase::Committed),
@@ -132,15 +136,15 @@ pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &N
     let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold, note.frames);
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
-    let arrival = Arrival::new(host, desk, target, note, Sets::adopted(absent), pages, memory);
+    let arrival = Arrival::new(host, toolstack, target, note, Sets::adopted(absent), pages, memory);
     arrival.phase.set(phase);
     if hold == Hold::Released {
         arrival.released.set(true);
-        desk.note(&arrival.notes.borrow().running);
+        toolstack.note(&arrival.notes.borrow().running);
         arrival.lose(&SessionError::Refused(Refusal::Restarted));
     } else {
-        desk.note(&arrival.notes.borrow().ready);
-        desk.state(State::Ready);
+        toolstack.note(&arrival.notes.borrow().ready);
+        toolstack.state(State::Ready);
     }
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
     drop((arrival, claim));
@@ -211,7 +215,7 @@ async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
         if let Err(error) = arrival.target.borrow_mut().info() {
             return error.into();
         }
-        let gives_up = || (arrival.desk.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
+        let gives_up = || (arrival.toolstack.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
         if arrival.timer.within(WATCH, arrival.timer.wait_for(gives_up)).await.is_some() {
             return SessionError::Cancelled;
         }

@@ -11,15 +11,15 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::note::{Note, Role};
-use super::retained::{self, Line};
-use crate::budget::Want;
+use super::retained::{self, Contact};
 use crate::channel::Outlet;
 use crate::config::Config;
-use crate::desk::Desk;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError, Wait};
+use crate::host::budget::Want;
+use crate::host::listener::{Called, Invitation};
+use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{PEER_WAIT, SUSPEND_WAIT};
-use crate::lobby::{Called, Invitation};
 use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
 use crate::source::{Committed, Departure, NOBODY, reserve, size_of};
 use crate::tasks::SECOND;
@@ -30,16 +30,22 @@ use crate::{full_copy, switchover};
 const OTHER_WAITS: &str = "the other host's agent, which waits for its turn; see 'tsmc status' there";
 
 /// Serves a request to send `domain` away.
-pub(crate) async fn serve<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, domain: DomId, mode: Mode, verify: bool) {
-    if let Err(error) = leave(host, desk, domain, mode, verify).await {
-        desk.state(error.failed());
+pub(crate) async fn serve<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Rc<Toolstack>,
+    domain: DomId,
+    mode: Mode,
+    verify: bool,
+) {
+    if let Err(error) = leave(host, toolstack, domain, mode, verify).await {
+        toolstack.state(error.failed());
     }
 }
 
 /// An error here means that nothing was begun: the guest was only looked at.
 async fn leave<P: Platform>(
     host: &Host<P>,
-    desk: &Rc<Desk>,
+    toolstack: &Rc<Toolstack>,
     domain: DomId,
     mode: Mode,
     verify: bool,
@@ -47,13 +53,13 @@ async fn leave<P: Platform>(
     let claim = host.domains.claim(domain)?;
     let (_, info) = open(host, domain)?;
     let size = size_of(&info, verify);
-    let mut memory = turn(host, desk, Want::to_leave(size)).await?;
+    let mut memory = turn(host, toolstack, Want::to_leave(size)).await?;
     // It may have waited for long.
     let (mut source, info) = open(host, domain)?;
     reserve(&mut memory, &info)?;
     let frame = source.frame()?;
     // The target hears the size for whose like room is kept here, whatever the guest has become: hosts in a circle count on that.
-    let (invitation, called) = invite(host, desk, size).await?;
+    let (invitation, called) = invite(host, toolstack, size).await?;
     // The target has begun; others that go there have, too, and will end.
     let seat = match host.timer.within(PEER_WAIT, host.timer.wait_for(|| host.peers.seat(called.peer))).await {
         Some(seat) => seat,
@@ -69,7 +75,7 @@ async fn leave<P: Platform>(
     let session = invitation.session();
     let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
     let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer }.seal(host);
-    let mut departure = Departure::new(host, desk, source, &info, mode, &called, memory);
+    let mut departure = Departure::new(host, toolstack, source, &info, mode, &called, memory);
     departure.note = note;
     departure.verify = verify;
     departure.seat = Some(seat);
@@ -77,7 +83,7 @@ async fn leave<P: Platform>(
     let outcome = {
         let migration = pin!(migrate(host, &mut departure, &info, &frame));
         let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
-        let others = select3(listening.as_mut(), cancelled(&host.timer, desk), calls);
+        let others = select3(listening.as_mut(), cancelled(&host.timer, toolstack), calls);
         match select(migration, others).await {
             // A broken connection may have been closed for a reason that is still on its way.
             Either::First(Err(error @ SessionError::Link(_))) => {
@@ -94,7 +100,9 @@ async fn leave<P: Platform>(
         }
     };
     match outcome {
-        Ok(committed) => retained::see_off(host, departure, claim, invitation, Line::Open(listening), committed).await,
+        Ok(committed) => {
+            retained::see_off(host, departure, claim, invitation, Contact::Open(listening), committed).await
+        }
         Err(error) => {
             let doubt = departure.switched;
             let reason = give_back(&mut departure, &error).await;
@@ -128,15 +136,19 @@ fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestI
 }
 
 /// Waits for the target's agent, which learns from the toolstack where to call and what to say.
-async fn invite<P: Platform>(host: &Host<P>, desk: &Desk, size: Size) -> Result<(Invitation, Called), SessionError> {
+async fn invite<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Toolstack,
+    size: Size,
+) -> Result<(Invitation, Called), SessionError> {
     let mut token = [0; 16];
     host.platform.borrow_mut().random(&mut token);
     let session = SessionToken(token);
     let address = host.timer.wait_for(|| host.net.borrow().address());
     let address = host.timer.within(PEER_WAIT, address).await.ok_or(SessionError::TimedOut(Wait::Address))?;
-    let invitation = host.lobby.expect(session, Purpose::Begin, None);
+    let invitation = host.pending.expect(session, Purpose::Begin, None);
     let Config { port, security, .. } = &*host.config;
-    desk.state(State::Listening { session, address, port: *port, key: security.public_key(), size });
+    toolstack.state(State::Listening { session, address, port: *port, key: security.public_key(), size });
     // A target that waits for its turn says so now and then.
     let answered = async {
         let mut said = false;
@@ -147,13 +159,13 @@ async fn invite<P: Platform>(host: &Host<P>, desk: &Desk, size: Size) -> Result<
                 Some(Either::Second(())) if said => {}
                 Some(Either::Second(())) => {
                     said = true;
-                    desk.state(State::Waiting { reason: OTHER_WAITS.to_string() });
+                    toolstack.state(State::Waiting { reason: OTHER_WAITS.to_string() });
                 }
                 None => return None,
             }
         }
     };
-    let error = match select3(answered, cancelled(&host.timer, desk), invitation.contested(&host.timer)).await {
+    let error = match select3(answered, cancelled(&host.timer, toolstack), invitation.contested(&host.timer)).await {
         Either3::First(Some(called)) => {
             invitation.expect_again();
             return Ok((invitation, called));
@@ -188,16 +200,17 @@ async fn migrate<P: Platform>(
 
 /// The one way out before the commit: the peer is told, and the guest runs on here. Gives the reason.
 async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) -> String {
-    let (timer, desk) = (departure.timer.clone(), departure.desk.clone());
+    let (timer, toolstack) = (departure.timer.clone(), departure.toolstack.clone());
     let (mut cause, mut reason) = (error.cause(), error.to_string());
     if !matches!(error, SessionError::Told(_)) {
         let _ = timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
     }
     // A suspend that is under way ends first: a guest that suspends afterwards would stay so.
-    if departure.asked && desk.suspended().is_none() {
+    if departure.asked && toolstack.suspended().is_none() {
         let source = &mut departure.source;
         let suspended = timer.wait_for(|| {
-            let over = desk.suspended().is_some() || source.info().map_or(true, |info| info.suspended || info.stopped);
+            let over =
+                toolstack.suspended().is_some() || source.info().map_or(true, |info| info.suspended || info.stopped);
             over.then_some(())
         });
         let _ = timer.within(SUSPEND_WAIT, suspended).await;

@@ -14,8 +14,8 @@ use super::dialing::{self, Callee};
 use crate::channel::{Inlet, Outlet};
 use crate::error::SessionError;
 use crate::host::Host;
+use crate::host::listener::{self, Invitation};
 use crate::limits::{CONTROL_LOST, EPILOGUE_RECALL, RECALL_AFTER};
-use crate::lobby::{self, Invitation};
 use crate::platform::Platform;
 use crate::target::CONTROLS;
 use crate::wire::{Message, Purpose};
@@ -64,7 +64,7 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
         loop {
             let called = invitation.answered(&host.timer).await;
             // Whoever asks takes memory. Where there is none now, it asks again.
-            let Ok(_memory) = host.budget.reserve(2 * lobby::BUFFERS.size()) else { continue };
+            let Ok(_memory) = host.budget.reserve(2 * listener::BUFFERS.size()) else { continue };
             let mut control = Outlet::new(called.control.clone());
             let told =
                 async { control.send(answer.message()).await.is_ok() && called.control.connection().finished().await };

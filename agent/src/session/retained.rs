@@ -10,14 +10,14 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::note::Note;
-use crate::budget::Want;
 use crate::channel::Outlet;
-use crate::claim::Claim;
-use crate::desk::{Complaint, Desk};
 use crate::error::{LinkError, PlatformError, Refusal, SessionError};
+use crate::host::budget::Want;
+use crate::host::claim::Claim;
+use crate::host::listener::{Called, Invitation};
+use crate::host::toolstack::{Complaint, Toolstack};
 use crate::host::{Host, turn};
 use crate::limits::{BULK_LOST, CONTROL_LOST, PEER_WAIT, XEN_RETRY};
-use crate::lobby::{Called, Invitation};
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
 use crate::source::{Batch, Committed, Departure, Ending, Listening, answering, reserve, size_of};
@@ -29,7 +29,7 @@ use crate::{dirty_copy, platform};
 const AT_ONCE: u64 = 1 << 20;
 
 /// Where a departure is once it has committed.
-pub(super) enum Line {
+pub(super) enum Contact {
     /// Connected, and heard.
     Open(Listening),
     /// The target has called again.
@@ -44,13 +44,13 @@ pub(super) async fn see_off<P: Platform>(
     mut departure: Departure<P::Source>,
     claim: Claim,
     invitation: Invitation,
-    mut line: Line,
+    mut contact: Contact,
     committed: Committed,
 ) {
     let ending = loop {
-        line = match line {
-            Line::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
-                Either::First(called) => Line::Called(called),
+        contact = match contact {
+            Contact::Cut => match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
+                Either::First(called) => Contact::Called(called),
                 Either::Second(()) => {
                     let (answer, state) = over(Refusal::Discarded);
                     departure.close(state);
@@ -58,12 +58,12 @@ pub(super) async fn see_off<P: Platform>(
                     return epilogue::answer(host, invitation, answer).await;
                 }
             },
-            Line::Called(called) => match departure.welcome_back(host, &called).await {
-                Ok(listening) => Line::Open(listening),
+            Contact::Called(called) => match departure.welcome_back(host, &called).await {
+                Ok(listening) => Contact::Open(listening),
                 Err(SessionError::Refused(Refusal::Gone)) => break Ending::Lost,
                 Err(error) => departure.lose(&error),
             },
-            Line::Open(mut listening) => {
+            Contact::Open(mut listening) => {
                 let served = {
                     let serving = pin!(dirty_copy::serve(&mut departure, &committed));
                     select3(serving, listening.as_mut(), invitation.answered(&host.timer)).await
@@ -74,7 +74,7 @@ pub(super) async fn see_off<P: Platform>(
                     Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
                     Either3::Third(called) => {
                         departure.lose(&LinkError::Lost.into());
-                        Line::Called(called)
+                        Contact::Called(called)
                     }
                 }
             }
@@ -83,7 +83,7 @@ pub(super) async fn see_off<P: Platform>(
     let (answer, state) = match ending {
         Ending::Complete => (Answer::Complete, State::Complete),
         Ending::Lost => {
-            log::error!("{}: {}", departure.desk.id, Refusal::Lost);
+            log::error!("{}: {}", departure.toolstack.id, Refusal::Lost);
             over(Refusal::Lost)
         }
         Ending::Revoked => over(departure.take_back(committed).await),
@@ -102,43 +102,47 @@ pub(super) async fn see_off<P: Platform>(
 }
 
 /// Goes on with a guest that an earlier life of this agent was sending away.
-pub(super) async fn adopt<P: Platform>(host: &Host<P>, desk: &Rc<Desk>, note: &Note) -> Result<(), SessionError> {
+pub(super) async fn adopt<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Rc<Toolstack>,
+    note: &Note,
+) -> Result<(), SessionError> {
     let claim = host.domains.claim(note.domain)?;
     let seat = host.peers.seat_again(note.key);
     let mut source = host.platform.borrow_mut().adopt_source(note.domain, note.uuid, note.memo)?;
     let info = source.info()?;
-    let invitation = host.lobby.expect(note.session, Purpose::Recover, note.key);
+    let invitation = host.pending.expect(note.session, Purpose::Recover, note.key);
     let Some(committed) = Committed::of(&source) else {
         // dom0 may always have back a guest that has not left.
         source.release()?;
         drop((source, claim, seat));
         let (answer, state) = over(Refusal::NotLeft);
-        desk.state(state);
+        toolstack.state(state);
         epilogue::answer(host, invitation, answer).await;
         return Ok(());
     };
-    let mut memory = turn(host, desk, Want::to_leave(size_of(&info, false)).again()).await?;
+    let mut memory = turn(host, toolstack, Want::to_leave(size_of(&info, false)).again()).await?;
     reserve(&mut memory, &info)?;
-    desk.note(&note.seal(host));
-    desk.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
+    toolstack.note(&note.seal(host));
+    toolstack.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
     let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
         Either::First(called) => called,
         Either::Second(()) => {
             let (answer, state) = over(Refusal::Discarded);
-            desk.state(state);
+            toolstack.state(state);
             drop((source, claim, seat));
             epilogue::answer(host, invitation, answer).await;
             return Ok(());
         }
     };
-    let mut departure = Departure::new(host, desk, source, &info, Mode::Tsmc, &called, memory);
+    let mut departure = Departure::new(host, toolstack, source, &info, Mode::Tsmc, &called, memory);
     // What the target was told is forgotten. Whatever it misses was RAM at the switch.
     departure.ram.update(|words| words.fill(u64::MAX));
     departure.log = PageSet::default();
     departure.inbox.committed.set(true);
     departure.lost = true;
     departure.seat = Some(seat);
-    see_off(host, departure, claim, invitation, Line::Called(called), committed).await;
+    see_off(host, departure, claim, invitation, Contact::Called(called), committed).await;
     Ok(())
 }
 
@@ -149,12 +153,12 @@ fn over(refusal: Refusal) -> (Answer, State) {
 
 impl<S: Source> Departure<S> {
     /// The agents have lost each other after the commit: the target will call again.
-    fn lose(&mut self, error: &SessionError) -> Line {
+    fn lose(&mut self, error: &SessionError) -> Contact {
         [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
         if !core::mem::replace(&mut self.lost, true) {
-            self.desk.state(State::Interrupted { reason: error.to_string() });
+            self.toolstack.state(State::Interrupted { reason: error.to_string() });
         }
-        Line::Cut
+        Contact::Cut
     }
 
     /// The target has called again: everything goes on, over its new connections.
@@ -182,7 +186,7 @@ impl<S: Source> Departure<S> {
     /// Frees the guest's memory: the target has all of it.
     async fn destroy(&mut self, claim: &Claim) {
         if let Err(error) = self.free(claim).await {
-            log::warn!("{}: the guest's memory is freed all at once: {error}", self.desk.id);
+            log::warn!("{}: the guest's memory is freed all at once: {error}", self.toolstack.id);
         }
         let _ = self.insist("the guest that has left cannot be destroyed", S::destroy).await;
     }
@@ -193,7 +197,7 @@ impl<S: Source> Departure<S> {
         loop {
             match work(&mut self.source) {
                 done @ (Ok(()) | Err(PlatformError::Gone)) => return done,
-                Err(error) => complaint.about(&self.desk.id, format_args!("{what}: {error}")),
+                Err(error) => complaint.about(&self.toolstack.id, format_args!("{what}: {error}")),
             }
             self.timer.sleep(XEN_RETRY).await;
         }

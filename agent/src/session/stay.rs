@@ -15,10 +15,10 @@ use embassy_futures::select::{Either, Either3, select, select3};
 use super::dialing;
 use super::epilogue::Word;
 use crate::channel::{Inlet, Outlet};
-use crate::datagram::{self, Line};
-use crate::desk::Complaint;
+use crate::datagram::{self, DatagramChannel};
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::Host;
+use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{BULK_LOST, CONTROL_LOST, RECALL_AFTER, WATCH, WATCH_START, XEN_RETRY};
 use crate::platform::{Platform, Target};
@@ -36,7 +36,7 @@ pub(super) enum Contact<'a> {
     Open {
         listening: Listening<'a>,
         bulk: Inlet,
-        line: Line,
+        channel: DatagramChannel,
     },
     Cut,
     /// The source has said that it has nothing more of the guest: nobody calls it again.
@@ -70,8 +70,8 @@ pub(super) async fn stay<'a, P: Platform>(
         let mut life = pin!(live(arrival));
         loop {
             let error = match &mut contact {
-                Contact::Open { listening, bulk, line } => {
-                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, line));
+                Contact::Open { listening, bulk, channel } => {
+                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, channel));
                     match select3(life.as_mut(), listening.as_mut(), others).await {
                         Either3::First(end) => break end,
                         Either3::Second(Ok(())) => SessionError::Peer(PeerFault::OutOfTurn),
@@ -134,8 +134,8 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
         timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
         insist(arrival, T::release).await;
         arrival.released.set(true);
-        arrival.desk.note(&arrival.notes.borrow().running);
-        arrival.desk.state(State::Running);
+        arrival.toolstack.note(&arrival.notes.borrow().running);
+        arrival.toolstack.state(State::Running);
     }
     arrival.begin(Stage::DirtyCopy);
     // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
@@ -152,7 +152,7 @@ async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::plat
     loop {
         let done = work(&mut arrival.target.borrow_mut());
         let Err(error) = done else { return };
-        complaint.about(&arrival.desk.id, error);
+        complaint.about(&arrival.toolstack.id, error);
         arrival.timer.sleep(XEN_RETRY).await;
     }
 }
@@ -223,9 +223,10 @@ async fn call_again<'a, P: Platform>(
     tail::minding(links, arrival.timer.clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.forget_demands();
-    let line = host.post.line(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
+    let channel =
+        host.datagram_port.open(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
     let listening = listen(arrival, [control, bulk.clone()], inlet);
-    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), line })
+    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), channel })
 }
 
 /// The source answers a call like this only once it has committed, or to say that it never will.

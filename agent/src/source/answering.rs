@@ -8,7 +8,7 @@ use core::pin::pin;
 use common::{Gfn, PAGE_SIZE, Page, PageSet};
 
 use super::is_zero;
-use crate::datagram::Line;
+use crate::datagram::DatagramChannel;
 use crate::platform::Source;
 use crate::tasks::{MS, Timer};
 use crate::wire::{PIECE, PieceMask, Rescue};
@@ -22,7 +22,7 @@ const PAGE_EVERY: u64 = MS / 5;
 
 /// Answers what the target asks for by datagram.
 pub(crate) struct Answering {
-    line: Line,
+    channel: DatagramChannel,
     timer: Timer,
     /// The guest stands still here, and what is read is what the target must get.
     settled: bool,
@@ -50,8 +50,8 @@ impl Allowance {
 }
 
 impl Answering {
-    pub(crate) fn new(line: Line, timer: Timer) -> Self {
-        Self { line, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
+    pub(crate) fn new(channel: DatagramChannel, timer: Timer) -> Self {
+        Self { channel, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
     }
 
     /// Answers from here on: after the commit.
@@ -78,24 +78,24 @@ impl Answering {
         if !self.settled {
             return;
         }
-        let Self { line, timer, allowance, page, .. } = self;
+        let Self { channel, timer, allowance, page, .. } = self;
         for _ in 0..PER_TURN {
-            let read = |line: &mut Line, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
-                Rescue::Probe(stamp) => _ = line.send_to(from, &Rescue::Echo(stamp)),
+            let read = |channel: &mut DatagramChannel, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
+                Rescue::Probe(stamp) => _ = channel.send_to(from, &Rescue::Echo(stamp)),
                 Rescue::Ask(wanted) => {
                     for (gfn, pieces) in Rescue::wanted(wanted).filter(|(gfn, _)| ram.contains(*gfn)) {
                         if !allowance.take(timer.now()) {
                             break;
                         }
                         if source.read(&[gfn], &mut page[..]) == Ok(1) {
-                            send_pieces(line, from, gfn, &page[0], pieces);
+                            send_pieces(channel, from, gfn, &page[0], pieces);
                         }
                     }
                 }
                 // What a source says.
                 Rescue::Echo(_) | Rescue::Zero(_) | Rescue::Piece { .. } => {}
             };
-            if !line.receive(read) {
+            if !channel.receive(read) {
                 return;
             }
         }
@@ -103,14 +103,14 @@ impl Answering {
     }
 }
 
-fn send_pieces(line: &mut Line, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
+fn send_pieces(channel: &mut DatagramChannel, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
     if is_zero(page) {
-        line.send_to(to, &Rescue::Zero(gfn));
+        channel.send_to(to, &Rescue::Zero(gfn));
         return;
     }
     for (index, bytes) in page.as_chunks::<PIECE>().0.iter().enumerate() {
         if pieces >> index & 1 == 1 {
-            line.send_to(to, &Rescue::Piece { gfn, index, bytes });
+            channel.send_to(to, &Rescue::Piece { gfn, index, bytes });
         }
     }
 }

@@ -3,8 +3,8 @@
 use common::{BATCH, Content, Fault, Gfn, PageSet, cost};
 
 use super::Arrival;
-use crate::desk::Complaint;
 use crate::error::{PeerFault, Refusal, SessionError};
+use crate::host::toolstack::Complaint;
 use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
 use crate::verify;
@@ -114,7 +114,7 @@ impl<T: Target> Arrival<T> {
                 self.timer.nudge();
             }
             Ok(_) => {}
-            Err(error) => log::warn!("{}: a rescued page was not filled: {error}", self.desk.id),
+            Err(error) => log::warn!("{}: a rescued page was not filled: {error}", self.toolstack.id),
         }
     }
 
@@ -131,7 +131,7 @@ impl<T: Target> Arrival<T> {
                 }
                 placed => return placed,
             };
-            complaint.about(&self.desk.id, error);
+            complaint.about(&self.toolstack.id, error);
             self.timer.sleep(PAGE_RETRY).await;
         }
     }

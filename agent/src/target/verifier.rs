@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
-use crate::budget::Reservation;
 use crate::digest::Kept;
 use crate::error::{Refusal, SessionError};
+use crate::host::budget::Reservation;
 
 /// What the target knows of the source's memory.
 pub(crate) struct Verifier {

@@ -1,4 +1,4 @@
-//! What is said by datagram, beside the connections: cries for pages, and pages in pieces.
+//! What is said by datagram, beside the connections: requests for pages, and pages in pieces.
 //!
 //! A datagram carries one of these and nothing else: a kind (1 byte), then what the kind needs.
 
@@ -57,7 +57,11 @@ impl<'a> Rescue<'a> {
                 let whole = wanted.len().is_multiple_of(WANTED) && (1..=BATCH).contains(&(wanted.len() / WANTED));
                 let masks = wanted.iter().skip(WANTED - 1).step_by(WANTED);
                 let sensible = masks.clone().all(|mask| *mask != 0 && *mask <= WHOLE);
-                return if whole && sensible { Ok(Self::Ask(wanted)) } else { Err(WireError::Value("cry for pages")) };
+                return if whole && sensible {
+                    Ok(Self::Ask(wanted))
+                } else {
+                    Err(WireError::Value("request for pages"))
+                };
             }
             4 => Self::Zero(Gfn(cursor.u64()?)),
             5 => {

@@ -17,7 +17,7 @@ use common::control::Size;
 use common::{PublicKey, cost};
 
 use crate::error::{Refusal, SessionError};
-use crate::peers::{AT_ONCE, Peers, Seat};
+use crate::host::peers::{AT_ONCE, Peers, Seat};
 use crate::tasks::Timer;
 
 /// What is not promised to any session yet, and who waits for it.

@@ -8,17 +8,17 @@ use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
 
-use crate::path_mtu::{Cut, ETHERNET, PathMtu};
+use crate::net::path_mtu::{Cut, ETHERNET, PathMtu};
 
 /// A device of which only some of what it receives is seen.
-pub(crate) struct Sieve<'a, D: ?Sized> {
+pub(crate) struct IngressFilter<'a, D: ?Sized> {
     pub(crate) device: &'a mut D,
     /// The only port that may be called.
     pub(crate) port: u16,
     pub(crate) path: &'a PathMtu,
 }
 
-impl<D: Device + ?Sized> Device for Sieve<'_, D> {
+impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
     type RxToken<'b>
         = Sifted<'b, D::RxToken<'b>>
     where

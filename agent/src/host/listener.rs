@@ -38,9 +38,9 @@ pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT
 /// What listening may take.
 pub(crate) const MEMORY: usize = CALLERS * BUFFERS.size();
 
-/// Who is expected.
+/// Sessions that wait for their peer.
 #[derive(Default)]
-pub(crate) struct Lobby {
+pub(crate) struct PendingSessions {
     expected: RefCell<Vec<Expected>>,
 }
 
@@ -71,11 +71,11 @@ pub(crate) struct Called {
 
 /// A place kept for a peer, until dropped.
 pub(crate) struct Invitation {
-    lobby: Rc<Lobby>,
+    pending: Rc<PendingSessions>,
     session: SessionToken,
 }
 
-impl Lobby {
+impl PendingSessions {
     /// Expects a peer that knows `session`; any that this agent trusts, or the `only` one.
     pub(crate) fn expect(
         self: &Rc<Self>,
@@ -87,7 +87,7 @@ impl Lobby {
         let (contested, control, bulk, postponed, turned_away) = Default::default();
         let expected = Expected { session, name, purpose, only, contested, control, bulk, postponed, turned_away };
         self.expected.borrow_mut().push(expected);
-        Invitation { lobby: self.clone(), session }
+        Invitation { pending: self.clone(), session }
     }
 
     fn is_waiting(&self) -> bool {
@@ -114,7 +114,7 @@ impl Expected {
         self.control.is_some() && self.bulk.is_some()
     }
 
-    /// Gives a caller its seat. An agent that calls again has lost what it had.
+    /// Takes a caller as one of the two connections. An agent that calls again has lost what it had.
     fn admit(&mut self, hello: Hello, link: Link) -> Result<(), SessionError> {
         if hello.session != self.session {
             return Err(SessionError::Peer(PeerFault::Unbound));
@@ -151,12 +151,12 @@ impl Invitation {
 
     /// From here on the peer may call only because the agents have lost each other.
     pub(crate) fn expect_again(&self) {
-        self.lobby.find(self.session, |peer| peer.purpose = Purpose::Recover);
+        self.pending.find(self.session, |peer| peer.purpose = Purpose::Recover);
     }
 
     /// Waits until an agent calls that knows the token as well, and is not the one that the session is with.
     pub(crate) async fn contested(&self, timer: &Timer) {
-        timer.wait_for(|| self.lobby.find(self.session, |peer| peer.contested).filter(|contested| *contested)).await;
+        timer.wait_for(|| self.pending.find(self.session, |peer| peer.contested).filter(|contested| *contested)).await;
     }
 
     /// Waits until the peer has called twice.
@@ -168,43 +168,43 @@ impl Invitation {
             let ((hello, control), (_, bulk)) = (peer.control.take()?, peer.bulk.take()?);
             Some(Called { hello, peer: control.peer(), control, bulk })
         };
-        timer.wait_for(|| self.lobby.find(self.session, take).flatten()).await
+        timer.wait_for(|| self.pending.find(self.session, take).flatten()).await
     }
 
     /// Waits until the peer says that it will call later.
     pub(crate) async fn postponed(&self, timer: &Timer) {
         let take = |peer: &mut Expected| core::mem::take(&mut peer.postponed).then_some(());
-        timer.wait_for(|| self.lobby.find(self.session, take).flatten()).await;
+        timer.wait_for(|| self.pending.find(self.session, take).flatten()).await;
     }
 
     /// Waits until the peer has called twice, and leaves it waiting.
     pub(crate) async fn asked(&self, timer: &Timer) {
-        timer.wait_for(|| self.lobby.find(self.session, |peer| peer.is_complete()).filter(|called| *called)).await;
+        timer.wait_for(|| self.pending.find(self.session, |peer| peer.is_complete()).filter(|called| *called)).await;
     }
 
     /// Why the last caller that named the session was turned away, if one was.
     pub(crate) fn turned_away(&self) -> Option<Refusal> {
-        self.lobby.find(self.session, |peer| peer.turned_away).flatten()
+        self.pending.find(self.session, |peer| peer.turned_away).flatten()
     }
 }
 
 impl Drop for Invitation {
     fn drop(&mut self) {
-        self.lobby.expected.borrow_mut().retain(|peer| peer.session != self.session);
+        self.pending.expected.borrow_mut().retain(|peer| peer.session != self.session);
     }
 }
 
 /// Listens while somebody is expected.
-pub(crate) struct Door {
-    ear: Rc<Ear>,
+pub(crate) struct Listener {
+    acceptor: Rc<Acceptor>,
     callers: Vec<Caller>,
 }
 
-/// What it takes to hear a caller.
-struct Ear {
+/// What it takes to accept a caller.
+struct Acceptor {
     net: Rc<RefCell<Net>>,
     timer: Timer,
-    lobby: Rc<Lobby>,
+    pending: Rc<PendingSessions>,
     config: Rc<Config>,
     entropy: Box<dyn Fn() -> Entropy>,
     /// When the next caller that is turned away will be reported.
@@ -216,18 +216,18 @@ struct Ear {
 /// Somebody who may call, or has.
 struct Caller {
     task: Task,
-    look: Rc<Look>,
+    state: Rc<CallerState>,
 }
 
-/// What is seen of a caller.
-struct Look {
-    manners: Cell<Manners>,
+/// What is known of a caller.
+struct CallerState {
+    stage: Cell<CallerStage>,
     address: Cell<Ipv4Addr>,
 }
 
-/// How far a caller has come, and the how-manieth it is.
+/// How far a caller has come, and its number in the order of their arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Manners {
+enum CallerStage {
     /// It is only a packet, or a connection on which nothing came.
     Silent(u64),
     /// It has named a session that is expected.
@@ -236,60 +236,63 @@ enum Manners {
     Awaited,
 }
 
-impl Door {
+impl Listener {
     pub(crate) fn new(
         net: Rc<RefCell<Net>>,
         timer: Timer,
-        lobby: Rc<Lobby>,
+        pending: Rc<PendingSessions>,
         config: Rc<Config>,
         entropy: impl Fn() -> Entropy + 'static,
     ) -> Self {
         let (entropy, report_at, arrivals) = (Box::new(entropy), Cell::new(0), Cell::new(0));
-        Self { ear: Rc::new(Ear { net, timer, lobby, config, entropy, report_at, arrivals }), callers: Vec::new() }
+        Self {
+            acceptor: Rc::new(Acceptor { net, timer, pending, config, entropy, report_at, arrivals }),
+            callers: Vec::new(),
+        }
     }
 
     /// Takes a turn.
     pub(crate) fn poll(&mut self) {
-        if !self.ear.lobby.is_waiting() {
+        if !self.acceptor.pending.is_waiting() {
             self.callers.clear();
             return;
         }
         self.callers.retain_mut(|caller| poll_once(&mut caller.task).is_pending());
-        let free = self.callers.iter().filter(|caller| caller.look.manners.get() == Manners::Awaited).count();
+        let free = self.callers.iter().filter(|caller| caller.state.stage.get() == CallerStage::Awaited).count();
         let room = CALLERS - self.callers.len();
         for _ in free + room..FREE {
             self.make_place();
         }
         while self.callers.len() < CALLERS {
-            let (manners, address) = (Cell::new(Manners::Awaited), Cell::new(Ipv4Addr::UNSPECIFIED));
-            let look = Rc::new(Look { manners, address });
-            let mut task: Task = Box::pin(hear(self.ear.clone(), look.clone()));
+            let (stage, address) = (Cell::new(CallerStage::Awaited), Cell::new(Ipv4Addr::UNSPECIFIED));
+            let state = Rc::new(CallerState { stage, address });
+            let mut task: Task = Box::pin(accept(self.acceptor.clone(), state.clone()));
             if poll_once(&mut task).is_ready() {
                 return;
             }
-            self.callers.push(Caller { task, look });
+            self.callers.push(Caller { task, state });
         }
     }
 
     /// Drops a caller.
     fn make_place(&mut self) {
-        let come = self.callers.iter().map(|caller| (caller.look.manners.get(), caller.look.address.get()));
-        if let Some(least) = least(come.filter(|(manners, _)| *manners != Manners::Awaited)) {
-            self.callers.retain(|caller| caller.look.manners.get() != least);
+        let come = self.callers.iter().map(|caller| (caller.state.stage.get(), caller.state.address.get()));
+        if let Some(least) = least(come.filter(|(stage, _)| *stage != CallerStage::Awaited)) {
+            self.callers.retain(|caller| caller.state.stage.get() != least);
         }
     }
 }
 
 /// Of those that have come, who is to go: one of the address from which there are most; of those one that has said nothing,
 /// or else the oldest. But not the newest of all, which had no time to say anything.
-fn least(come: impl Iterator<Item = (Manners, Ipv4Addr)> + Clone) -> Option<Manners> {
-    let newest = come.clone().max_by_key(|(manners, _)| manners.number());
+fn least(come: impl Iterator<Item = (CallerStage, Ipv4Addr)> + Clone) -> Option<CallerStage> {
+    let newest = come.clone().max_by_key(|(stage, _)| stage.number());
     let crowd = |address| come.clone().filter(|(_, other)| *other == address).count();
     let others = come.clone().filter(|caller| Some(*caller) != newest);
-    others.min_by_key(|(manners, address)| (Reverse(crowd(*address)), *manners)).map(|(manners, _)| manners)
+    others.min_by_key(|(stage, address)| (Reverse(crowd(*address)), *stage)).map(|(stage, _)| stage)
 }
 
-impl Manners {
+impl CallerStage {
     fn number(self) -> Option<u64> {
         match self {
             Self::Silent(number) | Self::Introduced(number) => Some(number),
@@ -299,25 +302,30 @@ impl Manners {
 }
 
 /// Waits for one caller and lets it say who it is.
-async fn hear(ear: Rc<Ear>, look: Rc<Look>) {
-    let Ok(connection) = Connection::listen(&ear.net, &ear.timer, ear.config.port, BUFFERS) else { return };
+async fn accept(acceptor: Rc<Acceptor>, state: Rc<CallerState>) {
+    let Ok(connection) = Connection::listen(&acceptor.net, &acceptor.timer, acceptor.config.port, BUFFERS) else {
+        return;
+    };
     connection.approached().await;
-    let number = ear.arrivals.get();
-    ear.arrivals.set(number + 1);
-    look.manners.set(Manners::Silent(number));
-    look.address.set(connection.peer().map_or(Ipv4Addr::UNSPECIFIED, |peer| *peer.ip()));
-    ear.timer.nudge();
-    let introduced = ear
+    let number = acceptor.arrivals.get();
+    acceptor.arrivals.set(number + 1);
+    state.stage.set(CallerStage::Silent(number));
+    state.address.set(connection.peer().map_or(Ipv4Addr::UNSPECIFIED, |peer| *peer.ip()));
+    acceptor.timer.nudge();
+    let introduced = acceptor
         .timer
-        .within(INTRODUCTION_WAIT, introduce(&ear, connection, || look.manners.set(Manners::Introduced(number))))
+        .within(
+            INTRODUCTION_WAIT,
+            introduce(&acceptor, connection, || state.stage.set(CallerStage::Introduced(number))),
+        )
         .await;
-    ear.timer.nudge();
-    let now = ear.timer.now();
-    if introduced == Some(Ok(())) || now < ear.report_at.get() {
+    acceptor.timer.nudge();
+    let now = acceptor.timer.now();
+    if introduced == Some(Ok(())) || now < acceptor.report_at.get() {
         return;
     }
     // Strangers do not get to fill the log.
-    ear.report_at.set(now + REPORT);
+    acceptor.report_at.set(now + REPORT);
     match introduced {
         Some(Err(error)) => log::warn!("a caller was turned away: {error}"),
         _ => log::warn!("a caller was turned away: it did not say who it is"),
@@ -325,7 +333,7 @@ async fn hear(ear: Rc<Ear>, look: Rc<Look>) {
 }
 
 /// Lets a caller say who it is.
-async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce()) -> Result<(), SessionError> {
+async fn introduce(acceptor: &Acceptor, connection: Connection, introduced: impl FnOnce()) -> Result<(), SessionError> {
     connection.accepted().await?;
     let mut preamble = [0; Preamble::LEN];
     connection.read_exact(&mut preamble).await?;
@@ -336,32 +344,32 @@ async fn introduce(ear: &Ear, connection: Connection, introduced: impl FnOnce())
             let refusal = Refusal::Version(mismatch);
             // Version 1 said the token itself here.
             let is = |peer: &Expected| session == peer.name.0 || session == peer.session.0;
-            ear.lobby.find_by(is, |peer| peer.turned_away = Some(refusal));
+            acceptor.pending.find_by(is, |peer| peer.turned_away = Some(refusal));
             connection.write_all(&Preamble::other_version()).await?;
             connection.finished().await;
             return Err(SessionError::Refused(refusal));
         }
     };
-    let expected = ear.lobby.find_named(preamble.session, |_| ()).is_some();
+    let expected = acceptor.pending.find_named(preamble.session, |_| ()).is_some();
     if !expected {
         return Err(SessionError::Peer(PeerFault::Stranger));
     }
     introduced();
-    let admitted = admit(ear, connection, preamble).await;
+    let admitted = admit(acceptor, connection, preamble).await;
     if let Err(SessionError::Refused(refusal)) = admitted {
-        ear.lobby.find_named(preamble.session, |peer| peer.turned_away = Some(refusal));
+        acceptor.pending.find_named(preamble.session, |peer| peer.turned_away = Some(refusal));
     }
     admitted
 }
 
 /// Lets a caller that has named a session prove who it is.
-async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<(), SessionError> {
-    let link = match &ear.config.security {
+async fn admit(acceptor: &Acceptor, connection: Connection, preamble: Preamble) -> Result<(), SessionError> {
+    let link = match &acceptor.config.security {
         security if security.protection() != preamble.protection => {
             return Err(SessionError::Refused(preamble.protection.into()));
         }
         Security::Plain => Link::plain(connection),
-        Security::Sealed(identity) => handshake::answer(connection, identity, preamble, (ear.entropy)()).await?,
+        Security::Sealed(identity) => handshake::answer(connection, identity, preamble, (acceptor.entropy)()).await?,
     };
     let mut inlet = Inlet::new(link.clone(), &[Kind::Hello]);
     let Message::Hello(hello) = inlet.next().await? else { return Err(SessionError::Peer(PeerFault::OutOfTurn)) };
@@ -369,7 +377,7 @@ async fn admit(ear: &Ear, connection: Connection, preamble: Preamble) -> Result<
         return Err(SessionError::Peer(PeerFault::Unbound));
     }
     let connection = link.clone();
-    let admitted = ear.lobby.find_named(preamble.session, |peer| peer.admit(hello, link));
+    let admitted = acceptor.pending.find_named(preamble.session, |peer| peer.admit(hello, link));
     admitted.unwrap_or(Err(SessionError::Peer(PeerFault::Stranger)))?;
     connection.connection().linger();
     Ok(())

@@ -35,7 +35,7 @@ impl Complaint {
 }
 
 /// What a session says to the toolstack and hears from it.
-pub(crate) struct Desk {
+pub(crate) struct Toolstack {
     pub(crate) id: RequestId,
     timer: Timer,
     outbox: RefCell<Vec<(String, String)>>,
@@ -46,7 +46,7 @@ pub(crate) struct Desk {
     last: Cell<(u64, Progress)>,
 }
 
-impl Desk {
+impl Toolstack {
     pub(crate) fn new(id: RequestId, timer: Timer) -> Self {
         Self {
             id,
@@ -64,14 +64,14 @@ impl Desk {
         log::info!("{}: {state}", self.id);
         self.ended.set(state.is_end());
         if matches!(state, State::Built { .. }) {
-            self.post(self.id.built(), state.to_string());
+            self.queue(self.id.built(), state.to_string());
         }
-        self.post(self.id.state(), state.to_string());
+        self.queue(self.id.state(), state.to_string());
     }
 
     /// Leaves what a later life of the agent must know; the toolstack keeps it.
     pub(crate) fn note(&self, note: &str) {
-        self.post(self.id.note(), note.to_string());
+        self.queue(self.id.note(), note.to_string());
     }
 
     /// Says how far the stage is, unless it was said a moment ago. The rate is filled in here.
@@ -87,12 +87,12 @@ impl Desk {
         let elapsed_us = ((now - then) / 1000).max(1);
         progress.rate_kib = moved.saturating_mul(1_000_000) / 1024 / elapsed_us;
         self.last.set((now, progress));
-        self.post(self.id.progress(), progress.to_string());
+        self.queue(self.id.progress(), progress.to_string());
     }
 
     /// Leaves the figures of the whole migration.
     pub(crate) fn summary(&self, summary: &Summary) {
-        self.post(self.id.summary(), summary.to_string());
+        self.queue(self.id.summary(), summary.to_string());
     }
 
     /// What the toolstack answered to [`State::Suspend`], if it has.
@@ -118,16 +118,16 @@ impl Desk {
         }
     }
 
-    fn post(&self, path: String, value: String) {
+    fn queue(&self, path: String, value: String) {
         self.outbox.borrow_mut().push((path, value));
     }
 }
 
-/// All sessions' desks, and the store behind them.
+/// The sessions that the toolstack has asked for, and the store behind them.
 pub(crate) struct Registry<S> {
     store: S,
     timer: Timer,
-    open: Vec<Rc<Desk>>,
+    open: Vec<Rc<Toolstack>>,
     ended: VecDeque<RequestId>,
     swept: bool,
 }
@@ -143,20 +143,20 @@ impl<S: Store> Registry<S> {
     }
 
     /// What the toolstack asked for since the last turn.
-    pub(crate) fn next_request(&mut self) -> Option<(Rc<Desk>, Request)> {
+    pub(crate) fn next_request(&mut self) -> Option<(Rc<Toolstack>, Request)> {
         if !self.swept {
             self.swept = true;
             self.sweep();
         }
         while let Some((path, value)) = self.store.next_change() {
             let Some(id) = named(&path) else { continue };
-            if let Some(desk) = self.open.iter().find(|desk| desk.id == id) {
-                desk.hear(&path, &value);
+            if let Some(toolstack) = self.open.iter().find(|toolstack| toolstack.id == id) {
+                toolstack.hear(&path, &value);
             } else if path != id.request() || self.ended.contains(&id) {
                 // A word that came after the end, to a request that is tidied away already.
                 self.store.remove(&id.request());
             } else if !value.is_empty()
-                && let Some(request) = self.open_desk(id, &value)
+                && let Some(request) = self.open_session(id, &value)
             {
                 return Some(request);
             }
@@ -166,13 +166,13 @@ impl<S: Store> Registry<S> {
 
     /// Writes what the sessions reported, and forgets those that ended long ago.
     pub(crate) fn flush(&mut self) {
-        for desk in &self.open {
-            for (path, value) in desk.outbox.borrow_mut().drain(..) {
+        for toolstack in &self.open {
+            for (path, value) in toolstack.outbox.borrow_mut().drain(..) {
                 self.store.write(&path, &value);
             }
         }
         let ended: Vec<RequestId> =
-            self.open.extract_if(.., |desk| desk.ended.get()).map(|desk| desk.id.clone()).collect();
+            self.open.extract_if(.., |toolstack| toolstack.ended.get()).map(|toolstack| toolstack.id.clone()).collect();
         for id in ended {
             self.store.remove(&id.request());
             self.ended.push_back(id);
@@ -184,21 +184,21 @@ impl<S: Store> Registry<S> {
         }
     }
 
-    fn open_desk(&mut self, id: RequestId, line: &[u8]) -> Option<(Rc<Desk>, Request)> {
-        let desk = Rc::new(Desk::new(id, self.timer.clone()));
+    fn open_session(&mut self, id: RequestId, line: &[u8]) -> Option<(Rc<Toolstack>, Request)> {
+        let toolstack = Rc::new(Toolstack::new(id, self.timer.clone()));
         let running = self.open.len();
-        self.open.push(desk.clone());
+        self.open.push(toolstack.clone());
         let request = core::str::from_utf8(line).ok().map(str::parse::<Request>);
         let reason = match request {
             // What was begun is taken up, and what was left is discarded, however many there are.
             Some(Ok(request)) if running < SESSIONS || !matches!(request, Request::Out { .. } | Request::In { .. }) => {
-                return Some((desk, request));
+                return Some((toolstack, request));
             }
             Some(Ok(_)) => format!("the agent already has {running} migrations to see to"),
             Some(Err(error)) => format!("the toolstack's request is malformed: {error}"),
             None => "the toolstack's request is not text".to_string(),
         };
-        desk.state(State::Failed { cause: Cause::Other, reason });
+        toolstack.state(State::Failed { cause: Cause::Other, reason });
         None
     }
 

@@ -20,28 +20,28 @@ fn preamble(protection: Protection, channel: Channel) -> Preamble {
 /// Agent 2, which expects agent 1 or 3, and everybody else on the same network.
 struct Scene {
     pair: Pair,
-    lobby: Rc<Lobby>,
-    door: Door,
+    pending: Rc<PendingSessions>,
+    listener: Listener,
 }
 
 impl Scene {
     fn new() -> Self {
-        let (pair, lobby) = (Pair::new(), Rc::new(Lobby::default()));
+        let (pair, pending) = (Pair::new(), Rc::new(PendingSessions::default()));
         let security = Security::Sealed(identity(2, &[1, 3]));
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config([2; 6], 0, security);
-        let door = Door::new(pair.net.clone(), pair.timer.clone(), lobby.clone(), Rc::new(config), entropy);
-        Self { pair, lobby, door }
+        let listener = Listener::new(pair.net.clone(), pair.timer.clone(), pending.clone(), Rc::new(config), entropy);
+        Self { pair, pending, listener }
     }
 
     fn expect(&self) -> Invitation {
-        self.lobby.expect(SESSION, Purpose::Begin, None)
+        self.pending.expect(SESSION, Purpose::Begin, None)
     }
 
-    /// Runs `work` to its end, and the door meanwhile.
+    /// Runs `work` to its end, and the listener meanwhile.
     fn run<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let Self { pair, door, .. } = self;
+        let Self { pair, listener, .. } = self;
         let open = poll_fn(|_| {
-            door.poll();
+            listener.poll();
             Poll::<()>::Pending
         });
         match pair.finish(select(work, open)) {
@@ -122,9 +122,9 @@ fn strangers_that_come_meanwhile_leave_a_caller_its_place() {
 
 #[test]
 fn callers_of_one_host_make_place_for_each_other_first() {
-    use Manners::{Introduced, Silent};
+    use CallerStage::{Introduced, Silent};
     let [one, other, third] = [1, 2, 3].map(|host| Ipv4Addr::new(10, 0, 0, host));
-    let goes = |come: &[(Manners, Ipv4Addr)]| least(come.iter().copied());
+    let goes = |come: &[(CallerStage, Ipv4Addr)]| least(come.iter().copied());
     // However much it has said: somebody who says nothing yet from elsewhere stays.
     let crowd = [(Introduced(5), one), (Silent(6), other), (Introduced(7), one), (Silent(8), one)];
     assert_eq!(goes(&crowd), Some(Introduced(5)));
@@ -172,7 +172,7 @@ fn connections_that_do_not_belong_together_are_no_session() {
 #[test]
 fn a_session_goes_on_with_the_same_agent_only() {
     let mut scene = Scene::new();
-    let invitation = scene.lobby.expect(SESSION, Purpose::Begin, Some(identity(1, &[]).public_key()));
+    let invitation = scene.pending.expect(SESSION, Purpose::Begin, Some(identity(1, &[]).public_key()));
     let other = scene.call(3, Channel::Control, [0; 32]).unwrap();
     assert!(scene.is_dropped(&other));
     scene.meets(&invitation);
