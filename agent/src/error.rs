@@ -143,6 +143,9 @@ pub enum Refusal {
     /// It does not hold what has come to be known of it meanwhile.
     #[error("the agent has too little memory left for what the guest has grown to")]
     NoMemory,
+    /// A session may have twice the memory that it was let in with.
+    #[error("the guest is more than twice as large as it was when its migration began; try again")]
+    Outgrown,
     /// It does not hold the digests that verifying takes.
     #[error("the agent has too little memory left to verify a guest of this size; migrate without")]
     NoMemoryToVerify,

@@ -20,6 +20,10 @@ use crate::error::{Refusal, SessionError};
 use crate::host::peers::{AT_ONCE, Peers, Seat};
 use crate::tasks::Timer;
 
+/// How many times what a session was promised it may come to have. Without a limit one peer that says that its guest is huge
+/// would have all the memory that others need.
+const GROWTH: usize = 2;
+
 /// What is not promised to any session yet, and who waits for it.
 #[derive(Clone)]
 pub(crate) struct Budget(Rc<Inner>);
@@ -73,6 +77,8 @@ struct Queued {
     /// Bytes, at this end; and an arrival's of the same guest.
     bytes: usize,
     mirror: usize,
+    /// Bytes that it may come to have, as its guest grows.
+    limit: usize,
 }
 
 impl Queued {
@@ -135,7 +141,7 @@ impl Budget {
     pub(crate) fn queue(&self, want: Want) -> Result<Turn, SessionError> {
         let mut queued = self.priced(want);
         if queued.needs() > self.0.total {
-            queued = self.priced(want.unverified());
+            queued = Queued { limit: queued.limit, ..self.priced(want.unverified()) };
         }
         if queued.needs() > self.0.total {
             let needed = self.0.beside.saturating_add(queued.needs());
@@ -151,7 +157,7 @@ impl Budget {
 
     /// Promises `bytes` to something small, until what is returned is dropped, if there is room now.
     pub(crate) fn reserve(&self, bytes: usize) -> Result<Reservation, SessionError> {
-        let mut reservation = self.promise(Way::Out, 0);
+        let mut reservation = self.promise(Way::Out, 0, usize::MAX);
         reservation.add(bytes)?;
         Ok(reservation)
     }
@@ -173,7 +179,7 @@ impl Budget {
             Way::Out => (cost::departure(&want.size), arrival),
             Way::In => (arrival, 0),
         };
-        Queued { number: 0, want, bytes, mirror }
+        Queued { number: 0, want, bytes, mirror, limit: bytes.saturating_mul(GROWTH) }
     }
 
     /// What the session lacks that waits under this number.
@@ -208,9 +214,9 @@ impl Budget {
         (!may).then_some(Lack::Memory)
     }
 
-    fn promise(&self, way: Way, bytes: usize) -> Reservation {
+    fn promise(&self, way: Way, bytes: usize, limit: usize) -> Reservation {
         self.0.state.borrow_mut().used[way as usize] += bytes;
-        Reservation { budget: self.clone(), way, bytes, unused: bytes, begun: None }
+        Reservation { budget: self.clone(), way, bytes, unused: bytes, limit, begun: None }
     }
 }
 
@@ -239,7 +245,7 @@ impl Turn {
             return None;
         }
         let Inner { sources, state, .. } = &*self.budget.0;
-        let Queued { want, bytes, mirror, .. } = {
+        let Queued { want, bytes, mirror, limit, .. } = {
             let state = &mut *state.borrow_mut();
             let place = state.waiting.iter().position(|other| other.number == self.number)?;
             let queued = state.waiting.remove(place);
@@ -249,7 +255,7 @@ impl Turn {
             }
             queued
         };
-        let mut reservation = self.budget.promise(want.way, bytes);
+        let mut reservation = self.budget.promise(want.way, bytes, limit);
         let seat = (want.way == Way::In).then(|| sources.seat_again(want.peer));
         reservation.begun = Some(Begun { mirror, _seat: seat });
         Some(reservation)
@@ -271,6 +277,7 @@ pub(crate) struct Reservation {
     bytes: usize,
     /// Of those, what nobody has asked for yet.
     unused: usize,
+    limit: usize,
     /// One of the sessions that may run at once.
     begun: Option<Begun>,
 }
@@ -286,6 +293,9 @@ impl Reservation {
         let Inner { total, state, .. } = &*self.budget.0;
         let state = &mut *state.borrow_mut();
         let more = bytes.saturating_sub(self.unused);
+        if self.bytes.saturating_add(more) > self.limit {
+            return Err(SessionError::Refused(Refusal::Outgrown));
+        }
         let [leaving, arriving] = state.used;
         let others = match self.way {
             Way::Out => leaving + arriving.max(state.kept()),
@@ -308,7 +318,7 @@ impl Reservation {
     /// Promises what `sets` page sets take more once they grow, and, until what is returned is dropped, what growing takes: a
     /// set is in two places for a moment, and its old one is too small for the next.
     pub(crate) fn grow_sets(&mut self, from: u64, to: u64, sets: usize) -> Result<Self, SessionError> {
-        let mut moving = self.budget.promise(self.way, 0);
+        let mut moving = self.budget.promise(self.way, 0, self.limit);
         moving.add(cost::sets(to, 2))?;
         self.add(cost::sets(to, sets).saturating_sub(cost::sets(from, sets)))?;
         Ok(moving)

@@ -39,6 +39,16 @@ fn what_grows_needs_room_to_move() {
 }
 
 #[test]
+fn a_guest_that_outgrows_what_was_said_of_it_takes_no_memory_from_others() {
+    let [_, into] = ends(SMALL);
+    let budget = budget(100 * into);
+    let mut session = budget.queue(Want::to_arrive(SMALL, None)).unwrap().take().unwrap();
+    assert_eq!(session.add(2 * into), Ok(()));
+    assert_eq!(session.add(1), Err(SessionError::Refused(Refusal::Outgrown)));
+    assert!(budget.reserve(98 * into).is_ok());
+}
+
+#[test]
 fn what_grows_at_the_source_leaves_what_is_kept_for_an_arrival() {
     let [out, into] = ends(SMALL);
     let grown = SMALL.frames + 64;
