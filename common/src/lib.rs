@@ -13,6 +13,7 @@ mod identity;
 mod key;
 mod line;
 mod page_set;
+pub mod stream;
 
 pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings};
 pub use identity::{IdentityError, Keys};

@@ -1,18 +1,5 @@
-//! TCP throughput, measured by programs that write 1 MiB at a time, with a checksum over every byte.
-//!
-//! Two services, on two ports of every `dom0d` ([`SINK_PORT`], [`SERVE_PORT`]) and `guest-load`:
-//!
-//! ```text
-//! sink:   client sends any stream and shuts down its sending side;
-//!         server answers with a trailer (16 bytes) and closes.
-//! serve:  client sends a byte count N (u64, little-endian);
-//!         server answers with the first N bytes of the pattern, then a trailer, and closes.
-//!
-//! trailer:  count: u64 little-endian, the stream's bytes;  checksum: u64 little-endian, of those bytes
-//! checksum: the stream as little-endian u64 words w, the last one padded with zero bytes; a = b = 0;
-//!           for each word: a += w, b += a (both wrapping);  the checksum is a ^ b.rotate_left(32)
-//! pattern:  word number i (from 0) of the stream is (i + 1) * 0x9E3779B97F4A7C15 (wrapping), little-endian
-//! ```
+//! TCP throughput, measured by programs that write 1 MiB at a time: every `dom0d` and `guest-load` serves the streams of
+//! [`common::stream`], on its two ports.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -20,102 +7,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Where `dom0d` takes streams.
-pub const SINK_PORT: u16 = 7001;
-/// Where `dom0d` gives streams.
-pub const SERVE_PORT: u16 = 7002;
+use common::stream::{Checksum, Pattern, Trailer};
 
 /// How much is read or written by one call.
 const BLOCK: usize = 1 << 20;
-
-/// The checksum of a stream that arrives in pieces.
-#[derive(Clone, Debug, Default)]
-pub struct Checksum {
-    a: u64,
-    b: u64,
-    count: u64,
-    /// The bytes of a word that is not complete yet.
-    partial: u64,
-}
-
-impl Checksum {
-    /// Adds the stream's next bytes.
-    pub fn add(&mut self, mut bytes: &[u8]) {
-        while !self.count.is_multiple_of(8) {
-            let Some((first, rest)) = bytes.split_first() else { return };
-            self.partial |= u64::from(*first) << (8 * (self.count % 8));
-            self.count += 1;
-            bytes = rest;
-            if self.count.is_multiple_of(8) {
-                self.word(self.partial);
-                self.partial = 0;
-            }
-        }
-        let (words, tail) = bytes.as_chunks::<8>();
-        words.iter().for_each(|word| self.word(u64::from_le_bytes(*word)));
-        self.count += (words.len() * 8) as u64;
-        for byte in tail {
-            self.partial |= u64::from(*byte) << (8 * (self.count % 8));
-            self.count += 1;
-        }
-    }
-
-    /// What is known of the stream so far.
-    pub fn trailer(&self) -> Trailer {
-        let mut whole = self.clone();
-        if !self.count.is_multiple_of(8) {
-            whole.word(self.partial);
-        }
-        Trailer { count: self.count, checksum: whole.a ^ whole.b.rotate_left(32) }
-    }
-
-    fn word(&mut self, word: u64) {
-        self.a = self.a.wrapping_add(word);
-        self.b = self.b.wrapping_add(self.a);
-    }
-}
-
-/// What ends an exchange: how much was carried, and its checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Trailer {
-    /// Bytes in the stream.
-    pub count: u64,
-    /// Their checksum.
-    pub checksum: u64,
-}
-
-impl Trailer {
-    /// As it travels.
-    pub fn to_bytes(self) -> [u8; 16] {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.count.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.checksum.to_le_bytes());
-        bytes
-    }
-
-    fn read(from: &mut impl Read) -> io::Result<Trailer> {
-        let (mut count, mut checksum) = ([0; 8], [0; 8]);
-        from.read_exact(&mut count)?;
-        from.read_exact(&mut checksum)?;
-        Ok(Trailer { count: u64::from_le_bytes(count), checksum: u64::from_le_bytes(checksum) })
-    }
-}
-
-/// The pattern's bytes, from its beginning on.
-#[derive(Default)]
-pub struct Pattern {
-    words: u64,
-}
-
-impl Pattern {
-    /// Fills `block`, whose length is a multiple of 8, with the pattern's next bytes.
-    pub fn fill(&mut self, block: &mut [u8]) {
-        for word in block.as_chunks_mut::<8>().0 {
-            self.words += 1;
-            *word = self.words.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes();
-        }
-    }
-}
 
 /// A finished measurement.
 #[derive(Clone, Copy, Debug)]
@@ -177,7 +72,7 @@ pub fn send_to(address: SocketAddr, time: Duration) -> io::Result<Throughput> {
     let begin = Instant::now();
     let sent = send_pattern(&mut stream, |_| if begin.elapsed() < time { u64::MAX } else { 0 })?;
     stream.shutdown(Shutdown::Write)?;
-    same(sent, Trailer::read(&mut stream)?)?;
+    same(sent, read_trailer(&mut stream)?)?;
     Ok(Throughput { bytes: sent.count, time: begin.elapsed() })
 }
 
@@ -188,14 +83,14 @@ pub fn fetch_from(address: SocketAddr, bytes: u64) -> io::Result<Throughput> {
     stream.write_all(&bytes.to_le_bytes())?;
     let mut sum = Checksum::default();
     let mut block = vec![0; BLOCK];
-    while sum.count < bytes {
-        let part = (bytes - sum.count).min(BLOCK as u64) as usize;
+    while sum.count() < bytes {
+        let part = (bytes - sum.count()).min(BLOCK as u64) as usize;
         match stream.read(&mut block[..part])? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             got => sum.add(&block[..got]),
         }
     }
-    same(sum.trailer(), Trailer::read(&mut stream)?)?;
+    same(sum.trailer(), read_trailer(&mut stream)?)?;
     Ok(Throughput { bytes, time: begin.elapsed() })
 }
 
@@ -205,7 +100,7 @@ fn send_pattern(to: &mut TcpStream, left: impl Fn(u64) -> u64) -> io::Result<Tra
     let mut sum = Checksum::default();
     let mut block = vec![0; BLOCK];
     loop {
-        let part = left(sum.count).min(BLOCK as u64) as usize;
+        let part = left(sum.count()).min(BLOCK as u64) as usize;
         if part == 0 {
             return Ok(sum.trailer());
         }
@@ -213,6 +108,12 @@ fn send_pattern(to: &mut TcpStream, left: impl Fn(u64) -> u64) -> io::Result<Tra
         sum.add(&block[..part]);
         to.write_all(&block[..part])?;
     }
+}
+
+fn read_trailer(from: &mut impl Read) -> io::Result<Trailer> {
+    let mut bytes = [0; Trailer::LEN];
+    from.read_exact(&mut bytes)?;
+    Ok(Trailer::from_bytes(bytes))
 }
 
 fn same(ours: Trailer, theirs: Trailer) -> io::Result<()> {
@@ -240,38 +141,6 @@ fn each_connection(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn sum_of(pieces: &[&[u8]]) -> Trailer {
-        let mut sum = Checksum::default();
-        pieces.iter().for_each(|piece| sum.add(piece));
-        sum.trailer()
-    }
-
-    #[test]
-    fn the_checksum_does_not_depend_on_how_the_stream_arrives() {
-        let bytes: Vec<u8> = (0..100).collect();
-        let whole = sum_of(&[&bytes]);
-        for cut in 0..100 {
-            assert_eq!(sum_of(&[&bytes[..cut], &bytes[cut..]]), whole);
-            assert_eq!(sum_of(&[&bytes[..cut / 2], &bytes[cut / 2..cut], &bytes[cut..]]), whole);
-        }
-    }
-
-    #[test]
-    fn the_checksum_sees_swapped_words() {
-        let (a, b) = ([1; 8], [2; 8]);
-        assert_ne!(sum_of(&[&a, &b]), sum_of(&[&b, &a]));
-    }
-
-    #[test]
-    fn the_written_down_example_holds() {
-        // 1, 2 as words, then one byte 3: a = 6, b = 1 + 3 + 6.
-        let mut bytes = Vec::new();
-        bytes.extend(1u64.to_le_bytes());
-        bytes.extend(2u64.to_le_bytes());
-        bytes.push(3);
-        assert_eq!(sum_of(&[&bytes]), Trailer { count: 17, checksum: 6 ^ (10 << 32) });
-    }
 
     #[test]
     fn streams_arrive_whole_in_both_directions() {

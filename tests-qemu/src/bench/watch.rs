@@ -8,7 +8,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tests_qemu::{load, meter};
+use common::stream;
+use tests_qemu::load;
 
 use crate::monitor::{Monitor, Registers};
 use crate::network::{self, GUEST, Place};
@@ -60,7 +61,7 @@ impl Watch {
 
     /// Has the guest send a TCP stream as fast as it can, and follows how much has arrived.
     pub fn stream() -> Result<Self> {
-        let address = SocketAddr::from((GUEST, meter::SERVE_PORT));
+        let address = SocketAddr::from((GUEST, stream::SERVE_PORT));
         let mut stream =
             TcpStream::connect_timeout(&address, Duration::from_secs(10)).context("the guest gives no stream")?;
         stream.write_all(&u64::MAX.to_le_bytes())?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tests_qemu::meter;
+use common::stream;
 
 use super::agents::{AGENT_NAME, AgentConfiguration, console, create};
 use super::testbed::{A, B, Testbed};
@@ -22,7 +22,7 @@ pub struct Throughput {
 
 /// Measures both. The hosts must have no agents; they have none afterwards.
 pub fn measure(testbed: &Testbed) -> Result<Throughput> {
-    let port = meter::SINK_PORT.to_string();
+    let port = stream::SINK_PORT.to_string();
     let output = testbed.dom0(A).run(&["dom0d", "--source", &B.dom0.to_string(), &port, "5"])?;
     // source: bytes=177209344 seconds=3.053 mb_per_s=58.0
     let line = output.text();

@@ -22,7 +22,6 @@ mod adoption;
 mod cipher;
 mod meter;
 mod network;
-mod stream;
 
 type Outcome = Result<(), String>;
 

@@ -1,8 +1,5 @@
-//! Streams that are measured, as the testbed's `tests_qemu::meter` defines them.
-//!
-//! On port 7001 a stream is taken and answered with its length and checksum; on 7002 a length is taken and answered with
-//! so much of a pattern, and then the same trailer. `meter` on the command line serves both for ever, so that the
-//! self-test of another agent can measure TCP between agents.
+//! Both services of [`common::stream`]. `meter` on the command line serves them for ever, so that the self-test of another
+//! agent can measure TCP between agents.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -10,12 +7,12 @@ use alloc::vec::Vec;
 use agent::command_line::SelfTestOptions;
 use boot::say;
 use boot::start::Machine;
+use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use xen_pv::time;
 
 use crate::network::Network;
-use crate::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 
 const BLOCK: usize = 64 * 1024;
 
@@ -91,7 +88,7 @@ impl Exchange {
         if !socket.may_recv() && socket.may_send() && !self.asked {
             self.asked = true;
             self.report("taken");
-            self.pending = self.sum.trailer().to_vec();
+            self.pending = self.sum.trailer().to_bytes().to_vec();
         }
         moved | self.flush(socket)
     }
@@ -103,14 +100,14 @@ impl Exchange {
             // A length of whole words keeps the pattern simple.
             self.wanted = u64::from_le_bytes(length) / 8 * 8;
         }
-        if self.asked && self.at == self.pending.len() && self.sum.bytes < self.wanted {
-            let count = (self.wanted - self.sum.bytes).min(BLOCK as u64);
+        if self.asked && self.at == self.pending.len() && self.sum.count() < self.wanted {
+            let count = (self.wanted - self.sum.count()).min(BLOCK as u64);
             self.pending.resize(count as usize, 0);
             self.at = 0;
             self.pattern.fill(&mut self.pending);
             self.sum.add(&self.pending);
-            if self.sum.bytes == self.wanted {
-                self.pending.extend(self.sum.trailer());
+            if self.sum.count() == self.wanted {
+                self.pending.extend(self.sum.trailer().to_bytes());
                 self.report("given");
             }
         }
@@ -121,7 +118,7 @@ impl Exchange {
     fn flush(&mut self, socket: &mut tcp::Socket<'_>) -> bool {
         let count = self.pending.get(self.at..).map_or(0, |rest| socket.send_slice(rest).unwrap_or(0));
         self.at += count;
-        let whole = self.asked && self.at == self.pending.len() && self.sum.bytes >= self.wanted;
+        let whole = self.asked && self.at == self.pending.len() && self.sum.count() >= self.wanted;
         if whole && socket.may_send() {
             socket.close();
         }
@@ -130,6 +127,6 @@ impl Exchange {
 
     fn report(&self, what: &str) {
         let took = time::now_ns() - self.begun_ns;
-        say!("meter: {} MiB {what}, {} MB/s", self.sum.bytes >> 20, self.sum.bytes * 1000 / took.max(1));
+        say!("meter: {} MiB {what}, {} MB/s", self.sum.count() >> 20, self.sum.count() * 1000 / took.max(1));
     }
 }

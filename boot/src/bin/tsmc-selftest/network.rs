@@ -10,6 +10,7 @@ use agent::command_line::SelfTestOptions;
 use boot::net_device::NetDevice;
 use boot::say;
 use boot::start::Machine;
+use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT, Trailer};
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
@@ -18,7 +19,6 @@ use xen_pv::event;
 use xen_pv::netfront::{self, Netfront};
 use xen_pv::time;
 
-use crate::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
 use crate::{Outcome, check};
 
 /// Bytes each way.
@@ -114,7 +114,7 @@ impl Network {
         })?;
         let trailer = self.read_trailer()?;
         report("sent to the peer", time::now_ns() - before);
-        check(trailer == (BYTES, sum.value()), || format!("network: the peer got {trailer:?}, not what was sent"))?;
+        check(trailer == sum.trailer(), || format!("network: the peer got {trailer:?}, not what was sent"))?;
         self.disconnect()
     }
 
@@ -137,7 +137,7 @@ impl Network {
         })?;
         report("received from the peer", time::now_ns() - before);
         let trailer = self.read_trailer()?;
-        check(trailer == (BYTES, sum.value()), || format!("network: the peer sent {trailer:?}, not what arrived"))?;
+        check(trailer == sum.trailer(), || format!("network: the peer sent {trailer:?}, not what arrived"))?;
         self.disconnect()
     }
 
@@ -155,15 +155,14 @@ impl Network {
         self.until("aborting", |socket| !socket.is_open())
     }
 
-    fn read_trailer(&mut self) -> Result<(u64, u64), String> {
-        let mut bytes = [0; 16];
+    fn read_trailer(&mut self) -> Result<Trailer, String> {
+        let mut bytes = [0; Trailer::LEN];
         let mut got = 0;
         self.until("waiting for the checksum", |socket| {
             got += socket.recv_slice(&mut bytes[got..]).unwrap_or(0);
             got == bytes.len()
         })?;
-        let word = |at: usize| u64::from_le_bytes(core::array::from_fn(|i| bytes[at + i]));
-        Ok((word(0), word(8)))
+        Ok(Trailer::from_bytes(bytes))
     }
 
     /// Polls until `done` says so.

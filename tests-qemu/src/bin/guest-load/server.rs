@@ -1,10 +1,11 @@
-//! Answers on port 7100 ([`tests_qemu::load`]), and the two services of [`tests_qemu::meter`].
+//! Answers on port 7100 ([`tests_qemu::load`]), and the two services of [`common::stream`].
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::thread;
 
+use common::stream;
 use serde::Serialize;
 use tests_qemu::meter;
 
@@ -14,10 +15,10 @@ use crate::shared::Shared;
 pub fn start(port: u16, shared: &Arc<Shared>) -> io::Result<()> {
     let (udp, tcp) = (UdpSocket::bind(("0.0.0.0", port))?, TcpListener::bind(("0.0.0.0", port))?);
     // The workload goes on without its streams where another program has their ports.
-    if let Ok(sink) = TcpListener::bind(("0.0.0.0", meter::SINK_PORT)) {
+    if let Ok(sink) = TcpListener::bind(("0.0.0.0", stream::SINK_PORT)) {
         thread::spawn(move || meter::sink(sink, |line| println!("load: {line}")));
     }
-    if let Ok(serve) = TcpListener::bind(("0.0.0.0", meter::SERVE_PORT)) {
+    if let Ok(serve) = TcpListener::bind(("0.0.0.0", stream::SERVE_PORT)) {
         thread::spawn(move || meter::serve(serve, |line| println!("load: {line}")));
     }
     let (for_udp, for_tcp) = (shared.clone(), shared.clone());
