@@ -19,6 +19,7 @@ use smoltcp::time::Instant;
 
 use crate::channel::{Inlet, Outlet};
 use crate::command_line::AgentOptions;
+use crate::digest::{self, Digest};
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};
@@ -36,6 +37,11 @@ const BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: IN_FLI
 /// Which of up to [`BATCH`] pages are zero.
 pub fn zero_mask(pages: &[Page]) -> PageMask {
     pages.iter().enumerate().fold(0, |mask, (index, page)| mask | PageMask::from(is_zero(page)) << index)
+}
+
+/// What is compared of a page at the switch.
+pub fn digest(page: &Page) -> Digest {
+    digest::of(page)
 }
 
 /// The longest record, sealed and opened again and again.
