@@ -1,5 +1,9 @@
 //! Both ends of the agent against each other: real agents, real TCP, virtual time.
 
+#[path = "migration/any.rs"]
+mod any;
+#[path = "migration/before_commit.rs"]
+mod before_commit;
 #[path = "migration/guests.rs"]
 mod guests;
 #[path = "migration/itself.rs"]
@@ -14,10 +18,9 @@ mod turns;
 mod verify;
 
 use common::control::{Cause, Mode, State, Summary};
-use proptest::prelude::*;
 use sim::guest::{Guest, Here};
 use sim::link::Quality;
-use sim::machine::{BEFORE_COMMIT, Op};
+use sim::machine::Op;
 use sim::{Scenario, World};
 
 /// Runs a migration to its end and checks what every successful one must show.
@@ -146,44 +149,6 @@ fn an_idle_guest_crosses_without_a_fault() {
 }
 
 #[test]
-fn whatever_fails_before_the_commit_leaves_the_guest_at_the_source() {
-    for op in BEFORE_COMMIT {
-        for after in [0, 1, 7] {
-            let mut world = World::new(Scenario::default());
-            world.start();
-            world.fail(op, after);
-            let ended = world.run(300_000);
-            let untouched = world.trouble.borrow().is_some();
-            if untouched {
-                assert!(ended && world.state(0) == Some(&State::Complete), "{op:?} {after}: {:?}", world.states);
-                continue;
-            }
-            match (world.state(0), world.state(1)) {
-                (Some(State::Failed { reason, .. }), _) => assert!(!reason.is_empty()),
-                states => panic!("{op:?} {after}: {states:?}"),
-            }
-            stays(&mut world);
-        }
-    }
-}
-
-#[test]
-fn an_agent_that_dies_before_the_commit_leaves_the_guest_at_the_source() {
-    for ms in [0, 1, 5, 20, 60, 100] {
-        let mut world = World::new(Scenario::default());
-        world.start();
-        world.run_until(ms, |_| false);
-        if world.guest.borrow().here != Here::Running {
-            continue;
-        }
-        world.kill(1);
-        assert!(world.run_until(200_000, |world| world.state(0).is_some_and(State::is_end)), "{:?}", world.states);
-        assert!(matches!(world.state(0), Some(State::Failed { .. })), "{:?}", world.states);
-        stays(&mut world);
-    }
-}
-
-#[test]
 fn guests_cross_in_both_directions_at_once() {
     let mut world = World::new(Scenario { frames: 1000, ..Scenario::default() });
     (0..3).for_each(|_| world.add_guest());
@@ -301,91 +266,6 @@ fn a_guest_that_cannot_be_destroyed_yet_is_destroyed_later() {
 }
 
 #[test]
-fn an_absent_agent_is_named() {
-    let mut world = World::new(Scenario::default());
-    world.kill(1);
-    world.start();
-    assert!(world.run_until(60_000, |world| world.state(0).is_some_and(State::is_end)));
-    let reason = "the other host's agent did not connect in time".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Other, reason }));
-    stays(&mut world);
-}
-
-#[test]
-fn a_guest_that_does_not_suspend_runs_on() {
-    let mut world = World::new(Scenario::default());
-    world.suspends = false;
-    world.start();
-    let reasons = fails(world);
-    assert!(reasons.contains("did not suspend"), "{reasons}");
-}
-
-#[test]
-fn a_guest_that_the_toolstack_takes_for_running_runs_on() {
-    let mut world = World::new(Scenario::default());
-    world.confirms = false;
-    world.start();
-    let reasons = fails(world);
-    assert!(reasons.contains("did not suspend"), "{reasons}");
-}
-
-#[test]
-fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
-    let mut world = World::new(Scenario::default());
-    world.suspends = false;
-    world.fail(Op::Release, 0);
-    world.start();
-    assert!(world.run(300_000), "{:?}", world.states);
-    let Some(State::Failed { reason, .. }) = world.state(0) else { panic!("{:?}", world.states) };
-    assert!(reason.starts_with("the guest did not suspend; and the guest could not be given back"), "{reason}");
-}
-
-/// Its helper, which gave it up, would say no more than that.
-#[test]
-fn a_cancelled_guest_that_cannot_be_given_back_counts_as_more_than_cancelled() {
-    let mut world = World::new(Scenario::default());
-    world.start();
-    assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
-    world.fail(Op::Release, 0);
-    world.cancel(0);
-    assert!(world.run(300_000), "{:?}", world.states);
-    let Some(State::Failed { cause: Cause::Other, reason }) = world.state(0) else { panic!("{:?}", world.states) };
-    assert!(reason.starts_with("cancelled by the toolstack; and the guest could not be given back"), "{reason}");
-}
-
-#[test]
-fn both_toolstacks_can_cancel_before_the_commit() {
-    for side in [0, 1] {
-        for ms in [5, 30, 80, 95] {
-            let mut world = World::new(Scenario { suspend_ns: 50_000_000, ..Scenario::default() });
-            world.start();
-            world.run_until(ms, |_| false);
-            if world.state(1) == Some(&State::Ready) || world.guest.borrow().released {
-                continue;
-            }
-            world.cancel(side);
-            assert!(world.run(300_000), "{side} {ms}: {:?}", world.states);
-            stays(&mut world);
-            let cancelled = |end| matches!(world.state(end), Some(State::Failed { cause: Cause::Cancelled, .. }));
-            assert!(cancelled(side) && !cancelled(1 - side), "{side} {ms}: {:?}", world.states);
-        }
-    }
-}
-
-#[test]
-fn a_failed_attempt_does_not_spoil_the_next() {
-    let mut world = World::new(Scenario::default());
-    world.start();
-    world.fail(Op::LoadState, 0);
-    assert!(world.run(100_000));
-    stays(&mut world);
-    world.restart();
-    assert!(world.run(100_000), "{:?}", world.states);
-    assert_eq!(world.state(0), Some(&State::Complete), "{:?}", world.states);
-    world.guest.borrow().check_complete();
-}
-
-#[test]
 fn a_guest_destroyed_in_stage_3_frees_the_source() {
     let mut world = World::new(Scenario::default());
     world.start();
@@ -394,19 +274,6 @@ fn a_guest_destroyed_in_stage_3_frees_the_source() {
     world.guest.borrow_mut().created = false;
     assert!(world.run(100_000), "{:?}", world.states);
     assert_eq!(world.guest.borrow().here, Here::Destroyed);
-}
-
-#[test]
-fn a_guest_destroyed_before_it_ran_is_back_at_the_source() {
-    let mut world = World::new(Scenario::default());
-    world.start();
-    assert!(world.run_until(10_000, |world| world.guest.borrow().here == Here::Retained));
-    world.guest.borrow_mut().created = false;
-    assert!(world.run(300_000), "{:?}", world.states);
-    stays(&mut world);
-    let reason = "the guest never ran on the other host; it is back".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Back, reason }));
-    assert!(matches!(world.state(1), Some(State::Failed { cause: Cause::Gone, .. })), "{:?}", world.states);
 }
 
 #[test]
@@ -447,129 +314,4 @@ fn the_source_never_destroys_pages_that_the_target_misses() {
     world.kill(1);
     world.run_until(120_000, |_| false);
     assert_eq!(world.guest.borrow().here, Here::Retained);
-}
-
-fn scenarios() -> impl Strategy<Value = Scenario> {
-    let quality = (1_000_000..200_000_000u64, 10_000..5_000_000u64, 0..20u64).prop_map(
-        |(bytes_per_second, delay_ns, lost_per_mille)| Quality {
-            bytes_per_second,
-            delay_ns,
-            lost_per_mille,
-            ..Quality::default()
-        },
-    );
-    let guest = (10..3000u64, 1..5usize, 1..2000u64, 1_000..200_000u64);
-    let manner = (
-        prop_oneof![3 => Just(Mode::Tsmc), 1 => Just(Mode::Precopy), 1 => Just(Mode::Postcopy)],
-        any::<[bool; 2]>(),
-        0..200_000_000u64,
-    );
-    (any::<u32>(), guest, quality, manner).prop_map(|(seed, guest, quality, (mode, [pages, stubborn], suspend_ns))| {
-        let (frames, vcpus, working_set, step_ns) = guest;
-        let (can_page, to_itself) = (pages || seed % 4 != 0, seed % 7 == 0);
-        let seed = u64::from(seed);
-        Scenario { seed, frames, vcpus, working_set, step_ns, quality, mode, can_page, stubborn, suspend_ns, to_itself }
-    })
-}
-
-/// Enough cases for every day; `PROPTEST_CASES` asks for more.
-fn config() -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48);
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-proptest! {
-    #![proptest_config(config())]
-
-    #[test]
-    fn any_guest_over_any_link_arrives_whole(scenario in scenarios()) {
-        completes(scenario);
-    }
-
-    #[test]
-    fn any_failure_before_the_commit_leaves_one_guest(
-        scenario in scenarios(), op in prop::sample::select(BEFORE_COMMIT.to_vec()), after in 0..40u32,
-    ) {
-        let mut world = World::new(scenario);
-        world.start();
-        world.fail(op, after);
-        world.run(600_000);
-        match world.state(0) {
-            Some(State::Complete) => world.guest.borrow().check_complete(),
-            Some(State::Failed { .. }) => stays(&mut world),
-            state => panic!("{state:?}: {:?}", world.states),
-        }
-    }
-
-    #[test]
-    fn any_interruption_leaves_one_guest(
-        scenario in scenarios(), what in prop::sample::select(Interruption::ALL.to_vec()), per_mille in 0..1000u64,
-    ) {
-        // How long it would take undisturbed says when there is something to disturb.
-        let mut undisturbed = World::new(scenario);
-        undisturbed.start();
-        let began = undisturbed.clock.get();
-        undisturbed.run(600_000);
-        let took_us = (undisturbed.clock.get() - began) / 1000;
-        let mut world = World::new(scenario);
-        world.start();
-        let until = world.clock.get() + took_us * per_mille;
-        world.run_until(1_000_000, |world| world.clock.get() >= until);
-        what.happens(&mut world);
-        world.run_until(200_000, |_| false);
-        let here = world.guest.borrow().here;
-        match (world.state(0), here) {
-            // Destroyed after it ran there, it needs no more pages.
-            (Some(State::Complete), _) if what == Interruption::DestroyTarget => {}
-            (Some(State::Complete), _) => world.guest.borrow().check_complete(),
-            (Some(State::Failed { .. }), _) => stays(&mut world),
-            // The source's agent is dead, or waits for a target that may come back: it has every page.
-            (_, Here::Retained) => {}
-            // Without its agent the guest runs on, or waits for somebody to resume it; it is whole.
-            (_, Here::Running | Here::Suspended) if what == Interruption::KillSource => {}
-            state => panic!("{state:?}: {:?}", world.states),
-        }
-        let done = world.guest.borrow().finished || what == Interruption::DestroyTarget;
-        prop_assert!(here != Here::Destroyed || done);
-    }
-}
-
-/// What can come between two agents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Interruption {
-    KillSource,
-    KillTarget,
-    Cut,
-    CutForASecond,
-    CancelSource,
-    CancelTarget,
-    DestroyTarget,
-}
-
-impl Interruption {
-    const ALL: [Self; 7] = [
-        Self::KillSource,
-        Self::KillTarget,
-        Self::Cut,
-        Self::CutForASecond,
-        Self::CancelSource,
-        Self::CancelTarget,
-        Self::DestroyTarget,
-    ];
-
-    fn happens(self, world: &mut World) {
-        match self {
-            Self::KillSource => world.kill(0),
-            Self::KillTarget => world.kill(1),
-            Self::Cut => world.cable.cut(true),
-            Self::CutForASecond => {
-                world.cable.cut(true);
-                world.run_until(1000, |_| false);
-                world.cable.cut(false);
-            }
-            Self::CancelSource => world.cancel(0),
-            Self::CancelTarget => world.cancel(1),
-            Self::DestroyTarget => world.guest.borrow_mut().created = false,
-        }
-    }
 }
