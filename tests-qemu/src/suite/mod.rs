@@ -63,13 +63,16 @@ const TESTS: &[Test] = &[
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
 
+/// So many of the slowest tests are named at the end.
+const SLOWEST: usize = 10;
+
 /// Runs the chosen tests; returns the exit status.
 pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choice: &Choice) -> Result<u8> {
     let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_images(paths, build)?;
     let mut fixture = Fixture::new(paths, artifacts, name, size);
-    let mut failed = Vec::new();
+    let (mut failed, mut times) = (Vec::new(), Vec::new());
     println!("running {} tests on real Xen", tests.len());
     let begun = Instant::now();
     for test in &tests {
@@ -77,6 +80,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choi
         let started = Instant::now();
         let result = (test.run)(&mut fixture).and_then(|()| fixture.assert_clean());
         let seconds = started.elapsed().as_secs_f64();
+        times.push((seconds, test.name));
         match result {
             Ok(()) => println!("test {} ... ok ({seconds:.1} s)", test.name),
             Err(error) => {
@@ -87,6 +91,9 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choi
             }
         }
     }
+    println!("\nthe slowest:");
+    times.sort_by(|one, other| other.0.total_cmp(&one.0));
+    times.iter().take(SLOWEST).for_each(|(seconds, name)| println!("{seconds:8.1} s  {name}"));
     for name in &failed {
         println!("failed: {name}");
     }
