@@ -1,4 +1,4 @@
-//! The documents can be read: short cells, short paragraphs, links that lead somewhere.
+//! The documents can be read: short cells, short paragraphs, links that lead somewhere. So can the sources: short files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,34 @@ const PARAGRAPH: usize = 6;
 /// How wide the documents are wrapped.
 const WIDTH: usize = 130;
 
-/// `README.md` and all documents below `docs`.
-fn documents() -> Vec<PathBuf> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
-    let mut folders = vec![workspace.join("docs")];
-    let mut files = vec![workspace.join("README.md")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).expect("a folder of documents") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "md") {
-                files.push(path);
-            }
+/// The longest source, in lines.
+const SOURCE: usize = 400;
+/// Those that are longer.
+const LONGER: &[&str] = &["xen-pv/src/guest/pager/tests.rs", "xen-pv/src/guest/source.rs"];
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace")
+}
+
+/// The files of a kind that these are, or that are below these, without what was built.
+fn files(roots: &[&str], kind: &str) -> Vec<PathBuf> {
+    let mut left: Vec<PathBuf> = roots.iter().map(|root| workspace().join(root)).collect();
+    let mut files = Vec::new();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            let entries = fs::read_dir(path).expect("a folder").map(|entry| entry.expect("an entry").path());
+            left.extend(entries.filter(|path| !path.ends_with("target")));
+        } else if path.extension().is_some_and(|extension| extension == kind) {
+            files.push(path);
         }
     }
     files.sort();
     files
+}
+
+/// `README.md` and all documents below `docs`.
+fn documents() -> Vec<PathBuf> {
+    files(&["README.md", "docs"], "md")
 }
 
 /// The lines of a document with their numbers; those of code are empty.
@@ -94,4 +105,15 @@ fn every_link_leads_somewhere() {
         }
     }
     none(&offences);
+}
+
+#[test]
+fn no_source_is_too_long() {
+    let crates = ["agent", "boot", "common", "fuzz", "tests-qemu", "toolstack", "xen-abi", "xen-pv"];
+    let sources = files(&crates, "rs");
+    assert!(sources.len() > 100, "the sources are elsewhere");
+    let held = sources.iter().filter(|file| !LONGER.iter().any(|longer| file.ends_with(longer)));
+    let lines = held.map(|file| (file, fs::read_to_string(file).expect("a source").lines().count()));
+    let long = lines.filter(|(_, lines)| *lines > SOURCE);
+    none(&long.map(|(file, lines)| format!("{}: {lines} lines", file.display())).collect::<Vec<_>>());
 }

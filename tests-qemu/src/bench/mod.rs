@@ -120,25 +120,7 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
         }
         let started = Instant::now();
         for series in series {
-            bench.story.say(&format!("---- {experiment}: {}, {round}", series.name()));
-            let good = match bench.migrate(&experiment, series, round) {
-                Ok(run) => {
-                    println!("{}", run.report);
-                    let good = run.report.all_held();
-                    let runs = if round == Round::Watched { &mut record.watched } else { &mut record.runs };
-                    runs.push(run);
-                    good
-                }
-                Err(error) => {
-                    let left = format!("{experiment}: {}, {round}: {error:#}", series.name());
-                    bench.story.say(&left);
-                    record.left_out.push(left);
-                    false
-                }
-            };
-            if !good {
-                bench.start_over()?;
-            }
+            bench.record(&experiment, series, round, &mut record)?;
         }
         took_s.insert(experiment, started.elapsed().as_secs_f64() / migrations);
         record.minutes = begun.elapsed().as_secs_f64() / 60.0;
@@ -203,6 +185,28 @@ impl Bencher<'_> {
     fn start_over(&mut self) -> Result<()> {
         (self.agents, self.has_ssh) = (None, false);
         self.testbed.run.reboot(self.paths, &self.testbed.artifacts, HOSTS)
+    }
+
+    /// Migrates a guest and records how that went; hosts and agents start over if it went wrong.
+    fn record(&mut self, experiment: &Experiment, series: Series, round: Round, record: &mut Record) -> Result<()> {
+        let name = format!("{experiment}: {}, {round}", series.name());
+        self.story.say(&format!("---- {name}"));
+        let good = match self.migrate(experiment, series, round) {
+            Ok(run) => {
+                println!("{}", run.report);
+                let good = run.report.all_held();
+                let runs = if round == Round::Watched { &mut record.watched } else { &mut record.runs };
+                runs.push(run);
+                good
+            }
+            Err(error) => {
+                let left = format!("{name}: {error:#}");
+                self.story.say(&left);
+                record.left_out.push(left);
+                false
+            }
+        };
+        if good { Ok(()) } else { self.start_over() }
     }
 
     /// Starts a guest, migrates it as `series` says, and ends it.
