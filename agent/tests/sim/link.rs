@@ -60,6 +60,8 @@ pub struct Direction {
     overheard: Option<Vec<Vec<u8>>>,
     /// Somebody else who gets all that is sent.
     tap: Option<Rc<RefCell<Direction>>>,
+    /// What every preamble, and every answer to one, gives for its sender's version.
+    version: Option<u8>,
     /// A byte is wrong behind each of these, once.
     wrong_behind: Vec<[u8; 8]>,
 }
@@ -83,6 +85,7 @@ impl Direction {
             change: None,
             overheard: None,
             tap: None,
+            version: None,
             wrong_behind,
         }))
     }
@@ -95,6 +98,11 @@ impl Direction {
         if self.change.is_some_and(|length| frame.len() >= length && !is_datagram(&frame)) {
             self.change = None;
             frame.last_mut().into_iter().for_each(|byte| *byte ^= 1);
+        }
+        if let Some(version) = self.version
+            && let Some(at) = frame.windows(5).position(|bytes| bytes.starts_with(b"TSMC"))
+        {
+            frame[at + 4] = version;
         }
         if let Some(overheard) = &mut self.overheard {
             overheard.push(frame.clone());
@@ -177,6 +185,11 @@ impl Cable {
     /// Changes the next packet of at least this length that one end sends.
     pub fn change(&self, from: usize, length: usize) {
         self.0[from].borrow_mut().change = Some(length);
+    }
+
+    /// Each end takes the other for an agent of this version of the protocol.
+    pub fn speak(&self, version: u8) {
+        self.0.iter().for_each(|direction| direction.borrow_mut().version = Some(version));
     }
 
     /// Listens to what one end sends.
