@@ -17,6 +17,7 @@ use common::{Features, PAGE_SIZE};
 use xen_abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
+use xen_pv::guest::domctl;
 use xen_pv::netfront::{self, Event, Netfront};
 use xen_pv::sched;
 use xen_pv::xenstore::Xenstore;
@@ -38,28 +39,28 @@ struct Waker {
 
 /// Why the agent cannot serve.
 pub enum Refusal {
-    /// It is told what makes no sense. Started again, it would say the same.
-    Configuration(String),
+    /// It is told what makes no sense, or does not know this hypervisor. Started again, it would say the same.
+    Permanent(String),
     /// Something around it fails.
-    Surroundings(String),
+    Transient(String),
 }
 
 impl Refusal {
-    fn configuration(error: impl fmt::Display) -> Self {
-        Self::Configuration(error.to_string())
+    fn permanent(error: impl fmt::Display) -> Self {
+        Self::Permanent(error.to_string())
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Configuration(reason) | Self::Surroundings(reason)) = self;
+        let (Self::Permanent(reason) | Self::Transient(reason)) = self;
         f.write_str(reason)
     }
 }
 
 impl From<String> for Refusal {
     fn from(reason: String) -> Self {
-        Self::Surroundings(reason)
+        Self::Transient(reason)
     }
 }
 
@@ -68,7 +69,7 @@ pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
     let store = machine.store.take().ok_or_else(|| "there is no xenstore".to_string())?;
     let store = Rc::new(RefCell::new(store));
     let outcome = serve(machine, store.clone());
-    if let Err(Refusal::Configuration(reason)) = &outcome {
+    if let Err(Refusal::Permanent(reason)) = &outcome {
         // For who cannot see the console; it is said there too.
         let node = format!("{ROOT}/{REFUSED}");
         let _ = store.borrow_mut().write(&node, reason.as_bytes());
@@ -77,11 +78,12 @@ pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
 }
 
 fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallible, Refusal> {
-    let options = AgentOptions::parse(&machine.command_line).map_err(Refusal::configuration)?;
+    let options = AgentOptions::parse(&machine.command_line).map_err(Refusal::permanent)?;
     agent::os::log_to_console(options.log_level);
-    let (security, entropy) = identity::take(&mut machine, &options).map_err(Refusal::configuration)?;
+    let (security, entropy) = identity::take(&mut machine, &options).map_err(Refusal::permanent)?;
     let origin = entropy.origin();
     hermit::init(entropy);
+    domctl::check_version().map_err(Refusal::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
     let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;

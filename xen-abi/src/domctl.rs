@@ -1,7 +1,5 @@
 //! `domctl.h`: what a toolstack asks about a domain.
 
-use core::mem::MaybeUninit;
-
 use common::DomId;
 
 use crate::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
@@ -42,10 +40,10 @@ pub const GET_CPU_POLICY: u32 = 82;
 /// Sets them.
 pub const SET_CPU_POLICY: u32 = 83;
 
-/// `struct xen_domctl`.
+/// `struct xen_domctl`, with the structure that its command takes.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Domctl {
+pub struct Domctl<T: Plain = ()> {
     /// In: which operation.
     pub cmd: u32,
     /// In: [`INTERFACE_VERSION`].
@@ -55,23 +53,38 @@ pub struct Domctl {
     /// Padding.
     pub _pad: [u16; 3],
     /// The operation's own structure.
-    pub u: Body,
+    pub u: Body<T>,
 }
 
-/// The union at the end of `struct xen_domctl`. What is moved into it may have padding, of which nobody knows what it holds.
+/// The union at the end of `struct xen_domctl`: always as long, whatever stands at its beginning.
 #[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub struct Body(pub [MaybeUninit<u8>; 128]);
-
-impl Body {
-    /// Nothing.
-    pub const ZERO: Self = Self([MaybeUninit::new(0); 128]);
+#[repr(C)]
+pub union Body<T: Plain> {
+    bytes: [u64; 16],
+    structure: T,
 }
 
-/// Data without padding that matters, references or invalid bit patterns: it may be built from any bytes.
+impl<T: Plain> Body<T> {
+    /// The structure, and zeros behind it.
+    pub fn new(structure: T) -> Self {
+        const { assert!(size_of::<Self>() == 128 && align_of::<Self>() == 8) };
+        let mut body = Self { bytes: [0; 16] };
+        body.structure = structure;
+        body
+    }
+
+    /// What stands there now.
+    pub fn structure(&self) -> T {
+        // SAFETY: zeros were written to all bytes, then a `T` without padding: each is initialised. Whatever Xen wrote over them
+        // is a `T` too, as any bits are.
+        unsafe { self.structure }
+    }
+}
+
+/// Data that is built from any bytes, and whose own bytes are all initialised.
 ///
 /// # Safety
-/// Every bit pattern must be a value of the type.
+/// Every bit pattern must be a value of the type, and it must have no padding but fields that are there for it.
 pub unsafe trait Plain: Copy {}
 
 /// `struct xen_domctl_getdomaininfo`.
@@ -189,6 +202,8 @@ pub struct ShadowOp {
     pub mode: u32,
     /// Unused here.
     pub mb: u32,
+    /// Padding.
+    pub _pad: u32,
     /// In: where the bitmap goes.
     pub dirty_bitmap: *mut u64,
     /// In: bits of the bitmap. Out: bits written.
@@ -216,6 +231,8 @@ pub const SHADOW_LOGDIRTY_FINAL: u32 = 1;
 pub struct VcpuContext {
     /// In: which virtual CPU.
     pub vcpu: u32,
+    /// Padding.
+    pub _pad: u32,
     /// In or out: its registers.
     pub ctxt: *mut VcpuGuestContext,
 }
@@ -238,6 +255,8 @@ pub struct VcpuGuestContext {
 pub struct HvmContext {
     /// In: bytes of the buffer. Out: bytes needed or written.
     pub size: u32,
+    /// Padding.
+    pub _pad: u32,
     /// In: the buffer, or null to ask for the size.
     pub buffer: *mut u8,
 }
@@ -295,6 +314,8 @@ pub struct CpuPolicy {
     pub err_subleaf: u32,
     /// Out, of a set: the register that was refused.
     pub err_msr: u32,
+    /// Padding.
+    pub _pad: u32,
 }
 
 /// `struct xen_cpuid_leaf`.
@@ -327,19 +348,21 @@ pub struct MsrEntry {
     pub val: u64,
 }
 
-// SAFETY: integers; any bits will do.
+// SAFETY: nothing at all.
+unsafe impl Plain for () {}
+// SAFETY: integers, without gaps between them.
 unsafe impl Plain for GetDomainInfo {}
-// SAFETY: a number and a raw pointer; any bits will do.
+// SAFETY: a number and a raw pointer of eight bytes each.
 unsafe impl Plain for GetPageFrameInfo3 {}
-// SAFETY: integers and a raw pointer; any bits will do.
+// SAFETY: integers and a raw pointer, the gap before it filled by `_pad`.
 unsafe impl Plain for ShadowOp {}
-// SAFETY: a number and a raw pointer; any bits will do.
+// SAFETY: a number and a raw pointer, the gap between them filled by `_pad`.
 unsafe impl Plain for VcpuContext {}
-// SAFETY: a number and a raw pointer; any bits will do.
+// SAFETY: a number and a raw pointer, the gap between them filled by `_pad`.
 unsafe impl Plain for HvmContext {}
-// SAFETY: integers; any bits will do.
+// SAFETY: four integers of four bytes and one of eight.
 unsafe impl Plain for TscInfo {}
-// SAFETY: integers; any bits will do.
+// SAFETY: three integers of four bytes.
 unsafe impl Plain for VmEventOp {}
-// SAFETY: integers and raw pointers; any bits will do.
+// SAFETY: integers and raw pointers, the gap behind them filled by `_pad`.
 unsafe impl Plain for CpuPolicy {}

@@ -12,9 +12,9 @@ boot::entry_point!(main);
 fn main(machine: Machine) -> ! {
     let Err(refusal) = serve::run(machine);
     say!("cannot serve: {refusal}");
-    // Toolstacks are told to start a crashed agent again, which does not mend its command line.
+    // Toolstacks are told to start a crashed agent again, which mends neither its command line nor the hypervisor.
     sched::shutdown(match refusal {
-        Refusal::Configuration(_) => Reason::Poweroff,
-        Refusal::Surroundings(_) => Reason::Crash,
+        Refusal::Permanent(_) => Reason::Poweroff,
+        Refusal::Transient(_) => Reason::Crash,
     })
 }

@@ -2,9 +2,11 @@
 
 use common::DomId;
 use xen_abi::Errno;
-use xen_abi::domctl::*;
+use xen_abi::domctl::{
+    SHADOW_LOGDIRTY_FINAL, SHADOW_OP_CLEAN, SHADOW_OP_ENABLE_LOGDIRTY, SHADOW_OP_OFF, SHADOW_OP_PEEK, ShadowOp,
+};
 
-use super::domctl;
+use super::domctl::{self, command};
 use super::error::{Error, Operation, Result};
 
 /// A guest's dirty log, on until it is dropped.
@@ -80,13 +82,14 @@ fn shadow_op(domain: DomId, op: u32, mode: u32, bitmap: &mut [u64]) -> core::res
         op,
         mode,
         mb: 0,
+        _pad: 0,
         dirty_bitmap: bitmap.as_mut_ptr(),
         pages: bitmap.len() as u64 * 64,
         fault_count: 0,
         dirty_count: 0,
     };
     // SAFETY: Xen writes at most `pages` bits to the bitmap, which we own.
-    unsafe { domctl::call(domain, SHADOW_OP, body) }.map(|answer| answer.dirty_count.into())
+    unsafe { command::SHADOW_OP.call(domain, body) }.map(|answer| answer.dirty_count.into())
 }
 
 impl Error {

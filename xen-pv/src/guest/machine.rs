@@ -4,10 +4,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::DomId;
-use xen_abi::domctl::{self as abi, CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
+use xen_abi::domctl::{CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
 use xen_abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 
-use super::domctl::call;
+use super::domctl::command;
 use super::error::{Error, Operation, Result};
 use crate::hypercall;
 
@@ -33,7 +33,7 @@ pub fn cpu_policy(domain: DomId) -> Result<Policy> {
     let body = policy_body(&mut leaves, &mut msrs);
     // SAFETY: Xen writes at most as many entries as it is told there is room for.
     let answer =
-        unsafe { call(domain, abi::GET_CPU_POLICY, body) }.map_err(|errno| Operation::GetCpuPolicy.error(errno))?;
+        unsafe { command::GET_CPU_POLICY.call(domain, body) }.map_err(|errno| Operation::GetCpuPolicy.error(errno))?;
     leaves.truncate(answer.nr_leaves as usize);
     msrs.truncate(answer.nr_msrs as usize);
     Ok(Policy { leaves, msrs })
@@ -45,7 +45,9 @@ pub fn set_cpu_policy(domain: DomId, policy: &Policy) -> Result {
     let (mut leaves, mut msrs) = (policy.leaves.clone(), policy.msrs.clone());
     let body = policy_body(&mut leaves, &mut msrs);
     // SAFETY: Xen reads exactly as many entries as there are.
-    unsafe { call(domain, abi::SET_CPU_POLICY, body) }.map(drop).map_err(|errno| Operation::SetCpuPolicy.error(errno))
+    unsafe { command::SET_CPU_POLICY.call(domain, body) }
+        .map(drop)
+        .map_err(|errno| Operation::SetCpuPolicy.error(errno))
 }
 
 /// Reads an HVM parameter.
@@ -66,28 +68,28 @@ pub fn set_param(domain: DomId, index: u32, value: u64) -> Result {
 /// Reads how the guest sees the time-stamp counter.
 pub fn tsc(domain: DomId) -> Result<TscInfo> {
     // SAFETY: the operation takes no pointer.
-    unsafe { call(domain, abi::GETTSCINFO, TscInfo::default()) }.map_err(|errno| Operation::GetTsc.error(errno))
+    unsafe { command::GETTSCINFO.call(domain, TscInfo::default()) }.map_err(|errno| Operation::GetTsc.error(errno))
 }
 
 /// Sets how the guest sees the time-stamp counter.
 pub fn set_tsc(domain: DomId, tsc: TscInfo) -> Result {
     // SAFETY: the operation takes no pointer.
-    unsafe { call(domain, abi::SETTSCINFO, tsc) }.map(drop).map_err(|errno| Operation::SetTsc.error(errno))
+    unsafe { command::SETTSCINFO.call(domain, tsc) }.map(drop).map_err(|errno| Operation::SetTsc.error(errno))
 }
 
 /// Reads the HVM context: virtual CPUs, interrupt controllers, timers.
 pub fn context(domain: DomId) -> Result<Vec<u8>> {
     let error = |errno| Operation::GetHvmContext.error(errno);
-    let question = HvmContext { size: 0, buffer: core::ptr::null_mut() };
+    let question = HvmContext { size: 0, _pad: 0, buffer: core::ptr::null_mut() };
     // SAFETY: a null buffer asks for the size.
-    let size = unsafe { call(domain, abi::GETHVMCONTEXT, question) }.map_err(error)?.size as usize;
+    let size = unsafe { command::GETHVMCONTEXT.call(domain, question) }.map_err(error)?.size as usize;
     if size > MAX_CONTEXT {
         return Err(Error::Refused("the guest's machine state is larger than the agent's limit"));
     }
     let mut context = vec![0; size];
-    let question = HvmContext { size: size as u32, buffer: context.as_mut_ptr() };
+    let question = HvmContext { size: size as u32, _pad: 0, buffer: context.as_mut_ptr() };
     // SAFETY: Xen writes at most `size` bytes.
-    let written = unsafe { call(domain, abi::GETHVMCONTEXT, question) }.map_err(error)?.size as usize;
+    let written = unsafe { command::GETHVMCONTEXT.call(domain, question) }.map_err(error)?.size as usize;
     context.truncate(written);
     Ok(context)
 }
@@ -95,9 +97,11 @@ pub fn context(domain: DomId) -> Result<Vec<u8>> {
 /// Loads an HVM context; Xen checks every record of it.
 pub fn set_context(domain: DomId, context: &[u8]) -> Result {
     let size = u32::try_from(context.len()).map_err(|_| Error::Malformed("HVM context"))?;
-    let body = HvmContext { size, buffer: context.as_ptr().cast_mut() };
+    let body = HvmContext { size, _pad: 0, buffer: context.as_ptr().cast_mut() };
     // SAFETY: Xen only reads `size` bytes.
-    unsafe { call(domain, abi::SETHVMCONTEXT, body) }.map(drop).map_err(|errno| Operation::SetHvmContext.error(errno))
+    unsafe { command::SETHVMCONTEXT.call(domain, body) }
+        .map(drop)
+        .map_err(|errno| Operation::SetHvmContext.error(errno))
 }
 
 fn policy_body(leaves: &mut [CpuidLeaf], msrs: &mut [MsrEntry]) -> CpuPolicy {
@@ -109,5 +113,6 @@ fn policy_body(leaves: &mut [CpuidLeaf], msrs: &mut [MsrEntry]) -> CpuPolicy {
         err_leaf: 0,
         err_subleaf: 0,
         err_msr: 0,
+        _pad: 0,
     }
 }

@@ -26,14 +26,14 @@ mod open;
 mod tests;
 
 use common::{BATCH, Content, DomId, Fault, Gfn};
-use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp};
+use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP_PAGING, VmEventOp};
 use xen_abi::hvm::{DMOP_SET_MEM_TYPE, DmOpBuffer, DmOpSetMemType, MEM_RAM_RW};
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
 use xen_abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS, VmEvent};
 use xen_abi::{Errno, Port};
 
-use super::domctl;
+use super::domctl::command::VM_EVENT_OP;
 use super::error::{Error, Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
@@ -391,7 +391,11 @@ fn waking(vcpu: u32, request: &VmEvent) -> VmEvent {
 }
 
 fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
-    let body = VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
     // SAFETY: the operation takes no pointer.
-    unsafe { domctl::call(domain, VM_EVENT_OP, body) }.map(|answer| Port(answer.port))
+    unsafe { VM_EVENT_OP.call(domain, paging_ring(op)) }.map(|answer| Port(answer.port))
+}
+
+/// An operation on the ring of memory paging.
+fn paging_ring(op: u32) -> VmEventOp {
+    VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 }
 }

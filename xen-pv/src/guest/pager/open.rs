@@ -4,16 +4,15 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use common::{Content, DomId, Gfn};
-use xen_abi::domctl::{
-    PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP, VM_EVENT_OP_PAGING, VmEventOp,
-};
+use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE};
 use xen_abi::hvm::PARAM_PAGING_RING_PFN;
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::vm_event::SLOTS;
 use xen_abi::{Errno, Port};
 
-use super::{Crowd, Pager, vm_event};
+use super::{Crowd, Pager, paging_ring, vm_event};
 use crate::event::Channel;
+use crate::guest::domctl::command::{PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_OP};
 use crate::guest::error::{Error, Operation, Result};
 use crate::guest::page_set::PageSet;
 use crate::guest::paging_ring::PagingRing;
@@ -158,15 +157,15 @@ fn ring_page(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<(Held, PagingRing
 /// Without a ring the hypervisor crashes the guest at the first touch of an absent page (`p2m_mem_paging_populate`). The guest
 /// itself is paused over it; its backends are not. What such a crash does is to stop the guest as it is, and that can be undone.
 fn replace_ring(domain: DomId) -> Result<Option<Port>> {
-    let nothing = VmEventOp::default();
-    let body = |op| VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 };
-    let mut ops = [
-        domctl::prepared(domain, PAUSEDOMAIN, nothing),
-        domctl::prepared(domain, VM_EVENT_OP, body(VM_EVENT_DISABLE)),
-        domctl::prepared(domain, VM_EVENT_OP, body(VM_EVENT_ENABLE)),
-        domctl::prepared(domain, UNPAUSEDOMAIN, nothing),
+    let (mut pause, mut unpause) = (PAUSEDOMAIN.on(domain, ()), UNPAUSEDOMAIN.on(domain, ()));
+    let [mut disable, mut enable] =
+        [VM_EVENT_DISABLE, VM_EVENT_ENABLE].map(|op| VM_EVENT_OP.on(domain, paging_ring(op)));
+    let mut calls = [
+        MulticallEntry::domctl(&raw mut pause),
+        MulticallEntry::domctl(&raw mut disable),
+        MulticallEntry::domctl(&raw mut enable),
+        MulticallEntry::domctl(&raw mut unpause),
     ];
-    let mut calls = ops.each_mut().map(|op| MulticallEntry::domctl(&raw mut *op));
     let before = domctl::live_info(domain)?;
     // SAFETY: four complete operations on another domain, without pointers.
     unsafe { hypercall::multicall(&mut calls) }.map_err(|errno| Operation::PagerRing.error(errno))?;
@@ -179,7 +178,7 @@ fn replace_ring(domain: DomId) -> Result<Option<Port>> {
         (Err(Errno::EBUSY), _) => Err(Error::Refused(
             "virtual CPUs of the guest wait inside the hypervisor for room on the ring of an agent that is gone",
         )),
-        (_, Ok(_)) => Ok(Some(Port(domctl::answer::<VmEventOp>(&ops[2]).port))),
+        (_, Ok(_)) => Ok(Some(Port(enable.u.structure().port))),
         (_, Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ENOMEM))) => Err(Operation::PagerRing.error(errno)),
         (Ok(_), Err(errno)) => Err(Operation::PagerRing.error(errno)),
         // No ring before and none now: no paging.

@@ -1,0 +1,122 @@
+//! The commands of the domctl interface. Only this table makes them: none goes with another's structure or version.
+
+use core::fmt;
+use core::marker::PhantomData;
+
+use common::DomId;
+use xen_abi::Errno;
+use xen_abi::domctl::{
+    self as abi, Body, CpuPolicy, Domctl, GetDomainInfo, GetPageFrameInfo3, HvmContext, Plain, ShadowOp, TscInfo,
+    VcpuContext, VmEventOp,
+};
+
+use crate::hypercall;
+
+/// A command: its number, and the structure that it takes and gives back.
+#[derive(Clone, Copy)]
+pub struct Command<T>(u32, PhantomData<T>);
+
+pub const DESTROYDOMAIN: Command<()> = Command::new(abi::DESTROYDOMAIN);
+pub const PAUSEDOMAIN: Command<()> = Command::new(abi::PAUSEDOMAIN);
+pub const UNPAUSEDOMAIN: Command<()> = Command::new(abi::UNPAUSEDOMAIN);
+pub const RESUMEDOMAIN: Command<()> = Command::new(abi::RESUMEDOMAIN);
+pub const GETDOMAININFO: Command<GetDomainInfo> = Command::new(abi::GETDOMAININFO);
+pub const GETPAGEFRAMEINFO3: Command<GetPageFrameInfo3> = Command::new(abi::GETPAGEFRAMEINFO3);
+pub const SHADOW_OP: Command<ShadowOp> = Command::new(abi::SHADOW_OP);
+pub const GETVCPUCONTEXT: Command<VcpuContext> = Command::new(abi::GETVCPUCONTEXT);
+pub const SETVCPUCONTEXT: Command<VcpuContext> = Command::new(abi::SETVCPUCONTEXT);
+pub const GETHVMCONTEXT: Command<HvmContext> = Command::new(abi::GETHVMCONTEXT);
+pub const SETHVMCONTEXT: Command<HvmContext> = Command::new(abi::SETHVMCONTEXT);
+pub const GETTSCINFO: Command<TscInfo> = Command::new(abi::GETTSCINFO);
+pub const SETTSCINFO: Command<TscInfo> = Command::new(abi::SETTSCINFO);
+pub const GET_CPU_POLICY: Command<CpuPolicy> = Command::new(abi::GET_CPU_POLICY);
+pub const SET_CPU_POLICY: Command<CpuPolicy> = Command::new(abi::SET_CPU_POLICY);
+pub const VM_EVENT_OP: Command<VmEventOp> = Command::new(abi::VM_EVENT_OP);
+
+impl<T: Plain> Command<T> {
+    const fn new(number: u32) -> Self {
+        Self(number, PhantomData)
+    }
+
+    /// The command as the hypervisor takes it.
+    pub fn on(self, domain: DomId, structure: T) -> Domctl<T> {
+        let Self(cmd, _) = self;
+        Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::new(structure) }
+    }
+
+    /// Does it: `structure` goes in, what Xen left in its place comes out.
+    ///
+    /// # Safety
+    /// Pointers in `structure` must be valid for what the command reads and writes through them.
+    pub unsafe fn call(self, domain: DomId, structure: T) -> Result<T, Errno> {
+        let mut domctl = self.on(domain, structure);
+        // SAFETY: a complete domctl; its pointers are the caller's promise.
+        unsafe { hypercall::domctl(&mut domctl) }?;
+        Ok(domctl.u.structure())
+    }
+}
+
+/// A domain number that no domain has: an operation on it that exists says "no such domain".
+pub const NOBODY: DomId = DomId(0x7fef);
+
+/// The hypervisor has another version of the interface than the one that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownVersion(Option<u32>);
+
+/// Finds out whether the hypervisor has the interface that the commands are of.
+pub fn check_version() -> Result<(), UnknownVersion> {
+    if has_version(abi::INTERFACE_VERSION) {
+        return Ok(());
+    }
+    Err(UnknownVersion((0..LAST_VERSION).find(|&version| has_version(version))))
+}
+
+/// Where the search for a name of an unknown version ends: Xen has counted to 23 in twenty years.
+const LAST_VERSION: u32 = 256;
+
+/// Xen looks at the version before it looks for the domain, and only then at what the caller may do (`do_domctl`).
+fn has_version(version: u32) -> bool {
+    let mut question = Domctl { interface_version: version, ..GETTSCINFO.on(NOBODY, TscInfo::default()) };
+    // SAFETY: a complete domctl without pointers, which changes nothing.
+    let answer = unsafe { hypercall::domctl(&mut question) };
+    answer == Err(Errno::ESRCH)
+}
+
+impl fmt::Display for UnknownVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(version) => write!(f, "this hypervisor's domctl interface has version {version:#x}")?,
+            None => f.write_str("this hypervisor's domctl interface has no version that could be found")?,
+        }
+        write!(f, "; the agent knows {:#x} alone, of Xen 4.17", abi::INTERFACE_VERSION)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+    use crate::hypercall::fake;
+
+    /// A hypervisor that has one version of the interface, if any.
+    fn has(theirs: Option<u32>) {
+        fake::stand_in(move |_, [domctl, ..]| {
+            // SAFETY: the caller's structure.
+            let domctl = unsafe { &*(domctl as *const Domctl<TscInfo>) };
+            let errno = if Some(domctl.interface_version) == theirs { Errno::ESRCH } else { Errno::EACCES };
+            -i64::from(errno.0)
+        });
+    }
+
+    #[test]
+    fn another_version_of_the_interface_is_named_beside_the_known_one() {
+        has(Some(abi::INTERFACE_VERSION));
+        assert_eq!(check_version(), Ok(()));
+        has(Some(0x17));
+        let said = check_version().expect_err("another version").to_string();
+        assert!(said.contains("version 0x17;") && said.contains("knows 0x15 alone"), "{said}");
+        has(None);
+        assert_eq!(check_version(), Err(UnknownVersion(None)));
+    }
+}
