@@ -10,9 +10,10 @@ use agent::platform::{ARRIVALS, Result};
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::{Errno, Port};
+use xen_pv::guest::kind::pinned;
 use xen_pv::guest::pager::Crowd;
 use xen_pv::guest::reach::Reach;
-use xen_pv::guest::{self, features, pinned, source, target};
+use xen_pv::guest::{self, features, source, target};
 use xen_pv::memory::Memory;
 use xen_pv::time;
 

@@ -3,14 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use xen_pv::guest::frame::{Frame, State};
+use xen_pv::guest::kind::PVH;
 use xen_pv::guest::walk;
 
 /// Most pages that a walk may name.
 const LIMIT: usize = 512;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(frame) = Frame::decode(bytes) {
-        assert_eq!(Frame::decode(&frame.encode()), Ok(frame));
+    if let Ok(frame) = Frame::decode(bytes, &PVH) {
+        assert_eq!(Frame::decode(&frame.encode(), &PVH), Ok(frame));
     }
     if let Ok(state) = State::decode(bytes) {
         assert_eq!(State::decode(&state.encode()), Ok(state));

@@ -18,6 +18,7 @@ use xen_abi::hvm::MEM_RAM_RW;
 
 use super::dirty_log::DirtyLog;
 use super::error::{Error, Operation, Result};
+use super::kind::Kind;
 use super::ram::Scan;
 use super::{domctl, memory};
 
@@ -33,12 +34,12 @@ pub(super) struct Pages {
 const PRESENT: usize = 64;
 
 /// Looks at every page of a guest that the agent may have made absent: at those below `frames`.
-pub(super) fn find(domain: DomId, frames: u64) -> Result<Pages> {
+pub(super) fn find(domain: DomId, kind: &'static Kind, frames: u64) -> Result<Pages> {
     let mut bits = vec![0; frames.div_ceil(64) as usize];
     let mut present = Vec::new();
     // Only hardware-assisted paging can make pages absent.
     if domctl::live_info(domain)?.flags & DOMINF_HAP != 0 {
-        Scan::default().find(domain, Gfn(0), frames, &mut bits)?;
+        Scan::new(kind).find(domain, Gfn(0), frames, &mut bits)?;
         look(domain, &mut bits, &mut present)?;
         if bits.iter().any(|word| *word != 0) {
             domctl::pause(domain)?;

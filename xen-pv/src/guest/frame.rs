@@ -6,32 +6,11 @@
 use alloc::vec::Vec;
 
 use xen_abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
-use xen_abi::hvm::*;
 
 use super::error::{Error, Result};
+use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
 use super::machine::{MAX_CONTEXT, Policy};
-
-/// The HVM parameters that a guest keeps when it moves. The two event channels are not among them: the target's toolstack
-/// allocates new ones.
-pub const KEPT_PARAMS: [u32; 16] = [
-    PARAM_STORE_PFN,
-    PARAM_IOREQ_PFN,
-    PARAM_BUFIOREQ_PFN,
-    PARAM_VIRIDIAN,
-    PARAM_IDENT_PT,
-    PARAM_CONSOLE_PFN,
-    PARAM_ACPI_IOPORTS_LOCATION,
-    PARAM_PAGING_RING_PFN,
-    PARAM_MONITOR_RING_PFN,
-    PARAM_SHARING_RING_PFN,
-    PARAM_IOREQ_SERVER_PFN,
-    PARAM_NR_IOREQ_SERVER_PAGES,
-    PARAM_VM_GENERATION_ID_ADDR,
-    PARAM_X87_FIP_WIDTH,
-    PARAM_VM86_TSS_SIZED,
-    PARAM_MCA_CAP,
-];
 
 const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
@@ -91,8 +70,8 @@ impl Frame {
         out
     }
 
-    /// From bytes of the other agent.
-    pub fn decode(bytes: &[u8]) -> Result<Self> {
+    /// From bytes of the other agent, for a guest of this kind.
+    pub fn decode(bytes: &[u8], kind: &Kind) -> Result<Self> {
         let mut bytes = Reader { rest: bytes, what: MALFORMED };
         if bytes.u32()? != FRAME_MAGIC {
             return Err(MALFORMED);
@@ -116,11 +95,12 @@ impl Frame {
             policy.msrs.push(MsrEntry { idx: bytes.u32()?, flags: 0, val: bytes.u64()? });
         }
         let mut params = Vec::new();
-        for _ in 0..bytes.count(KEPT_PARAMS.len())? {
+        for _ in 0..bytes.count(kind.params.len())? {
             let (index, value) = (bytes.u32()?, bytes.u64()?);
-            let known = KEPT_PARAMS.contains(&index);
+            let known = kind.params.iter().any(|&(known, _)| known == index);
             let twice = params.iter().any(|&(other, _)| other == index);
-            if !known || twice || !param_fits(index, value, max_gfn) {
+            let outside = kind.page(index, value).is_some_and(|gfn| gfn.0 > max_gfn);
+            if !known || twice || outside {
                 return Err(MALFORMED);
             }
             params.push((index, value));
@@ -178,24 +158,6 @@ impl State {
 const MALFORMED: Error = Error::Malformed("guest frame");
 const MALFORMED_STATE: Error = Error::Malformed("machine state");
 
-/// Whether a parameter that names a page names one inside the guest.
-fn param_fits(index: u32, value: u64, max_gfn: u64) -> bool {
-    let address_fits = |address: u64| address >> 12 <= max_gfn;
-    match index {
-        PARAM_STORE_PFN
-        | PARAM_CONSOLE_PFN
-        | PARAM_IOREQ_PFN
-        | PARAM_BUFIOREQ_PFN
-        | PARAM_PAGING_RING_PFN
-        | PARAM_MONITOR_RING_PFN
-        | PARAM_SHARING_RING_PFN
-        | PARAM_IOREQ_SERVER_PFN => value <= max_gfn,
-        PARAM_IDENT_PT | PARAM_VM_GENERATION_ID_ADDR => address_fits(value),
-        PARAM_VM86_TSS_SIZED => address_fits(value & 0xffff_ffff),
-        _ => true,
-    }
-}
-
 fn put_u32(out: &mut Vec<u8>, value: u32) {
     out.extend_from_slice(&value.to_le_bytes());
 }
@@ -239,7 +201,10 @@ impl<'a> Reader<'a> {
 mod tests {
     use alloc::vec;
 
+    use xen_abi::hvm::{PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_EVTCHN, PARAM_STORE_PFN};
+
     use super::*;
+    use crate::guest::kind::PVH;
 
     fn frame() -> Frame {
         Frame {
@@ -257,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_frame_survives_the_wire() {
-        assert_eq!(Frame::decode(&frame().encode()), Ok(frame()));
+        assert_eq!(Frame::decode(&frame().encode(), &PVH), Ok(frame()));
     }
 
     #[test]
@@ -277,10 +242,10 @@ mod tests {
     fn every_truncation_and_any_surplus_is_refused() {
         let bytes = frame().encode();
         for length in 0..bytes.len() {
-            assert!(Frame::decode(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(Frame::decode(&bytes[..length], &PVH).is_err(), "{length} bytes");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(Frame::decode(&longer).is_err());
+        assert!(Frame::decode(&longer, &PVH).is_err());
     }
 
     #[test]
@@ -293,7 +258,7 @@ mod tests {
             vec![(PARAM_IDENT_PT, 0xff000 << 12)],
         ] {
             let frame = Frame { params, ..frame() };
-            assert_eq!(Frame::decode(&frame.encode()), Err(MALFORMED), "{:?}", frame.params);
+            assert_eq!(Frame::decode(&frame.encode(), &PVH), Err(MALFORMED), "{:?}", frame.params);
         }
     }
 
@@ -301,6 +266,6 @@ mod tests {
     fn a_huge_count_is_refused_before_it_is_allocated() {
         let mut bytes = frame().encode();
         bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Frame::decode(&bytes), Err(MALFORMED));
+        assert_eq!(Frame::decode(&bytes, &PVH), Err(MALFORMED));
     }
 }

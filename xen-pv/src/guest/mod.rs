@@ -4,8 +4,9 @@
 //! - [`target`]: a guest that arrives: built, filled, armed, and served while it runs.
 //! - [`reach`]: mapping guests' memory. [`pager`]: the ring on which the hypervisor asks for absent pages.
 //! - [`domctl`], [`memory`], [`machine`], [`dirty_log`], [`label`]: one kind of hypercall each.
+//! - [`kind`]: what the kinds of guests have, and which of their pages may not wait.
 //! - [`policy`]: whether the security policy holds what the commit relies on.
-//! - [`frame`]: what one end tells the other, as bytes. [`pinned`], [`walk`]: which pages may not or should not wait.
+//! - [`frame`]: what one end tells the other, as bytes. [`walk`]: which pages should not wait.
 //!
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
 
@@ -16,13 +17,13 @@ pub mod error;
 pub mod features;
 pub mod frame;
 mod grants;
+pub mod kind;
 pub mod label;
 pub mod machine;
 pub mod memory;
 mod page_set;
 pub mod pager;
 mod paging_ring;
-pub mod pinned;
 pub mod policy;
 mod ram;
 pub mod reach;

@@ -7,19 +7,17 @@ use xen_abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_
 use xen_abi::hvm::MEM_MMIO_DM;
 
 use super::error::{Error, Result};
+use super::kind::Kind;
 use super::{domctl, memory};
-
-/// Where the toolstack puts a PVH guest's ACPI tables (`libxl_x86_acpi.c`) and special pages (`xg_dom_x86.c`), below 4 GiB.
-const SPECIAL_START: u64 = 0xfc000;
-const SPECIAL_END: u64 = 0xff000;
 
 /// A scan for RAM from frame 0 upwards.
 ///
 /// Asking about every number below 4 GiB takes a second and more, and most of them are holes: the scan stops asking when it
 /// has found as many pages as the guest owns, and none at the numbers that follow. A guest that has mapped grants of its own has
 /// pages at more than one number each: of as many others it would not hear otherwise.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Scan {
+    kind: &'static Kind,
     /// The last numbers that were asked about held nothing.
     in_hole: bool,
     /// Where it goes on.
@@ -29,6 +27,10 @@ pub(super) struct Scan {
 }
 
 impl Scan {
+    pub(super) fn new(kind: &'static Kind) -> Self {
+        Self { kind, in_hole: false, next: 0, left: 0 }
+    }
+
     /// Sets the bit of every frame in `first .. first + count` that holds RAM, clears the others.
     pub(super) fn find(&mut self, domain: DomId, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
         if first.0 == 0 {
@@ -49,7 +51,7 @@ impl Scan {
 
     fn begin(&mut self, domain: DomId) -> Result {
         let mut in_special = 0;
-        for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
+        for first in self.kind.special.clone().step_by(PAGE_FRAME_INFOS) {
             let types = types(domain, first, PAGE_FRAME_INFOS as u64)?;
             in_special += types.iter().filter(|kind| is_ram(**kind)).count() as u64;
         }
@@ -59,14 +61,15 @@ impl Scan {
 
     fn chunk(&mut self, domain: DomId, first: u64, count: u64, ram: &mut [u64]) -> Result {
         clear(ram, first, first + count);
-        if self.left == 0 && self.in_hole && (first >= SPECIAL_END || first + count <= SPECIAL_START) {
+        let special = &self.kind.special;
+        if self.left == 0 && self.in_hole && (first >= special.end || first + count <= special.start) {
             return Ok(());
         }
         let types = types(domain, first, count)?;
         self.in_hole = !types.iter().any(|kind| is_ram(*kind));
         for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
             ram[gfn as usize / 64] |= 1 << (gfn % 64);
-            let counts = !(SPECIAL_START..SPECIAL_END).contains(&gfn);
+            let counts = !special.contains(&gfn);
             self.left = self.left.saturating_sub(counts.into());
         }
         Ok(())
@@ -74,8 +77,8 @@ impl Scan {
 }
 
 /// A frame number among the special pages where nothing stands.
-pub(super) fn free_gfn(domain: DomId) -> Result<Gfn> {
-    for first in (SPECIAL_START..SPECIAL_END).step_by(PAGE_FRAME_INFOS) {
+pub(super) fn free_gfn(domain: DomId, kind: &Kind) -> Result<Gfn> {
+    for first in kind.special.clone().step_by(PAGE_FRAME_INFOS) {
         for (gfn, kind) in (first..).map(Gfn).zip(types(domain, first, PAGE_FRAME_INFOS as u64)?) {
             // Pages that Xen shares with the guest are not the guest's RAM, and no holes either.
             if kind & PFINFO_LTAB_MASK == PFINFO_XTAB && memory::types(domain, &[gfn])?[0] == MEM_MMIO_DM {

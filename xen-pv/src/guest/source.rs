@@ -3,13 +3,13 @@
 use alloc::vec::Vec;
 
 use common::{DomId, Gfn, Page};
-use xen_abi::PAGE_SHIFT;
-use xen_abi::domctl::{DOMINF_HAP, DOMINF_HVM_GUEST, GetDomainInfo};
-use xen_abi::hvm::{MEM_RAM_RO, PARAM_CONSOLE_PFN, PARAM_IDENT_PT, PARAM_STORE_PFN, PARAM_VM86_TSS_SIZED};
+use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
+use xen_abi::hvm::{MEM_RAM_RO, PARAM_CONSOLE_PFN, PARAM_STORE_PFN};
 
 use super::dirty_log::{DirtyLog, Read};
 use super::error::{Error, Result};
-use super::frame::{Frame, KEPT_PARAMS, State};
+use super::frame::{Frame, State};
+use super::kind::Kind;
 use super::label::{self, Label, Sid};
 use super::ram::{self, Scan};
 use super::reach::Reach;
@@ -22,9 +22,6 @@ pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
 /// Pages of a guest that [`Source::find_ram`] leaves out: the rings of xenstore and of the console.
 pub const PRIVATE: u64 = 2;
 
-/// The only device a PVH guest has in the hypervisor: its local interrupt controllers.
-const EMULATES_LOCAL_APIC: u32 = 1;
-
 /// A running guest, opened for leaving.
 ///
 /// Dropping it before [`Source::retain`] undoes what it did: the dirty log goes off, and a guest whose state was taken goes on
@@ -33,6 +30,7 @@ const EMULATES_LOCAL_APIC: u32 = 1;
 pub struct Source {
     reach: Reach,
     domain: DomId,
+    kind: &'static Kind,
     log: Option<DirtyLog>,
     /// Pages that are never copied: the target's toolstack has rings of its own.
     private: [Gfn; PRIVATE as usize],
@@ -104,12 +102,7 @@ impl Source {
     }
 
     fn new(reach: Reach, domain: DomId, info: &GetDomainInfo) -> Result<Self> {
-        if info.flags & DOMINF_HVM_GUEST == 0 {
-            return Err(Error::Refused("only PVH guests can be migrated, this one is PV"));
-        }
-        if info.emulation_flags & !EMULATES_LOCAL_APIC != 0 {
-            return Err(Error::Refused("only PVH guests can be migrated, this one has emulated devices"));
-        }
+        let kind = Kind::of(info)?;
         // The commit needs this label: better to know now.
         let away = label::find(AWAY_LABEL)?;
         let private = [PARAM_STORE_PFN, PARAM_CONSOLE_PFN].map(|index| machine::param(domain, index).map(Gfn));
@@ -118,6 +111,7 @@ impl Source {
         Ok(Self {
             reach,
             domain,
+            kind,
             log: None,
             private,
             own: Sid(info.ssidref),
@@ -127,7 +121,7 @@ impl Source {
             context: Vec::new(),
             cpu_time: 0,
             counts: 0,
-            scan: Scan::default(),
+            scan: Scan::new(kind),
         })
     }
 
@@ -145,7 +139,7 @@ impl Source {
     pub fn frame(&self) -> Result<Vec<u8>> {
         let info = self.info()?;
         let mut params = Vec::new();
-        for index in KEPT_PARAMS {
+        for &(index, _) in self.kind.params {
             match machine::param(self.domain, index)? {
                 0 => {}
                 value => params.push((index, value)),
@@ -301,10 +295,10 @@ impl Source {
 
     /// After [`Source::machine_state`]: frames that the resuming guest touches first, most urgent first, at most `limit`.
     pub fn first_touched(&self, limit: usize) -> Result<Vec<Gfn>> {
-        let ident = machine::param(self.domain, PARAM_IDENT_PT)?;
-        let tss = machine::param(self.domain, PARAM_VM86_TSS_SIZED)? & 0xffff_ffff;
-        let mut gfns: Vec<Gfn> =
-            [ident, tss].iter().filter(|&&address| address != 0).map(|address| Gfn(address >> PAGE_SHIFT)).collect();
+        let mut gfns = Vec::new();
+        for &index in self.kind.needed {
+            gfns.extend(self.kind.page(index, machine::param(self.domain, index)?));
+        }
         let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(1);
         let rest = walk::first_touched(&self.context, limit, read);
         gfns.extend(rest.into_iter().filter(|gfn| !self.private.contains(gfn)));

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, Rings};
-use xen_abi::domctl::{DOMINF_HVM_GUEST, GetDomainInfo};
+use xen_abi::domctl::GetDomainInfo;
 use xen_abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
 };
@@ -11,10 +11,11 @@ use xen_abi::{Errno, Port};
 
 use super::error::{Error, Operation, Result};
 use super::frame::{Frame, State};
+use super::kind::Kind;
 use super::label::{Label, Sid};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
-use super::{absent, domctl, grants, label, machine, memory, walk};
+use super::{absent, domctl, grants, label, machine, memory, ram, walk};
 use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.
@@ -24,6 +25,7 @@ use crate::window::Held;
 pub struct Target {
     reach: Reach,
     domain: DomId,
+    kind: &'static Kind,
     /// Until the domain is built: whom it was made for, and who serves it.
     shell: Option<(Label, Backends)>,
     rings: Option<Rings>,
@@ -40,9 +42,7 @@ impl Target {
         let label = shut_out(domain)?;
         // From here on nobody else can give it memory.
         let info = domctl::live_info(domain)?;
-        if info.flags & DOMINF_HVM_GUEST == 0 {
-            return Err(Error::Refused("a PVH guest needs a PVH domain"));
-        }
+        let kind = Kind::made_for(&info)?;
         if info.cpu_time != 0 {
             return Err(Error::Refused("the domain has run already"));
         }
@@ -53,6 +53,7 @@ impl Target {
         Ok(Self {
             reach,
             domain,
+            kind,
             shell: Some((label, backends)),
             rings: None,
             pager: None,
@@ -66,18 +67,21 @@ impl Target {
     /// may be absent. That agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may still be there.
     pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, Vec<u64>)> {
         let info = domctl::live_info(domain)?;
-        if info.flags & DOMINF_HVM_GUEST == 0 || info.handle != uuid {
+        let kind = Kind::made_for(&info).map_err(|_| Error::Refused(ANOTHER_GUEST))?;
+        if info.handle != uuid {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
-        let pages = absent::find(domain, frames)?;
+        let pages = absent::find(domain, kind, frames)?;
         let absent = || (0..).zip(&pages.absent).flat_map(|(at, word)| bits(*word).map(move |bit| Gfn(at * 64 + bit)));
-        let pager = Pager::adopt(reach.clone(), domain, info.vcpus(), absent(), &pages.present)?;
+        let gfn = ram::free_gfn(domain, kind)?;
+        let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent(), &pages.present)?;
         if pager.is_none() && absent().next().is_some() {
             return Err(Error::Refused("pages of the guest are absent, and this hypervisor does not page for it"));
         }
         // It may have been released after the agent had said that it was not; if it has run, whoever paused it is not us.
         let held = hold == Hold::Held && info.is_paused() && !has_run(domain)?;
-        let mut target = Self { reach, domain, shell: None, rings: None, pager, anchor: None, held, claimed: true };
+        let mut target =
+            Self { reach, domain, kind, shell: None, rings: None, pager, anchor: None, held, claimed: true };
         target.expect_faults();
         target.keep_anchor()?;
         Ok((target, pages.absent))
@@ -115,7 +119,7 @@ impl Target {
     /// Builds what the source's frame describes: all of the guest but its memory and its state.
     pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
         let (label, backends) = self.shell.take().ok_or(Error::Refused("the domain is built already"))?;
-        let frame = Frame::decode(frame)?;
+        let frame = Frame::decode(frame, self.kind)?;
         let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
             return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
@@ -142,7 +146,7 @@ impl Target {
     /// The pager's ring borrows a frame number for a moment; the guest's own ring page, if it has one, comes later.
     fn build_pager(&mut self, frame: &Frame, rings: Rings) -> Result {
         let gfn = match frame.param(PARAM_PAGING_RING_PFN) {
-            0 => Gfn(USUAL_RING),
+            0 => self.kind.paging_ring,
             gfn => Gfn(gfn),
         };
         if [rings.store, rings.console].contains(&gfn) {
@@ -349,8 +353,6 @@ fn shut_out(domain: DomId) -> Result<Label> {
 pub(super) const ANOTHER_GUEST: &str = "another guest has the domain's number by now";
 /// Pages that virtual CPUs may have waited for.
 const GUESSES: usize = 64;
-/// Where the builder of PVH guests would put the pager's ring.
-const USUAL_RING: u64 = 0xfeff8;
 /// 2 MiB: the most that Xen lets a domain like ours allocate at once.
 const MAX_ORDER: u8 = 9;
 const MAX_GFN: u64 = 1 << 40;

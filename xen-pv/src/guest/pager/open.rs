@@ -17,7 +17,7 @@ use crate::guest::error::{Error, Operation, Result};
 use crate::guest::page_set::PageSet;
 use crate::guest::paging_ring::PagingRing;
 use crate::guest::reach::Reach;
-use crate::guest::{domctl, machine, memory, ram};
+use crate::guest::{domctl, machine, memory};
 use crate::hypercall;
 use crate::window::Held;
 
@@ -53,16 +53,16 @@ impl Pager {
     }
 
     /// Takes over from the pager of an agent that is gone, for a guest that may run. Its ring cannot be reached any more, and
-    /// gets replaced. `absent` are the pages that may be absent, and `present` a few that are not. With `None` the hypervisor
-    /// does not page for this guest.
+    /// gets replaced by one at `gfn`, which holds nothing; it holds nothing again when this returns. `absent` are the pages that
+    /// may be absent, and `present` a few that are not. With `None` the hypervisor does not page for this guest.
     pub fn adopt(
         reach: Reach,
         domain: DomId,
+        gfn: Gfn,
         vcpus: u32,
         absent: impl Iterator<Item = Gfn>,
         present: &[Gfn],
     ) -> Result<Option<Self>> {
-        let gfn = ram::free_gfn(domain)?;
         let usual = machine::param(domain, PARAM_PAGING_RING_PFN)?;
         machine::set_param(domain, PARAM_PAGING_RING_PFN, gfn.0)?;
         let (page, ring) = ring_page(&reach, domain, gfn)?;
