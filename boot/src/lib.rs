@@ -13,7 +13,7 @@ mod heap;
 mod hermit;
 mod identity;
 mod layout;
-pub mod net_device;
+pub mod nic;
 mod panic;
 mod platform;
 pub mod serve;

@@ -18,21 +18,19 @@ use xen_abi::Port;
 use xen_pv::entropy::Origin;
 use xen_pv::event;
 use xen_pv::guest::domctl;
-use xen_pv::netfront::{self, Event, Netfront};
 use xen_pv::sched;
 use xen_pv::xenstore::Xenstore;
 
-use crate::net_device::{Link, NetDevice};
+use crate::nic::{self, Nic};
 use crate::platform::{FaultPorts, Platform};
 use crate::start::{Machine, XenVersion};
 use crate::store::Store;
 use crate::{heap, hermit, identity, say};
 
 /// What wakes the main loop.
-struct Waker {
+struct Waker<N> {
     store: Rc<RefCell<Xenstore>>,
-    netfront: Netfront,
-    link: Rc<Link>,
+    nic: N,
     faults: FaultPorts,
     ports: Vec<Port>,
 }
@@ -86,36 +84,30 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     domctl::check_version().map_err(Refusal::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
-    let pages = pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
-    let (netfront, queue) = Netfront::connect(&mut store.borrow_mut(), pages).map_err(|error| error.to_string())?;
-    let mac = netfront.mac(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
-    let mtu = netfront.mtu(&mut store.borrow_mut()).map_err(|error| error.to_string())?;
+    let (nic, device) = nic::bring_up(&mut pool, &mut store.borrow_mut(), MTU)?;
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
-    let mtu = mtu.clamp(*MTU.start(), *MTU.end());
     let (_, free) = heap::usage();
-    let mut config = options.config(mac, free, security);
+    let mut config = options.config(nic.mac(), free, security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
-    let device = NetDevice::new(queue, mtu);
-    let link = device.link();
-    banner(total, &platform.features(), origin, &config, mtu);
+    banner(total, &platform.features(), origin, &config, nic.mtu());
     if let Err(error) = platform.can_retain() {
         say!("NO GUEST MOVES as long as this is so: {error}");
     }
 
     let requests = Store::new(store.clone()).map_err(|error| error.to_string())?;
     let mut agent = Agent::new(platform, device, requests, config);
-    let mut waker = Waker { store, netfront, link, faults, ports: Vec::new() };
+    let mut waker = Waker { store, nic, faults, ports: Vec::new() };
     loop {
         waker.clear();
         let wake = agent.poll();
-        waker.follow_backend();
+        waker.nic.poll(&mut waker.store.borrow_mut());
         waker.sleep(wake);
     }
 }
 
-impl Waker {
+impl<N: Nic> Waker<N> {
     /// Forgets notifications; what they were about is looked at next.
     fn clear(&mut self) {
         self.gather_ports();
@@ -127,20 +119,8 @@ impl Waker {
     fn gather_ports(&mut self) {
         self.ports.clear();
         self.ports.push(self.store.borrow().port());
-        self.ports.extend(self.netfront.port());
+        self.ports.extend(self.nic.ports());
         self.faults.for_each(|port| self.ports.push(port));
-    }
-
-    fn follow_backend(&mut self) {
-        match self.netfront.poll(&mut self.store.borrow_mut()) {
-            Ok(Event::None) => {}
-            Ok(Event::Closed) => say!("network: the backend is gone"),
-            Ok(Event::Reopened(queue)) => {
-                say!("network: the backend is back");
-                self.link.replace(queue);
-            }
-            Err(error) => say!("{error}"),
-        }
     }
 
     /// Sleeps until a port is notified or the agent wants to be polled.

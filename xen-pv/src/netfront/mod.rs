@@ -171,11 +171,6 @@ impl Netfront {
         self.channel.as_ref().map(|channel| channel.port())
     }
 
-    /// Whether it said so since the last call. Look at the queue *after* this.
-    pub fn take_pending(&self) -> bool {
-        self.channel.as_ref().is_some_and(|channel| channel.take_pending())
-    }
-
     /// Follows the backend. Does not wait, except for xenstore when something changed.
     pub fn poll(&mut self, store: &mut Xenstore) -> Result<Event, Error> {
         if store.next_change(|change| change.token == TOKEN).is_none() {

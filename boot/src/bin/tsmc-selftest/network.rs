@@ -4,10 +4,12 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
+use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use agent::MTU;
 use agent::command_line::SelfTestOptions;
-use boot::net_device::NetDevice;
+use boot::nic::{self, Device, Nic, Vif};
 use boot::say;
 use boot::start::Machine;
 use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT, Trailer};
@@ -16,7 +18,6 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 use xen_pv::event;
-use xen_pv::netfront::{self, Netfront};
 use xen_pv::time;
 
 use crate::{Outcome, check};
@@ -32,15 +33,15 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
     let before = time::now_ns();
     let mut network = Network::start(machine, options)?;
-    say!("network: connected in {} ms; {:?}", (time::now_ns() - before) / 1_000_000, network.device.features());
+    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.nic);
     network.send(peer)?;
     network.receive(peer)
 }
 
 /// smoltcp with one connection.
 pub struct Network {
-    netfront: Netfront,
-    device: NetDevice,
+    nic: Vif,
+    device: Device,
     interface: Interface,
     sockets: SocketSet<'static>,
     socket: SocketHandle,
@@ -51,18 +52,15 @@ impl Network {
     /// Connects the network and takes the address of the command line.
     pub fn start(machine: &mut Machine, options: &SelfTestOptions) -> Result<Self, String> {
         let Some(store) = machine.store.as_mut() else { return Err(String::from("network: no xenstore")) };
-        let pages = machine.pool.take(netfront::PAGES).map_err(|errno| format!("network: {errno}"))?;
-        let (netfront, queue) = Netfront::connect(store, pages).map_err(|error| format!("{error}"))?;
-        let mac = netfront.mac(store).map_err(|error| format!("{error}"))?;
-        let mut device = NetDevice::new(queue, 1500);
-        let hardware = smoltcp::iface::Config::new(EthernetAddress(mac).into());
+        let (nic, mut device) = nic::bring_up(&mut machine.pool, store, *MTU.start()..=1500)?;
+        let hardware = smoltcp::iface::Config::new(EthernetAddress(nic.mac()).into());
         let mut interface = Interface::new(hardware, &mut device, now());
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(options.address, options.prefix)));
         });
         let mut sockets = SocketSet::new(vec![]);
         let socket = sockets.add(new_socket());
-        Ok(Self { netfront, device, interface, sockets, socket, next_port: 50000 })
+        Ok(Self { nic, device, interface, sockets, socket, next_port: 50000 })
     }
 
     /// Another socket.
@@ -84,8 +82,11 @@ impl Network {
     pub fn sleep(&mut self, deadline: u64) {
         let delay = self.interface.poll_delay(now(), &self.sockets);
         let wake = delay.map_or(deadline, |delay| time::now_ns() + delay.total_micros() * 1000);
-        event::wait(self.netfront.port().as_slice(), Some(wake.min(deadline)));
-        self.netfront.take_pending();
+        let ports: Vec<_> = self.nic.ports().collect();
+        event::wait(&ports, Some(wake.min(deadline)));
+        for port in ports {
+            event::take_pending(port);
+        }
     }
 
     /// The peer checks what we send.

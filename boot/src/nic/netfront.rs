@@ -1,61 +1,95 @@
-//! The network frontend as a device of smoltcp.
+//! The interface that dom0's netback serves, and its queue as a device of smoltcp.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::cell::Cell;
+use core::fmt;
 use core::num::{NonZeroU16, NonZeroUsize};
+use core::ops::RangeInclusive;
 
 use smoltcp::phy::{self, Checksum, DeviceCapabilities, Medium, PacketMeta};
 use smoltcp::time::Instant;
-use xen_pv::netfront::{Features, Queue, Tx};
+use xen_abi::Port;
+use xen_pv::memory::Pages;
+pub use xen_pv::netfront::PAGES;
+use xen_pv::netfront::{Error, Event, Features, Netfront, Queue, Tx};
+use xen_pv::xenstore::Xenstore;
 
+use super::Nic;
 use crate::say;
 
 /// An Ethernet header.
 const ETHERNET: usize = 14;
 
-/// Packets through the queue of a [`xen_pv::netfront::Netfront`].
+/// The side that speaks with the backend.
+pub struct Vif {
+    netfront: Netfront,
+    mac: [u8; 6],
+    mtu: u16,
+    features: Features,
+    reopened: Reopened,
+}
+
+/// Where the device finds a new queue after the backend came back.
+#[derive(Clone, Default)]
+struct Reopened(Rc<Cell<Option<Box<Queue>>>>);
+
+/// The side that carries packets.
 ///
 /// An empty queue, or a full one, asks the backend for a notification by itself: who polls this device until it has
-/// nothing more may sleep on the frontend's port.
-pub struct NetDevice {
+/// nothing more may sleep on the interface's ports.
+pub struct Device {
     queue: Queue,
     mtu: u16,
-    link: Rc<Link>,
+    reopened: Reopened,
     broken: bool,
 }
 
-/// Where the main loop leaves a new queue after the backend came back.
-#[derive(Default)]
-pub struct Link {
-    reopened: Cell<Option<Box<Queue>>>,
+/// Connects to the backend; waits for it.
+pub fn connect(store: &mut Xenstore, pages: Pages, mtu: RangeInclusive<u16>) -> Result<(Vif, Device), Error> {
+    let (netfront, queue) = Netfront::connect(store, pages)?;
+    let mac = netfront.mac(store)?;
+    let mtu = netfront.mtu(store)?.clamp(*mtu.start(), *mtu.end());
+    let vif = Vif { netfront, mac, mtu, features: queue.features, reopened: Reopened::default() };
+    let device = Device { queue, mtu, reopened: vif.reopened.clone(), broken: false };
+    Ok((vif, device))
 }
 
-impl Link {
-    /// From the next packet on, this queue is used.
-    pub fn replace(&self, queue: Box<Queue>) {
-        self.reopened.set(Some(queue));
+impl fmt::Display for Vif {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.features)
     }
 }
 
-impl NetDevice {
-    /// A device on a connected queue; `mtu` is the largest IP packet of its network.
-    pub fn new(queue: Queue, mtu: u16) -> Self {
-        Self { queue, mtu, link: Rc::default(), broken: false }
+impl Nic for Vif {
+    fn mac(&self) -> [u8; 6] {
+        self.mac
     }
 
-    /// What the main loop needs.
-    pub fn link(&self) -> Rc<Link> {
-        self.link.clone()
+    fn mtu(&self) -> u16 {
+        self.mtu
     }
 
-    /// What the backend can do.
-    pub fn features(&self) -> Features {
-        self.queue.features
+    fn ports(&self) -> impl Iterator<Item = Port> {
+        self.netfront.port().into_iter()
     }
 
+    fn poll(&mut self, store: &mut Xenstore) {
+        match self.netfront.poll(store) {
+            Ok(Event::None) => {}
+            Ok(Event::Closed) => say!("network: the backend is gone"),
+            Ok(Event::Reopened(queue)) => {
+                say!("network: the backend is back");
+                self.reopened.0.set(Some(queue));
+            }
+            Err(error) => say!("{error}"),
+        }
+    }
+}
+
+impl Device {
     fn queue(&mut self) -> &mut Queue {
-        if let Some(queue) = self.link.reopened.take() {
+        if let Some(queue) = self.reopened.0.take() {
             self.queue = *queue;
             self.broken = false;
         }
@@ -67,7 +101,7 @@ impl NetDevice {
     }
 }
 
-impl phy::Device for NetDevice {
+impl phy::Device for Device {
     type RxToken<'a> = RxToken<'a>;
     type TxToken<'a> = TxToken<'a>;
 
