@@ -26,15 +26,13 @@ mod open;
 mod tests;
 
 use common::{BATCH, Content, DomId, Fault, Gfn};
-use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_OP_PAGING, VmEventOp};
 use xen_abi::hvm::{DMOP_SET_MEM_TYPE, DmOpBuffer, DmOpSetMemType, MEM_RAM_RW};
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
 use xen_abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS, VmEvent};
 use xen_abi::{Errno, Port};
 
-use super::domctl::command::VM_EVENT_OP;
-use super::error::{Error, Operation, Result};
+use super::error::{Operation, Result};
 use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
 use super::reach::{Reach, numbers, put};
@@ -174,15 +172,6 @@ impl Pager {
     /// Which of these pages are absent as far as we know.
     fn mine(&self, gfns: &[Gfn]) -> u64 {
         gfns.iter().enumerate().fold(0, |mask, (index, gfn)| mask | u64::from(self.absent.contains(*gfn)) << index)
-    }
-
-    /// Ends paging; every page must have been filled. After an error the pager goes on to serve.
-    pub fn finish(&mut self) -> Result {
-        self.drain(&[])?;
-        if self.absent.len() != 0 {
-            return Err(Error::Refused("paging cannot end while pages are absent"));
-        }
-        self.disable()
     }
 
     /// Asks for the pages that `some` names, as a device model would: an absent page that nobody waited for enters the way
@@ -328,31 +317,6 @@ impl Pager {
         }
         Ok(())
     }
-
-    /// Leaves the ring to a guest that still misses pages: with it the guest waits for them, without it crashes. Whoever
-    /// comes next may [`Pager::adopt`] it.
-    pub fn abandon(mut self) {
-        self.enabled = false;
-    }
-
-    fn disable(&mut self) -> Result {
-        if self.enabled {
-            // Busy while a virtual CPU waits inside the hypervisor for a slot.
-            vm_event(self.domain, VM_EVENT_DISABLE).map_err(|errno| Operation::PagerRing.error(errno))?;
-            self.enabled = false;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Pager {
-    fn drop(&mut self) {
-        // With pages still absent the guest cannot live on; its toolstack destroys it. Nobody is left to hear an error.
-        let _ = self.disable();
-        if let Some(page) = self.page.take() {
-            self.reach.let_go(page);
-        }
-    }
 }
 
 /// Slots that waiting virtual CPUs keep: half of them. The others are for those that come before we look again.
@@ -388,14 +352,4 @@ fn all(count: usize) -> u64 {
 fn waking(vcpu: u32, request: &VmEvent) -> VmEvent {
     let mem_paging = MemPaging { flags: request.mem_paging.flags | MEM_PAGING_DROP_PAGE, ..request.mem_paging };
     VmEvent { vcpu_id: vcpu, flags: FLAG_VCPU_PAUSED, mem_paging, ..*request }
-}
-
-fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
-    // SAFETY: the operation takes no pointer.
-    unsafe { VM_EVENT_OP.call(domain, paging_ring(op)) }.map(|answer| Port(answer.port))
-}
-
-/// An operation on the ring of memory paging.
-fn paging_ring(op: u32) -> VmEventOp {
-    VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 }
 }

@@ -1,16 +1,16 @@
-//! How a pager comes to its ring: for a guest that is being built, or from an agent that is gone.
+//! How a pager comes to its ring, for a guest that is being built or from an agent that is gone, and how it leaves it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use common::{Content, DomId, Gfn};
-use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE};
+use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP_PAGING, VmEventOp};
 use xen_abi::hvm::PARAM_PAGING_RING_PFN;
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::vm_event::SLOTS;
 use xen_abi::{Errno, Port};
 
-use super::{Crowd, Pager, paging_ring, vm_event};
+use super::{Crowd, Pager};
 use crate::event::Channel;
 use crate::guest::domctl::command::{PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_OP};
 use crate::guest::error::{Error, Operation, Result};
@@ -53,8 +53,8 @@ impl Pager {
     }
 
     /// Takes over from the pager of an agent that is gone, for a guest that may run. Its ring cannot be reached any more, and
-    /// gets replaced by one at `gfn`, which holds nothing; it holds nothing again when this returns. `absent` are the pages that
-    /// may be absent, and `present` a few that are not. With `None` the hypervisor does not page for this guest.
+    /// gets replaced by one at `gfn`, which holds nothing; it holds nothing again when this returns. `absent` are the pages
+    /// that may be absent, and `present` a few that are not. With `None` the hypervisor does not page for this guest.
     pub fn adopt(
         reach: Reach,
         domain: DomId,
@@ -141,6 +141,40 @@ impl Pager {
         }
         Ok(())
     }
+
+    /// Ends paging; every page must have been filled. After an error the pager goes on to serve.
+    pub fn finish(&mut self) -> Result {
+        self.drain(&[])?;
+        if self.absent.len() != 0 {
+            return Err(Error::Refused("paging cannot end while pages are absent"));
+        }
+        self.disable()
+    }
+
+    /// Leaves the ring to a guest that still misses pages: with it the guest waits for them, without it crashes. Whoever
+    /// comes next may [`Pager::adopt`] it.
+    pub fn abandon(mut self) {
+        self.enabled = false;
+    }
+
+    fn disable(&mut self) -> Result {
+        if self.enabled {
+            // Busy while a virtual CPU waits inside the hypervisor for a slot.
+            vm_event(self.domain, VM_EVENT_DISABLE).map_err(|errno| Operation::PagerRing.error(errno))?;
+            self.enabled = false;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        // With pages still absent the guest cannot live on; its toolstack destroys it. Nobody is left to hear an error.
+        let _ = self.disable();
+        if let Some(page) = self.page.take() {
+            self.reach.let_go(page);
+        }
+    }
 }
 
 /// A page for the ring at `gfn`, which holds nothing, and an empty ring in it.
@@ -184,4 +218,14 @@ fn replace_ring(domain: DomId) -> Result<Option<Port>> {
         // No ring before and none now: no paging.
         (Err(_), Err(_)) => Ok(None),
     }
+}
+
+fn vm_event(domain: DomId, op: u32) -> core::result::Result<Port, Errno> {
+    // SAFETY: the operation takes no pointer.
+    unsafe { VM_EVENT_OP.call(domain, paging_ring(op)) }.map(|answer| Port(answer.port))
+}
+
+/// An operation on the ring of memory paging.
+fn paging_ring(op: u32) -> VmEventOp {
+    VmEventOp { op, mode: VM_EVENT_OP_PAGING, port: 0 }
 }

@@ -1,0 +1,83 @@
+//! The dirty log of a guest that leaves.
+
+use alloc::vec::Vec;
+
+use common::Gfn;
+use xen_abi::hvm::MEM_RAM_RO;
+
+use super::Source;
+use crate::guest::dirty_log::{DirtyLog, Read};
+use crate::guest::error::{Error, Result};
+use crate::guest::{grants, memory};
+
+impl Source {
+    /// Turns the dirty log on.
+    pub fn log_on(&mut self) -> Result {
+        self.log = Some(DirtyLog::start(self.domain)?);
+        Ok(())
+    }
+
+    /// Turns the dirty log off.
+    pub(super) fn log_off(&mut self) -> Result {
+        self.log.take().map_or(Ok(()), DirtyLog::stop)
+    }
+
+    /// A guest that has left writes nothing: nobody needs to turn its log off.
+    pub(super) fn leave_log(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.leave();
+        }
+    }
+
+    /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded.
+    pub fn protected(&self, gfns: &[Gfn]) -> Result<u64> {
+        if !self.hap {
+            // With shadow paging a page is recorded when it is first mapped for writing, however new it is.
+            return Ok(u64::MAX);
+        }
+        let types = memory::types(self.domain, gfns)?;
+        let read_only = types.iter().take(gfns.len()).enumerate().filter(|(_, kind)| **kind == MEM_RAM_RO);
+        Ok(read_only.fold(0, |mask, (index, _)| mask | 1 << index))
+    }
+
+    /// Copies the dirty log into `dirty` without clearing it.
+    pub fn peek(&mut self, dirty: &mut [u64]) -> Result {
+        self.read_log(Read::Peek, dirty)
+    }
+
+    /// Copies the dirty log into `dirty` and clears it.
+    pub fn clean(&mut self, dirty: &mut [u64]) -> Result {
+        self.read_log(Read::Clean, dirty)
+    }
+
+    pub(super) fn read_log(&mut self, how: Read, dirty: &mut [u64]) -> Result {
+        if how != Read::Peek && self.max_gfn()? >= dirty.len() as u64 * 64 {
+            return Err(Error::Refused("the guest's physical address space grew while it was copied"));
+        }
+        let mut mapped = Vec::new();
+        if how == Read::Final {
+            // What a backend unmaps after the log is read was mapped before; what it maps then is mapped afterwards.
+            grants::find_mapped(&self.reach, self.domain, &mut mapped)?;
+        }
+        let log = self.log.as_ref().ok_or(Error::Refused("the dirty log is not on"))?;
+        match log.read(how, dirty) {
+            // Xen could not note every page: whatever was not noted may be dirty.
+            Err(error) if error.is_log_overflow() => dirty.fill(u64::MAX),
+            result => drop(result?),
+        }
+        if how == Read::Final {
+            grants::find_mapped(&self.reach, self.domain, &mut mapped)?;
+        }
+        for gfn in mapped {
+            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
+                *word |= 1 << (gfn.0 % 64);
+            }
+        }
+        for gfn in self.private {
+            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
+                *word &= !(1 << (gfn.0 % 64));
+            }
+        }
+        Ok(())
+    }
+}
