@@ -34,12 +34,6 @@ pub struct Files<'a> {
     pub module: &'a Path,
 }
 
-impl Default for Files<'_> {
-    fn default() -> Self {
-        Self { key: Path::new(KEY_FILE), peers: Path::new(PEERS_FILE), module: Path::new(MODULE_FILE) }
-    }
-}
-
 /// Longest file that is read as a key or a list of peers.
 const FILE_LIMIT: u64 = 64 << 10;
 /// Longest name of an agent.

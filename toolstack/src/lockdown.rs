@@ -5,34 +5,22 @@
 
 use std::process::Command;
 
+use clap::Args;
+
 use crate::refusal::Refusal;
 
-/// How much is taken, beyond the policy itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much is taken, beyond the policy itself. The fields' comments are the text of `tsmc lockdown --help`.
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lockdown {
-    /// No further agent can be started.
+    /// Nobody starts a further agent either.
+    #[arg(long)]
     pub seal_agent: bool,
-    /// No private guest can be built; it can only arrive.
+    /// Nobody builds a private guest here either: it can only arrive.
+    #[arg(long)]
     pub arrivals_only: bool,
 }
 
 impl Lockdown {
-    /// From the words of a command line, each option at most once.
-    pub fn parse(words: &[&str]) -> Option<Self> {
-        let mut lockdown = Self::default();
-        for word in words {
-            let option = match *word {
-                "--seal-agent" => &mut lockdown.seal_agent,
-                "--arrivals-only" => &mut lockdown.arrivals_only,
-                _ => return None,
-            };
-            if std::mem::replace(option, true) {
-                return None;
-            }
-        }
-        Some(lockdown)
-    }
-
     /// The booleans to set, in order.
     fn booleans(self) -> impl Iterator<Item = &'static str> {
         [("tsmc_agent_sealed", self.seal_agent), ("tsmc_arrivals_only", self.arrivals_only), ("tsmc_locked", true)]
@@ -91,16 +79,9 @@ mod tests {
 
     #[test]
     fn the_right_to_set_booleans_goes_last() {
-        let lockdown = Lockdown::parse(&["--arrivals-only", "--seal-agent"]).expect("both options");
-        let booleans: Vec<_> = lockdown.booleans().collect();
+        let booleans: Vec<_> = Lockdown { seal_agent: true, arrivals_only: true }.booleans().collect();
         assert_eq!(booleans, ["tsmc_agent_sealed", "tsmc_arrivals_only", "tsmc_locked"]);
         assert_eq!(Lockdown::default().booleans().collect::<Vec<_>>(), ["tsmc_locked"]);
-    }
-
-    #[test]
-    fn unknown_and_repeated_options_are_refused() {
-        assert_eq!(Lockdown::parse(&["--seal"]), None);
-        assert_eq!(Lockdown::parse(&["--seal-agent", "--seal-agent"]), None);
     }
 
     #[test]

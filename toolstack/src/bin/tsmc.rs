@@ -1,89 +1,121 @@
 //! The operator's command: what the agent of this host is doing, stopping it, its keys, and closing the host.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::{Args, Parser, Subcommand};
 use toolstack::agents::{Agent, Session};
-use toolstack::identity::Files;
+use toolstack::identity::{Files, KEY_FILE, MODULE_FILE, PEERS_FILE};
 use toolstack::lockdown::Lockdown;
 use toolstack::refusal::Refusal;
-use toolstack::watch::Watch;
+use toolstack::watch::{CONFIG_FILE, Watch};
 use toolstack::xenstore::Xenstore;
-use toolstack::{identity, recover, status, watch};
-
-const USAGE: &str = "\
-Usage: tsmc COMMAND
-
-  status [--json]    this host's migration agent and its sessions: stage, pages left, faults
-  cancel SESSION     give up a migration that has not reached its commit; the guest stays where it is
-  recover [DOMAIN]   after the agent died: hand its successor the guests that it had in hand, all or one; say what came
-                     of each
-  discard DOMAIN --other-host-is-gone
-                     free what is kept here of a guest that has left, because the host that it went to is lost for good.
-                     Should that host be there after all, its guest waits for ever for the memory that is still here
-  lockdown [--seal-agent] [--arrivals-only]
-                     until the next boot nobody changes the security policy or reaches around it; nor, with the
-                     options, starts a further agent, or builds a private guest here
-  keygen NAME [--out FILE]
-                     make the key pair of this host's agent; the private key goes to FILE (/etc/tsmc/key), the line
-                     that other hosts need in their list of peers is printed
-  module [--key FILE] [--peers FILE] [--out FILE]
-                     compose the module for one start of the agent (ramdisk= in its xl.cfg) from its key (/etc/tsmc/key),
-                     the peers it trusts with guests (/etc/tsmc/peers) and a fresh seed, into FILE (/run/tsmc/module)
-  watch [--key FILE] [--peers FILE] [--out FILE] [CONFIG]
-                     keep the agent of CONFIG (/etc/xen/tsmc-agent.cfg) running: start it, say why it ended, start it
-                     again, let it recover what was in hand; with --key or --peers compose a fresh module each time.
-                     Ends with status 78 when the agent refuses its configuration
-
-Migrations are started as ever, with 'xl migrate' or libvirt.";
+use toolstack::{identity, recover, status};
 
 /// The exit status for what will not work until somebody changes it (`EX_CONFIG`): no reason to try again.
 const CONFIGURATION: u8 = 78;
 
-fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let outcome = match words[..] {
-        ["status"] => connect().and_then(|mut store| status::table(&mut store)),
-        ["status", "--json"] => connect().and_then(|mut store| status::json(&mut store)),
-        ["cancel", session] => cancel(session),
-        ["recover"] | ["recover", "--all"] => connect().and_then(|mut store| recover::recover(&mut store, None)),
-        ["recover", domain] => match domain.parse() {
-            Ok(domain) => connect().and_then(|mut store| recover::recover(&mut store, Some(domain))),
-            Err(_) => return usage(),
-        },
-        ["discard", domain, "--other-host-is-gone"] | ["discard", "--other-host-is-gone", domain] => {
-            match domain.parse() {
-                Ok(domain) => connect().and_then(|mut store| recover::discard(&mut store, domain)),
-                Err(_) => return usage(),
-            }
+const EXIT_STATUS: &str = "\
+Exit status:
+  0   done
+  1   it failed; standard error says why
+  2   the command line makes no sense
+  78  it will fail again until somebody changes the agent's configuration, its key or its peers";
+
+/// This host's migration agent: what it is doing, its keys, and closing the host.
+#[derive(Parser)]
+#[command(name = "tsmc", version, mut_subcommands(|command| command.after_help(EXIT_STATUS)))]
+#[command(after_help = "Migrations are started as ever, with 'xl migrate' or libvirt.")]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+// The comments are the text of `--help`.
+#[derive(Subcommand)]
+enum Command {
+    /// Show the agent and its sessions: stage, pages left, faults.
+    Status {
+        /// The same for programs: one JSON object, each value as the agent wrote it.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give up a migration that has not reached its commit; the guest stays where it is.
+    Cancel {
+        /// Its name, as 'tsmc status' shows it.
+        session: String,
+    },
+    /// After the agent died: hand its successor the guests that it had in hand, and say what came of each.
+    Recover {
+        /// Only this one.
+        domain: Option<u16>,
+        #[arg(long, hide = true, conflicts_with = "domain")]
+        all: bool,
+    },
+    /// Free what is kept here of a guest that has left, because the host that it went to is lost for good.
+    Discard {
+        /// What is left of the guest on this host.
+        domain: u16,
+        /// Say that it is. Should that host be there after all, its guest waits for ever for the memory that is still here.
+        #[arg(long, required = true)]
+        other_host_is_gone: bool,
+    },
+    /// Until the next boot let nobody change the security policy or reach around it.
+    Lockdown(Lockdown),
+    /// Make the key pair of this host's agent; print the line that other hosts need in their list of peers.
+    Keygen {
+        /// What the other hosts call this agent.
+        name: String,
+        /// Where the private key goes. It must not exist.
+        #[arg(long, value_name = "FILE", default_value = KEY_FILE)]
+        out: PathBuf,
+    },
+    /// Compose the module for one start of the agent (ramdisk= in its xl.cfg) from key, peers and a fresh seed.
+    Module {
+        #[command(flatten)]
+        files: ModuleFiles,
+    },
+    /// Keep the agent running: start it, say why it ended, start it again, let it recover what was in hand.
+    ///
+    /// With --key or --peers each start gets a fresh module, as 'tsmc module' composes it. The command ends when the agent
+    /// refuses its configuration.
+    Watch {
+        #[command(flatten)]
+        files: ModuleFiles,
+        /// The xl.cfg of the agent's domain.
+        #[arg(default_value = CONFIG_FILE)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct ModuleFiles {
+    /// The agent's private key [default: /etc/tsmc/key].
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// The agents that it trusts with guests [default: /etc/tsmc/peers].
+    #[arg(long, value_name = "FILE")]
+    peers: Option<PathBuf>,
+    /// Where the module goes [default: /run/tsmc/module].
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+impl ModuleFiles {
+    fn files(&self) -> Files<'_> {
+        fn or<'a>(named: &'a Option<PathBuf>, usual: &'static str) -> &'a Path {
+            named.as_deref().unwrap_or(Path::new(usual))
         }
-        ["lockdown", ref options @ ..] => match Lockdown::parse(options) {
-            Some(lockdown) => lockdown.apply(),
-            None => return usage(),
-        },
-        ["keygen", name] => keygen(name, identity::KEY_FILE),
-        ["keygen", name, "--out", file] | ["keygen", "--out", file, name] => keygen(name, file),
-        ["module", ref options @ ..] => match Options::parse(options) {
-            Some(Options { files, config: None, .. }) => files
-                .write_module()
-                .map(|()| format!("{} is for one start of the agent\n", files.module.display()))
-                .map_err(Refusal::from),
-            _ => return usage(),
-        },
-        ["watch", ref options @ ..] => match Options::parse(options) {
-            Some(Options { files, composes, config }) => {
-                let config = Path::new(config.unwrap_or(watch::CONFIG_FILE));
-                let Err(refusal) = Watch { config, files: composes.then_some(files) }.run();
-                Err(refusal)
-            }
-            None => return usage(),
-        },
-        ["--help" | "-h"] => Ok(format!("{USAGE}\n")),
-        ["--version" | "-V"] => Ok(format!("tsmc {}\n", env!("CARGO_PKG_VERSION"))),
-        _ => return usage(),
-    };
-    match outcome {
+        Files { key: or(&self.key, KEY_FILE), peers: or(&self.peers, PEERS_FILE), module: or(&self.out, MODULE_FILE) }
+    }
+
+    fn composes(&self) -> bool {
+        self.key.is_some() || self.peers.is_some()
+    }
+}
+
+fn main() -> ExitCode {
+    match CommandLine::parse().command.run() {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS
@@ -98,54 +130,42 @@ fn main() -> ExitCode {
     }
 }
 
-fn usage() -> ExitCode {
-    eprintln!("{USAGE}");
-    ExitCode::from(2)
-}
-
-fn connect() -> Result<Xenstore, Refusal> {
-    Ok(Xenstore::connect()?)
-}
-
-fn keygen(name: &str, file: &str) -> Result<String, Refusal> {
-    let line = identity::generate(name, Path::new(file))?;
-    eprintln!("the private key is in {file}; the line below belongs into the list of peers of each other host");
-    Ok(line)
-}
-
-/// What `module` and `watch` take: files that have a usual place.
-#[derive(Default)]
-struct Options<'a> {
-    files: Files<'a>,
-    /// Key or peers were named.
-    composes: bool,
-    config: Option<&'a str>,
-}
-
-impl<'a> Options<'a> {
-    fn parse(words: &[&'a str]) -> Option<Self> {
-        let mut options = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let place = match *word {
-                "--key" => &mut options.files.key,
-                "--peers" => &mut options.files.peers,
-                "--out" => &mut options.files.module,
-                file if options.config.is_none() && !file.starts_with('-') => {
-                    options.config = Some(file);
-                    continue;
-                }
-                _ => return None,
-            };
-            *place = Path::new(*words.next()?);
-            options.composes |= *word != "--out";
+impl Command {
+    /// Does it; what to print.
+    fn run(self) -> Result<String, Refusal> {
+        match self {
+            Self::Status { json: false } => status::table(&mut Xenstore::connect()?),
+            Self::Status { json: true } => status::json(&mut Xenstore::connect()?),
+            Self::Cancel { session } => cancel(&session),
+            Self::Recover { domain, .. } => recover::recover(&mut Xenstore::connect()?, domain),
+            Self::Discard { domain, .. } => recover::discard(&mut Xenstore::connect()?, domain),
+            Self::Lockdown(lockdown) => lockdown.apply(),
+            Self::Keygen { name, out } => keygen(&name, &out),
+            Self::Module { files } => {
+                let files = files.files();
+                files.write_module()?;
+                Ok(format!("{} is for one start of the agent\n", files.module.display()))
+            }
+            Self::Watch { files, config } => {
+                let files = files.composes().then(|| files.files());
+                let Err(refusal) = Watch { config: &config, files }.run();
+                Err(refusal)
+            }
         }
-        Some(options)
     }
 }
 
+fn keygen(name: &str, file: &Path) -> Result<String, Refusal> {
+    let line = identity::generate(name, file)?;
+    eprintln!(
+        "the private key is in {}; the line below belongs into the list of peers of each other host",
+        file.display()
+    );
+    Ok(line)
+}
+
 fn cancel(name: &str) -> Result<String, Refusal> {
-    let mut store = connect()?;
+    let mut store = Xenstore::connect()?;
     let agent = Agent::find(&mut store)?;
     let known = agent.sessions(&mut store)?;
     let Some(id) = known.into_iter().find(|id| id.as_str() == name) else {
