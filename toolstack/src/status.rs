@@ -2,6 +2,7 @@
 
 use common::control::{Request, Size, State, Summary};
 use common::cost::memory_for;
+use serde_json::json;
 
 use crate::agents::{Agent, Session, Way};
 use crate::refusal::Refusal;
@@ -78,20 +79,16 @@ pub fn json(store: &mut Xenstore) -> Result<String, Refusal> {
     let mut sessions = Vec::new();
     for id in agent.sessions(store)? {
         let session = Session { agent: agent.clone(), id };
-        let request = session.request(store)?.map(|request| request.to_string());
-        let state = session.state(store)?.map(|state| state.to_string());
-        let progress = session.progress(store)?.map(|progress| progress.to_string());
-        let summary = session.summary(store)?.map(|summary| summary.to_string());
-        sessions.push(object(&[
-            ("id", Some(session.id.to_string())),
-            ("request", request),
-            ("state", state),
-            ("progress", progress),
-            ("summary", summary),
-        ]));
+        sessions.push(json!({
+            "id": session.id.to_string(),
+            "request": session.request(store)?.map(|request| request.to_string()),
+            "state": session.state(store)?.map(|state| state.to_string()),
+            "progress": session.progress(store)?.map(|progress| progress.to_string()),
+            "summary": session.summary(store)?.map(|summary| summary.to_string()),
+        }));
     }
-    let agent = object(&[("domain", Some(agent.domain.to_string())), ("status", Some(agent.status.to_string()))]);
-    Ok(format!("{{\"agent\":{agent},\"sessions\":[{}]}}\n", sessions.join(",")))
+    let agent = json!({ "domain": agent.domain.to_string(), "status": agent.status.to_string() });
+    Ok(format!("{}\n", json!({ "agent": agent, "sessions": sessions })))
 }
 
 fn rows(store: &mut Xenstore, agent: &Agent) -> Result<Vec<Row>, Refusal> {
@@ -181,27 +178,6 @@ fn line(cells: [&str; 7]) -> String {
     format!("{}\n", line.trim_end())
 }
 
-fn object(fields: &[(&str, Option<String>)]) -> String {
-    let field = |(name, value): &(&str, Option<String>)| match value {
-        Some(value) => format!("\"{name}\":{}", quote(value)),
-        None => format!("\"{name}\":null"),
-    };
-    format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(","))
-}
-
-fn quote(text: &str) -> String {
-    let mut out = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => out.extend(['\\', character]),
-            control if u32::from(control) < 0x20 => out.push_str(&format!("\\u{:04x}", u32::from(control))),
-            other => out.push(other),
-        }
-    }
-    out.push('"');
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,8 +211,27 @@ mod tests {
         assert_eq!(rows[1], "in-8-c           domain 8 in                running      3 (90 %)            1      31");
         assert!(rows[2].starts_with("in-9-d ") && rows[2].contains("WRONG MEMORY: 2 pages"), "{}", rows[2]);
         assert_eq!(rows[3], "out-5-a          domain 5 out (tsmc)        copying      1 (25 %)          750       -");
-        let json = json(&mut store).expect("json");
-        assert!(json.contains("\"state\":\"failed cause=other reason=\\\"no\\\"\\u001broom\""), "{json}");
+    }
+
+    #[test]
+    fn a_program_reads_what_the_agent_wrote() {
+        let (fake, mut store) = FakeStore::with_agent();
+        let home = "/local/domain/1/data/tsmc";
+        fake.set(&format!("{home}/session/in-7-b/state"), "failed reason=\"no\"\u{1b}\nroom");
+        fake.set(&format!("{home}/session/in-7-b/summary"), "faults=12");
+        let text = json(&mut store).expect("an answer");
+        assert!(text.ends_with("}\n") && text.lines().count() == 1, "{text}");
+        let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let session = &told["sessions"][0];
+        let summary = session["summary"].as_str().and_then(|summary| summary.parse::<Summary>().ok());
+        assert_eq!(summary.map(|summary| summary.faults), Some(12));
+        let failed = "failed cause=other reason=\"no\"\u{1b}\nroom";
+        assert_eq!(
+            (&session["id"], &session["state"], &session["request"]),
+            (&json!("in-7-b"), &json!(failed), &json!(null))
+        );
+        assert_eq!(told["agent"]["domain"], "1");
+        assert!(told["agent"]["status"].as_str().is_some_and(|status| status.starts_with("ready version=")));
     }
 
     #[test]
