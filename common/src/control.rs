@@ -116,7 +116,7 @@ pub struct SessionToken(pub [u8; 16]);
 
 impl fmt::Display for SessionToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        hex::write(f, &self.0)
+        hex::Shown(&self.0).fmt(f)
     }
 }
 

@@ -5,13 +5,13 @@
 //! together with a seed that is fresh for each start; [`Keys`] reads it. In all of them empty lines and
 //! lines that begin with `#` mean nothing.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use common::{IdentityError, Keys, PublicKey};
+use common::{IdentityError, Keys, PublicKey, hex};
 use curve25519_dalek::MontgomeryPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
 use zeroize::Zeroizing;
@@ -33,6 +33,9 @@ pub struct Files<'a> {
     /// The module.
     pub module: &'a Path,
 }
+
+/// Filled in its place, and passed by reference: what is moved leaves a copy behind.
+type Secret = Zeroizing<[u8; 32]>;
 
 /// Longest file that is read as a key or a list of peers.
 const FILE_LIMIT: u64 = 64 << 10;
@@ -87,9 +90,12 @@ impl std::error::Error for KeyError {}
 /// Makes a key pair; writes the private key to `path`, which must not exist, and returns the line for others' lists.
 pub fn generate(name: &str, path: &Path) -> Result<String, KeyError> {
     check_name(name)?;
-    let private = random()?;
+    let mut private = Secret::default();
+    fill_random(&mut private)?;
     let public = public_key(&private);
-    let text = Zeroizing::new(format!("# {name}, known by {public}\nkey {}\n", &*hex(&private)));
+    let mut text = long_enough(name.len());
+    text.push_str(&format!("# {name}, known by {public}\n"));
+    push_secret(&mut text, "key", &private);
     if let Some(folder) = path.parent() {
         make_folder(folder)?;
     }
@@ -105,19 +111,17 @@ pub fn generate(name: &str, path: &Path) -> Result<String, KeyError> {
 
 /// Composes the module for one start of the agent that has the key in the file `key` and trusts those in the file `peers`.
 pub fn compose(key: &Path, peers: &Path) -> Result<Zeroizing<String>, KeyError> {
-    let private = read_private_key(key)?;
+    let (mut private, mut seed) = (Secret::default(), Secret::default());
+    read_private_key(key, &mut private)?;
     let peers = read_peers(peers)?;
-    let seed = random()?;
-    let mut text =
-        Zeroizing::new(String::with_capacity(256 + peers.iter().map(|(_, name)| name.len() + 80).sum::<usize>()));
-    text.push_str("tsmc-identity 1\nkey ");
-    text.push_str(&hex(&private));
+    fill_random(&mut seed)?;
+    let mut text = long_enough(peers.iter().map(|(_, name)| name.len() + 80).sum());
+    text.push_str("tsmc-identity 1\n");
+    push_secret(&mut text, "key", &private);
     for (key, name) in &peers {
-        text.push_str(&format!("\npeer {key} {name}"));
+        text.push_str(&format!("peer {key} {name}\n"));
     }
-    text.push_str("\nseed ");
-    text.push_str(&hex(&seed));
-    text.push('\n');
+    push_secret(&mut text, "seed", &seed);
     // The very code that will read it.
     Keys::parse(&text).map_err(KeyError::Module)?;
     Ok(text)
@@ -142,23 +146,23 @@ impl Files<'_> {
     }
 }
 
-fn read_private_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+fn read_private_key(path: &Path, private: &mut Secret) -> Result<(), KeyError> {
     let failed = |error| KeyError::File(path.into(), error);
     let mode = std::fs::metadata(path).map_err(failed)?.mode();
     if mode & 0o077 != 0 {
         return Err(KeyError::Exposed(path.into()));
     }
     let text = read(path)?;
-    let mut private = None;
+    let mut found = false;
     for (number, line) in lines(&text) {
         let bad = |what| KeyError::Line(path.into(), number, what);
         let digits = line.strip_prefix("key ").ok_or_else(|| bad("not a line 'key <64 hexadecimal digits>'"))?;
-        if private.is_some() {
+        if std::mem::replace(&mut found, true) {
             return Err(bad("a second key"));
         }
-        private = Some(parse(digits).ok_or_else(|| bad("a key has 64 hexadecimal digits"))?);
+        hex::parse_into(digits, &mut private[..]).ok_or_else(|| bad("a key has 64 hexadecimal digits"))?;
     }
-    private.ok_or_else(|| KeyError::NoKey(path.into()))
+    if found { Ok(()) } else { Err(KeyError::NoKey(path.into())) }
 }
 
 fn read_peers(path: &Path) -> Result<Vec<(PublicKey, String)>, KeyError> {
@@ -214,28 +218,26 @@ fn make_folder(folder: &Path) -> Result<(), KeyError> {
     made.map_err(|error| KeyError::File(folder.into(), error))
 }
 
-/// The public key that belongs to a private one (RFC 7748).
+/// The public key that belongs to a private one (RFC 7748). curve25519-dalek takes the private key by value, and wipes neither its
+/// argument nor what it computes from it: they stay on the stack until others overwrite them, or until the command has ended, soon
+/// after, when Linux clears the memory before anybody else gets it.
 fn public_key(private: &[u8; 32]) -> PublicKey {
     PublicKey(MontgomeryPoint::mul_base_clamped(*private).to_bytes())
 }
 
-fn random() -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let mut bytes = Zeroizing::new([0; 32]);
+fn fill_random(bytes: &mut Secret) -> Result<(), KeyError> {
     // Up to 256 bytes come in one piece.
-    getrandom(&mut *bytes, GetRandomFlags::empty()).map_err(|error| KeyError::Random(error.into()))?;
-    Ok(bytes)
+    getrandom(&mut bytes[..], GetRandomFlags::empty()).map(drop).map_err(|error| KeyError::Random(error.into()))
 }
 
-fn hex(bytes: &[u8; 32]) -> Zeroizing<String> {
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
-    let mut text = Zeroizing::new(String::with_capacity(64));
-    text.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
-    text
+/// A text for two secrets and so many bytes besides: one that grows leaves copies of itself behind.
+fn long_enough(besides: usize) -> Zeroizing<String> {
+    Zeroizing::new(String::with_capacity(256 + besides))
 }
 
-fn parse(digits: &str) -> Option<Zeroizing<[u8; 32]>> {
-    // The same digits as a public key has.
-    digits.parse::<PublicKey>().ok().map(|key| Zeroizing::new(key.0))
+fn push_secret(text: &mut String, word: &str, bytes: &Secret) {
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "{word} {}", hex::Shown(&bytes[..]));
 }
 
 #[cfg(test)]
@@ -302,7 +304,7 @@ mod tests {
         // RFC 7748, section 6.1.
         let private = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
         let public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
-        assert_eq!(public_key(&parse(private).expect("a key")).to_string(), public);
+        assert_eq!(public_key(&hex::parse(private).expect("a key")).to_string(), public);
     }
 
     #[test]
