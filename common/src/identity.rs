@@ -80,42 +80,33 @@ impl Keys {
 }
 
 /// Why a text is no identity. It never says what the text holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// It does not start as it should.
+    #[error("the agent's identity does not start with '{expected}'")]
     Head {
         /// What it should start with.
         expected: &'static str,
     },
     /// This line, counted from 1, cannot be understood.
+    #[error("line {0} of the agent's identity cannot be understood")]
     Line(usize),
     /// It has no private key.
+    #[error("the agent's identity has no key")]
     NoKey,
     /// It has a second private key, in this line.
+    #[error("line {0} of the agent's identity has a second key")]
     SecondKey(usize),
     /// It names an agent again, in this line.
+    #[error("line {0} of the agent's identity names a peer again")]
     SecondPeer(usize),
     /// It names more agents than this one can know.
+    #[error("the agent's identity names more than {most} peers")]
     TooManyPeers {
         /// How many it can know.
         most: usize,
     },
 }
-
-impl fmt::Display for IdentityError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Head { expected } => write!(f, "the agent's identity does not start with '{expected}'"),
-            Self::Line(line) => write!(f, "line {line} of the agent's identity cannot be understood"),
-            Self::NoKey => f.write_str("the agent's identity has no key"),
-            Self::SecondKey(line) => write!(f, "line {line} of the agent's identity has a second key"),
-            Self::SecondPeer(line) => write!(f, "line {line} of the agent's identity names a peer again"),
-            Self::TooManyPeers { most } => write!(f, "the agent's identity names more than {most} peers"),
-        }
-    }
-}
-
-impl core::error::Error for IdentityError {}
 
 #[cfg(test)]
 mod tests {

@@ -1,28 +1,18 @@
 //! One line of `word key=value key=value reason=the rest`.
 
 use alloc::string::{String, ToString};
-use core::fmt;
 use core::str::FromStr;
 
 /// A line that does not say what it should.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// This key is missing.
+    #[error("{0} is missing")]
     Missing(&'static str),
     /// This word or the value of this key cannot be understood.
+    #[error("{0} cannot be understood")]
     Bad(&'static str),
 }
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Missing(key) => write!(f, "{key} is missing"),
-            Self::Bad(key) => write!(f, "{key} cannot be understood"),
-        }
-    }
-}
-
-impl core::error::Error for ParseError {}
 
 /// A line, looked at field by field.
 #[derive(Clone, Copy)]

@@ -5,8 +5,6 @@
 //!
 //! (Xen's `libxl_save_callout.c`: every argument but the first is a decimal number; no back channel is `-1`.)
 
-use std::fmt;
-
 /// What libxl wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments {
@@ -56,16 +54,9 @@ pub struct RestoreArguments {
 const FLAG_LIVE: u32 = 1;
 
 /// The arguments are not what libxl passes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no call from libxl: {0}")]
 pub struct BadArguments(String);
-
-impl fmt::Display for BadArguments {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this is no call from libxl: {}", self.0)
-    }
-}
-
-impl std::error::Error for BadArguments {}
 
 impl Arguments {
     /// Reads the arguments, without the program's name.

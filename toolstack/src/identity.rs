@@ -5,7 +5,7 @@
 //! together with a seed that is fresh for each start; [`Keys`] reads it. In all of them empty lines and
 //! lines that begin with `#` mean nothing.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use common::{IdentityError, Keys, PublicKey, hex};
 use curve25519_dalek::MontgomeryPoint;
 use rustix::rand::{GetRandomFlags, getrandom};
+use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// Where this host's private key is kept unless told otherwise.
@@ -43,49 +44,36 @@ const FILE_LIMIT: u64 = 64 << 10;
 const NAME_LIMIT: usize = 64;
 
 /// Why there is no key, or no module.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum KeyError {
     /// A name that is none.
+    #[error("'{0}' is no name for an agent: use up to {NAME_LIMIT} letters, digits, '.', '-' and '_'")]
     Name(String),
     /// The file of a key is there already.
+    #[error("{0} exists: a key is not overwritten; remove it first")]
     Exists(PathBuf),
     /// A file cannot be read or written.
+    #[error("{0}: {1}")]
     File(PathBuf, io::Error),
     /// A file is too long to be what it should be.
+    #[error("{0} has more than {FILE_LIMIT} bytes")]
     TooLong(PathBuf),
     /// A private key that others than its owner can read or write.
+    #[error("{0} is open to others than its owner; it holds a private key: chmod 600")]
     Exposed(PathBuf),
     /// This line of a file, counted from 1, is not what it should be.
+    #[error("{0}, line {1}: {2}")]
     Line(PathBuf, usize, &'static str),
     /// A file without a private key where one should be.
+    #[error("{0} has no line 'key ...'; 'tsmc keygen' makes such a file")]
     NoKey(PathBuf),
     /// The module that came of it would be refused by the agent.
+    #[error("{0}")]
     Module(IdentityError),
     /// The operating system gives no random bytes.
+    #[error("no random bytes: {0}")]
     Random(io::Error),
 }
-
-impl fmt::Display for KeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => {
-                write!(f, "'{name}' is no name for an agent: use up to {NAME_LIMIT} letters, digits, '.', '-' and '_'")
-            }
-            Self::Exists(path) => write!(f, "{} exists: a key is not overwritten; remove it first", path.display()),
-            Self::File(path, error) => write!(f, "{}: {error}", path.display()),
-            Self::TooLong(path) => write!(f, "{} has more than {FILE_LIMIT} bytes", path.display()),
-            Self::Exposed(path) => {
-                write!(f, "{} is open to others than its owner; it holds a private key: chmod 600", path.display())
-            }
-            Self::Line(path, line, what) => write!(f, "{}, line {line}: {what}", path.display()),
-            Self::NoKey(path) => write!(f, "{} has no line 'key ...'; 'tsmc keygen' makes such a file", path.display()),
-            Self::Module(error) => error.fmt(f),
-            Self::Random(error) => write!(f, "no random bytes: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for KeyError {}
 
 /// Makes a key pair; writes the private key to `path`, which must not exist, and returns the line for others' lists.
 pub fn generate(name: &str, path: &Path) -> Result<String, KeyError> {

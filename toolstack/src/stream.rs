@@ -5,7 +5,6 @@
 //! without memory. The end is written together with the record: at the commit nothing is left to send but libxl's own end,
 //! which it writes when the helper has left.
 
-use std::fmt;
 use std::net::SocketAddrV4;
 
 use common::PublicKey;
@@ -46,26 +45,15 @@ pub struct Invitation {
 }
 
 /// The stream is not one that this version can take.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     /// The sending helper speaks another version.
+    #[error("the sending side's save helper speaks version {0}, this one {RECORD_VERSION}")]
     Version(String),
     /// A record of ours that says nothing sensible.
+    #[error("malformed migration stream: {0}")]
     Malformed(&'static str),
 }
-
-impl fmt::Display for StreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Version(version) => {
-                write!(f, "the sending side's save helper speaks version {version}, this one {RECORD_VERSION}")
-            }
-            Self::Malformed(what) => write!(f, "malformed migration stream: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for StreamError {}
 
 /// What the head of a stream says about the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,6 @@
 //! One request at a time; watch events that arrive in between are kept until they are asked for.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,14 +17,18 @@ use xen_abi::xenstore::{Decoder, Kind, Message, Part, encode};
 const SOCKETS: [&str; 2] = ["/run/xenstored/socket", "/var/run/xenstored/socket"];
 /// The kernel's way to a xenstored elsewhere.
 const DEVICE: &str = "/dev/xen/xenbus";
+
 /// What went wrong with a request.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum XenstoreError {
     /// xenstored cannot be reached.
+    #[error("cannot reach xenstored: {0}")]
     Connect(io::Error),
     /// The connection broke.
+    #[error("lost xenstored: {0}")]
     Connection(io::Error),
     /// xenstored said no; `error` is its word for it, like `EACCES`.
+    #[error("xenstored refused to {operation} {path}: {error}")]
     Refused {
         /// What was asked.
         operation: &'static str,
@@ -35,21 +38,9 @@ pub enum XenstoreError {
         error: String,
     },
     /// xenstored sent something that is not its protocol.
+    #[error("xenstored sent {0}")]
     Malformed(&'static str),
 }
-
-impl fmt::Display for XenstoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "cannot reach xenstored: {error}"),
-            Self::Connection(error) => write!(f, "lost xenstored: {error}"),
-            Self::Refused { operation, path, error } => write!(f, "xenstored refused to {operation} {path}: {error}"),
-            Self::Malformed(what) => write!(f, "xenstored sent {what}"),
-        }
-    }
-}
-
-impl std::error::Error for XenstoreError {}
 
 type Result<T> = std::result::Result<T, XenstoreError>;
 
