@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use common::{Gfn, Page, PageMask, PageSet};
+use common::{Gfn, Page, PageMask, PageSet, Span};
 
 use crate::digest::Digest;
 use crate::error::{LinkError, PeerFault, SessionError, WireError};
@@ -86,16 +86,15 @@ impl Outlet {
         Ok(self.link.end().await?)
     }
 
-    /// Sends the part of `set` in `first .. first + count`. The set is looked at now, not while it is sent.
+    /// Sends the part of `set` in `span`. The set is looked at now, not while it is sent.
     pub(crate) fn send_set<'a>(
         &'a mut self,
         kind: Kind,
         set: &PageSet,
-        first: Gfn,
-        count: u64,
+        span: Span,
     ) -> impl Future<Output = Result<(), SessionError>> + use<'a> {
         self.begin();
-        Set::emit(set, first, count, &mut self.scratch);
+        Set::emit(set, span, &mut self.scratch);
         async move {
             self.front(kind, self.scratch.len() - Header::LEN).await?;
             Ok(self.link.end().await?)
@@ -113,10 +112,9 @@ impl Outlet {
     /// Sends `set`, a message for each part of it that has pages.
     pub(crate) async fn send_whole_set(&mut self, kind: Kind, set: &PageSet) -> Result<(), SessionError> {
         let mut next = Gfn(0);
-        while let Some(gfn) = set.next_from(next) {
-            let first = Gfn(gfn.0 / CHUNK * CHUNK);
-            self.send_set(kind, set, first, CHUNK.min(set.frames() - first.0)).await?;
-            next = Gfn(first.0 + CHUNK);
+        while let Some(chunk) = set.next_chunk(next, CHUNK) {
+            self.send_set(kind, set, chunk).await?;
+            next = chunk.end();
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::convert::Infallible;
 
 use common::control::{Progress, State};
-use common::{BATCH, Gfn, PAGE_SIZE};
+use common::{BATCH, Gfn, PAGE_SIZE, Span};
 use embassy_futures::select::{Either, select};
 
 use crate::channel::Inlet;
@@ -21,9 +21,7 @@ use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
 use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
 use crate::rescue;
-use crate::source::Batch;
-use crate::source::Committed;
-use crate::source::Departure;
+use crate::source::{Batch, Committed, Departure, Phase};
 use crate::target::Arrival;
 use crate::tasks::MS;
 use crate::verify;
@@ -54,23 +52,24 @@ pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed
 }
 
 async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infallible, SessionError> {
-    departure.rescue.begin();
-    departure.control.send(Message::Commit).await?;
-    if departure.recovers {
+    let inbox = departure.inbox.clone();
+    let recovers = inbox.phase.get() == Phase::Recovering;
+    departure.answering.begin();
+    departure.connections.control.send(Message::Commit).await?;
+    if recovers {
         take_stock(departure).await?;
     }
     if !departure.ledger.is_in(Stage::DirtyCopy) {
-        departure.ledger.begin(Stage::DirtyCopy, departure.bytes());
+        departure.ledger.begin(Stage::DirtyCopy, departure.connections.bytes());
     }
-    let total = departure.left.count();
+    let total = departure.pages.left().count();
     let mut pace = Pace::default();
     let mut prepull = Prepull::default();
     let mut next = Gfn(0);
-    let inbox = departure.inbox.clone();
     let timer = departure.timer.clone();
     loop {
-        let demanded = inbox.demands.borrow_mut().pop_front();
-        let bulk = departure.bulk.connection();
+        let demanded = inbox.next_demand();
+        let bulk = departure.connections.bulk.connection();
         let ahead = pace.allowed(bulk.delivered(), timer.now());
         if let Some(gfn) = demanded {
             pace.contended = true;
@@ -78,81 +77,59 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
             let urgent = answer(departure, gfn).await?;
             if urgent {
                 timer.hurry();
-                departure.rescue.beside(&mut departure.source, &departure.ram, timer.yield_now()).await;
+                departure.answering(timer.yield_now()).await;
             }
             let window = prepull.judge(gfn);
-            if urgent && inbox.demands.borrow().is_empty() {
+            if urgent && !inbox.has_demands() {
                 let run = send_neighbours(departure, gfn, window).await?;
                 prepull.remember(run);
             }
             departure.ledger.summary.prepull_hits = prepull.hits;
-        } else if !departure.left.is_empty() && bulk.backlog() < ahead {
+        } else if !departure.pages.left().is_empty() && bulk.backlog() < ahead {
             next = push(departure, next, if pace.contended { FEW } else { PUSH }).await?;
-            pace.pushed(departure.bulk.connection().sent(), timer.now());
-            departure.rescue.beside(&mut departure.source, &departure.ram, timer.yield_now()).await;
+            pace.pushed(departure.connections.bulk.connection().sent(), timer.now());
+            departure.answering(timer.yield_now()).await;
         } else {
-            let unsent = !departure.left.is_empty();
-            let waiting = timer.wait_for(|| {
-                let demanded = !inbox.demands.borrow().is_empty();
-                let room = unsent && bulk.backlog() < ahead;
-                (demanded || room).then_some(())
-            });
-            departure.rescue.beside(&mut departure.source, &departure.ram, waiting).await;
+            let unsent = !departure.pages.left().is_empty();
+            let waiting = timer.wait_for(|| (inbox.has_demands() || unsent && bulk.backlog() < ahead).then_some(()));
+            departure.answering.beside(&mut departure.source, departure.pages.ram(), waiting).await;
         }
         report(departure, total);
     }
 }
 
-/// After the agents lost each other the target says what it has not got: that, and only that, is left to send. What had
-/// been sent already was lost on its way; its send does not count.
+/// After the agents lost each other the target says what it has not got.
 async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let inbox = departure.inbox.clone();
-    let told = departure.timer.wait_for(|| inbox.told.get().then_some(()));
-    departure.timer.within(PEER_WAIT, told).await.ok_or(SessionError::TimedOut(Wait::Missing))?;
-    let missing = &*inbox.missing.borrow();
-    let lost = &mut departure.scratch;
-    lost.copy_from(missing);
-    lost.subtract(&departure.ram);
-    if !lost.is_empty() {
-        return Err(SessionError::Peer(PeerFault::NoSuchPage));
-    }
-    lost.copy_from(missing);
-    lost.subtract(&departure.left);
-    departure.ledger.summary.resent += lost.count();
+    let told = departure.timer.wait_for(|| inbox.missing());
+    let missing = departure.timer.within(PEER_WAIT, told).await.ok_or(SessionError::TimedOut(Wait::Missing))?;
+    departure.ledger.summary.resent += departure.pages.take_stock(&missing.borrow())?;
     departure.ledger.summary.recoveries += 1;
-    lost.iter().for_each(|gfn| departure.sends.take_back(gfn));
-    departure.left.copy_from(missing);
-    departure.recent.intersect_with(missing);
     departure.toolstack.state(State::Committed);
     Ok(())
 }
 
 /// Sends a demanded page, unless it is on its way already; whether it was not.
 pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
-    if !departure.take(gfn) {
-        if !departure.ram.contains(gfn) {
+    if !departure.pages.take(gfn) {
+        if !departure.pages.ram().contains(gfn) {
             return Err(SessionError::Peer(PeerFault::NoSuchPage));
         }
         return Ok(false);
     }
     let sent = send(departure, Cause::Demand, Batch::from_slice(&[gfn]).unwrap_or_default()).await?;
     if !sent {
-        departure.inbox.demands.borrow_mut().push_back(gfn);
+        departure.inbox.demand_again(gfn);
     }
     Ok(sent)
 }
 
 /// Sends the missing pages among the `window` that follow `gfn`; the run of frames that this covers.
-async fn send_neighbours<S: Source>(
-    departure: &mut Departure<S>,
-    gfn: Gfn,
-    window: u64,
-) -> Result<(Gfn, u64), SessionError> {
-    let first = Gfn(gfn.0 + 1);
-    let batch: Batch = departure.left.range(first, window).take(BATCH).collect();
-    batch.iter().for_each(|gfn| _ = departure.take(*gfn));
+async fn send_neighbours<S: Source>(departure: &mut Departure<S>, gfn: Gfn, window: u64) -> Result<Span, SessionError> {
+    let run = Span { first: Gfn(gfn.0 + 1), count: window };
+    let batch = departure.pages.take_within(run);
     let any = !batch.is_empty() && send(departure, Cause::Prepull, batch).await?;
-    Ok((first, if any { window } else { 0 }))
+    Ok(Span { count: if any { window } else { 0 }, ..run })
 }
 
 /// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
@@ -161,11 +138,7 @@ pub(crate) async fn push<S: Source>(
     from: Gfn,
     count: usize,
 ) -> Result<Gfn, SessionError> {
-    let set = if departure.recent.is_empty() { &departure.left } else { &departure.recent };
-    let start = if set.next_from(from).is_some() { from } else { Gfn(0) };
-    let batch: Batch = set.range(start, departure.frames).take(count).collect();
-    batch.iter().for_each(|gfn| _ = departure.take(*gfn));
-    let next = batch.last().map_or(start, |gfn| Gfn(gfn.0 + 1));
+    let (batch, next) = departure.pages.take_next(from, count);
     send(departure, Cause::Push, batch).await?;
     Ok(next)
 }
@@ -173,7 +146,7 @@ pub(crate) async fn push<S: Source>(
 /// Sends pages that have been taken out of what is left. After the commit nobody is helped by giving up: pages that
 /// cannot be read now go back, and are tried again a little later. Whether all were sent.
 async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<bool, SessionError> {
-    let committed = departure.inbox.committed.get();
+    let committed = departure.inbox.is_committed();
     let wanted = batch.clone();
     let unreadable = match departure.send(cause, &mut batch).await {
         Ok(unreadable) => unreadable,
@@ -193,7 +166,8 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     if departure.source.info() == Err(PlatformError::Gone) {
         return Err(SessionError::Refused(Refusal::Gone));
     }
-    let (holes, unreadable): (Vec<Gfn>, Vec<Gfn>) = unreadable.into_iter().partition(|gfn| is_hole(departure, *gfn));
+    let (source, pages) = (&mut departure.source, &mut departure.pages);
+    let (holes, unreadable): (Vec<Gfn>, Vec<Gfn>) = unreadable.into_iter().partition(|gfn| pages.is_hole(source, *gfn));
     if !holes.is_empty() {
         let summary = &mut departure.ledger.summary;
         summary.stage3_pages += holes.len() as u64;
@@ -203,18 +177,10 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     if unreadable.is_empty() {
         return Ok(true);
     }
-    departure.left.extend(unreadable);
-    let pause = departure.timer.sleep(PAGE_RETRY);
-    departure.rescue.beside(&mut departure.source, &departure.ram, pause).await;
+    departure.pages.put_back(unreadable);
+    let timer = departure.timer.clone();
+    departure.answering(timer.sleep(PAGE_RETRY)).await;
     Ok(false)
-}
-
-/// Whether a page is gone for good: the guest gave it back in its last moment here. It stands still now, so what is no RAM
-/// never will be, and the target waits for some content.
-fn is_hole<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> bool {
-    let (source, ram) = (&mut departure.source, &mut departure.scratch);
-    let looked = ram.update_part(gfn, 1, |words| source.find_ram(gfn, 1, words));
-    looked.is_ok() && !ram.contains(gfn)
 }
 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {
@@ -222,7 +188,7 @@ fn report<S: Source>(departure: &Departure<S>, total: u64) {
         stage: 3,
         done: departure.ledger.summary.stage3_pages.min(total),
         total,
-        bytes: departure.ledger.stage_bytes(departure.bytes()),
+        bytes: departure.ledger.stage_bytes(departure.connections.bytes()),
         ..Progress::default()
     });
 }
@@ -284,7 +250,7 @@ impl Pace {
 struct Prepull {
     window: u64,
     hits: u64,
-    runs: heapless::Deque<(Gfn, u64), REMEMBERED>,
+    runs: heapless::Deque<Span, REMEMBERED>,
 }
 
 impl Default for Prepull {
@@ -297,11 +263,11 @@ impl Prepull {
     /// A demand says whether earlier neighbours were wanted: it is for one of them, which then crossed it on the way,
     /// or for the page right behind them, to which the guest came through all of them.
     fn judge(&mut self, gfn: Gfn) -> u64 {
-        let wanted = self.runs.iter_mut().find(|(first, length)| (first.0..=first.0 + length).contains(&gfn.0));
+        let wanted = self.runs.iter_mut().find(|run| (run.first..=run.end()).contains(&gfn));
         match wanted {
-            Some((first, length)) if *length != 0 => {
-                self.hits += if gfn.0 == first.0 + *length { *length } else { 1 };
-                *length = 0;
+            Some(run) if run.count != 0 => {
+                self.hits += if gfn == run.end() { run.count } else { 1 };
+                run.count = 0;
                 self.window = (self.window * 2).min(NEIGHBOURS);
             }
             _ => self.window = (self.window / 2).max(1),
@@ -309,8 +275,8 @@ impl Prepull {
         self.window
     }
 
-    fn remember(&mut self, run: (Gfn, u64)) {
-        if run.1 == 0 {
+    fn remember(&mut self, run: Span) {
+        if run.count == 0 {
             return;
         }
         if self.runs.is_full() {

@@ -10,25 +10,15 @@
 //! when the log is cleaned. So only pages that are protected when they are read count as sent.
 
 use common::control::{Mode, Progress, State};
-use common::{BATCH, Gfn, PageSet};
+use common::{BATCH, Gfn, PageSet, Span};
 
 use crate::error::{PeerFault, SessionError};
 use crate::ledger::Stage;
-use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
-use crate::source::Batch;
-use crate::source::Departure;
+use crate::source::{Batch, Departure, Pages};
 use crate::target::Arrival;
-use crate::tasks::MS;
-use crate::wire::{CHUNK, Cause, Kind, Message, Set};
+use crate::wire::{Cause, Kind, Message, Set};
 
-/// How often the dirty log is looked at, at the most..
-const PEEK_EVERY: u64 = 50 * MS;
-/// ..and so many times as long as a look takes: it grows with the guest, which stands still for some of it.
-const PEEK_SHARE: u64 = 20;
-/// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
-/// between; and at least so many bytes.
-const ON_ITS_WAY: (u64, u64) = (50 * MS, 192 << 10);
 /// A pre-copy stops after this many passes over memory..
 const ROUNDS: u64 = 5;
 /// ..or when fewer pages than this are dirty.
@@ -44,87 +34,69 @@ pub(crate) struct Copied(());
 
 /// Sends every page once; in a pre-copy, dirty pages again.
 pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
-    departure.ledger.begin(Stage::FullCopy, departure.bytes());
-    // From here on a dead agent leaves the guest other than it was.
-    departure.toolstack.note(&departure.note);
+    departure.ledger.begin(Stage::FullCopy, departure.connections.bytes());
     departure.toolstack.state(State::Copying);
     departure.source.log_on()?;
-    let mut first = 0;
-    while first < departure.frames {
-        let count = CHUNK.min(departure.frames - first);
-        let ram = &mut departure.ram;
-        ram.update_part(Gfn(first), count, |words| departure.source.find_ram(Gfn(first), count, words))?;
-        if ram.range(Gfn(first), count).next().is_some() {
-            announce(departure, Gfn(first), count).await?;
-            if departure.policy == Mode::Postcopy {
+    let mut next = Gfn(0);
+    while let Some(chunk) = departure.pages.chunk(next) {
+        next = chunk.end();
+        if departure.pages.find_ram(&mut departure.source, chunk)? {
+            announce(departure, chunk).await?;
+            if departure.mode == Mode::Postcopy {
                 // What is dirty is told and armed, but not sent.
-                departure.log.extend(departure.ram.range(Gfn(first), count));
+                departure.pages.defer_all(chunk);
             }
-            copy(departure, |departure| &departure.ram, Gfn(first), count).await?;
+            copy(departure, Pages::ram, chunk).await?;
         }
         departure.timer.yield_now().await;
-        first += count;
     }
     departure.ledger.summary.rounds = 1;
-    if departure.policy == Mode::Precopy {
+    if departure.mode == Mode::Precopy {
         iterate(departure).await?;
     }
     Ok(Copied(()))
 }
 
 /// Tells the target which frames of a chunk are RAM.
-pub(crate) async fn announce<S: Source>(
-    departure: &mut Departure<S>,
-    first: Gfn,
-    count: u64,
-) -> Result<(), SessionError> {
-    departure.bulk.send_set(Kind::Ram, &departure.ram, first, count).await
+pub(crate) async fn announce<S: Source>(departure: &mut Departure<S>, chunk: Span) -> Result<(), SessionError> {
+    departure.connections.bulk.send_set(Kind::Ram, departure.pages.ram(), chunk).await
 }
 
 /// A pre-copy's later rounds.
 async fn iterate<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     while departure.ledger.summary.rounds < ROUNDS {
         departure.take_log(S::clean)?;
-        departure.log.intersect_with(&departure.ram);
-        if departure.log.count() < FEW {
+        if !departure.pages.begin_round(FEW) {
             break;
         }
-        departure.left.copy_from(&departure.log);
-        departure.log.clear();
         departure.ledger.summary.rounds += 1;
-        copy(departure, |departure| &departure.left, Gfn(0), departure.frames).await?;
+        copy(departure, Pages::left, departure.pages.left().bound()).await?;
     }
-    departure.left.clear();
     Ok(())
 }
 
-/// Sends those pages of a set in `first .. first + count` that are not known to be dirty.
+/// Sends those pages of a set within `rest` that are not known to be dirty.
 async fn copy<S: Source>(
     departure: &mut Departure<S>,
-    of: fn(&Departure<S>) -> &PageSet,
-    first: Gfn,
-    count: u64,
+    set: fn(&Pages) -> &PageSet,
+    mut rest: Span,
 ) -> Result<(), SessionError> {
-    let end = first.0 + count;
-    let mut next = first;
     loop {
         peek(departure).await?;
-        let batch: Batch = of(departure).range(next, end - next.0).take(BATCH).collect();
-        let Some(last) = batch.last() else { return Ok(()) };
-        next = Gfn(last.0 + 1);
+        let Some::<Batch>(batch) = set(&departure.pages).next_batch(&mut rest) else { return Ok(()) };
         let asking = &mut departure.ledger.steps.ask;
         let protected = departure.timer.spend(asking, || departure.source.protected(&batch))?;
         let (mut clean, mut dirty) = (Batch::new(), Batch::new());
         for (index, gfn) in batch.into_iter().enumerate() {
-            let is_clean = protected >> index & 1 == 1 && !departure.log.contains(gfn);
+            let is_clean = protected >> index & 1 == 1 && !departure.pages.is_dirty(gfn);
             let _ = if is_clean { &mut clean } else { &mut dirty }.push(gfn);
         }
-        departure.log.extend(dirty.iter().copied());
+        departure.pages.defer(&dirty);
         departure.ledger.summary.deferred += dirty.len() as u64;
         departure.look_at(&mut dirty)?;
         // What cannot be read has probably just stopped being RAM; the switch will know.
         let unreadable = departure.send(Cause::Copy, &mut clean).await?;
-        departure.log.extend(unreadable);
+        departure.pages.defer(&unreadable);
         report(departure);
         departure.timer.yield_now().await;
     }
@@ -135,69 +107,39 @@ fn report<S: Source>(departure: &Departure<S>) {
     let looked_at = summary.stage1_pages + summary.deferred;
     departure.toolstack.progress(Progress {
         stage: 1,
-        round: (departure.policy == Mode::Precopy).then_some(summary.rounds as u32),
+        round: (departure.mode == Mode::Precopy).then_some(summary.rounds as u32),
         done: looked_at.min(summary.pages),
         total: summary.pages,
-        bytes: departure.ledger.stage_bytes(departure.bytes()),
+        bytes: departure.ledger.stage_bytes(departure.connections.bytes()),
         ..Progress::default()
     });
 }
 
-/// Looks at the dirty log, if it was not looked at a moment ago, and tells the target what is stale.
+/// Looks how stage 1 gets on and at the dirty log, if it was not looked a moment ago, and tells the target what is stale.
 pub(crate) async fn peek<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let due = departure.looked.map_or(0, |(then, _)| then + PEEK_EVERY);
     let begun = departure.timer.now();
-    if begun < due {
+    if !departure.peeks.are_due(begun) {
         return Ok(());
     }
     departure.check_running()?;
-    if begun < departure.next_look {
+    if !departure.peeks.log_is_due(begun) {
         make_room(departure);
         return Ok(());
     }
     departure.take_log(S::peek)?;
     make_room(departure);
-    let hints = departure.policy != Mode::Precopy;
-    if hints {
-        find_fresh(departure);
-    }
-    let now = departure.timer.now();
-    departure.next_look = now + (now - begun) * (PEEK_SHARE - 1);
-    if hints { hint(departure).await } else { Ok(()) }
+    let hints = departure.mode != Mode::Precopy;
+    let fresh = hints.then(|| departure.pages.find_fresh());
+    departure.peeks.looked(begun, departure.timer.now());
+    let Some(fresh) = fresh else { return Ok(()) };
+    departure.ledger.summary.hints += fresh.count();
+    departure.connections.bulk.send_whole_set(Kind::Hints, fresh).await
 }
 
-/// Of what is known to be dirty, what the target does not know.
-fn find_fresh<S: Source>(departure: &mut Departure<S>) {
-    let (hinted, fresh) = (&mut departure.left, &mut departure.scratch);
-    fresh.copy_from(&departure.log);
-    fresh.intersect_with(&departure.ram);
-    fresh.subtract(hinted);
-    fresh.subtract(&departure.pinned);
-    hinted.union_with(fresh);
-}
-
-/// Tells the target what it does not know.
-async fn hint<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let mut hints = 0;
-    let mut next = Gfn(0);
-    while let Some(gfn) = departure.scratch.next_from(next) {
-        let first = Gfn(gfn.0 / CHUNK * CHUNK);
-        let count = CHUNK.min(departure.frames - first.0);
-        hints += departure.scratch.range(first, count).count() as u64;
-        departure.bulk.send_set(Kind::Hints, &departure.scratch, first, count).await?;
-        next = Gfn(first.0 + count);
-    }
-    departure.ledger.summary.hints += hints;
-    Ok(())
-}
-
-/// Lets as much be on its way as arrived since the last look in the time that is allowed for it.
+/// Lets no more be on its way than arrives soon.
 fn make_room<S: Source>(departure: &mut Departure<S>) {
-    let bulk = departure.bulk.connection();
-    let (now, delivered) = (departure.timer.now(), bulk.delivered());
-    let (then, before) = departure.looked.replace((now, delivered)).unwrap_or_default();
-    let arrived = delivered.saturating_sub(before) * ON_ITS_WAY.0 / (now - then).max(1);
-    bulk.set_in_flight(arrived.clamp(ON_ITS_WAY.1, IN_FLIGHT_BULK as u64) as usize);
+    let bulk = departure.connections.bulk.connection();
+    bulk.set_in_flight(departure.peeks.room(departure.timer.now(), bulk.delivered()));
 }
 
 // The target.
@@ -220,12 +162,11 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
     let sets = &mut *arrival.sets.borrow_mut();
     let target = &mut *arrival.target.borrow_mut();
     let begun = arrival.timer.now();
-    let (base, count) = (announced.first().0, announced.count());
-    let mut fresh = PageSet::new(count);
+    let base = announced.first().0;
+    let mut fresh = PageSet::new(announced.count());
     fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
-    for (first, length) in fresh.runs(Gfn(0), count) {
-        let mut next = base + first.0;
-        let end = next + length;
+    for run in fresh.runs(fresh.bound()) {
+        let (mut next, end) = (base + run.first.0, base + run.end().0);
         while next < end {
             let whole = next.is_multiple_of(EXTENT) && next + EXTENT <= end;
             if whole && target.populate(Gfn(next), EXTENT_ORDER).is_ok() {

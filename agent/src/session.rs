@@ -54,7 +54,7 @@ use crate::host::Host;
 use crate::host::toolstack::Toolstack;
 use crate::limits::{BULK_LOST, CONTROL_LOST, LET_GO};
 use crate::platform::Platform;
-use crate::source::{Committed, Departure};
+use crate::source::{Committed, Departure, Phase};
 use crate::switchover::Prepared;
 use dialing::Callee;
 use note::{Note, Role};
@@ -115,8 +115,8 @@ pub(crate) fn commit<P: Platform>(
 ) -> Result<Committed, SessionError> {
     host.platform.borrow().can_retain()?;
     let committed = Committed::retain(&mut departure.source)?;
-    departure.inbox.committed.set(true);
+    departure.inbox.phase.set(Phase::Committed);
     departure.toolstack.state(State::Committed);
-    departure.set_patience(CONTROL_LOST, BULK_LOST);
+    departure.connections.set_patience(CONTROL_LOST, BULK_LOST);
     Ok(committed)
 }

@@ -16,11 +16,10 @@ use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
 use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
-use crate::source::Batch;
-use crate::source::Departure;
+use crate::source::{Batch, Departure, Phase};
 use crate::target::Arrival;
 use crate::verify;
-use crate::wire::{CHUNK, Cause, Demanded, Kind, Message, Set};
+use crate::wire::{Cause, Demanded, Kind, Message, Set};
 
 /// Pages that the resuming kernel touches first, at most: some for the guest, and the area of each virtual CPU, which the
 /// hypervisor touches as well.
@@ -39,33 +38,34 @@ pub(crate) struct Prepared(());
 
 /// Suspends the guest and hands the target all that it needs to run it.
 pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copied) -> Result<Prepared, SessionError> {
-    departure.rate = departure.ledger.rate(departure.bytes());
+    let rate = departure.ledger.rate(departure.connections.bytes());
     drain(departure).await?;
-    departure.ledger.begin(Stage::Switchover, departure.bytes());
+    departure.ledger.begin(Stage::Switchover, departure.connections.bytes());
     // Not while the guest suspends: on a busy host it would suspend later.
     find_holes(departure).await?;
     let asked = departure.timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
     departure.take_log(S::clean)?;
-    departure.asked = true;
+    departure.inbox.phase.set(Phase::Suspending);
     departure.toolstack.state(State::Suspend);
     suspended(departure).await?;
     departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
 
     let captured = departure.timer.now();
     let state = capture(departure).await?;
-    settle_dirty(departure);
+    departure.pages.settle_dirty();
+    departure.ledger.summary.dirty_pages = departure.pages.left().count();
     departure.ledger.summary.capture_ms = departure.ledger.ms_since(captured);
 
     let sent = departure.timer.now();
-    let urgent = choose_urgent(departure)?;
-    departure.bulk.send_whole_set(Kind::Dirty, &departure.left).await?;
+    let urgent = choose_urgent(departure, rate)?;
+    departure.connections.bulk.send_whole_set(Kind::Dirty, departure.pages.left()).await?;
     verify::begin(departure)?;
     send_urgent(departure, &urgent).await?;
-    departure.bulk.send(Message::State(&state)).await?;
+    departure.connections.bulk.send(Message::State(&state)).await?;
     verify::tell_rest(departure, &urgent).await?;
-    departure.switched = true;
-    departure.bulk.send(Message::Switch).await?;
+    departure.inbox.phase.set(Phase::Switched);
+    departure.connections.bulk.send(Message::Switch).await?;
     let timer = departure.timer.clone();
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
     confirmed(departure, asked + SUSPEND_WAIT).await?;
@@ -77,12 +77,12 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
 async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let timer = departure.timer.clone();
     let deadline = timer.now() + BULK_WAIT;
-    while departure.bulk.connection().backlog() > DRAINED {
+    while departure.connections.bulk.connection().backlog() > DRAINED {
         if timer.now() >= deadline {
             return Err(LinkError::Lost.into());
         }
         full_copy::peek(departure).await?;
-        let bulk = departure.bulk.connection();
+        let bulk = departure.connections.bulk.connection();
         timer.within(SUSPEND_POLL, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
         bulk.check()?;
     }
@@ -120,121 +120,64 @@ async fn confirmed<S: Source>(departure: &Departure<S>, deadline: u64) -> Result
 /// Takes the rest of the dirty log and the machine state. If the guest has another number of pages than its holes let expect that
 /// were looked at last, or as many but not the same, they are looked at once more.
 async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
-    let info = departure.source.info()?;
-    departure.grow(info.max_gfn + 1)?;
-    let state = departure.recent.update(|words| departure.source.machine_state(words))?;
+    departure.grow()?;
+    let state = departure.pages.take_recent(|words| departure.source.machine_state(words))?;
     // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
-    let found = departure.ram.count();
-    if info.pages != found || !has_kept_its_pages(departure)? {
+    let (pages, found) = (departure.source.info()?.pages, departure.pages.ram().count());
+    if pages != found || !departure.pages.are_kept(&mut departure.source)? {
         log::info!(
-            "{}: once more for the guest's holes: it has {} pages, {found} were found",
-            departure.toolstack.id,
-            info.pages
+            "{}: once more for the guest's holes: it has {pages} pages, {found} were found",
+            departure.toolstack.id
         );
         find_holes(departure).await?;
     }
     Ok(state)
 }
 
-/// Whether the guest has given nothing back. What it gives back it writes to first, as Linux does: only dirty pages can be
-/// gone, and looking at them takes much less than looking at the whole guest.
-fn has_kept_its_pages<S: Source>(departure: &mut Departure<S>) -> Result<bool, SessionError> {
-    let (source, dirty) = (&mut departure.source, &mut departure.scratch);
-    dirty.copy_from(&departure.log);
-    dirty.union_with(&departure.recent);
-    dirty.intersect_with(&departure.ram);
-    let mut dirty = dirty.iter();
-    loop {
-        let batch: Batch = dirty.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
-            return Ok(true);
-        }
-        if !source.are_ram(&batch)? {
-            return Ok(false);
-        }
-    }
-}
-
 /// Looks at the whole guest again: frames that have become RAM are announced, and so are those that no longer are, so that the
 /// target gives them back, too.
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let max_gfn = departure.source.info()?.max_gfn;
-    departure.grow(max_gfn + 1)?;
-    let mut first = 0;
-    while first < departure.frames {
-        let count = CHUNK.min(departure.frames - first);
-        let (source, now) = (&mut departure.source, &mut departure.scratch);
-        now.update_part(Gfn(first), count, |words| source.find_ram(Gfn(first), count, words))?;
-        let mut fresh = false;
-        for gfn in departure.scratch.range(Gfn(first), count) {
-            if departure.ram.insert(gfn) {
-                // The log need not know of its first write.
-                departure.log.insert(gfn);
-                fresh = true;
-            }
-        }
-        if fresh {
-            full_copy::announce(departure, Gfn(first), count).await?;
+    departure.grow()?;
+    let mut next = Gfn(0);
+    while let Some(chunk) = departure.pages.chunk(next) {
+        next = chunk.end();
+        if departure.pages.look_again(&mut departure.source, chunk)? {
+            full_copy::announce(departure, chunk).await?;
         }
         loop {
-            let ram = departure.ram.range(Gfn(first), count);
-            let gone: Batch = ram.filter(|gfn| !departure.scratch.contains(*gfn)).take(BATCH).collect();
+            let gone = departure.pages.take_gone(chunk);
             if gone.is_empty() {
                 break;
             }
             let body: heapless::Vec<u8, { 8 * BATCH }> = gone.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
-            departure.bulk.send(Message::Gone(&body)).await?;
-            gone.iter().for_each(|gfn| _ = departure.ram.remove(*gfn));
+            departure.connections.bulk.send(Message::Gone(&body)).await?;
         }
         departure.timer.yield_now().await;
-        first += count;
     }
     Ok(())
 }
 
-/// `left` becomes the dirty set: what the log says, and what was never sent, as far as it is RAM.
-fn settle_dirty<S: Source>(departure: &mut Departure<S>) {
-    let unsent = &mut departure.scratch;
-    unsent.copy_from(&departure.ram);
-    departure.sends.take_sent_from(unsent);
-    departure.left.copy_from(&departure.log);
-    departure.left.union_with(&departure.recent);
-    departure.left.union_with(unsent);
-    departure.left.intersect_with(&departure.ram);
-    departure.recent.intersect_with(&departure.left);
-    departure.ledger.summary.dirty_pages = departure.left.count();
-}
-
-/// Takes from the dirty set what must be at the target before the guest runs. What the log said is settled: there is its place.
-fn choose_urgent<S: Source>(departure: &mut Departure<S>) -> Result<PageSet, SessionError> {
-    let mut urgent = core::mem::take(&mut departure.log);
-    urgent.clear();
-    if departure.policy == Mode::Precopy {
-        core::mem::swap(&mut urgent, &mut departure.left);
-        return Ok(urgent);
+/// Takes from the dirty set what must be at the target before the guest runs, and what is likely to be touched first, as much as
+/// the link takes in a moment.
+fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<PageSet, SessionError> {
+    if departure.mode == Mode::Precopy {
+        return Ok(departure.pages.take_all());
     }
     let vcpus = departure.source.info()?.vcpus;
     let touched = departure.source.first_touched(first_touched(vcpus))?;
-    let ahead = (departure.rate * AHEAD_MS / 1000 / PAGE_SIZE as u64) as usize;
-    urgent.extend(departure.pinned.iter().chain(touched).filter(|gfn| departure.left.contains(*gfn)));
-    urgent.extend(departure.recent.iter().take(ahead));
-    departure.left.subtract(&urgent);
-    departure.recent.subtract(&urgent);
-    Ok(urgent)
+    let ahead = rate * AHEAD_MS / 1000 / PAGE_SIZE as u64;
+    Ok(departure.pages.take_urgent(touched, ahead as usize))
 }
 
 async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
-    let mut pages = urgent.iter();
-    loop {
-        let mut batch: Batch = pages.by_ref().take(BATCH).collect();
-        if batch.is_empty() {
-            return Ok(());
-        }
+    let mut rest = urgent.bound();
+    while let Some::<Batch>(mut batch) = urgent.next_batch(&mut rest) {
         if !departure.send(Cause::Urgent, &mut batch).await?.is_empty() {
             return Err(SessionError::Refused(Refusal::Unreadable));
         }
         verify::tell_sent(departure, &batch).await?;
     }
+    Ok(())
 }
 
 /// Waits for the target, and sends what it finds that it cannot arm.
@@ -242,8 +185,8 @@ async fn ready<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
     let inbox = departure.inbox.clone();
     loop {
         let timer = departure.timer.clone();
-        timer.wait_for(|| (inbox.ready.get() || !inbox.demands.borrow().is_empty()).then_some(())).await;
-        let Some(gfn) = inbox.demands.borrow_mut().pop_front() else { return Ok(()) };
+        timer.wait_for(|| (inbox.ready.get() || inbox.has_demands()).then_some(())).await;
+        let Some(gfn) = inbox.next_demand() else { return Ok(()) };
         dirty_copy::answer(departure, gfn).await?;
     }
 }

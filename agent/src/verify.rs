@@ -13,7 +13,7 @@ use crate::channel::Outlet;
 use crate::digest::{self, Digest, Kept};
 use crate::error::{PeerFault, Refusal, SessionError};
 use crate::platform::{Source, Target};
-use crate::source::{Batch, Departure};
+use crate::source::{Batch, Departure, Verify};
 use crate::target::Arrival;
 use crate::target::verifier::Verifier;
 use crate::tasks::MS;
@@ -28,56 +28,42 @@ type Told = heapless::Vec<(Gfn, Option<Digest>), BATCH>;
 
 /// Makes room for the digests of what follows in stage 3.
 pub(crate) fn begin<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    if departure.verify {
-        departure.told = Some(Kept::new(&departure.left, &mut departure.memory)?);
+    if let Verify::Yes = departure.verify {
+        departure.verify = Verify::Told(Kept::new(departure.pages.left(), &mut departure.memory)?);
     }
     Ok(())
 }
 
 /// Tells what pages hold that were just sent and are still in the batch.
 pub(crate) async fn tell_sent<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
-    if !departure.verify {
-        return Ok(());
-    }
+    let Verify::Told(_) = departure.verify else { return Ok(()) };
     let told = digests(gfns, &departure.batch);
     departure.ledger.summary.verified += told.len() as u64;
-    tell(&mut departure.bulk, &told).await
+    tell(&mut departure.connections.bulk, &told).await
 }
 
 /// Tells what all other pages hold: clean ones, and those that follow in stage 3.
 pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
-    if !departure.verify {
-        return Ok(());
-    }
+    let Verify::Told(_) = departure.verify else { return Ok(()) };
     let began = departure.timer.now();
-    let mut next = Gfn(0);
-    loop {
-        let rest = departure.ram.range(next, departure.frames).filter(|gfn| !urgent.contains(*gfn));
-        let mut batch: Batch = rest.take(BATCH).collect();
-        let Some(last) = batch.last() else { break };
-        next = Gfn(last.0 + 1);
+    departure.pages.find_others(urgent);
+    let mut rest = departure.pages.ram().bound();
+    while let Some(mut batch) = departure.pages.next_found(&mut rest) {
         let (_, unreadable) = departure.read(&mut batch)?;
         let told = digests(&batch, &departure.batch);
-        if let Some(kept) = &mut departure.told {
+        if let Verify::Told(kept) = &mut departure.verify {
             told.iter().for_each(|(gfn, digest)| _ = kept.set(*gfn, *digest));
         }
         departure.ledger.summary.verified += told.len() as u64;
-        tell(&mut departure.bulk, &told).await?;
+        tell(&mut departure.connections.bulk, &told).await?;
         // The guest gave them back in its last moment.
         spare(departure, &unreadable).await?;
         departure.timer.yield_now().await;
     }
     // Only backends can have written since the dirty log was taken.
-    let (source, written) = (&mut departure.source, &mut departure.scratch);
-    written.update(|words| source.peek(words))?;
-    written.intersect_with(&departure.ram);
-    written.subtract(&departure.left);
-    written.subtract(urgent);
-    let mut next = Gfn(0);
-    loop {
-        let batch: Batch = departure.scratch.range(next, departure.frames).take(BATCH).collect();
-        let Some(last) = batch.last() else { break };
-        next = Gfn(last.0 + 1);
+    departure.pages.find_written(&mut departure.source, urgent)?;
+    let mut rest = departure.pages.ram().bound();
+    while let Some(batch) = departure.pages.next_found(&mut rest) {
         spare(departure, &batch).await?;
     }
     departure.ledger.summary.verify_ms = departure.ledger.ms_since(began);
@@ -87,7 +73,7 @@ pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &
 async fn spare<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
     departure.ledger.summary.spared += gfns.len() as u64;
     let told: Told = gfns.iter().map(|gfn| (*gfn, None)).collect();
-    tell(&mut departure.bulk, &told).await
+    tell(&mut departure.connections.bulk, &told).await
 }
 
 /// Says which of the pages that are about to be sent, and are in the batch, are not what they were at the switch.
@@ -96,7 +82,7 @@ pub(crate) async fn tell_changed<S: Source>(
     cause: Cause,
     gfns: &Batch,
 ) -> Result<(), SessionError> {
-    let Some(kept) = &mut departure.told else { return Ok(()) };
+    let Verify::Told(kept) = &mut departure.verify else { return Ok(()) };
     let mut changed = digests(gfns, &departure.batch);
     changed.retain(|(gfn, digest)| kept.of(*gfn).is_some_and(|then| Some(then) != *digest));
     for (gfn, digest) in &mut changed {
@@ -105,7 +91,7 @@ pub(crate) async fn tell_changed<S: Source>(
         kept.set(*gfn, None);
     }
     departure.ledger.summary.spared += changed.len() as u64;
-    tell(departure.channel(cause), &changed).await
+    tell(departure.connections.of(cause), &changed).await
 }
 
 fn digests(gfns: &Batch, pages: &[Page]) -> Told {

@@ -17,6 +17,27 @@ pub type Page = [u8; PAGE_SIZE];
 #[repr(transparent)]
 pub struct Gfn(pub u64);
 
+/// Neighbouring frames: `first .. first + count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first of them.
+    pub first: Gfn,
+    /// How many there are.
+    pub count: u64,
+}
+
+impl Span {
+    /// The frames `first .. end`.
+    pub fn between(first: Gfn, end: Gfn) -> Self {
+        Self { first, count: end.0.saturating_sub(first.0) }
+    }
+
+    /// The frame behind the last.
+    pub fn end(self) -> Gfn {
+        Gfn(self.first.0.saturating_add(self.count))
+    }
+}
+
 /// A domain's number on its host (`domid_t` of Xen's `xen.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]

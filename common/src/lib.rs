@@ -15,7 +15,7 @@ mod line;
 mod page_set;
 pub mod stream;
 
-pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings};
+pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings, Span};
 pub use identity::{IdentityError, Keys};
 pub use key::PublicKey;
 pub use line::ParseError;

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::iter;
 
-use crate::guest::Gfn;
+use crate::guest::{BATCH, Gfn, Span};
 
 /// Frames of a block: those below one word of the second level.
 const BLOCK: u64 = 64 * 64;
@@ -46,7 +46,7 @@ impl PageSet {
         let above = lengths.map(|words| vec![0; words]);
         let mut set = Self { levels: iter::once(words).chain(above).collect(), frames };
         set.trim();
-        set.refresh(Gfn(0), frames);
+        set.refresh(set.bound());
         set
     }
 
@@ -58,6 +58,11 @@ impl PageSet {
     /// How many frames the set could hold.
     pub fn frames(&self) -> u64 {
         self.frames
+    }
+
+    /// Every frame that the set could hold.
+    pub fn bound(&self) -> Span {
+        Span { first: Gfn(0), count: self.frames }
     }
 
     /// Lets the set hold the frames below `frames`, if it could not before. It takes no more memory than a new one would:
@@ -190,14 +195,14 @@ impl PageSet {
 
     /// Lets `fill` set and clear bits; bits beyond the bound are dropped afterwards.
     pub fn update<T>(&mut self, fill: impl FnOnce(&mut [u64]) -> T) -> T {
-        self.update_part(Gfn(0), self.frames, fill)
+        self.update_part(self.bound(), fill)
     }
 
-    /// The same for who changes nothing outside `first .. first + count`.
-    pub fn update_part<T>(&mut self, first: Gfn, count: u64, fill: impl FnOnce(&mut [u64]) -> T) -> T {
+    /// The same for who changes nothing outside `span`.
+    pub fn update_part<T>(&mut self, span: Span, fill: impl FnOnce(&mut [u64]) -> T) -> T {
         let result = fill(&mut self.levels[0]);
         self.trim();
-        self.refresh(first, count);
+        self.refresh(span);
         result
     }
 
@@ -221,24 +226,37 @@ impl PageSet {
 
     /// Every frame of the set, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Gfn> + '_ {
-        self.range(Gfn(0), self.frames)
+        self.range(self.bound())
     }
 
-    /// Every frame of the set in `first .. first + count`, ascending.
-    pub fn range(&self, first: Gfn, count: u64) -> impl Iterator<Item = Gfn> + '_ {
-        let end = first.0.saturating_add(count);
-        let mut next = first;
+    /// Every frame of the set in `span`, ascending.
+    pub fn range(&self, span: Span) -> impl Iterator<Item = Gfn> + '_ {
+        let (mut next, end) = (span.first, span.end());
         iter::from_fn(move || {
-            let found = self.next_from(next).filter(|gfn| gfn.0 < end)?;
+            let found = self.next_from(next).filter(|gfn| *gfn < end)?;
             next = Gfn(found.0 + 1);
             Some(found)
         })
     }
 
-    /// The set in `first .. first + count` as runs of neighbours: first frame and length, ascending.
-    pub fn runs(&self, first: Gfn, count: u64) -> impl Iterator<Item = (Gfn, u64)> + '_ {
-        let end = first.0.saturating_add(count).min(self.frames);
-        let mut next = first;
+    /// The first frames of the set in `rest`, ascending and [`BATCH`] at most, which are taken from it; nothing if there are none.
+    pub fn next_batch<B: FromIterator<Gfn>>(&self, rest: &mut Span) -> Option<B> {
+        let (mut next, end) = (rest.first, rest.end());
+        let batch = self.range(*rest).take(BATCH).inspect(|gfn| next = Gfn(gfn.0 + 1)).collect();
+        let any = next != rest.first;
+        *rest = Span::between(next, end);
+        any.then_some(batch)
+    }
+
+    /// The first of the set's chunks of `size` frames that reaches `from` or lies behind it and holds anything.
+    pub fn next_chunk(&self, from: Gfn, size: u64) -> Option<Span> {
+        let first = Gfn(self.next_from(from)?.0 / size * size);
+        Some(Span { first, count: size.min(self.frames - first.0) })
+    }
+
+    /// The set in `span` as runs of neighbours, ascending.
+    pub fn runs(&self, span: Span) -> impl Iterator<Item = Span> + '_ {
+        let (mut next, end) = (span.first, span.end().0.min(self.frames));
         iter::from_fn(move || {
             let start = self.next_from(next).filter(|gfn| gfn.0 < end)?;
             let mut stop = start.0 + 1;
@@ -247,7 +265,7 @@ impl PageSet {
                 stop = if whole { (stop + 64).min(end) } else { stop + 1 };
             }
             next = Gfn(stop);
-            Some((start, stop - start.0))
+            Some(Span::between(start, next))
         })
     }
 
@@ -292,10 +310,10 @@ impl PageSet {
         self.refresh_block(start)
     }
 
-    /// Brings the levels above up to date after words of `first .. first + count` were changed.
-    fn refresh(&mut self, first: Gfn, count: u64) {
-        let end = first.0.saturating_add(count).min(self.frames);
-        let mut next = Gfn(first.0 / BLOCK * BLOCK);
+    /// Brings the levels above up to date after words of `span` were changed.
+    fn refresh(&mut self, span: Span) {
+        let end = span.end().0.min(self.frames);
+        let mut next = Gfn(span.first.0 / BLOCK * BLOCK);
         while next.0 < end {
             next = self.refresh_block((next.0 / 64) as usize);
         }

@@ -1,7 +1,7 @@
 //! What a peer's agent sends: headers, every message, datagrams. What is taken says the same when it is sent on.
 #![no_main]
 
-use common::{PageSet};
+use common::{PageSet, Span};
 use agent::wire::{CHUNK, Header, Message, Rescue, Set};
 use libfuzzer_sys::fuzz_target;
 
@@ -43,7 +43,7 @@ fn check_set(set: &Set<'_>) {
         pages.insert(gfn);
     }
     let mut again = Vec::new();
-    Set::emit(&pages, first, count, &mut again);
+    Set::emit(&pages, Span { first, count }, &mut again);
     let again = Set::parse(&again).expect("what was sent on");
     assert!(again.gfns().eq(set.gfns()));
 }

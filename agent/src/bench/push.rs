@@ -25,7 +25,7 @@ use crate::platform::{
     TargetHold, TargetMemory,
 };
 use crate::secure::{Link, Security};
-use crate::source::Departure;
+use crate::source::{Departure, Terms};
 use crate::tasks::Timer;
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
@@ -60,8 +60,9 @@ impl Leaver {
         let toolstack = Rc::new(Toolstack::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
-        let mut departure = Departure::new(&host, &toolstack, source, &info, Mode::Precopy, &called, memory);
-        departure.ram.update(|words| words.fill(u64::MAX));
+        let terms = Terms { mode: Mode::Precopy, verify: false, memory, seat: host.peers.seat_again(None) };
+        let mut departure = Departure::new(&host, &toolstack, source, &info, &called, terms);
+        departure.pages.forget();
         let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();
         Self { ends, clock, departure, inlet: Inlet::new(there, &[Kind::Pages]), dirty }
     }
@@ -69,10 +70,10 @@ impl Leaver {
     /// Pushes all that is dirty: how many pushes that takes, and for how many nanoseconds the source is at work.
     pub fn push(&mut self) -> (u64, u64) {
         let Self { ends, clock, departure, inlet, dirty } = self;
-        departure.left.extend(dirty.iter().copied());
+        departure.pages.put_back(dirty.iter().copied());
         let pushing = async {
             let (mut next, mut pushes) = (Gfn(0), 0);
-            while !departure.left.is_empty() {
+            while !departure.pages.left().is_empty() {
                 next = dirty_copy::push(departure, next, PUSH).await.expect("it is sent");
                 pushes += 1;
             }

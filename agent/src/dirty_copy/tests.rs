@@ -26,7 +26,7 @@ fn prepull_grows_while_neighbours_are_wanted_and_shrinks_when_not() {
     let mut gfn = 1000;
     for _ in 0..6 {
         let window = prepull.judge(Gfn(gfn));
-        prepull.remember((Gfn(gfn + 1), window));
+        prepull.remember(Span { first: Gfn(gfn + 1), count: window });
         gfn += window + 1;
     }
     assert_eq!(prepull.window, NEIGHBOURS);

@@ -21,7 +21,7 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{PEER_WAIT, SUSPEND_WAIT};
 use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
-use crate::source::{Committed, Departure, NOBODY, reserve, size_of};
+use crate::source::{Committed, Departure, NOBODY, Phase, Terms, reserve, size_of};
 use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};
 use crate::{full_copy, switchover};
@@ -75,13 +75,11 @@ async fn leave<P: Platform>(
     let session = invitation.session();
     let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
     let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer }.seal(host);
-    let mut departure = Departure::new(host, toolstack, source, &info, mode, &called, memory);
-    departure.note = note;
-    departure.verify = verify;
-    departure.seat = Some(seat);
+    let terms = Terms { mode, verify, memory, seat };
+    let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
     let outcome = {
-        let migration = pin!(migrate(host, &mut departure, &info, &frame));
+        let migration = pin!(migrate(host, &mut departure, &info, &frame, &note));
         let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
         let others = select3(listening.as_mut(), cancelled(&host.timer, toolstack), calls);
         match select(migration, others).await {
@@ -104,11 +102,11 @@ async fn leave<P: Platform>(
             retained::see_off(host, departure, claim, invitation, Contact::Open(listening), committed).await
         }
         Err(error) => {
-            let doubt = departure.switched;
+            let doubt = departure.inbox.phase.get() == Phase::Switched;
             let reason = give_back(&mut departure, &error).await;
             // The target may be ready and not know that it is over.
-            let told =
-                !doubt || host.timer.within(SECOND, departure.control.connection().finished()).await == Some(true);
+            let told = !doubt
+                || host.timer.within(SECOND, departure.connections.control.connection().finished()).await == Some(true);
             drop((departure, claim, listening));
             if !told {
                 epilogue::answer(host, invitation, Answer::Abort(reason)).await;
@@ -184,15 +182,18 @@ async fn migrate<P: Platform>(
     departure: &mut Departure<P::Source>,
     info: &GuestInfo,
     frame: &[u8],
+    note: &str,
 ) -> Result<Committed, SessionError> {
     departure.welcome(info, frame).await?;
     let inbox = departure.inbox.clone();
-    let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.built.get())).await;
+    let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.can_page.get())).await;
     let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;
     if !can_page || !info.hap {
-        departure.policy = Mode::Precopy;
+        departure.mode = Mode::Precopy;
     }
 
+    // From here on a dead agent leaves the guest other than it was.
+    departure.toolstack.note(note);
     let copied = full_copy::send(departure).await?;
     let prepared = switchover::leave(departure, copied).await?;
     super::commit(host, departure, prepared)
@@ -203,10 +204,10 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
     let (timer, toolstack) = (departure.timer.clone(), departure.toolstack.clone());
     let (mut cause, mut reason) = (error.cause(), error.to_string());
     if !matches!(error, SessionError::Told(_)) {
-        let _ = timer.within(SECOND, departure.control.send(Message::Abort(&reason))).await;
+        let _ = timer.within(SECOND, departure.connections.control.send(Message::Abort(&reason))).await;
     }
     // A suspend that is under way ends first: a guest that suspends afterwards would stay so.
-    if departure.asked && toolstack.suspended().is_none() {
+    if departure.inbox.phase.get() != Phase::Copying && toolstack.suspended().is_none() {
         let source = &mut departure.source;
         let suspended = timer.wait_for(|| {
             let over =

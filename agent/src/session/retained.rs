@@ -4,25 +4,23 @@ use alloc::rc::Rc;
 use alloc::string::ToString;
 use core::pin::pin;
 
+use common::Gfn;
 use common::control::{Mode, State};
-use common::{BATCH, Gfn, PageSet};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::note::Note;
-use crate::channel::Outlet;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError};
 use crate::host::budget::Want;
 use crate::host::claim::Claim;
 use crate::host::listener::{Called, Invitation};
 use crate::host::toolstack::{Complaint, Toolstack};
 use crate::host::{Host, turn};
-use crate::limits::{BULK_LOST, CONTROL_LOST, PEER_WAIT, XEN_RETRY};
-use crate::net::IN_FLIGHT_CONTROL;
+use crate::limits::{PEER_WAIT, XEN_RETRY};
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
-use crate::source::{Batch, Committed, Departure, Ending, Listening, answering, reserve, size_of};
+use crate::source::{Committed, Departure, Ending, Listening, Phase, Terms, reserve, size_of};
 use crate::tasks::SECOND;
-use crate::wire::{CHUNK, Purpose};
+use crate::wire::Purpose;
 use crate::{dirty_copy, platform};
 
 /// Pages that are left to be freed all at once, if nobody else is to be served: 4 GiB of a guest.
@@ -61,7 +59,10 @@ pub(super) async fn see_off<P: Platform>(
             Contact::Called(called) => match departure.welcome_back(host, &called).await {
                 Ok(listening) => Contact::Open(listening),
                 Err(SessionError::Refused(Refusal::Gone)) => break Ending::Lost,
-                Err(error) => departure.lose(&error),
+                Err(error) => {
+                    departure.lose(&error);
+                    Contact::Cut
+                }
             },
             Contact::Open(mut listening) => {
                 let served = {
@@ -71,7 +72,10 @@ pub(super) async fn see_off<P: Platform>(
                 match served {
                     Either3::Second(Ok(ending)) => break ending,
                     Either3::First(SessionError::Refused(Refusal::Gone)) => break Ending::Lost,
-                    Either3::First(error) | Either3::Second(Err(error)) => departure.lose(&error),
+                    Either3::First(error) | Either3::Second(Err(error)) => {
+                        departure.lose(&error);
+                        Contact::Cut
+                    }
                     Either3::Third(called) => {
                         departure.lose(&LinkError::Lost.into());
                         Contact::Called(called)
@@ -88,13 +92,13 @@ pub(super) async fn see_off<P: Platform>(
         }
         Ending::Revoked => over(departure.take_back(committed).await),
     };
-    let _ = host.timer.within(SECOND, departure.control.send(answer.message())).await;
+    let _ = host.timer.within(SECOND, departure.connections.control.send(answer.message())).await;
     if ending == Ending::Complete {
         departure.destroy(&claim).await;
     }
     departure.close(state);
-    departure.bulk.connection().abort();
-    let heard = host.timer.within(PEER_WAIT, departure.control.connection().finished()).await;
+    departure.connections.bulk.connection().abort();
+    let heard = host.timer.within(PEER_WAIT, departure.connections.control.connection().finished()).await;
     drop((departure, claim));
     if heard != Some(true) {
         epilogue::answer(host, invitation, answer).await;
@@ -135,13 +139,10 @@ pub(super) async fn adopt<P: Platform>(
             return Ok(());
         }
     };
-    let mut departure = Departure::new(host, toolstack, source, &info, Mode::Tsmc, &called, memory);
-    // What the target was told is forgotten. Whatever it misses was RAM at the switch.
-    departure.ram.update(|words| words.fill(u64::MAX));
-    departure.log = PageSet::default();
-    departure.inbox.committed.set(true);
-    departure.lost = true;
-    departure.seat = Some(seat);
+    let terms = Terms { mode: Mode::Tsmc, verify: false, memory, seat };
+    let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
+    departure.pages.forget();
+    departure.inbox.phase.set(Phase::Lost);
     see_off(host, departure, claim, invitation, Contact::Called(called), committed).await;
     Ok(())
 }
@@ -152,37 +153,6 @@ fn over(refusal: Refusal) -> (Answer, State) {
 }
 
 impl<S: Source> Departure<S> {
-    /// The agents have lost each other after the commit: the target will call again.
-    fn lose(&mut self, error: &SessionError) -> Contact {
-        [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
-        if !core::mem::replace(&mut self.lost, true) {
-            self.toolstack.state(State::Interrupted { reason: error.to_string() });
-        }
-        Contact::Cut
-    }
-
-    /// The target has called again: everything goes on, over its new connections.
-    async fn welcome_back<P: Platform>(&mut self, host: &Host<P>, called: &Called) -> Result<Listening, SessionError> {
-        self.earlier = self.bytes();
-        self.count_sealing();
-        self.control = Outlet::new(called.control.clone());
-        self.bulk = Outlet::new(called.bulk.clone());
-        self.rescue = answering(host, called);
-        called.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
-        self.set_patience(CONTROL_LOST, BULK_LOST);
-        self.recovers = true;
-        self.inbox.demands.borrow_mut().clear();
-        self.inbox.told.set(false);
-        {
-            let missing = &mut *self.inbox.missing.borrow_mut();
-            missing.grow(self.frames);
-            missing.clear();
-        }
-        let info = self.source.info()?;
-        self.welcome(&info, &[]).await?;
-        Ok(self.listen(called))
-    }
-
     /// Frees the guest's memory: the target has all of it.
     async fn destroy(&mut self, claim: &Claim) {
         if let Err(error) = self.free(claim).await {
@@ -207,25 +177,18 @@ impl<S: Source> Departure<S> {
     /// with all of its memory is one hypercall, and nobody is served for as long as that takes, nor any session begun; when
     /// nobody is to be served, it takes least.
     async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
-        let mut first = 0;
-        while first < self.frames {
-            let count = CHUNK.min(self.frames - first);
+        let mut next = Gfn(0);
+        while let Some(mut chunk) = self.pages.chunk(next) {
+            next = chunk.end();
             let few = self.source.info()?.pages <= AT_ONCE;
-            let (source, ram) = (&mut self.source, &mut self.scratch);
-            ram.update_part(Gfn(first), count, |words| source.find_ram(Gfn(first), count, words))?;
-            loop {
-                let batch: Batch = self.scratch.range(Gfn(first), count).take(BATCH).collect();
-                if batch.is_empty() {
-                    break;
-                }
+            self.pages.look(&mut self.source, chunk)?;
+            while let Some(batch) = self.pages.next_found(&mut chunk) {
                 if few && claim.is_only() {
                     return Ok(());
                 }
                 self.source.free(&batch)?;
-                batch.iter().for_each(|gfn| _ = self.scratch.remove(*gfn));
                 self.timer.yield_now().await;
             }
-            first += count;
         }
         Ok(())
     }

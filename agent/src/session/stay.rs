@@ -9,7 +9,7 @@ use core::future::Future;
 use core::pin::{Pin, pin};
 
 use common::control::State;
-use common::{Gfn, PageSet};
+use common::{Gfn, PageSet, Span};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing;
@@ -256,12 +256,11 @@ async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Re
     loop {
         let sending = {
             let absent = &arrival.sets.borrow().absent;
-            let Some(gfn) = absent.next_from(next) else { break };
-            let first = Gfn(gfn.0 / CHUNK * CHUNK);
-            next = Gfn(first.0 + CHUNK);
-            control.send_set(Kind::Missing, absent, first, CHUNK.min(absent.frames() - first.0))
+            let Some(chunk) = absent.next_chunk(next, CHUNK) else { break };
+            next = chunk.end();
+            control.send_set(Kind::Missing, absent, chunk)
         };
         sending.await?;
     }
-    control.send_set(Kind::Missing, &PageSet::default(), Gfn(0), 1).await
+    control.send_set(Kind::Missing, &PageSet::default(), Span { first: Gfn(0), count: 1 }).await
 }

@@ -4,7 +4,6 @@ use common::control::Mode;
 use common::{BATCH, PageMask};
 
 use super::{Batch, Departure, is_zero};
-use crate::channel::Outlet;
 use crate::error::{Refusal, SessionError};
 use crate::platform::Source;
 use crate::verify;
@@ -15,17 +14,15 @@ impl<S: Source> Departure<S> {
     /// pages that could not be read.
     pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
         let (zero, unreadable) = self.read(gfns)?;
-        for gfn in gfns.iter() {
-            if self.sends.count(*gfn) > 2 && self.policy != Mode::Precopy {
-                return Err(SessionError::Refused(Refusal::ThirdSend));
-            }
+        if self.pages.count_sends(gfns) > 2 && self.mode != Mode::Precopy {
+            return Err(SessionError::Refused(Refusal::ThirdSend));
         }
         if gfns.is_empty() {
             return Ok(unreadable);
         }
         let (sent, summary) = (gfns.len() as u64, &mut self.ledger.summary);
         summary.zero_pages += u64::from(zero.count_ones());
-        summary.most_sends = self.sends.most();
+        summary.most_sends = self.pages.most_sends();
         match cause {
             Cause::Copy => summary.stage1_pages += sent,
             Cause::Urgent => summary.stage2_pages += sent,
@@ -37,28 +34,16 @@ impl<S: Source> Departure<S> {
             Cause::Copy | Cause::Urgent | Cause::Demand => {}
         }
         verify::tell_changed(self, cause, gfns).await?;
-        let channel = match cause {
-            Cause::Demand | Cause::Prepull => &mut self.control,
-            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
-        };
-        let sending = channel.send_pages(cause, gfns, &self.batch, zero);
-        self.rescue.beside(&mut self.source, &self.ram, sending).await?;
+        let sending = self.connections.of(cause).send_pages(cause, gfns, &self.batch, zero);
+        self.answering.beside(&mut self.source, self.pages.ram(), sending).await?;
         Ok(unreadable)
-    }
-
-    /// Where pages go that are sent for `cause`.
-    pub(crate) fn channel(&mut self, cause: Cause) -> &mut Outlet {
-        match cause {
-            Cause::Demand | Cause::Prepull => &mut self.control,
-            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
-        }
     }
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
     pub(crate) async fn send_as_zeros(&mut self, cause: Cause, gfns: &Batch) -> Result<(), SessionError> {
         let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
-        let sending = self.bulk.send_pages(cause, gfns, &self.batch, zero);
-        self.rescue.beside(&mut self.source, &self.ram, sending).await
+        let sending = self.connections.of(cause).send_pages(cause, gfns, &self.batch, zero);
+        self.answering.beside(&mut self.source, self.pages.ram(), sending).await
     }
 
     /// Looks at pages that are not sent now, for those that must never be armed.
@@ -91,7 +76,7 @@ impl<S: Source> Departure<S> {
             if is_zero(&self.batch[kept]) {
                 zero |= 1 << kept;
             } else if self.source.is_pinned(&self.batch[kept]) {
-                self.pinned.insert(gfn);
+                self.pages.pin(gfn);
             }
             kept += 1;
         }

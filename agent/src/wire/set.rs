@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use common::{Gfn, PageSet};
+use common::{Gfn, PageSet, Span};
 
 use super::cursor::Cursor;
 use crate::error::WireError;
@@ -87,15 +87,15 @@ impl<'a> Set<'a> {
         self.count
     }
 
-    /// The members as runs: first frame and length, ascending.
-    pub fn runs(&self) -> impl Iterator<Item = (Gfn, u64)> + use<'a> {
+    /// The members as runs, ascending.
+    pub fn runs(&self) -> impl Iterator<Item = Span> + use<'a> {
         let first = self.first;
-        self.entries().map(move |(offset, length)| (Gfn(first + offset), length))
+        self.entries().map(move |(offset, count)| Span { first: Gfn(first + offset), count })
     }
 
     /// The members, ascending.
     pub fn gfns(&self) -> impl Iterator<Item = Gfn> + use<'a> {
-        self.runs().flat_map(|(gfn, length)| (gfn.0..gfn.0 + length).map(Gfn))
+        self.runs().flat_map(|run| (run.first.0..run.end().0).map(Gfn))
     }
 
     /// Offset and length of every entry; raw sets give runs of one.
@@ -114,13 +114,14 @@ impl<'a> Set<'a> {
         raw.chain(pairs).chain(singles)
     }
 
-    /// Appends the body for the frames `first .. first + count` of `set`.
-    pub fn emit(set: &PageSet, first: Gfn, count: u64, into: &mut Vec<u8>) {
-        let count = count.min(CHUNK);
+    /// Appends the body for the frames `span` of `set`, up to [`CHUNK`].
+    pub fn emit(set: &PageSet, span: Span, into: &mut Vec<u8>) {
+        let (first, count) = (span.first, span.count.min(CHUNK));
+        let span = Span { first, count };
         let (mut runs, mut members) = (0, 0);
-        for (_, length) in set.runs(first, count) {
+        for run in set.runs(span) {
             runs += 1;
-            members += length as usize;
+            members += run.count as usize;
         }
         let raw = count.div_ceil(8) as usize;
         let (form, _) = [(RAW, raw), (RUNS, runs * 4), (LIST, members * 2)]
@@ -133,16 +134,16 @@ impl<'a> Set<'a> {
         let offset = |gfn: Gfn| ((gfn.0 - first.0) as u16).to_le_bytes();
         match form {
             RUNS => {
-                for (gfn, length) in set.runs(first, count) {
-                    into.extend_from_slice(&offset(gfn));
-                    into.extend_from_slice(&((length - 1) as u16).to_le_bytes());
+                for run in set.runs(span) {
+                    into.extend_from_slice(&offset(run.first));
+                    into.extend_from_slice(&((run.count - 1) as u16).to_le_bytes());
                 }
             }
-            LIST => set.range(first, count).for_each(|gfn| into.extend_from_slice(&offset(gfn))),
+            LIST => set.range(span).for_each(|gfn| into.extend_from_slice(&offset(gfn))),
             _ => {
                 let start = into.len();
                 into.resize(start + raw, 0);
-                for gfn in set.range(first, count) {
+                for gfn in set.range(span) {
                     let bit = (gfn.0 - first.0) as usize;
                     into[start + bit / 8] |= 1 << (bit % 8);
                 }

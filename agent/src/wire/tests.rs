@@ -6,7 +6,7 @@ use super::*;
 use crate::digest::{Digest, ZERO_PAGE};
 use crate::error::WireError;
 use common::control::SessionToken;
-use common::{Content, Gfn, PageSet};
+use common::{Content, Gfn, PageSet, Span};
 use proptest::prelude::*;
 
 fn there_and_back(message: Message<'_>) {
@@ -54,12 +54,13 @@ proptest! {
         set.extend(singles.into_iter().map(Gfn));
         runs.iter().for_each(|(start, len)| set.extend((*start..start + len).map(Gfn)));
         let mut body = Vec::new();
-        Set::emit(&set, Gfn(first), count, &mut body);
+        let span = Span { first: Gfn(first), count };
+        Set::emit(&set, span, &mut body);
         prop_assert!(body.len() <= 16 + count.div_ceil(8) as usize);
         prop_assert!(body.len() <= Kind::Dirty.limit());
         let back = Set::parse(&body).unwrap();
         prop_assert_eq!((back.first(), back.count()), (Gfn(first), count));
-        prop_assert!(back.gfns().eq(set.range(Gfn(first), count)));
+        prop_assert!(back.gfns().eq(set.range(span)));
     }
 
     #[test]

@@ -79,7 +79,7 @@ proptest! {
         let pattern = |gfn: u64| bits.rotate_left(gfn as u32 / 7) >> (gfn % 64) & 1 == 1;
         expected.retain(|gfn| !range.contains(gfn));
         expected.extend(range.clone().filter(|gfn| pattern(*gfn)));
-        set.update_part(Gfn(first), count, |words| {
+        set.update_part(Span { first: Gfn(first), count }, |words| {
             for gfn in range {
                 let bit = 1 << (gfn % 64);
                 let word = &mut words[gfn as usize / 64];
@@ -97,10 +97,34 @@ proptest! {
         count in 0..20_000u64,
     ) {
         let set = set(frames, &a);
-        let runs: Vec<_> = set.runs(Gfn(first), count).collect();
-        let covered: BTreeSet<u64> = runs.iter().flat_map(|(gfn, len)| gfn.0..gfn.0 + len).collect();
+        let span = Span { first: Gfn(first), count };
+        let runs: Vec<Span> = set.runs(span).collect();
+        let covered: BTreeSet<u64> = runs.iter().flat_map(|run| run.first.0..run.end().0).collect();
         prop_assert_eq!(covered, a.range(first..first + count).copied().collect::<BTreeSet<_>>());
-        prop_assert!(runs.windows(2).all(|pair| pair[0].0.0 + pair[0].1 < pair[1].0.0));
+        prop_assert!(runs.windows(2).all(|pair| pair[0].end() < pair[1].first));
+    }
+
+    #[test]
+    fn batches_and_chunks_cover_the_set(
+        (frames, a) in frames().prop_flat_map(|frames| (Just(frames), members(frames))),
+        first in 0..300_000u64,
+        count in 0..20_000u64,
+        size in 1..5_000u64,
+    ) {
+        let set = set(frames, &a);
+        let (mut rest, mut covered) = (Span { first: Gfn(first), count }, Vec::new());
+        while let Some::<Vec<Gfn>>(batch) = set.next_batch(&mut rest) {
+            prop_assert!(batch.len() == BATCH || set.range(rest).next().is_none());
+            covered.extend(batch.iter().map(|gfn| gfn.0));
+        }
+        prop_assert!(covered.iter().copied().eq(a.range(first..first + count).copied()));
+        let (mut next, mut chunks) = (Gfn(0), BTreeSet::new());
+        while let Some(chunk) = set.next_chunk(next, size) {
+            prop_assert!(chunk.end().0 <= frames && (chunk.count == size || chunk.end().0 == frames));
+            chunks.insert(chunk.first.0);
+            next = chunk.end();
+        }
+        prop_assert_eq!(chunks, a.iter().map(|gfn| gfn / size * size).collect::<BTreeSet<_>>());
     }
 }
 

@@ -1,0 +1,59 @@
+//! The connections that a guest leaves over, one pair after the other.
+
+use crate::channel::Outlet;
+use crate::host::listener::Called;
+use crate::net::IN_FLIGHT_CONTROL;
+use crate::wire::Cause;
+
+/// Both connections to the target.
+pub(crate) struct Connections {
+    pub(crate) control: Outlet,
+    pub(crate) bulk: Outlet,
+    /// Bytes handed to earlier ones.
+    earlier: u64,
+}
+
+impl Connections {
+    /// Those of a target that has called, for how long it may say nothing, or take nothing.
+    pub(crate) fn new(called: &Called, control: u64, bulk: u64) -> Self {
+        let outlets =
+            Self { control: Outlet::new(called.control.clone()), bulk: Outlet::new(called.bulk.clone()), earlier: 0 };
+        outlets.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
+        outlets.set_patience(control, bulk);
+        outlets
+    }
+
+    /// Those that come after these.
+    pub(crate) fn again(&self, called: &Called, control: u64, bulk: u64) -> Self {
+        Self { earlier: self.bytes(), ..Self::new(called, control, bulk) }
+    }
+
+    /// How long the target may say nothing, or take nothing.
+    pub(crate) fn set_patience(&self, control: u64, bulk: u64) {
+        self.control.connection().set_patience(Some(control));
+        self.bulk.connection().set_patience(Some(bulk));
+    }
+
+    /// Where pages go that are sent for `cause`.
+    pub(crate) fn of(&mut self, cause: Cause) -> &mut Outlet {
+        match cause {
+            Cause::Demand | Cause::Prepull => &mut self.control,
+            Cause::Copy | Cause::Urgent | Cause::Push => &mut self.bulk,
+        }
+    }
+
+    /// Bytes handed to these and all earlier ones so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.earlier + self.control.connection().sent() + self.bulk.connection().sent()
+    }
+
+    /// Nanoseconds that sealing took since this was asked last.
+    pub(crate) fn take_sealing(&self) -> u64 {
+        self.control.take_sealing() + self.bulk.take_sealing()
+    }
+
+    /// They are of no more use.
+    pub(crate) fn abort(&self) {
+        [&self.control, &self.bulk].into_iter().for_each(|outlet| outlet.connection().abort());
+    }
+}
