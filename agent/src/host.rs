@@ -3,6 +3,7 @@
 pub(crate) mod budget;
 pub(crate) mod claim;
 pub(crate) mod listener;
+pub(crate) mod note;
 pub(crate) mod peers;
 pub(crate) mod toolstack;
 

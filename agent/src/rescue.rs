@@ -18,7 +18,7 @@ use embassy_futures::select::select;
 
 use crate::datagram::DatagramChannel;
 use crate::platform::Target;
-use crate::target::pages::Waiting;
+use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
 use crate::tasks::{MS, SECOND};
 use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
@@ -127,8 +127,8 @@ impl Asking {
         if self.is_deaf() {
             return self.next_probe;
         }
-        let late = arrival.tcp_is_late.get();
-        let first = arrival.waiting.borrow().iter().map(|wait| self.due_of(wait, late)).min();
+        let late = arrival.faults.tcp_is_late.get();
+        let first = arrival.faults.waiting().iter().map(|wait| self.due_of(wait, late)).min();
         first.map_or(self.next_probe, |due| due.max(self.next_round).min(self.next_probe))
     }
 
@@ -137,9 +137,9 @@ impl Asking {
         if self.is_deaf() || now < self.next_round {
             return;
         }
-        let mut waiting = arrival.waiting.borrow_mut();
+        let mut waiting = arrival.faults.waiting();
         self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn == partial.gfn));
-        let late = arrival.tcp_is_late.get();
+        let late = arrival.faults.tcp_is_late.get();
         let mut wanted = Vec::new();
         for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(RESCUED) {
             let have = self.partial.iter().find(|partial| partial.gfn == wait.gfn).map_or(0, |partial| partial.pieces);
@@ -174,7 +174,7 @@ impl Asking {
     }
 
     fn put_together<T: Target>(&mut self, arrival: &Arrival<T>, gfn: Gfn, index: usize, bytes: &[u8; PIECE]) {
-        if !arrival.waiting.borrow().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
+        if !arrival.faults.waiting().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
             return;
         }
         let place = match self.partial.iter().position(|partial| partial.gfn == gfn) {

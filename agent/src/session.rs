@@ -31,7 +31,7 @@
 //!
 //! From `Ready` on no broken connection ends a session. The target calls again until the source answers ([`stay`]); the
 //! source lets it in ([`departure`]), hears what is missing and goes on. What is still to be said when a session is over
-//! is said by [`epilogue`]; what an agent's next life must know stands in a [`note`].
+//! is said by [`epilogue`]; what an agent's next life must know stands in a [`note`](crate::host::note).
 //!
 //! [`SourceHold::retain`]: crate::platform::SourceHold::retain
 //! [`SourceHold::release`]: crate::platform::SourceHold::release
@@ -40,7 +40,6 @@ pub(crate) mod arrival;
 pub(crate) mod departure;
 pub(crate) mod dialing;
 mod epilogue;
-pub(crate) mod note;
 mod retained;
 mod stay;
 
@@ -51,13 +50,13 @@ use common::control::{Request, State};
 
 use crate::error::{Refusal, SessionError};
 use crate::host::Host;
+use crate::host::note::{Note, Role};
+use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::limits::{BULK_LOST, CONTROL_LOST, LET_GO};
 use crate::platform::Platform;
 use crate::source::{Committed, Departure, Phase};
 use crate::switchover::Prepared;
-use dialing::Callee;
-use note::{Note, Role};
 
 /// Serves one request from beginning to end.
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, toolstack: Rc<Toolstack>, request: Request) {

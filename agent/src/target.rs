@@ -1,6 +1,8 @@
 //! A guest that arrives, at its target: what is known of it and of its pages, and the connections that it comes over. The stages
 //! and the session work on it.
 
+mod connections;
+pub(crate) mod faults;
 pub(crate) mod pages;
 pub(crate) mod verifier;
 
@@ -17,16 +19,19 @@ use crate::datagram;
 use crate::error::{LinkError, SessionError};
 use crate::host::Host;
 use crate::host::budget::Reservation;
+use crate::host::note::{Note, Role};
+use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{BULK_LOST, CONTROL_LOST};
+use crate::net::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
-use crate::session::dialing::{BULK, CONTROL, Callee};
-use crate::session::note::{Note, Role};
 use crate::tasks::{SECOND, Timer};
 use crate::wire::{Demanded, Kind, Message};
-use pages::{Sets, Waiting};
+use connections::Connections;
+use faults::Faults;
+use pages::Sets;
 use verifier::Verifier;
 
 /// What a source may say on each.
@@ -34,13 +39,16 @@ pub(crate) const CONTROLS: [Kind; 6] =
     [Kind::Welcome, Kind::Pages, Kind::Commit, Kind::Abort, Kind::Complete, Kind::Digests];
 pub(crate) const BULKS: [Kind; 8] =
     [Kind::Ram, Kind::Gone, Kind::Pages, Kind::Hints, Kind::Dirty, Kind::Digests, Kind::State, Kind::Switch];
+/// It is told much and sends little.
+pub(crate) const CONTROL_BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
+pub(crate) const BULK_BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// Pages asked for in one datagram, and pages that may be here in part.
 pub(crate) const RESCUED: usize = 16;
 /// What an arrival takes besides its page sets: connections, a message of each, the machine state.
 const _: () = assert!(
     cost::ARRIVAL
-        == CONTROL.size()
-            + BULK.size()
+        == CONTROL_BUFFERS.size()
+            + BULK_BUFFERS.size()
             + Kind::Pages.limit()
             + 2 * Kind::State.limit()
             + datagram::MEMORY
@@ -56,11 +64,7 @@ pub(crate) struct Arrival<T> {
     pub(crate) session: SessionToken,
     pub(crate) uuid: [u8; 16],
     pub(crate) notes: RefCell<Notes>,
-    lines: RefCell<Option<Lines>>,
-    /// Bytes received on earlier connections.
-    earlier: Cell<u64>,
-    /// The agents have lost each other after the commit.
-    lost: Cell<bool>,
+    connections: Connections,
     pub(crate) can_page: bool,
     pub(crate) sets: RefCell<Sets>,
     pub(crate) ledger: RefCell<Ledger>,
@@ -71,21 +75,8 @@ pub(crate) struct Arrival<T> {
     pub(crate) phase: Cell<Phase>,
     /// The guest has been seen to run here.
     pub(crate) ran: Cell<bool>,
-    /// The guest may run.
-    pub(crate) released: Cell<bool>,
-    /// Pages that somebody waits for.
-    pub(crate) waiting: RefCell<Vec<Waiting>>,
-    /// Those of them that the source has not been told of.
-    pub(crate) unsaid: RefCell<Vec<Demanded>>,
-    /// A datagram brought a page before TCP did, and TCP has brought none since.
-    pub(crate) tcp_is_late: Cell<bool>,
+    pub(crate) faults: Faults,
     pub(crate) memory: RefCell<Reservation>,
-}
-
-/// The connections, as long as they last.
-struct Lines {
-    control: Rc<SharedOutlet>,
-    links: [Link; 2],
 }
 
 /// What a later life of the agent must know, in doubt and later.
@@ -110,6 +101,10 @@ pub(crate) enum Phase {
     InDoubt,
     /// It has committed.
     Committed,
+    /// The guest may run.
+    Released,
+    /// It may, and the agents have lost each other.
+    Interrupted,
     /// Nothing is missing, or wanted any more.
     Over,
 }
@@ -132,38 +127,32 @@ impl<T: Target> Arrival<T> {
             target: RefCell::new(target),
             toolstack: toolstack.clone(),
             timer: host.timer.clone(),
-            callee: Callee { address: note.peer, key: note.key },
+            callee: note.callee(),
             session: note.session,
             uuid: note.uuid,
             notes: RefCell::new(Notes::new(host, note)),
-            lines: RefCell::default(),
-            earlier: Cell::new(0),
-            lost: Cell::new(false),
+            connections: Connections::default(),
             sets: RefCell::new(sets),
             ledger: RefCell::new(ledger),
             verifier: RefCell::default(),
             state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
             ran: Cell::new(false),
-            released: Cell::new(false),
-            waiting: RefCell::default(),
-            unsaid: RefCell::default(),
-            tcp_is_late: Cell::new(false),
+            faults: Faults::default(),
             memory: RefCell::new(memory),
         }
     }
 
     /// Sends on the control connection.
     pub(crate) async fn say(&self, message: Message<'_>) -> Result<(), SessionError> {
-        let control = self.lines.borrow().as_ref().map(|lines| lines.control.clone());
-        control.ok_or(LinkError::Lost)?.send(message).await
+        self.connections.control().ok_or(LinkError::Lost)?.send(message).await
     }
 
     /// Goes on over these connections, control and bulk.
     pub(crate) fn attach(&self, links: [Link; 2]) {
-        let control = Rc::new(SharedOutlet::new(links[0].clone()));
-        *self.lines.borrow_mut() = Some(Lines { control, links });
-        if self.lost.replace(false) {
+        self.connections.open(links);
+        if self.phase.get() == Phase::Interrupted {
+            self.phase.set(Phase::Released);
             self.ledger.borrow_mut().summary.recoveries += 1;
             self.toolstack.state(State::Running);
         }
@@ -171,22 +160,20 @@ impl<T: Target> Arrival<T> {
 
     /// The connections are of no more use.
     pub(crate) fn lose(&self, error: &SessionError) {
-        if let Some(lines) = self.lines.take() {
-            lines.links.iter().for_each(|link| link.connection().abort());
-            self.earlier.set(self.earlier.get() + received(&lines));
-            self.count_opening(&lines);
-        }
+        self.count_opening();
+        self.connections.close();
         // What the source says of the end matters more than that it was lost.
         let told = matches!(error, SessionError::Told(_));
-        if self.released.get() && (!self.lost.replace(true) || told) {
+        let phase = self.phase.get();
+        if phase == Phase::Released || told && phase == Phase::Interrupted {
+            self.phase.set(Phase::Interrupted);
             self.toolstack.state(State::Interrupted { reason: error.to_string() });
         }
     }
 
     /// Tells the source why it is over.
     pub(crate) async fn abort(&self, error: SessionError) -> SessionError {
-        let control = self.lines.borrow().as_ref().map(|lines| lines.control.clone());
-        match control {
+        match self.connections.control() {
             Some(control) => abort(&self.timer, &control, error).await,
             None => error,
         }
@@ -200,16 +187,13 @@ impl<T: Target> Arrival<T> {
 
     /// Whether the guest may run.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.phase.get(), Phase::Committed | Phase::Over)
+        !matches!(self.phase.get(), Phase::Filling | Phase::InDoubt)
     }
 
     /// From here on the source may commit; neither silence nor a broken connection says whether it did.
     pub(crate) async fn enter_doubt(&self) {
         self.phase.set(Phase::InDoubt);
-        if let Some(Lines { links: [control, bulk], .. }) = &*self.lines.borrow() {
-            control.connection().set_patience(Some(CONTROL_LOST));
-            bulk.connection().set_patience(Some(BULK_LOST));
-        }
+        self.connections.set_patience(CONTROL_LOST, BULK_LOST);
         self.toolstack.note(&self.notes.borrow().ready);
         self.toolstack.state(State::Ready);
         // The toolstack gets the note before the source hears anything.
@@ -218,15 +202,11 @@ impl<T: Target> Arrival<T> {
 
     /// Begins a stage, unless it has begun.
     pub(crate) fn begin(&self, stage: Stage) {
-        let bytes = self.bytes();
+        let bytes = self.connections.bytes();
         let ledger = &mut *self.ledger.borrow_mut();
         if !ledger.is_in(stage) {
             ledger.begin(stage, bytes);
         }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.earlier.get() + self.lines.borrow().as_ref().map_or(0, received)
     }
 
     /// Says how far the stage is.
@@ -237,25 +217,20 @@ impl<T: Target> Arrival<T> {
             1 => (summary.stage1_pages.min(summary.pages), summary.pages),
             _ => (summary.stage3_pages, summary.stage3_pages + sets.missing),
         };
-        let bytes = ledger.stage_bytes(self.bytes());
-        let faults = ledger.waits.count() + self.waiting.borrow().len() as u64;
+        let bytes = ledger.stage_bytes(self.connections.bytes());
+        let faults = ledger.waits.count() + self.faults.waiting().len() as u64;
         self.toolstack.progress(Progress { stage, done, total, bytes, faults, ..Progress::default() });
     }
 
-    fn count_opening(&self, lines: &Lines) {
-        self.ledger.borrow_mut().steps.open += lines.links.iter().map(|link| link.take_spent()[1]).sum::<u64>();
+    fn count_opening(&self) {
+        self.ledger.borrow_mut().steps.open += self.connections.take_opening();
     }
 
     pub(crate) fn close(&self, state: State) {
-        let bytes = self.bytes();
-        self.lines.borrow().iter().for_each(|lines| self.count_opening(lines));
-        self.toolstack.summary(&self.ledger.borrow_mut().close(bytes));
+        self.count_opening();
+        self.toolstack.summary(&self.ledger.borrow_mut().close(self.connections.bytes()));
         self.toolstack.state(state);
     }
-}
-
-fn received(lines: &Lines) -> u64 {
-    lines.links.iter().map(|link| link.connection().received()).sum()
 }
 
 /// Tells the source why it is over.

@@ -4,6 +4,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::net::SocketAddrV4;
 
 use common::PublicKey;
 
@@ -13,6 +14,14 @@ use crate::platform::ARRIVALS;
 pub(crate) const AT_ONCE: usize = ARRIVALS;
 /// Those of them that one agent may have.
 const EACH: usize = 4;
+
+/// The agent that is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Callee {
+    pub(crate) address: SocketAddrV4,
+    /// Its key; nothing if its connections are plain.
+    pub(crate) key: Option<PublicKey>,
+}
 
 /// The agents at the other ends of sessions.
 #[derive(Clone, Default)]

@@ -7,14 +7,15 @@ use common::control::{SessionToken, Size, State};
 use common::{Backends, DomId, Hold, Rings, cost};
 use embassy_futures::select::{Either, Either3, select, select3};
 
-use super::dialing::{self, Callee};
+use super::dialing;
 use super::epilogue;
-use super::note::{Note, Role};
 use super::stay::{self, Contact};
 use crate::channel::{Inlet, SharedOutlet};
 use crate::datagram::End;
 use crate::error::{PeerFault, Refusal, SessionError, Wait};
 use crate::host::budget::{Reservation, Want};
+use crate::host::note::{Note, Role};
+use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
@@ -130,7 +131,7 @@ pub(super) async fn adopt<P: Platform>(
     let mut memory = turn(host, toolstack, Want::to_arrive(size, note.key).again()).await?;
     memory.add(cost::arrival(&size))?;
     let (hold, phase) = match note.role {
-        Role::Running => (Hold::Released, Phase::Committed),
+        Role::Running => (Hold::Released, Phase::Released),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
     };
     let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold, note.frames);
@@ -139,7 +140,6 @@ pub(super) async fn adopt<P: Platform>(
     let arrival = Arrival::new(host, toolstack, target, note, Sets::adopted(absent), pages, memory);
     arrival.phase.set(phase);
     if hold == Hold::Released {
-        arrival.released.set(true);
         toolstack.note(&arrival.notes.borrow().running);
         arrival.lose(&SessionError::Refused(Refusal::Restarted));
     } else {
@@ -148,7 +148,7 @@ pub(super) async fn adopt<P: Platform>(
     }
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
     drop((arrival, claim));
-    epilogue::report(host, Callee { address: note.peer, key: note.key }, note.session, unheard).await;
+    epilogue::report(host, note.callee(), note.session, unheard).await;
     Ok(())
 }
 

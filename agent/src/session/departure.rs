@@ -10,13 +10,13 @@ use common::control::{Cause, Mode, SessionToken, Size, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
-use super::note::{Note, Role};
 use super::retained::{self, Contact};
 use crate::channel::Outlet;
 use crate::config::Config;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError, Wait};
 use crate::host::budget::Want;
 use crate::host::listener::{Called, Invitation};
+use crate::host::note::{Note, Role};
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{PEER_WAIT, SUSPEND_WAIT};

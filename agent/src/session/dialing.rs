@@ -1,36 +1,25 @@
 //! The target's agent calls the source's.
 
 use core::convert::Infallible;
-use core::net::SocketAddrV4;
 
-use common::PublicKey;
 use common::control::SessionToken;
 
 use crate::channel::SharedOutlet;
 use crate::error::{LinkError, Refusal, SessionError};
 use crate::host::Host;
+use crate::host::peers::Callee;
 use crate::limits::{PEER_WAIT, POSTPONE_EVERY, REDIAL_AFTER};
-use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
+use crate::net::{Buffers, Connection};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, Preamble, Security, SessionName};
+use crate::target::{BULK_BUFFERS, CONTROL_BUFFERS};
 use crate::wire::{Channel, Hello, Message, Purpose};
 
-/// The target is told much and sends little.
-pub(crate) const CONTROL: Buffers = Buffers { receive: IN_FLIGHT_CONTROL + SPARE, send: 32 << 10 };
-pub(crate) const BULK: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: 4 << 10 };
 /// A call that only says that another will come.
 const SHORT: Buffers = Buffers { receive: 1 << 10, send: 1 << 10 };
 /// How often to call when calls are turned away: the other agent drops callers that it has no room for.
 const TURNS: usize = 5;
-
-/// The agent that is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Callee {
-    pub(crate) address: SocketAddrV4,
-    /// Its key; nothing if its connections are plain.
-    pub(crate) key: Option<PublicKey>,
-}
 
 /// Opens both connections of a session, control and bulk, and says who calls. Tries again for a while.
 pub(crate) async fn dial<P: Platform>(
@@ -65,9 +54,9 @@ pub(super) async fn both<P: Platform>(
     session: SessionToken,
     purpose: Purpose,
 ) -> Result<[Link; 2], SessionError> {
-    let control = one(host, callee, Channel::Control, session, CONTROL).await?;
+    let control = one(host, callee, Channel::Control, session, CONTROL_BUFFERS).await?;
     introduce(&control, Channel::Control, session, purpose, [0; 32]).await?;
-    let bulk = one(host, callee, Channel::Bulk, session, BULK).await?;
+    let bulk = one(host, callee, Channel::Bulk, session, BULK_BUFFERS).await?;
     introduce(&bulk, Channel::Bulk, session, purpose, control.binding()).await?;
     Ok([control, bulk])
 }

@@ -9,11 +9,11 @@ use common::control::{Mode, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
-use super::note::Note;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError};
 use crate::host::budget::Want;
 use crate::host::claim::Claim;
 use crate::host::listener::{Called, Invitation};
+use crate::host::note::Note;
 use crate::host::toolstack::{Complaint, Toolstack};
 use crate::host::{Host, turn};
 use crate::limits::{PEER_WAIT, XEN_RETRY};

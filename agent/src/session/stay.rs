@@ -130,10 +130,10 @@ async fn live<T: Target>(arrival: &Arrival<T>) -> End {
 /// From the commit until nothing is missing.
 async fn run<T: Target>(arrival: &Arrival<T>) {
     let timer = &arrival.timer;
-    if !arrival.released.get() {
+    if matches!(arrival.phase.get(), Phase::InDoubt | Phase::Committed) {
         timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
         insist(arrival, T::release).await;
-        arrival.released.set(true);
+        arrival.phase.set(Phase::Released);
         arrival.toolstack.note(&arrival.notes.borrow().running);
         arrival.toolstack.state(State::Running);
     }
@@ -193,7 +193,7 @@ async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), S
             (Phase::Over, Message::Pages(_) | Message::Digests(_) | Message::Commit) => {}
             (_, Message::Pages(pages)) if pages.cause() != Cause::Push => {
                 arrival.place_for_good(&pages).await?;
-                arrival.tcp_is_late.set(false);
+                arrival.faults.tcp_is_late.set(false);
                 arrival.report(3);
             }
             (_, Message::Digests(digests)) => verify::take(arrival, &digests)?,
@@ -222,7 +222,7 @@ async fn call_again<'a, P: Platform>(
     let said = say_missing(arrival, Outlet::new(control.clone()));
     tail::minding(links, arrival.timer.clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
-    arrival.forget_demands();
+    arrival.faults.forget_demands();
     let channel =
         host.datagram_port.open(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
     let listening = listen(arrival, [control, bulk.clone()], inlet);

@@ -38,17 +38,6 @@ impl Sets {
     }
 }
 
-/// Somebody waits for a page.
-pub(crate) struct Waiting {
-    pub(crate) gfn: Gfn,
-    pub(crate) since: u64,
-    /// A backend does, which gives up in the end.
-    first: bool,
-    /// How often it was asked for by datagram, and when for the last time.
-    pub(crate) asks: u32,
-    pub(crate) asked: Option<u64>,
-}
-
 impl<T: Target> Arrival<T> {
     /// Lets the sets reach the frames below `frames`, if that is within the budget.
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
@@ -110,7 +99,7 @@ impl<T: Target> Arrival<T> {
                 verify::check_rescued(self, gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;
-                self.tcp_is_late.set(true);
+                self.faults.tcp_is_late.set(true);
                 self.timer.nudge();
             }
             Ok(_) => {}
@@ -134,14 +123,6 @@ impl<T: Target> Arrival<T> {
             complaint.about(&self.toolstack.id, error);
             self.timer.sleep(PAGE_RETRY).await;
         }
-    }
-
-    /// After the agents lost each other: whatever somebody waits for is to be demanded again.
-    pub(crate) fn forget_demands(&self) {
-        let mut waiting = self.waiting.borrow_mut();
-        waiting.iter_mut().for_each(|wait| (wait.asks, wait.asked) = (0, None));
-        *self.unsaid.borrow_mut() = waiting.iter().map(|wait| Demanded { gfn: wait.gfn, first: wait.first }).collect();
-        self.tcp_is_late.set(false);
     }
 
     /// Gives frames back that are RAM no more, before the guest runs here.
@@ -175,9 +156,7 @@ impl<T: Target> Arrival<T> {
         if sets.absent.remove(gfn) {
             sets.missing -= 1;
         }
-        let mut waiting = self.waiting.borrow_mut();
-        if let Some(place) = waiting.iter().position(|wait| wait.gfn == gfn) {
-            let Waiting { since, .. } = waiting.swap_remove(place);
+        if let Some(since) = self.faults.end(gfn) {
             self.ledger.borrow_mut().waits.add((now - since) / 1000);
             self.timer.hurry();
         }
@@ -203,19 +182,13 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn note_fault(&self, fault: Fault) {
         let (gfn, sets) = (fault.gfn, &mut *self.sets.borrow_mut());
         if sets.absent.contains(gfn) && sets.requested.insert(gfn) {
-            let first = !fault.vcpu_waits;
-            self.waiting.borrow_mut().push(Waiting { gfn, since: self.timer.now(), first, asks: 0, asked: None });
-            self.unsaid.borrow_mut().push(Demanded { gfn, first });
+            self.faults.begin(gfn, !fault.vcpu_waits, self.timer.now());
         }
     }
 
-    /// The next pages to demand, those first that backends wait for.
+    /// The next pages to demand.
     pub(crate) fn take_unsaid(&self) -> heapless::Vec<Demanded, BATCH> {
-        let mut unsaid = self.unsaid.borrow_mut();
-        unsaid.retain(|demanded| self.sets.borrow().requested.contains(demanded.gfn));
-        unsaid.sort_by_key(|demanded| !demanded.first);
-        let count = unsaid.len().min(BATCH);
-        unsaid.drain(..count).collect()
+        self.faults.take_unsaid(&self.sets.borrow().requested)
     }
 
     /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.

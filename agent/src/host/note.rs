@@ -13,8 +13,9 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use common::control::SessionToken;
 use common::{DomId, PublicKey, hex};
 
+use super::Host;
+use super::peers::Callee;
 use crate::error::{Refusal, SessionError, WireError};
-use crate::host::Host;
 use crate::platform::Platform;
 use crate::secure::Security;
 use crate::secure::record::{Cipher, TAG};
@@ -67,6 +68,11 @@ impl Note {
         let tag = Cipher::new(&host.config.security.note_key(salt)).seal(0, salt, body);
         bytes.extend_from_slice(&tag);
         format!("{}", hex::Shown(&bytes))
+    }
+
+    /// The source's agent, at the target.
+    pub(crate) fn callee(&self) -> Callee {
+        Callee { address: self.peer, key: self.key }
     }
 
     /// Reads what [`Note::seal`] gave.
