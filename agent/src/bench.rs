@@ -15,7 +15,6 @@ use core::task::Poll;
 
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask, PublicKey};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
-use smoltcp::time::Instant;
 
 use crate::channel::{Inlet, Outlet};
 use crate::command_line::AgentOptions;
@@ -24,7 +23,7 @@ use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};
 use crate::source::{Batch, is_zero};
-use crate::tasks::{Timer, poll_once};
+use crate::tasks::{Instant, Timer, poll_once};
 use crate::wire::{Cause, Kind, Message};
 
 /// The longest packet that netback takes.
@@ -200,12 +199,12 @@ impl End {
         let line = format!("ip=10.0.0.{number}/24 port=7");
         let options = AgentOptions::parse(&line).expect("a command line");
         let config = options.config([2, 0, 0, 0, 0, number], 0, Security::Plain);
-        let net = Net::new(&config, &mut cable, u64::from(number), 0);
+        let net = Net::new(&config, &mut cable, u64::from(number), Instant::default());
         Self { net: Rc::new(RefCell::new(net)), cable }
     }
 
     fn poll(&mut self) {
-        self.net.borrow_mut().poll(&mut self.cable, 0);
+        self.net.borrow_mut().poll(&mut self.cable, Instant::default());
     }
 }
 
@@ -249,12 +248,12 @@ impl Device for Cable {
     type RxToken<'a> = Received;
     type TxToken<'a> = Sending;
 
-    fn receive(&mut self, _: Instant) -> Option<(Received, Sending)> {
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Received, Sending)> {
         let packet = self.into.borrow_mut().queue.pop_front()?;
         Some((Received(self.into.clone(), packet), Sending(self.out.clone())))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Sending> {
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Sending> {
         Some(Sending(self.out.clone()))
     }
 

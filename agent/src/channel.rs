@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::time::Duration;
 
 use common::{Gfn, Page, PageMask, PageSet, Span};
 
@@ -73,9 +74,9 @@ impl Outlet {
         self.link.connection()
     }
 
-    /// Nanoseconds that sealing took since this was asked last.
-    pub(crate) fn take_sealing(&self) -> u64 {
-        self.link.take_spent()[0]
+    /// What sealing took since this was asked last.
+    pub(crate) fn take_sealing(&self) -> Duration {
+        self.link.take_spent().seal
     }
 
     /// Sends a message that carries neither sets nor pages.
@@ -190,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::secure::record::MAX_PAYLOAD;
-    use crate::tasks::{SECOND, poll_once};
+    use crate::tasks::poll_once;
     use crate::testing::Pair;
 
     #[test]
@@ -239,11 +240,11 @@ mod tests {
     #[test]
     fn a_peer_that_takes_nothing_is_given_up_in_time() {
         let (pair, [here, _there]) = Pair::plain();
-        here.connection().set_patience(Some(30 * SECOND));
+        here.connection().set_patience(Some(Duration::from_secs(30)));
         let mut outlet = Outlet::new(here);
         let mut sending = Box::pin(outlet.send(Message::State(&[1; 5000])));
         for (now, ends) in [(1, false), (29, false), (31, true)] {
-            pair.clock.set(now * SECOND);
+            pair.clock.set(now * 1_000_000_000);
             assert_eq!(poll_once(&mut sending).is_ready(), ends, "{now}");
         }
     }

@@ -7,6 +7,7 @@
 
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::time::Duration;
 
 use common::control::{Progress, State};
 use common::{BATCH, Gfn, PAGE_SIZE, Span};
@@ -23,13 +24,14 @@ use crate::platform::{Source, Target};
 use crate::rescue;
 use crate::source::{Batch, Committed, Departure, Phase};
 use crate::target::Arrival;
-use crate::tasks::MS;
+use crate::tasks::Instant;
 use crate::verify;
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
 /// the most.
-const BACKLOG: (usize, usize) = (FEW * PAGE_SIZE, IN_FLIGHT_BULK);
+const LEAST_BACKLOG: usize = FEW * PAGE_SIZE;
+const MOST_BACKLOG: usize = IN_FLIGHT_BULK;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
@@ -199,48 +201,55 @@ fn report<S: Source>(departure: &Departure<S>, total: u64) {
 /// 3.4.2: a single one may be late for any reason.)
 struct Pace {
     allowed: usize,
-    least_ns: u64,
-    lately: heapless::HistoryBuf<u64, LATELY>,
-    /// The end of something pushed, in bytes since the connection began, and when.
-    mark: Option<(u64, u64)>,
+    least: Duration,
+    lately: heapless::HistoryBuf<Duration, LATELY>,
+    pushed: Option<Pushed>,
     /// Somebody has waited for a page: the guest runs.
     contended: bool,
+}
+
+/// Something that was pushed.
+#[derive(Clone, Copy)]
+struct Pushed {
+    /// Where it ends, in bytes since the connection began.
+    end: u64,
+    at: Instant,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
-            allowed: BACKLOG.0,
-            least_ns: u64::MAX,
+            allowed: LEAST_BACKLOG,
+            least: Duration::MAX,
             lately: heapless::HistoryBuf::new(),
-            mark: None,
+            pushed: None,
             contended: false,
         }
     }
 }
 
 impl Pace {
-    fn pushed(&mut self, sent: u64, now: u64) {
+    fn pushed(&mut self, sent: u64, now: Instant) {
         if self.contended {
-            self.mark.get_or_insert((sent, now));
+            self.pushed.get_or_insert(Pushed { end: sent, at: now });
         }
     }
 
     /// Bytes that may be on their way, now that `delivered` have arrived.
-    fn allowed(&mut self, delivered: u64, now: u64) -> usize {
+    fn allowed(&mut self, delivered: u64, now: Instant) -> usize {
         if !self.contended {
-            return BACKLOG.1;
+            return MOST_BACKLOG;
         }
-        if let Some((end, then)) = self.mark
+        if let Some(Pushed { end, at }) = self.pushed
             && delivered >= end
         {
-            self.mark = None;
-            self.lately.write(now - then);
+            self.pushed = None;
+            self.lately.write(now - at);
             let soonest = self.lately.iter().copied().min().unwrap_or_default();
-            self.least_ns = self.least_ns.min(soonest);
-            let queues = soonest > self.least_ns / 2 * 3 + MS;
+            self.least = self.least.min(soonest);
+            let queues = soonest > self.least / 2 * 3 + Duration::from_millis(1);
             let next = if queues { self.allowed / 4 * 3 } else { self.allowed + FEW * PAGE_SIZE / 2 };
-            self.allowed = next.clamp(BACKLOG.0, BACKLOG.1);
+            self.allowed = next.clamp(LEAST_BACKLOG, MOST_BACKLOG);
         }
         self.allowed
     }

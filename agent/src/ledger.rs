@@ -1,9 +1,11 @@
 //! What is counted on the way: sends of each page, times of each stage, waits for each fault.
 
+use core::time::Duration;
+
 use common::control::Summary;
 use common::{Gfn, PageSet};
 
-use crate::tasks::{MS, Timer};
+use crate::tasks::{Instant, Timer, ms, ns, rate};
 
 /// How often each page was sent: a counter of three bits per page, one set per bit.
 pub(crate) struct Sends {
@@ -71,17 +73,17 @@ pub(crate) enum Stage {
     DirtyCopy,
 }
 
-/// What each step of the path of pages took, in nanoseconds. The rest is the network's, or waiting.
+/// What each step of the path of pages took. The rest is the network's, or waiting.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Steps {
-    pub(crate) ask: u64,
-    pub(crate) read: u64,
-    pub(crate) scan: u64,
-    pub(crate) seal: u64,
-    pub(crate) open: u64,
-    pub(crate) populate: u64,
-    pub(crate) write: u64,
-    pub(crate) arm: u64,
+    pub(crate) ask: Duration,
+    pub(crate) read: Duration,
+    pub(crate) scan: Duration,
+    pub(crate) seal: Duration,
+    pub(crate) open: Duration,
+    pub(crate) populate: Duration,
+    pub(crate) write: Duration,
+    pub(crate) arm: Duration,
 }
 
 /// The figures of one session, as they grow.
@@ -90,8 +92,17 @@ pub(crate) struct Ledger {
     pub(crate) steps: Steps,
     pub(crate) waits: Waits,
     timer: Timer,
-    began: u64,
-    stage: Option<(Stage, u64, u64)>,
+    began: Instant,
+    running: Option<Running>,
+}
+
+/// The stage that runs.
+#[derive(Clone, Copy)]
+struct Running {
+    stage: Stage,
+    since: Instant,
+    /// What the connections had moved by then.
+    bytes: u64,
 }
 
 impl Ledger {
@@ -103,7 +114,7 @@ impl Ledger {
             waits: Waits::default(),
             timer,
             began,
-            stage: None,
+            running: None,
         }
     }
 
@@ -113,29 +124,28 @@ impl Ledger {
         if stage == Stage::FullCopy {
             self.began = self.timer.now();
         }
-        self.stage = Some((stage, self.timer.now(), bytes));
+        self.running = Some(Running { stage, since: self.timer.now(), bytes });
     }
 
     /// Whether `stage` runs.
     pub(crate) fn is_in(&self, stage: Stage) -> bool {
-        self.stage.is_some_and(|(running, _, _)| running == stage)
+        self.running.is_some_and(|running| running.stage == stage)
     }
 
     /// Bytes moved in the stage that runs, when `bytes` have been moved in all.
     pub(crate) fn stage_bytes(&self, bytes: u64) -> u64 {
-        self.stage.map_or(0, |(_, _, before)| bytes.saturating_sub(before))
+        self.running.map_or(0, |running| bytes.saturating_sub(running.bytes))
     }
 
     /// Bytes per second since the stage began.
     pub(crate) fn rate(&self, bytes: u64) -> u64 {
-        let Some((_, since, before)) = self.stage else { return 0 };
-        let elapsed_us = ((self.timer.now() - since) / 1000).max(1);
-        bytes.saturating_sub(before).saturating_mul(1_000_000) / elapsed_us
+        let Some(Running { since, bytes: before, .. }) = self.running else { return 0 };
+        rate(bytes.saturating_sub(before), self.timer.now() - since)
     }
 
     /// Milliseconds since `then`.
-    pub(crate) fn ms_since(&self, then: u64) -> u64 {
-        (self.timer.now() - then) / MS
+    pub(crate) fn ms_since(&self, then: Instant) -> u64 {
+        ms(self.timer.now() - then)
     }
 
     /// Ends everything and gives the figures.
@@ -147,7 +157,7 @@ impl Ledger {
             &mut self.summary;
         let source = [(ask_ms, ask), (read_ms, read), (scan_ms, scan), (seal_ms, seal)];
         let target = [(open_ms, open), (populate_ms, populate), (write_ms, write), (arm_ms, arm)];
-        source.into_iter().chain(target).for_each(|(ms, spent)| *ms = spent / MS);
+        source.into_iter().chain(target).for_each(|(milliseconds, spent)| *milliseconds = ms(spent));
         self.summary.faults = self.waits.count();
         self.summary.fault_p50_us = self.waits.percentile(50);
         self.summary.fault_p99_us = self.waits.percentile(99);
@@ -156,15 +166,15 @@ impl Ledger {
     }
 
     fn end_stage(&mut self, bytes: u64) {
-        let Some((stage, since, before)) = self.stage.take() else { return };
+        let Some(Running { stage, since, bytes: before }) = self.running.take() else { return };
         let (elapsed, moved) = (self.ms_since(since), bytes.saturating_sub(before));
         let summary = &mut self.summary;
-        let (ms, total) = match stage {
+        let (took, total) = match stage {
             Stage::FullCopy => (&mut summary.stage1_ms, &mut summary.stage1_bytes),
             Stage::Switchover => (&mut summary.stage2_ms, &mut summary.stage2_bytes),
             Stage::DirtyCopy => (&mut summary.stage3_ms, &mut summary.stage3_bytes),
         };
-        *ms = elapsed;
+        *took = elapsed;
         *total = moved;
     }
 }
@@ -187,7 +197,11 @@ impl Default for Waits {
 
 impl Waits {
     /// Counts one wait.
-    pub(crate) fn add(&mut self, wait_us: u64) {
+    pub(crate) fn add(&mut self, wait: Duration) {
+        self.add_us(ns(wait) / 1000);
+    }
+
+    fn add_us(&mut self, wait_us: u64) {
         let bucket = Self::bucket(wait_us).min(BUCKETS - 1);
         self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
         self.max_us = self.max_us.max(wait_us);
@@ -252,14 +266,14 @@ mod tests {
     #[test]
     fn percentiles_are_exact_to_an_eighth() {
         let mut waits = Waits::default();
-        (1..=1000).for_each(|wait| waits.add(wait * 10));
+        (1..=1000).for_each(|wait| waits.add_us(wait * 10));
         assert_eq!(waits.count(), 1000);
         for (percent, exact) in [(1, 100), (50, 5000), (99, 9900), (100, 10000)] {
             let found = waits.percentile(percent);
             assert!(found >= exact && found <= exact + exact / 8, "{percent}: {found}");
         }
         assert_eq!(Waits::default().percentile(50), 0);
-        waits.add(u64::MAX);
+        waits.add_us(u64::MAX);
         assert_eq!(waits.max_us, u64::MAX);
     }
 }

@@ -53,6 +53,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use common::control::{AgentStatus, Size};
 use common::cost;
@@ -79,7 +80,7 @@ const SMALL: usize = 1 << 20;
 /// What no session may have. How large smoltcp's own structures are, the compiler decides.
 const _: () = assert!(cost::FIXED >= listener::MEMORY + net::MEMORY + SMALL);
 /// How soon to look again when the network device takes no more for now.
-const DEVICE_FULL: u64 = 500_000;
+const DEVICE_FULL: Duration = Duration::from_micros(500);
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +193,7 @@ where
         let net = self.host.net.borrow_mut().poll_at(now).map(|at| if at <= now { now + DEVICE_FULL } else { at });
         match net.into_iter().chain(timer.take_earliest()).min() {
             Some(at) if at <= now => Wake::Now,
-            Some(at) => Wake::At(at),
+            Some(at) => Wake::At(at.ns()),
             None => Wake::OnEvent,
         }
     }

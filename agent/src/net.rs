@@ -16,10 +16,10 @@ use smoltcp::iface::{Config as InterfaceConfig, Interface, PollIngressSingleResu
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::phy::Device;
 use smoltcp::socket::{Socket, dhcpv4, tcp, udp};
-use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::config::{Address, Config};
+use crate::tasks::Instant;
 pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use ingress_filter::IngressFilter;
 use loopback::{Loopback, Looped};
@@ -53,12 +53,12 @@ pub(crate) struct Net {
     /// The MTU is the operator's word, which goes before the network's.
     told_mtu: bool,
     next_port: u16,
-    lingering: Vec<(SocketHandle, u64)>,
+    lingering: Vec<(SocketHandle, Instant)>,
 }
 
 impl Net {
     /// Brings the interface up. `seed` makes sequence numbers and ports hard to guess.
-    pub(crate) fn new<D: Device + ?Sized>(config: &Config, device: &mut D, seed: u64, now: u64) -> Self {
+    pub(crate) fn new<D: Device + ?Sized>(config: &Config, device: &mut D, seed: u64, now: Instant) -> Self {
         let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
         let mut settings = InterfaceConfig::new(mac);
         settings.random_seed = seed;
@@ -94,7 +94,7 @@ impl Net {
     }
 
     /// Takes packets in and sends what the sockets have; whether anything happened.
-    pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: u64) -> bool {
+    pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> bool {
         let time = instant(now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
         let device = &mut IngressFilter { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
@@ -127,9 +127,9 @@ impl Net {
     }
 
     /// When to poll again even if no packet comes.
-    pub(crate) fn poll_at(&mut self, now: u64) -> Option<u64> {
+    pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         let at = self.interface.poll_at(instant(now), &self.sockets)?;
-        Some(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000))
+        Some(Instant::from_ns(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)))
     }
 
     /// This agent's address, once it has one.
@@ -202,7 +202,7 @@ impl Net {
 
     /// Keeps a socket that was given up until it has said all it had to say. There is memory for so many: one more ends the
     /// oldest.
-    fn linger(&mut self, handle: SocketHandle, deadline: u64) {
+    fn linger(&mut self, handle: SocketHandle, deadline: Instant) {
         if self.lingering.len() >= LINGERING {
             let (oldest, _) = self.lingering.remove(0);
             self.sockets.remove(oldest);
@@ -211,7 +211,7 @@ impl Net {
     }
 
     /// Removes sockets that were given up and have said all they had to say.
-    fn remove_closed(&mut self, now: u64) {
+    fn remove_closed(&mut self, now: Instant) {
         let sockets = &mut self.sockets;
         self.lingering.retain(|(handle, deadline)| {
             let socket = sockets.get_mut::<tcp::Socket>(*handle);
@@ -262,6 +262,7 @@ fn set_address(interface: &mut Interface, address: Option<Ipv4Cidr>, gateway: Op
     }
 }
 
-fn instant(now: u64) -> Instant {
-    Instant::from_micros((now / 1000) as i64)
+/// smoltcp counts in microseconds.
+fn instant(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros((now.ns() / 1000) as i64)
 }

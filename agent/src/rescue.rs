@@ -12,6 +12,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::convert::Infallible;
+use core::time::Duration;
 
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
@@ -20,19 +21,22 @@ use crate::datagram::DatagramChannel;
 use crate::platform::Target;
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
-use crate::tasks::{MS, SECOND};
+use crate::tasks::{Instant, ns};
 use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
 
 /// What the way is taken to be before it has been measured.
-const FIRST_GUESS: u64 = 10 * MS;
+const FIRST_GUESS: Duration = Duration::from_millis(10);
 /// How often it is measured, and how often while nothing has come back.
-const PROBE_EVERY: u64 = 20 * MS;
-const PROBE_AGAIN: u64 = 10 * MS;
+const PROBE_EVERY: Duration = Duration::from_millis(20);
+const PROBE_AGAIN: Duration = Duration::from_millis(10);
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
-const PROBE_SELDOM: u64 = SECOND;
+const PROBE_SELDOM: Duration = Duration::from_secs(1);
 /// The longest time between two requests for a page.
-const LONGEST_PAUSE: u64 = 200 * MS;
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// What an echo takes at most, for all we know.
+const LONGEST_ECHO: Duration = Duration::from_secs(1);
+
 /// Asks for pages that are late. Never ends.
 pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> Infallible {
     let timer = &arrival.timer;
@@ -50,12 +54,12 @@ pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramC
 
 struct Asking {
     /// The round trip, smoothed.
-    rtt: Option<u64>,
+    rtt: Option<Duration>,
     /// The shortest: what it is when nothing queues.
-    least: u64,
+    least: Duration,
     unanswered: u32,
-    next_probe: u64,
-    next_round: u64,
+    next_probe: Instant,
+    next_round: Instant,
     partial: heapless::Vec<Partial, RESCUED>,
 }
 
@@ -67,7 +71,7 @@ struct Partial {
 }
 
 impl Asking {
-    fn new(now: u64) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             rtt: None,
             least: FIRST_GUESS,
@@ -78,7 +82,7 @@ impl Asking {
         }
     }
 
-    fn round_trip(&self) -> u64 {
+    fn round_trip(&self) -> Duration {
         self.rtt.unwrap_or(FIRST_GUESS)
     }
 
@@ -87,11 +91,11 @@ impl Asking {
         self.rtt.is_none() && self.unanswered >= PROBES
     }
 
-    fn probe(&mut self, channel: &mut DatagramChannel, now: u64) {
+    fn probe(&mut self, channel: &mut DatagramChannel, now: Instant) {
         if now < self.next_probe {
             return;
         }
-        channel.send(&Rescue::Probe(now));
+        channel.send(&Rescue::Probe(now.ns()));
         self.unanswered = self.unanswered.saturating_add(1);
         if self.unanswered == PROBES && self.rtt.is_none() {
             log::warn!(
@@ -109,21 +113,21 @@ impl Asking {
 
     /// When a page is to be asked for: the first time after a wait that TCP needs only when something was lost. Once
     /// TCP has been late it is not waited for, until it brings a page again.
-    fn due_of(&self, wait: &Waiting, tcp_is_late: bool) -> u64 {
+    fn due_of(&self, wait: &Waiting, tcp_is_late: bool) -> Instant {
         let rtt = self.round_trip();
         match wait.asked {
             None if tcp_is_late => wait.since,
-            None => wait.since + 2 * rtt + 2 * MS,
+            None => wait.since + rtt * 2 + Duration::from_millis(2),
             Some(asked) => {
                 // Four at this pace, then ever more seldom.
-                let pause = (2 * self.least + 2 * MS) << (wait.asks / 4).min(8);
-                asked + pause.min(LONGEST_PAUSE.max(2 * rtt))
+                let pause = (self.least * 2 + Duration::from_millis(2)) * (1 << (wait.asks / 4).min(8));
+                asked + pause.min(LONGEST_PAUSE.max(rtt * 2))
             }
         }
     }
 
     /// When there is something to do.
-    fn due<T: Target>(&self, arrival: &Arrival<T>) -> u64 {
+    fn due<T: Target>(&self, arrival: &Arrival<T>) -> Instant {
         if self.is_deaf() {
             return self.next_probe;
         }
@@ -133,7 +137,7 @@ impl Asking {
     }
 
     /// Asks for those pages that are late.
-    fn request<T: Target>(&mut self, arrival: &Arrival<T>, channel: &mut DatagramChannel, now: u64) {
+    fn request<T: Target>(&mut self, arrival: &Arrival<T>, channel: &mut DatagramChannel, now: Instant) {
         if self.is_deaf() || now < self.next_round {
             return;
         }
@@ -152,19 +156,19 @@ impl Asking {
             channel.send(&Rescue::Ask(&wanted));
             self.next_probe = now;
             self.probe(channel, now);
-            self.next_round = now + MS;
+            self.next_round = now + Duration::from_millis(1);
         }
     }
 
     fn take<T: Target>(&mut self, arrival: &Arrival<T>, rescue: &Rescue<'_>) {
         match *rescue {
             Rescue::Echo(stamp) => {
-                let took = arrival.timer.now().saturating_sub(stamp).clamp(1, SECOND);
-                let rtt = self.rtt.map_or(took, |rtt| (3 * rtt + took) / 4);
+                let took = (arrival.timer.now() - Instant::from_ns(stamp)).clamp(Duration::from_nanos(1), LONGEST_ECHO);
+                let rtt = self.rtt.map_or(took, |rtt| (rtt * 3 + took) / 4);
                 self.rtt = Some(rtt);
                 self.least = self.least.min(took);
                 self.unanswered = 0;
-                arrival.ledger.borrow_mut().summary.rescue_rtt_us = rtt / 1000;
+                arrival.ledger.borrow_mut().summary.rescue_rtt_us = ns(rtt) / 1000;
             }
             Rescue::Zero(gfn) => arrival.place_rescued(gfn, Content::Zero),
             Rescue::Piece { gfn, index, bytes } => self.put_together(arrival, gfn, index, bytes),

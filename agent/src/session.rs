@@ -53,7 +53,7 @@ use crate::host::Host;
 use crate::host::note::{Note, Role};
 use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
-use crate::limits::{BULK_LOST, CONTROL_LOST, LET_GO};
+use crate::limits::{COMMITTED, LET_GO};
 use crate::platform::Platform;
 use crate::source::{Committed, Departure, Phase};
 use crate::switchover::Prepared;
@@ -116,6 +116,6 @@ pub(crate) fn commit<P: Platform>(
     let committed = Committed::retain(&mut departure.source)?;
     departure.inbox.phase.set(Phase::Committed);
     departure.toolstack.state(State::Committed);
-    departure.connections.set_patience(CONTROL_LOST, BULK_LOST);
+    departure.connections.set_patience(COMMITTED);
     Ok(committed)
 }

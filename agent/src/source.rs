@@ -28,10 +28,10 @@ use crate::host::listener::{self, Called};
 use crate::host::peers::Seat;
 use crate::host::toolstack::{Complaint, Toolstack};
 use crate::ledger::Ledger;
-use crate::limits::{BULK_LOST, BULK_WAIT, CONTROL_LOST, PAUSE_GRACE, PEER_WAIT};
+use crate::limits::{COMMITTED, PAUSE_GRACE, UNCOMMITTED};
 use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
-use crate::tasks::Timer;
+use crate::tasks::{Instant, Timer};
 use crate::wire::{Kind, Message, Welcome};
 use crate::{datagram, platform, tail};
 use answering::Answering;
@@ -78,7 +78,7 @@ pub(crate) struct Departure<S> {
     pub(crate) memory: Reservation,
     _seat: Seat,
     /// When it was first seen that somebody has paused the guest.
-    paused_since: Option<u64>,
+    paused_since: Option<Instant>,
 }
 
 /// What was asked for, and what there is for it.
@@ -150,7 +150,7 @@ impl<S: Source> Departure<S> {
             toolstack: toolstack.clone(),
             complaint: Complaint::default(),
             timer: host.timer.clone(),
-            connections: Connections::new(called, PEER_WAIT, BULK_WAIT),
+            connections: Connections::new(called, UNCOMMITTED),
             answering: answering(host, called),
             inbox: Rc::default(),
             ledger,
@@ -204,7 +204,7 @@ impl<S: Source> Departure<S> {
         called: &Called,
     ) -> Result<Listening, SessionError> {
         self.count_sealing();
-        self.connections = self.connections.again(called, CONTROL_LOST, BULK_LOST);
+        self.connections = self.connections.again(called, COMMITTED);
         self.answering = answering(host, called);
         self.inbox.recover(self.pages.frames());
         let info = self.source.info()?;

@@ -18,6 +18,7 @@ use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
 use crate::source::{Batch, Departure, Phase};
 use crate::target::Arrival;
+use crate::tasks::Instant;
 use crate::verify;
 use crate::wire::{Cause, Demanded, Kind, Message, Set};
 
@@ -107,10 +108,9 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
 }
 
 /// Waits until the toolstack, too, says that the guest has suspended: as long as it has not, it may still resume it.
-async fn confirmed<S: Source>(departure: &Departure<S>, deadline: u64) -> Result<(), SessionError> {
+async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Result<(), SessionError> {
     let (timer, toolstack) = (&departure.timer, &departure.toolstack);
-    let left = deadline.saturating_sub(timer.now());
-    match timer.within(left, timer.wait_for(|| toolstack.suspended())).await {
+    match timer.within(deadline - timer.now(), timer.wait_for(|| toolstack.suspended())).await {
         Some(true) => Ok(()),
         Some(false) => Err(SessionError::Refused(Refusal::NotSuspended)),
         None => Err(SessionError::TimedOut(Wait::Suspend)),

@@ -6,18 +6,19 @@
 //! these make TCP send it again; if it was not, they cost next to nothing.
 
 use core::convert::Infallible;
+use core::time::Duration;
 
 use embassy_futures::select::{Either3, select3};
 
 use crate::channel::SharedOutlet;
 use crate::secure::Link;
-use crate::tasks::{MS, SECOND, Timer};
+use crate::tasks::Timer;
 use crate::wire::Message;
 
 /// What an acknowledgement takes, before one has come.
-const FIRST_GUESS: u64 = 10 * MS;
+const FIRST_GUESS: Duration = Duration::from_millis(10);
 /// What it takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
-const LONGEST_GUESS: u64 = 100 * MS;
+const LONGEST_GUESS: Duration = Duration::from_millis(100);
 /// Three acknowledgements that repeat the last one are a proof to TCP that something was lost. The first after it may not
 /// count, because it tells of new room as well.
 const NUDGES: usize = 4;
@@ -26,7 +27,7 @@ const ROUNDS: u32 = 6;
 /// So many of the largest packets, acknowledged at once, are a proof that these arrive: small ones hardly come to so much.
 const PROOF: u64 = 4;
 /// How often to look after that whether what is lost again and again is too large.
-const LOOK: u64 = SECOND;
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Does `work`, and minds meanwhile the end of what is sent on both links of a session.
 pub(crate) async fn minding<T>(links: [Link; 2], timer: Timer, work: impl Future<Output = T>) -> T {
@@ -41,7 +42,7 @@ pub(crate) async fn minding<T>(links: [Link; 2], timer: Timer, work: impl Future
 async fn mind(link: &Link, timer: &Timer) -> Infallible {
     let connection = link.connection();
     let outlet = SharedOutlet::new(link.clone());
-    let mut usual = None;
+    let mut usual: Option<Duration> = None;
     // The largest packets that have arrived. Where they are too slow later, the link or the peer is, not their size.
     let mut proven = 0;
     loop {
@@ -50,7 +51,11 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
         let (mut seen, mut round, mut nudged) = (connection.delivered(), 0, false);
         let mut stuck = None;
         while connection.backlog() > 0 && connection.delivered() < end {
-            let pause = if round < ROUNDS { (2 * usual.unwrap_or(FIRST_GUESS) + 2 * MS) << round } else { LOOK };
+            let pause = if round < ROUNDS {
+                (usual.unwrap_or(FIRST_GUESS) * 2 + Duration::from_millis(2)) * (1 << round)
+            } else {
+                LOOK
+            };
             let progress = timer.wait_for(|| (connection.delivered() > seen).then_some(()));
             if timer.within(pause, progress).await.is_some() {
                 let acknowledged = connection.delivered() - seen;

@@ -23,11 +23,11 @@ use crate::host::note::{Note, Role};
 use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::ledger::{Ledger, Stage};
-use crate::limits::{BULK_LOST, CONTROL_LOST};
+use crate::limits::{COMMITTED, LAST_WORD};
 use crate::net::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
-use crate::tasks::{SECOND, Timer};
+use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message};
 use connections::Connections;
 use faults::Faults;
@@ -193,7 +193,7 @@ impl<T: Target> Arrival<T> {
     /// From here on the source may commit; neither silence nor a broken connection says whether it did.
     pub(crate) async fn enter_doubt(&self) {
         self.phase.set(Phase::InDoubt);
-        self.connections.set_patience(CONTROL_LOST, BULK_LOST);
+        self.connections.set_patience(COMMITTED);
         self.toolstack.note(&self.notes.borrow().ready);
         self.toolstack.state(State::Ready);
         // The toolstack gets the note before the source hears anything.
@@ -237,7 +237,7 @@ impl<T: Target> Arrival<T> {
 pub(crate) async fn abort(timer: &Timer, control: &SharedOutlet, error: SessionError) -> SessionError {
     if !matches!(error, SessionError::Told(_)) {
         let reason = error.to_string();
-        let _ = timer.within(SECOND, control.send(Message::Abort(&reason))).await;
+        let _ = timer.within(LAST_WORD, control.send(Message::Abort(&reason))).await;
     }
     error
 }

@@ -9,13 +9,58 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::future::{Future, poll_fn};
+use core::ops::{Add, Sub};
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
+use core::time::Duration;
 
-/// One second, in the unit of all times here.
-pub(crate) const SECOND: u64 = 1_000_000_000;
-/// One millisecond.
-pub(crate) const MS: u64 = 1_000_000;
+/// A time of the machine's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Instant {
+    ns: u64,
+}
+
+impl Instant {
+    pub(crate) const fn from_ns(ns: u64) -> Self {
+        Self { ns }
+    }
+
+    pub(crate) const fn ns(self) -> u64 {
+        self.ns
+    }
+}
+
+impl Add<Duration> for Instant {
+    type Output = Self;
+
+    fn add(self, span: Duration) -> Self {
+        Self { ns: self.ns.saturating_add(ns(span)) }
+    }
+}
+
+impl Sub for Instant {
+    type Output = Duration;
+
+    /// How long after `then` it is; nothing if it is before.
+    fn sub(self, then: Self) -> Duration {
+        Duration::from_nanos(self.ns.saturating_sub(then.ns))
+    }
+}
+
+/// A span in nanoseconds: of centuries, the longest that there are.
+pub(crate) const fn ns(span: Duration) -> u64 {
+    span.as_secs() * 1_000_000_000 + span.subsec_nanos() as u64
+}
+
+/// The same in milliseconds.
+pub(crate) const fn ms(span: Duration) -> u64 {
+    ns(span) / 1_000_000
+}
+
+/// How many of `count` that is a second.
+pub(crate) fn rate(count: u64, took: Duration) -> u64 {
+    count.saturating_mul(1_000_000) / (ns(took) / 1000).max(1)
+}
 
 /// Something that runs beside others until it is done.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -26,7 +71,7 @@ pub(crate) struct Timer(Rc<Inner>);
 
 struct Inner {
     clock: Box<dyn Fn() -> u64>,
-    earliest: Cell<Option<u64>>,
+    earliest: Cell<Option<Instant>>,
     again: Cell<bool>,
     hurry: Cell<bool>,
 }
@@ -42,13 +87,12 @@ impl Timer {
         }))
     }
 
-    /// Nanoseconds now.
-    pub(crate) fn now(&self) -> u64 {
-        (self.0.clock)()
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_ns((self.0.clock)())
     }
 
-    /// Does `work`, and adds the nanoseconds that it took to `spent`.
-    pub(crate) fn spend<T>(&self, spent: &mut u64, work: impl FnOnce() -> T) -> T {
+    /// Does `work`, and adds to `spent` what it took.
+    pub(crate) fn spend<T>(&self, spent: &mut Duration, work: impl FnOnce() -> T) -> T {
         let begun = self.now();
         let done = work();
         *spent += self.now() - begun;
@@ -76,12 +120,12 @@ impl Timer {
     }
 
     /// The earliest time that somebody waits for, as of the last turn.
-    pub(crate) fn take_earliest(&self) -> Option<u64> {
+    pub(crate) fn take_earliest(&self) -> Option<Instant> {
         self.0.earliest.take()
     }
 
     /// Waits until `time`.
-    pub(crate) async fn sleep_until(&self, time: u64) {
+    pub(crate) async fn sleep_until(&self, time: Instant) {
         poll_fn(|_| {
             if self.now() >= time {
                 return Poll::Ready(());
@@ -93,8 +137,8 @@ impl Timer {
         .await;
     }
 
-    /// Waits for `duration` nanoseconds.
-    pub(crate) async fn sleep(&self, duration: u64) {
+    /// Waits for so long.
+    pub(crate) async fn sleep(&self, duration: Duration) {
         self.sleep_until(self.now() + duration).await;
     }
 
@@ -116,8 +160,8 @@ impl Timer {
         poll_fn(|_| ready().map_or(Poll::Pending, Poll::Ready)).await
     }
 
-    /// What `future` gives, unless `duration` nanoseconds pass first.
-    pub(crate) async fn within<T>(&self, duration: u64, future: impl Future<Output = T>) -> Option<T> {
+    /// What `future` gives, unless `duration` passes first.
+    pub(crate) async fn within<T>(&self, duration: Duration, future: impl Future<Output = T>) -> Option<T> {
         let deadline = self.now() + duration;
         match embassy_futures::select::select(future, self.sleep_until(deadline)).await {
             embassy_futures::select::Either::First(value) => Some(value),

@@ -17,7 +17,7 @@ use crate::command_line::AgentOptions;
 use crate::net::{Buffers, Connection, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Identity, Link, Preamble, Security, public_key};
-use crate::tasks::{Timer, poll_once};
+use crate::tasks::{Instant, Timer, poll_once};
 
 /// Less than a long message.
 pub(crate) const SMALL: Buffers = Buffers { receive: 256, send: 256 };
@@ -37,7 +37,7 @@ impl Pair {
         let mut device = Loopback::new(Medium::Ethernet);
         let mac = [2, 0, 0, 0, 0, 1];
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config(mac, 0, Security::Plain);
-        let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, 0)));
+        let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, Instant::default())));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();
         Self { net, device, timer: Timer::new(move || time.get()), clock }
@@ -66,7 +66,7 @@ impl Pair {
             if let Poll::Ready(value) = poll_once(&mut future) {
                 return value;
             }
-            self.net.borrow_mut().poll(&mut self.device, self.clock.get());
+            self.net.borrow_mut().poll(&mut self.device, self.timer.now());
         }
         panic!("it does not end");
     }

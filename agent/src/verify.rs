@@ -16,7 +16,7 @@ use crate::platform::{Source, Target};
 use crate::source::{Batch, Departure, Verify};
 use crate::target::Arrival;
 use crate::target::verifier::Verifier;
-use crate::tasks::MS;
+use crate::tasks::ms;
 use crate::wire::{Cause, Digests};
 
 /// Differing pages of one migration that are named in the log.
@@ -143,7 +143,7 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, digests: &Digests<'_>) -> Re
     let summary = &mut arrival.ledger.borrow_mut().summary;
     summary.verified += equal;
     summary.spared += spared;
-    summary.verify_ms = verifier.took / MS;
+    summary.verify_ms = ms(verifier.took);
     if arrival.is_running() {
         summary.differing = verifier.differing.count();
     }
@@ -214,7 +214,7 @@ pub(crate) fn check<'a, T: Target>(
     *took += arrival.timer.now() - began;
     let summary = &mut arrival.ledger.borrow_mut().summary;
     summary.verified += equal;
-    summary.verify_ms = *took / MS;
+    summary.verify_ms = ms(*took);
     if !differing.is_empty() {
         summary.differing = differing.count();
     }

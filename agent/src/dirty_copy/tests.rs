@@ -3,21 +3,21 @@ use super::*;
 #[test]
 fn the_push_fills_the_link_and_yields_when_it_queues() {
     let mut pace = Pace::default();
-    assert_eq!(pace.allowed(0, 0), BACKLOG.1);
+    assert_eq!(pace.allowed(0, Instant::default()), MOST_BACKLOG);
     pace.contended = true;
-    assert_eq!(pace.allowed(0, 0), BACKLOG.0);
-    let mut now = 0;
-    let mut round = |pace: &mut Pace, takes: u64| {
-        pace.pushed(now + 1, now);
-        now += takes;
-        pace.allowed(now + 1, now)
+    assert_eq!(pace.allowed(0, Instant::default()), LEAST_BACKLOG);
+    let mut now = Instant::default();
+    let mut round = |pace: &mut Pace, takes_ms: u64| {
+        pace.pushed(now.ns() + 1, now);
+        now = now + Duration::from_millis(takes_ms);
+        pace.allowed(now.ns() + 1, now)
     };
-    let grown = (0..8).map(|_| round(&mut pace, 2 * MS)).last();
-    assert!(grown > Some(2 * BACKLOG.0));
-    let late_at_times = (0..32).map(|at| round(&mut pace, if at % LATELY == 0 { 2 * MS } else { 20 * MS })).min();
+    let grown = (0..8).map(|_| round(&mut pace, 2)).last();
+    assert!(grown > Some(2 * LEAST_BACKLOG));
+    let late_at_times = (0..32).map(|at| round(&mut pace, if at % LATELY == 0 { 2 } else { 20 })).min();
     assert!(late_at_times >= grown);
-    let shrunk = (0..16).map(|_| round(&mut pace, 20 * MS)).last();
-    assert_eq!(shrunk, Some(BACKLOG.0));
+    let shrunk = (0..16).map(|_| round(&mut pace, 20)).last();
+    assert_eq!(shrunk, Some(LEAST_BACKLOG));
 }
 
 #[test]

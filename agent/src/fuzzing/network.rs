@@ -6,16 +6,16 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::SocketAddrV4;
+use core::time::Duration;
 use std::boxed::Box;
 
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::time::Instant;
 
 use super::LARGE;
 use crate::command_line::AgentOptions;
 use crate::net::{Connection, Net};
 use crate::secure::Security;
-use crate::tasks::{MS, Task, Timer, poll_once};
+use crate::tasks::{Instant, Task, Timer, poll_once};
 
 /// Frames from anybody on the network: an interface with a listener, a caller, a port for datagrams and, if the first
 /// byte is odd, no address yet. Before each frame there is its length, 2 bytes, and by how much later it comes, in ms.
@@ -24,17 +24,17 @@ pub fn network(bytes: &[u8]) {
     let line = if choice % 2 == 0 { "ip=10.0.0.1/24 gw=10.0.0.2" } else { "ip=dhcp" };
     let config = AgentOptions::parse(line).expect("a command line").config([2; 6], 0, Security::Plain);
     let (mut frames, clock) = (Frames::default(), Rc::new(RefCell::new(0)));
-    let net = Rc::new(RefCell::new(Net::new(&config, &mut frames, 1, 0)));
+    let net = Rc::new(RefCell::new(Net::new(&config, &mut frames, 1, Instant::default())));
     let time = clock.clone();
     let timer = Timer::new(move || *time.borrow());
     net.borrow_mut().open_datagrams(7077);
     let mut tasks = [listening(net.clone(), timer.clone()), calling(net.clone(), timer.clone())];
-    net.borrow_mut().poll(&mut frames, 0);
+    net.borrow_mut().poll(&mut frames, Instant::default());
     while let Some(([low, high, later], rest)) = bytes.split_first_chunk() {
         let (frame, rest) = rest.split_at(rest.len().min(u16::from_le_bytes([*low, *high]).into()));
         bytes = rest;
         frames.waiting.push_back(frame.to_vec());
-        *clock.borrow_mut() += u64::from(*later) * MS;
+        *clock.borrow_mut() += u64::from(*later) * 1_000_000;
         let now = timer.now();
         for task in &mut tasks {
             let _ = poll_once(task);
@@ -62,7 +62,7 @@ fn calling(net: Rc<RefCell<Net>>, timer: Timer) -> Task {
             let to = SocketAddrV4::new([10, 0, 0, 2].into(), 7077);
             match Connection::connect(&net, &timer, to, LARGE).await {
                 Ok(connection) => echo(connection).await,
-                Err(_) => timer.sleep(100 * MS).await,
+                Err(_) => timer.sleep(Duration::from_millis(100)).await,
             }
         }
     })
@@ -148,13 +148,13 @@ impl Device for Frames {
     type RxToken<'a> = Taken;
     type TxToken<'a> = Room;
 
-    fn receive(&mut self, _: Instant) -> Option<(Taken, Room)> {
+    fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Taken, Room)> {
         let mut frame = self.waiting.pop_front()?;
         self.heard.borrow().number(&mut frame);
         Some((Taken(frame), Room(self.heard.clone())))
     }
 
-    fn transmit(&mut self, _: Instant) -> Option<Room> {
+    fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Room> {
         Some(Room(self.heard.clone()))
     }
 

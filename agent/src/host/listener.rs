@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::cmp::Reverse;
 use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use common::PublicKey;
 use common::control::SessionToken;
@@ -25,14 +26,14 @@ use crate::limits::INTRODUCTION_WAIT;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, NoPreamble, Preamble, Security, SessionName};
-use crate::tasks::{SECOND, Task, Timer, poll_once};
+use crate::tasks::{Instant, Task, Timer, poll_once};
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
 /// Callers that are listened to at once, and how many of those places are kept free.
 const CALLERS: usize = 5;
 const FREE: usize = 2;
 /// How often a caller that was turned away is worth a line.
-const REPORT: u64 = SECOND;
+const REPORT: Duration = Duration::from_secs(1);
 /// The source sends much and is told little.
 pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT_BULK };
 /// What listening may take.
@@ -208,7 +209,7 @@ struct Acceptor {
     config: Rc<Config>,
     entropy: Box<dyn Fn() -> Entropy>,
     /// When the next caller that is turned away will be reported.
-    report_at: Cell<u64>,
+    report_at: Cell<Instant>,
     /// Callers so far.
     arrivals: Cell<u64>,
 }
@@ -244,7 +245,7 @@ impl Listener {
         config: Rc<Config>,
         entropy: impl Fn() -> Entropy + 'static,
     ) -> Self {
-        let (entropy, report_at, arrivals) = (Box::new(entropy), Cell::new(0), Cell::new(0));
+        let (entropy, report_at, arrivals) = (Box::new(entropy), Cell::default(), Cell::default());
         Self {
             acceptor: Rc::new(Acceptor { net, timer, pending, config, entropy, report_at, arrivals }),
             callers: Vec::new(),

@@ -7,18 +7,19 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::time::Duration;
 
 use common::control::{self, AgentStatus, Cause, Progress, Request, RequestId, State, Summary};
 
 use crate::platform::Store;
-use crate::tasks::{SECOND, Timer};
+use crate::tasks::{Instant, Timer, rate};
 
 /// Ended sessions whose reports are kept.
 const KEPT: usize = 8;
 /// Sessions that may run or wait. What a request takes before its turn comes is little.
 const SESSIONS: usize = 64;
 /// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
-const PROGRESS_EVERY: u64 = SECOND;
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// What fails again and again is said ever more seldom: the first time, the second, the fourth, and so on.
 #[derive(Clone, Debug, Default)]
@@ -42,8 +43,8 @@ pub(crate) struct Toolstack {
     suspended: Cell<Option<bool>>,
     cancelled: Cell<bool>,
     ended: Cell<bool>,
-    /// The last progress, and when it was said.
-    last: Cell<(u64, Progress)>,
+    /// The last progress.
+    last: Cell<Said>,
 }
 
 impl Toolstack {
@@ -77,16 +78,15 @@ impl Toolstack {
     /// Says how far the stage is, unless it was said a moment ago. The rate is filled in here.
     pub(crate) fn progress(&self, mut progress: Progress) {
         let now = self.timer.now();
-        let (then, last) = self.last.get();
+        let Said { at: then, progress: last } = self.last.get();
         let same = last.stage == progress.stage && last.bytes <= progress.bytes;
         let is_end = progress.done == progress.total && last.done != progress.done;
         if same && now < then + PROGRESS_EVERY && !is_end {
             return;
         }
         let moved = if same { progress.bytes - last.bytes } else { 0 };
-        let elapsed_us = ((now - then) / 1000).max(1);
-        progress.rate_kib = moved.saturating_mul(1_000_000) / 1024 / elapsed_us;
-        self.last.set((now, progress));
+        progress.rate_kib = rate(moved, now - then) / 1024;
+        self.last.set(Said { at: now, progress });
         self.queue(self.id.progress(), progress.to_string());
     }
 
@@ -121,6 +121,13 @@ impl Toolstack {
     fn queue(&self, path: String, value: String) {
         self.outbox.borrow_mut().push((path, value));
     }
+}
+
+/// Progress, and when it was said.
+#[derive(Clone, Copy, Default)]
+struct Said {
+    at: Instant,
+    progress: Progress,
 }
 
 /// The sessions that the toolstack has asked for, and the store behind them.

@@ -6,16 +6,16 @@ use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::task::Poll;
+use core::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
-use smoltcp::time::Duration;
 
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
 use crate::net::path_mtu::Mark;
-use crate::tasks::Timer;
+use crate::tasks::{Instant, Timer};
 
 /// Bytes that a source has on their way at once, at most, on each of its connections.
 ///
@@ -51,9 +51,9 @@ pub(crate) struct Connection {
     received: Cell<u64>,
     sent: Cell<u64>,
     in_flight: Cell<usize>,
-    patience: Cell<Option<u64>>,
+    patience: Cell<Option<Duration>>,
     /// When smoltcp is told of a patience that has become shorter.
-    shorter_from: Cell<Option<u64>>,
+    shorter_from: Cell<Option<Instant>>,
     /// Whether what was written is still delivered when this is dropped.
     lingers: Cell<bool>,
 }
@@ -146,19 +146,19 @@ impl Connection {
 
     /// How long the peer may say nothing, or take nothing of what it is sent, before the connection counts as lost; `None`
     /// waits for ever. A shorter patience than before counts from now on: so far the peer was entitled to the longer one.
-    pub(crate) fn set_patience(&self, patience_ns: Option<u64>) {
-        let before = self.patience.replace(patience_ns);
-        if before == patience_ns {
+    pub(crate) fn set_patience(&self, patience: Option<Duration>) {
+        let before = self.patience.replace(patience);
+        if before == patience {
             return;
         }
-        let shorter = patience_ns.filter(|&ns| before.is_none_or(|before| ns < before));
-        self.shorter_from.set(shorter.map(|ns| self.timer.now() + ns));
+        let shorter = patience.filter(|&patience| before.is_none_or(|before| patience < before));
+        self.shorter_from.set(shorter.map(|patience| self.timer.now() + patience));
         self.socket(|socket| {
             if shorter.is_none() {
-                socket.set_timeout(patience_ns.map(duration));
+                socket.set_timeout(patience.map(Into::into));
             }
-            let often = patience_ns.map_or(KEEP_ALIVE, |ns| KEEP_ALIVE.min(ns / 5));
-            socket.set_keep_alive(Some(duration(often)));
+            let often = patience.map_or(KEEP_ALIVE, |patience| KEEP_ALIVE.min(patience / 5));
+            socket.set_keep_alive(Some(often.into()));
         });
     }
 
@@ -330,14 +330,10 @@ impl Connection {
         // smoltcp counts from the last packet that came. One that came since then is young enough.
         if self.shorter_from.get().is_some_and(|from| self.timer.now() >= from) {
             self.shorter_from.set(None);
-            socket.set_timeout(self.patience.get().map(duration));
+            socket.set_timeout(self.patience.get().map(Into::into));
         }
         look(socket)
     }
-}
-
-fn duration(ns: u64) -> Duration {
-    Duration::from_micros(ns / 1000)
 }
 
 impl Drop for Connection {

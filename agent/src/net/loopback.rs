@@ -179,7 +179,7 @@ mod tests {
     use crate::command_line::AgentOptions;
     use crate::net::{Buffers, Connection, Net};
     use crate::secure::Security;
-    use crate::tasks::{Timer, poll_once};
+    use crate::tasks::{self, Timer, poll_once};
 
     /// A network that takes large segments without a checksum, and gives nothing. It counts what it is given.
     #[derive(Default)]
@@ -225,7 +225,7 @@ mod tests {
         const LENGTH: usize = 700 << 10;
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config([2; 6], 0, Security::Plain);
         let mut outside = Outside::default();
-        let net = Rc::new(RefCell::new(Net::new(&config, &mut outside, 1, 0)));
+        let net = Rc::new(RefCell::new(Net::new(&config, &mut outside, 1, tasks::Instant::default())));
         let timer = Timer::new(|| 0);
         let sizes = Buffers { receive: 384 << 10, send: 320 << 10 };
         let there = Connection::listen(&net, &timer, 7, sizes).unwrap();
@@ -243,7 +243,7 @@ mod tests {
         let mut both = Box::pin(join(say, hear));
         let (mut polls, mut most) = (0, 0);
         while poll_once(&mut both) == Poll::Pending {
-            net.borrow_mut().poll(&mut outside, 0);
+            net.borrow_mut().poll(&mut outside, tasks::Instant::default());
             most = most.max(net.borrow().on_its_way_back());
             polls += 1;
             assert!(polls < 1000, "it does not end");

@@ -13,6 +13,7 @@ use smoltcp::phy::{PacketMeta, TxToken};
 
 use crate::config::MTU;
 use crate::limits::PATH_MTU_KEPT;
+use crate::tasks::Instant;
 
 /// What is tried, bytes of an IP packet: Ethernet, most tunnels, what IPv6 asks of every link, what IPv4 does.
 const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
@@ -34,7 +35,7 @@ pub(crate) struct PathMtu {
     /// Bytes of the largest IP packet that is sent.
     limit: Cell<usize>,
     /// When that was last lowered.
-    lowered: Cell<u64>,
+    lowered: Cell<Instant>,
     /// Packets sent that the next step would make smaller, since one arrived.
     large: Cell<u64>,
     /// Packets received.
@@ -89,7 +90,7 @@ impl PathMtu {
     }
 
     /// A connection has got no further since. If that is because its packets are too large, they get smaller.
-    pub(crate) fn doubt(&self, since: Mark, now: u64) -> bool {
+    pub(crate) fn doubt(&self, since: Mark, now: Instant) -> bool {
         let too_large = self.cuts && self.large.get() >= since.large + AGAIN && self.heard.get() > since.heard;
         let Some(step) = self.next().filter(|_| too_large) else { return false };
         log::warn!("packets of {} bytes do not arrive: they get no larger than {step}", self.limit.get());
@@ -99,7 +100,7 @@ impl PathMtu {
     }
 
     /// A connection is made: after a while the way may have become better.
-    pub(crate) fn hope(&self, now: u64) {
+    pub(crate) fn hope(&self, now: Instant) {
         if self.limit.get() < self.ceiling.get() && now >= self.lowered.get() + PATH_MTU_KEPT {
             self.limit.set(self.ceiling.get());
         }
@@ -153,20 +154,21 @@ mod tests {
         let path = PathMtu::new(1500, true);
         let mark = path.mark();
         sends(&path, 9, 0);
-        assert!(!path.doubt(mark, 0), "nothing at all gets through");
+        assert!(!path.doubt(mark, Instant::default()), "nothing at all gets through");
         sends(&path, 0, 1);
         // Another connection's arrive.
         path.pass(1460);
-        assert!(!path.doubt(mark, 0));
+        assert!(!path.doubt(mark, Instant::default()));
         let mark = path.mark();
         sends(&path, 1, 9);
-        assert!(!path.doubt(mark, 0), "one may be lost by chance");
+        assert!(!path.doubt(mark, Instant::default()), "one may be lost by chance");
         sends(&path, 1, 0);
-        let steps: Vec<usize> = core::iter::from_fn(|| path.doubt(mark, 5).then(|| path.limit())).collect();
+        let lowered = Instant::from_ns(5);
+        let steps: Vec<usize> = core::iter::from_fn(|| path.doubt(mark, lowered).then(|| path.limit())).collect();
         assert_eq!(steps, [1400, 1280, 576]);
-        path.hope(5 + PATH_MTU_KEPT - 1);
+        path.hope(Instant::from_ns(4) + PATH_MTU_KEPT);
         assert_eq!(path.limit(), 576);
-        path.hope(5 + PATH_MTU_KEPT);
+        path.hope(lowered + PATH_MTU_KEPT);
         assert_eq!(path.limit(), 1500);
     }
 
@@ -175,7 +177,7 @@ mod tests {
         for (said, limit) in [(1400, 1400), (9000, 1500), (0, 576)] {
             let path = PathMtu::new(1500, true);
             path.heed(said);
-            path.hope(PATH_MTU_KEPT);
+            path.hope(Instant::default() + PATH_MTU_KEPT);
             assert_eq!((path.limit(), path.interface()), (limit, 1500));
         }
     }
@@ -185,6 +187,6 @@ mod tests {
         let path = PathMtu::new(9000, false);
         let mark = path.mark();
         sends(&path, 9, 9);
-        assert!(!path.doubt(mark, 0));
+        assert!(!path.doubt(mark, Instant::default()));
     }
 }

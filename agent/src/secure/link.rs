@@ -3,6 +3,7 @@
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
+use core::time::Duration;
 
 use common::PublicKey;
 
@@ -26,9 +27,15 @@ struct Inner {
     datagrams: Datagrams,
     out: RefCell<Out>,
     into: RefCell<Option<Direction>>,
-    /// Nanoseconds that sealing and opening took, since somebody asked.
-    sealing: Cell<u64>,
-    opening: Cell<u64>,
+    /// What sealing and opening took, since somebody asked.
+    sealing: Cell<Duration>,
+    opening: Cell<Duration>,
+}
+
+/// What sealing and opening took.
+pub(crate) struct Spent {
+    pub(crate) seal: Duration,
+    pub(crate) open: Duration,
 }
 
 /// What a handshake leaves besides keys.
@@ -138,13 +145,13 @@ impl Link {
         Self(Rc::new(Inner { connection, proof, datagrams, out, into, sealing, opening }))
     }
 
-    /// Nanoseconds that sealing took since this was asked last, and opening.
-    pub(crate) fn take_spent(&self) -> [u64; 2] {
-        [self.0.sealing.take(), self.0.opening.take()]
+    /// What sealing and opening took since this was asked last.
+    pub(crate) fn take_spent(&self) -> Spent {
+        Spent { seal: self.0.sealing.take(), open: self.0.opening.take() }
     }
 
     /// Does `work`, and counts the time that it took.
-    fn spend<T>(&self, spent: &Cell<u64>, work: impl FnOnce() -> T) -> T {
+    fn spend<T>(&self, spent: &Cell<Duration>, work: impl FnOnce() -> T) -> T {
         let mut sum = spent.get();
         let done = self.0.connection.timer().spend(&mut sum, work);
         spent.set(sum);

@@ -19,12 +19,11 @@ use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
-use crate::limits::{BULK_WAIT, PEER_WAIT, WATCH};
+use crate::limits::{LAST_WORD, PEER_WAIT, UNCOMMITTED, WATCH};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
 use crate::target::pages::Sets;
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
-use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose, Welcome};
 use crate::{full_copy, switchover};
 
@@ -69,8 +68,8 @@ async fn arrive<P: Platform>(
     let calling = select(dialing::dial(host, callee, session, Purpose::Begin), cancelled(&host.timer, toolstack)).await;
     let Either::First(called) = calling else { return Err(SessionError::Cancelled) };
     let [control, bulk] = called?;
-    control.connection().set_patience(Some(PEER_WAIT));
-    bulk.connection().set_patience(Some(BULK_WAIT));
+    control.connection().set_patience(Some(UNCOMMITTED.control));
+    bulk.connection().set_patience(Some(UNCOMMITTED.bulk));
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     let built = select(build(host, &mut inlet, target, &mut memory), cancelled(&host.timer, toolstack)).await;
     let Built { target, rings, frames, pages, uuid, verifier } = match built {
@@ -95,7 +94,7 @@ async fn arrive<P: Platform>(
             Either3::First(Ok(())) => None,
             // The bulk connection may have been closed for a reason that is still on its way on the other.
             Either3::First(Err(error @ SessionError::Link(_))) if arrival.phase.get() == Phase::Filling => {
-                let told = host.timer.within(SECOND, listening.as_mut()).await;
+                let told = host.timer.within(LAST_WORD, listening.as_mut()).await;
                 Some(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
             }
             Either3::Second(Ok(())) => Some(SessionError::Peer(PeerFault::OutOfTurn)),

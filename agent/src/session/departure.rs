@@ -19,10 +19,9 @@ use crate::host::listener::{Called, Invitation};
 use crate::host::note::{Note, Role};
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
-use crate::limits::{PEER_WAIT, SUSPEND_WAIT};
+use crate::limits::{LAST_WORD, PEER_WAIT, SUSPEND_WAIT};
 use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
 use crate::source::{Committed, Departure, NOBODY, Phase, Terms, reserve, size_of};
-use crate::tasks::SECOND;
 use crate::wire::{Message, Purpose};
 use crate::{full_copy, switchover};
 
@@ -67,7 +66,7 @@ async fn leave<P: Platform>(
             let error = SessionError::Refused(Refusal::ManySessions);
             let reason = error.to_string();
             let told = async { Outlet::new(called.control.clone()).send(Message::Abort(&reason)).await };
-            let _ = host.timer.within(SECOND, told).await;
+            let _ = host.timer.within(LAST_WORD, told).await;
             return Err(error);
         }
     };
@@ -85,7 +84,7 @@ async fn leave<P: Platform>(
         match select(migration, others).await {
             // A broken connection may have been closed for a reason that is still on its way.
             Either::First(Err(error @ SessionError::Link(_))) => {
-                let told = host.timer.within(SECOND, listening.as_mut()).await;
+                let told = host.timer.within(LAST_WORD, listening.as_mut()).await;
                 Err(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
             }
             Either::First(outcome) => outcome,
@@ -106,7 +105,8 @@ async fn leave<P: Platform>(
             let reason = give_back(&mut departure, &error).await;
             // The target may be ready and not know that it is over.
             let told = !doubt
-                || host.timer.within(SECOND, departure.connections.control.connection().finished()).await == Some(true);
+                || host.timer.within(LAST_WORD, departure.connections.control.connection().finished()).await
+                    == Some(true);
             drop((departure, claim, listening));
             if !told {
                 epilogue::answer(host, invitation, Answer::Abort(reason)).await;
@@ -204,7 +204,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
     let (timer, toolstack) = (departure.timer.clone(), departure.toolstack.clone());
     let (mut cause, mut reason) = (error.cause(), error.to_string());
     if !matches!(error, SessionError::Told(_)) {
-        let _ = timer.within(SECOND, departure.connections.control.send(Message::Abort(&reason))).await;
+        let _ = timer.within(LAST_WORD, departure.connections.control.send(Message::Abort(&reason))).await;
     }
     // A suspend that is under way ends first: a guest that suspends afterwards would stay so.
     if departure.inbox.phase.get() != Phase::Copying && toolstack.suspended().is_none() {

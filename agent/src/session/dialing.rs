@@ -31,7 +31,7 @@ pub(crate) async fn dial<P: Platform>(
     let deadline = host.timer.now() + PEER_WAIT;
     let mut turns = TURNS;
     loop {
-        let left = deadline.saturating_sub(host.timer.now());
+        let left = deadline - host.timer.now();
         let no_answer = Err(LinkError::NoAnswer(callee.address).into());
         let error = match host.timer.within(left, both(host, callee, session, purpose)).await.unwrap_or(no_answer) {
             Ok(links) => return Ok(links),

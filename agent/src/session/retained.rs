@@ -16,10 +16,9 @@ use crate::host::listener::{Called, Invitation};
 use crate::host::note::Note;
 use crate::host::toolstack::{Complaint, Toolstack};
 use crate::host::{Host, turn};
-use crate::limits::{PEER_WAIT, XEN_RETRY};
+use crate::limits::{LAST_WORD, PEER_WAIT, XEN_RETRY};
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
 use crate::source::{Committed, Departure, Ending, Listening, Phase, Terms, reserve, size_of};
-use crate::tasks::SECOND;
 use crate::wire::Purpose;
 use crate::{dirty_copy, platform};
 
@@ -92,7 +91,7 @@ pub(super) async fn see_off<P: Platform>(
         }
         Ending::Revoked => over(departure.take_back(committed).await),
     };
-    let _ = host.timer.within(SECOND, departure.connections.control.send(answer.message())).await;
+    let _ = host.timer.within(LAST_WORD, departure.connections.control.send(answer.message())).await;
     if ending == Ending::Complete {
         departure.destroy(&claim).await;
     }

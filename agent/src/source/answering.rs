@@ -4,21 +4,22 @@ use alloc::boxed::Box;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::pin::pin;
+use core::time::Duration;
 
 use common::{Gfn, PAGE_SIZE, Page, PageSet};
 
 use super::is_zero;
 use crate::datagram::DatagramChannel;
 use crate::platform::Source;
-use crate::tasks::{MS, Timer};
+use crate::tasks::{Instant, Timer};
 use crate::wire::{PIECE, PieceMask, Rescue};
 
 /// Datagrams that are looked at before others get a turn.
 const PER_TURN: usize = 16;
 /// Pages that may be asked for at once, and how soon one more after that: so many and no more are read and sent, however
 /// often a peer asks.
-const BURST: u64 = 64;
-const PAGE_EVERY: u64 = MS / 5;
+const BURST: u32 = 64;
+const PAGE_EVERY: Duration = Duration::from_micros(200);
 
 /// Answers what the target asks for by datagram.
 pub(crate) struct Answering {
@@ -34,14 +35,14 @@ pub(crate) struct Answering {
 #[derive(Default)]
 struct Allowance {
     /// When the last page would have been sent, had each come at its time.
-    paid_until: u64,
+    paid_until: Instant,
 }
 
 impl Allowance {
     /// Takes one page out of it; whether there was one.
-    fn take(&mut self, now: u64) -> bool {
+    fn take(&mut self, now: Instant) -> bool {
         let due = self.paid_until.max(now) + PAGE_EVERY;
-        let may = due <= now + BURST * PAGE_EVERY;
+        let may = due <= now + PAGE_EVERY * BURST;
         if may {
             self.paid_until = due;
         }
@@ -118,16 +119,17 @@ fn send_pieces(channel: &mut DatagramChannel, to: SocketAddrV4, gfn: Gfn, page: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::SECOND;
+    use crate::tasks::ns;
 
     #[test]
     fn who_asks_without_end_gets_a_burst_and_then_a_page_at_a_time() {
-        let mut allowance = Allowance::default();
-        let granted = (0..10_000).filter(|_| allowance.take(SECOND)).count();
-        assert_eq!(granted as u64, BURST);
+        let (mut allowance, second) = (Allowance::default(), Duration::from_secs(1));
+        let at = |span: Duration| Instant::default() + span;
+        let granted = (0..10_000).filter(|_| allowance.take(at(second))).count();
+        assert_eq!(granted as u32, BURST);
         // Asked for every microsecond of a second.
-        let granted = (0..1_000_000).filter(|us| allowance.take(SECOND + us * 1000)).count();
-        assert_eq!(granted as u64, SECOND / PAGE_EVERY - 1);
-        assert_eq!((0..10_000).filter(|_| allowance.take(10 * SECOND)).count() as u64, BURST);
+        let granted = (0..1_000_000).filter(|us| allowance.take(at(second + Duration::from_micros(*us)))).count();
+        assert_eq!(granted as u64, ns(second) / ns(PAGE_EVERY) - 1);
+        assert_eq!((0..10_000).filter(|_| allowance.take(at(second * 10))).count() as u32, BURST);
     }
 }

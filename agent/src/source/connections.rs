@@ -1,7 +1,10 @@
 //! The connections that a guest leaves over, one pair after the other.
 
+use core::time::Duration;
+
 use crate::channel::Outlet;
 use crate::host::listener::Called;
+use crate::limits::Patience;
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::wire::Cause;
 
@@ -15,23 +18,23 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Those of a target that has called, for how long it may say nothing, or take nothing.
-    pub(crate) fn new(called: &Called, control: u64, bulk: u64) -> Self {
+    pub(crate) fn new(called: &Called, patience: Patience) -> Self {
         let outlets =
             Self { control: Outlet::new(called.control.clone()), bulk: Outlet::new(called.bulk.clone()), earlier: 0 };
         outlets.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
-        outlets.set_patience(control, bulk);
+        outlets.set_patience(patience);
         outlets
     }
 
     /// Those that come after these.
-    pub(crate) fn again(&self, called: &Called, control: u64, bulk: u64) -> Self {
-        Self { earlier: self.bytes(), ..Self::new(called, control, bulk) }
+    pub(crate) fn again(&self, called: &Called, patience: Patience) -> Self {
+        Self { earlier: self.bytes(), ..Self::new(called, patience) }
     }
 
     /// How long the target may say nothing, or take nothing.
-    pub(crate) fn set_patience(&self, control: u64, bulk: u64) {
-        self.control.connection().set_patience(Some(control));
-        self.bulk.connection().set_patience(Some(bulk));
+    pub(crate) fn set_patience(&self, patience: Patience) {
+        self.control.connection().set_patience(Some(patience.control));
+        self.bulk.connection().set_patience(Some(patience.bulk));
     }
 
     /// Where pages go that are sent for `cause`.
@@ -47,8 +50,8 @@ impl Connections {
         self.earlier + self.control.connection().sent() + self.bulk.connection().sent()
     }
 
-    /// Nanoseconds that sealing took since this was asked last.
-    pub(crate) fn take_sealing(&self) -> u64 {
+    /// What sealing took since this was asked last.
+    pub(crate) fn take_sealing(&self) -> Duration {
         self.control.take_sealing() + self.bulk.take_sealing()
     }
 

@@ -1,15 +1,17 @@
 //! When to look at the dirty log, and how stage 1 gets on.
 
+use core::time::Duration;
+
 use crate::net::IN_FLIGHT_BULK;
-use crate::tasks::MS;
+use crate::tasks::{Instant, ns};
 
 /// How often stage 1 is looked at, at the most..
-const PEEK_EVERY: u64 = 50 * MS;
+const PEEK_EVERY: Duration = Duration::from_millis(50);
 /// ..and the dirty log, so many times as long as a look takes: it grows with the guest, which stands still for some of it.
-const PEEK_SHARE: u64 = 20;
+const PEEK_SHARE: u32 = 20;
 /// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
 /// between; and at least so many bytes.
-const ON_ITS_WAY: u64 = 50 * MS;
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 const LEAST_ON_ITS_WAY: u64 = 192 << 10;
 
 /// When it was looked, and when it will be.
@@ -17,37 +19,37 @@ const LEAST_ON_ITS_WAY: u64 = 192 << 10;
 pub(crate) struct Peeks {
     last: Option<Progress>,
     /// When to look at the dirty log again, at the earliest.
-    next: u64,
+    next: Instant,
 }
 
 /// How far stage 1 was.
 #[derive(Clone, Copy, Default)]
 struct Progress {
-    at: u64,
+    at: Instant,
     /// Bytes that had arrived over the bulk connection.
     delivered: u64,
 }
 
 impl Peeks {
     /// Whether it is time to look how stage 1 gets on.
-    pub(crate) fn are_due(&self, now: u64) -> bool {
+    pub(crate) fn are_due(&self, now: Instant) -> bool {
         self.last.is_none_or(|last| now >= last.at + PEEK_EVERY)
     }
 
     /// Whether it is time to look at the dirty log.
-    pub(crate) fn log_is_due(&self, now: u64) -> bool {
+    pub(crate) fn log_is_due(&self, now: Instant) -> bool {
         now >= self.next
     }
 
     /// A look at the dirty log began and has ended.
-    pub(crate) fn looked(&mut self, begun: u64, now: u64) {
+    pub(crate) fn looked(&mut self, begun: Instant, now: Instant) {
         self.next = now + (now - begun) * (PEEK_SHARE - 1);
     }
 
     /// How much may be on its way: as much as arrived since the last look in the time that is allowed for it.
-    pub(crate) fn room(&mut self, now: u64, delivered: u64) -> usize {
+    pub(crate) fn room(&mut self, now: Instant, delivered: u64) -> usize {
         let then = self.last.replace(Progress { at: now, delivered }).unwrap_or_default();
-        let arrived = delivered.saturating_sub(then.delivered) * ON_ITS_WAY / (now - then.at).max(1);
+        let arrived = delivered.saturating_sub(then.delivered) * ns(ON_ITS_WAY) / ns(now - then.at).max(1);
         arrived.clamp(LEAST_ON_ITS_WAY, IN_FLIGHT_BULK as u64) as usize
     }
 }

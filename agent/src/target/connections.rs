@@ -2,8 +2,11 @@
 
 use alloc::rc::Rc;
 use core::cell::{Cell, RefCell};
+use core::iter::Sum;
+use core::time::Duration;
 
 use crate::channel::SharedOutlet;
+use crate::limits::Patience;
 use crate::secure::Link;
 
 /// Both connections to the source, as long as they last.
@@ -40,9 +43,10 @@ impl Connections {
     }
 
     /// How long the source may say nothing, or take nothing.
-    pub(super) fn set_patience(&self, control: u64, bulk: u64) {
+    pub(super) fn set_patience(&self, patience: Patience) {
         if let Some(Open { links, .. }) = &*self.open.borrow() {
-            links.iter().zip([control, bulk]).for_each(|(link, ns)| link.connection().set_patience(Some(ns)));
+            let each = [patience.control, patience.bulk];
+            links.iter().zip(each).for_each(|(link, patience)| link.connection().set_patience(Some(patience)));
         }
     }
 
@@ -51,12 +55,12 @@ impl Connections {
         self.earlier.get() + self.sum(|link| link.connection().received())
     }
 
-    /// Nanoseconds that opening took since this was asked last.
-    pub(super) fn take_opening(&self) -> u64 {
-        self.sum(|link| link.take_spent()[1])
+    /// What opening took since this was asked last.
+    pub(super) fn take_opening(&self) -> Duration {
+        self.sum(|link| link.take_spent().open)
     }
 
-    fn sum(&self, of: impl Fn(&Link) -> u64) -> u64 {
+    fn sum<T: Sum>(&self, of: impl Fn(&Link) -> T) -> T {
         self.open.borrow().iter().flat_map(|open| &open.links).map(of).sum()
     }
 }

@@ -5,6 +5,7 @@ use core::cell::{Cell, RefCell, RefMut};
 
 use common::{BATCH, Gfn, PageSet};
 
+use crate::tasks::Instant;
 use crate::wire::Demanded;
 
 /// Pages that somebody waits for.
@@ -20,12 +21,12 @@ pub(crate) struct Faults {
 /// Somebody waits for a page.
 pub(crate) struct Waiting {
     pub(crate) gfn: Gfn,
-    pub(crate) since: u64,
+    pub(crate) since: Instant,
     /// A backend does, which gives up in the end.
     first: bool,
     /// How often it was asked for by datagram, and when for the last time.
     pub(crate) asks: u32,
-    pub(crate) asked: Option<u64>,
+    pub(crate) asked: Option<Instant>,
 }
 
 impl Faults {
@@ -35,13 +36,13 @@ impl Faults {
     }
 
     /// Somebody begins to wait for a page, which will then be demanded; a backend does if it is to be `first`.
-    pub(super) fn begin(&self, gfn: Gfn, first: bool, now: u64) {
+    pub(super) fn begin(&self, gfn: Gfn, first: bool, now: Instant) {
         self.waiting().push(Waiting { gfn, since: now, first, asks: 0, asked: None });
         self.unsaid.borrow_mut().push(Demanded { gfn, first });
     }
 
     /// A page is here; since when somebody has waited for it, if anybody has.
-    pub(super) fn end(&self, gfn: Gfn) -> Option<u64> {
+    pub(super) fn end(&self, gfn: Gfn) -> Option<Instant> {
         let mut waiting = self.waiting();
         let place = waiting.iter().position(|wait| wait.gfn == gfn)?;
         Some(waiting.swap_remove(place).since)

@@ -7,6 +7,7 @@ use crate::error::{PeerFault, Refusal, SessionError};
 use crate::host::toolstack::Complaint;
 use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
+use crate::tasks::Instant;
 use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
 
@@ -149,7 +150,7 @@ impl<T: Target> Arrival<T> {
         self.timer.nudge();
     }
 
-    fn settle(&self, sets: &mut Sets, gfn: Gfn, now: u64) {
+    fn settle(&self, sets: &mut Sets, gfn: Gfn, now: Instant) {
         sets.armed.remove(gfn);
         sets.present.insert(gfn);
         sets.requested.remove(gfn);
@@ -157,7 +158,7 @@ impl<T: Target> Arrival<T> {
             sets.missing -= 1;
         }
         if let Some(since) = self.faults.end(gfn) {
-            self.ledger.borrow_mut().waits.add((now - since) / 1000);
+            self.ledger.borrow_mut().waits.add(now - since);
             self.timer.hurry();
         }
     }

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use common::{BATCH, Gfn, PAGE_SIZE, Page, PageSet, cost};
 
@@ -18,7 +19,7 @@ pub(crate) struct Verifier {
     /// Of pages that are yet to come.
     pub(crate) kept: Option<Kept>,
     pub(crate) pages: Vec<Page>,
-    pub(crate) took: u64,
+    pub(crate) took: Duration,
     pub(crate) named: u64,
 }
 
@@ -28,7 +29,7 @@ impl Verifier {
         let room = memory.add(cost::VERIFIER).and_then(|()| memory.add_sets(frames, cost::VERIFIER_SETS));
         room.map_err(|_| SessionError::Refused(Refusal::NoMemoryToVerify))?;
         let (told, differing) = (PageSet::new(frames), PageSet::new(frames));
-        Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: 0, named: 0 })
+        Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: Duration::ZERO, named: 0 })
     }
 
     /// Lets it reach as far as the guest does now.
