@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use agent::bench::{Ends, Record, digest, zero_mask};
 use agent::wire::{Arriving, CHUNK, Cause, Pages, Set};
-use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet};
+use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageSet, Span};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Pages of the guest: more than the processor's caches hold.
@@ -131,14 +131,14 @@ fn sets(criterion: &mut Criterion) {
     set.extend(dirty.iter().copied());
     group.throughput(Throughput::Elements(FRAMES));
     group.bench_function("intersect", |bencher| bencher.iter(|| black_box(&mut set).intersect_with(black_box(&ram))));
-    let firsts = || (0..FRAMES).step_by(CHUNK as usize).map(Gfn);
-    let emit = |first| {
+    let chunks = || (0..FRAMES).step_by(CHUNK as usize).map(|first| Span { first: Gfn(first), count: CHUNK });
+    let emit = |chunk| {
         let mut body = Vec::new();
-        Set::emit(&set, first, CHUNK, &mut body);
+        Set::emit(&set, chunk, &mut body);
         body
     };
-    group.bench_function("emit", |bencher| bencher.iter(|| firsts().for_each(|first| _ = black_box(emit(first)))));
-    let bodies: Vec<_> = firsts().map(emit).collect();
+    group.bench_function("emit", |bencher| bencher.iter(|| chunks().for_each(|chunk| _ = black_box(emit(chunk)))));
+    let bodies: Vec<_> = chunks().map(emit).collect();
     let parse = |body: &Vec<u8>| Set::parse(body).expect("it was emitted").gfns().count() as u64;
     assert_eq!(bodies.iter().map(parse).sum::<u64>(), DIRTY);
     group.bench_function("parse", |bencher| bencher.iter(|| black_box(&bodies).iter().map(parse).sum::<u64>()));

@@ -24,7 +24,7 @@ use crate::net::{Buffers, Connection};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
 use crate::secure::{Heard, Identity, Link, Preamble, Protection, Security, SessionName};
-use crate::source::HEARD;
+use crate::source::inbox::HEARD;
 use crate::target::{BULKS, CONTROLS};
 use crate::tasks::poll_once;
 use crate::testing::{ADDRESS, Pair, identity, take};

@@ -3,7 +3,7 @@
 
 pub(crate) mod answering;
 mod connections;
-mod inbox;
+pub(crate) mod inbox;
 mod pages;
 mod peeks;
 pub(crate) mod sending;

@@ -17,7 +17,7 @@ use crate::wire::{Demanded, Kind, Message};
 /// Demands that may wait. While there are more, the target is not listened to.
 pub(super) const DEMANDS: usize = 4096;
 /// What a target may say.
-pub(super) const HEARD: [Kind; 7] =
+pub(crate) const HEARD: [Kind; 7] =
     [Kind::Built, Kind::Ready, Kind::Demand, Kind::Complete, Kind::Abort, Kind::Missing, Kind::Revoked];
 
 /// How far the session is.
