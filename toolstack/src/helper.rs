@@ -13,7 +13,7 @@ use crate::callbacks::{Level, Libxl, Message};
 use crate::events::{Signals, Waiter};
 use crate::follow;
 use crate::kept::End;
-use crate::peek::Look;
+use crate::peek::Peek;
 use crate::refusal::Refusal;
 use crate::restore::{restore, take_invitation};
 use crate::save::{Order, Save};
@@ -89,10 +89,10 @@ fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Re
 
 fn restore_domain(libxl: &mut Libxl, arguments: &RestoreArguments) -> Result<Whose, Refusal> {
     let stream = inherited(arguments.stream)?;
-    let owner = match peek::look(&stream)? {
-        Look::Head(head) if arguments.plain => stream::owner(&head)?,
-        Look::Ended => return Err(Refusal::PeerGone),
-        Look::Head(_) | Look::Strange => Owner::Others,
+    let owner = match peek::peek(&stream)? {
+        Peek::Head(head) if arguments.plain => stream::owner(&head)?,
+        Peek::Ended => return Err(Refusal::PeerGone),
+        Peek::Head(_) | Peek::Strange => Owner::Others,
     };
     let Owner::Us { body, rest } = owner else { return Ok(Whose::Stock) };
     let mut stream = File::from(stream);

@@ -14,9 +14,9 @@ use crate::stream::HEAD;
 /// How long to wait for the rest when only a part of the head has arrived.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What a look at a stream shows.
+/// What a peek at a stream shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum Peek {
     /// Its first bytes.
     Head([u8; HEAD]),
     /// It ended before it began: the sender gave up.
@@ -26,7 +26,7 @@ pub enum Look {
 }
 
 /// Looks at the head of a stream; waits until it is there.
-pub fn look(stream: &impl AsFd) -> io::Result<Look> {
+pub fn peek(stream: &impl AsFd) -> io::Result<Peek> {
     let kind = FileType::from_raw_mode(rustix::fs::fstat(stream)?.st_mode);
     match kind {
         FileType::Fifo => {
@@ -37,14 +37,14 @@ pub fn look(stream: &impl AsFd) -> io::Result<Look> {
         FileType::RegularFile => {
             let mut head = [0; HEAD];
             let read = rustix::io::pread(stream, &mut head, rustix::fs::tell(stream)?)?;
-            Ok(if read == HEAD { Look::Head(head) } else { Look::Strange })
+            Ok(if read == HEAD { Peek::Head(head) } else { Peek::Strange })
         }
-        _ => Ok(Look::Strange),
+        _ => Ok(Peek::Strange),
     }
 }
 
 /// Calls `look` until it sees the whole head. A sender writes the head in several pieces.
-fn until_whole(stream: &impl AsFd, mut look: impl FnMut(&mut [u8; HEAD]) -> io::Result<usize>) -> io::Result<Look> {
+fn until_whole(stream: &impl AsFd, mut look: impl FnMut(&mut [u8; HEAD]) -> io::Result<usize>) -> io::Result<Peek> {
     let mut head = [0; HEAD];
     let mut seen = 0;
     loop {
@@ -56,13 +56,13 @@ fn until_whole(stream: &impl AsFd, mut look: impl FnMut(&mut [u8; HEAD]) -> io::
         let hung_up = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
         let before = std::mem::replace(&mut seen, look(&mut head)?);
         if seen >= HEAD {
-            return Ok(Look::Head(head));
+            return Ok(Peek::Head(head));
         }
         if seen == 0 {
-            return Ok(Look::Ended);
+            return Ok(Peek::Ended);
         }
         if hung_up && seen == before {
-            return Ok(Look::Strange);
+            return Ok(Peek::Strange);
         }
         std::thread::sleep(PAUSE);
     }
@@ -93,8 +93,8 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
-        assert_eq!(look(&from).expect("a look"), Look::Head(std::array::from_fn(|at| at as u8)));
-        assert_eq!(look(&from).expect("a look"), Look::Head(std::array::from_fn(|at| at as u8)));
+        assert_eq!(peek(&from).expect("a peek"), Peek::Head(std::array::from_fn(|at| at as u8)));
+        assert_eq!(peek(&from).expect("a peek"), Peek::Head(std::array::from_fn(|at| at as u8)));
         writer.join().expect("joined");
         let mut all = Vec::new();
         from.read_to_end(&mut all).expect("read");
@@ -105,7 +105,7 @@ mod tests {
     fn a_socket_still_holds_everything_afterwards() {
         let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
         theirs.write_all(&[7; HEAD + 1]).expect("written");
-        assert_eq!(look(&ours).expect("a look"), Look::Head([7; HEAD]));
+        assert_eq!(peek(&ours).expect("a peek"), Peek::Head([7; HEAD]));
         drop(theirs);
         let mut all = Vec::new();
         ours.read_to_end(&mut all).expect("read");
@@ -116,9 +116,9 @@ mod tests {
     fn a_short_stream_is_nobody_s() {
         let (from, to) = rustix::pipe::pipe().expect("a pipe");
         File::from(to).write_all(&[1; 20]).expect("written");
-        assert_eq!(look(&from).expect("a look"), Look::Strange);
+        assert_eq!(peek(&from).expect("a peek"), Peek::Strange);
         let (empty, to) = rustix::pipe::pipe().expect("a pipe");
         drop(to);
-        assert_eq!(look(&empty).expect("a look"), Look::Ended);
+        assert_eq!(peek(&empty).expect("a peek"), Peek::Ended);
     }
 }

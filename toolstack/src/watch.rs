@@ -78,7 +78,7 @@ impl Watch<'_> {
             };
             if let Some(domain) = domain {
                 let (end, served) = follow(&mut store, domain)?;
-                bury(&mut store, domain, end)?;
+                remove_ended(&mut store, domain, end)?;
                 if served >= PAUSES.1 {
                     pause = PAUSES.0;
                 }
@@ -130,7 +130,7 @@ fn standing(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
     let Some(domain) = find(store)? else { return Ok(None) };
     match end_of(domain)? {
         None => Ok(Some(domain)),
-        Some(end) => bury(store, domain, end).map(|()| None),
+        Some(end) => remove_ended(store, domain, end).map(|()| None),
     }
 }
 
@@ -177,7 +177,7 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
 }
 
 /// Writes down why the agent ended, and removes what is left of its domain. A refusal of its configuration is ours too.
-fn bury(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refusal> {
+fn remove_ended(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refusal> {
     let refused = store.read(&format!("/local/domain/{domain}/{ROOT}/{REFUSED}"))?;
     let how = match end {
         End::Gone => "is gone: somebody destroyed it",

@@ -22,7 +22,7 @@ mod outbox;
 mod ring;
 
 use inbox::Inbox;
-use outbox::{Outbox, Post};
+use outbox::{Outbox, Update};
 use ring::Ring;
 
 /// How long an answer may take. The daemon may be busy for seconds, not for ever.
@@ -138,7 +138,7 @@ impl Xenstore {
     /// Sets a value; never waits, and nobody learns whether it worked. While the daemon takes nothing, a later value of the
     /// same node replaces it.
     pub fn post_write(&mut self, path: &str, value: &[u8]) {
-        self.post(path, Post::Write(value.to_vec()));
+        self.update(path, Update::Write(value.to_vec()));
     }
 
     /// Makes an empty node.
@@ -153,7 +153,7 @@ impl Xenstore {
 
     /// [`Xenstore::remove`] without waiting.
     pub fn post_remove(&mut self, path: &str) {
-        self.post(path, Post::Remove);
+        self.update(path, Update::Remove);
     }
 
     /// Reports changes at and below a path from now on, and one at once.
@@ -185,18 +185,18 @@ impl Xenstore {
         event::wait(&[self.port()], Some(deadline_ns));
     }
 
-    fn post(&mut self, path: &str, post: Post) {
-        self.outbox.put(path, post);
+    fn update(&mut self, path: &str, update: Update) {
+        self.outbox.put(path, update);
         let _ = self.pump();
     }
 
-    /// Makes the next post a request; whether there was one.
-    fn enqueue_post(&mut self) -> bool {
-        let Some((path, post)) = self.outbox.take() else { return false };
+    /// Makes the next update a request; whether there was one.
+    fn enqueue_update(&mut self) -> bool {
+        let Some((path, update)) = self.outbox.take() else { return false };
         // One that is too long is lost: nobody learns of it.
-        let _ = match &post {
-            Post::Write(value) => self.enqueue(Kind::Write, &[Part::Text(&path), Part::Value(value)]),
-            Post::Remove => self.enqueue(Kind::Rm, &[Part::Text(&path)]),
+        let _ = match &update {
+            Update::Write(value) => self.enqueue(Kind::Write, &[Part::Text(&path), Part::Value(value)]),
+            Update::Remove => self.enqueue(Kind::Rm, &[Part::Text(&path)]),
         };
         true
     }
@@ -222,7 +222,7 @@ impl Xenstore {
 
     /// Behind all that was said before.
     fn enqueue_last(&mut self, kind: Kind, parts: &[Part<'_>]) -> Result<u32, Error> {
-        while self.enqueue_post() {}
+        while self.enqueue_update() {}
         self.enqueue(kind, parts)
     }
 
@@ -259,7 +259,7 @@ impl Xenstore {
     fn exchange(&mut self) -> Result<(), Malformed> {
         let broken = |_| Malformed::BadString;
         let mut moved = false;
-        while !self.backlog.is_empty() || self.enqueue_post() {
+        while !self.backlog.is_empty() || self.enqueue_update() {
             let count = self.ring.put(&self.backlog).map_err(broken)?;
             self.backlog.drain(..count);
             moved |= count > 0;
