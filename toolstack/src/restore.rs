@@ -88,6 +88,38 @@ fn follow(
     arrived
 }
 
+/// What the agent has said of the session.
+#[derive(Default)]
+struct Said {
+    state: Option<State>,
+    rings: Option<(u64, u64)>,
+    note: Option<String>,
+    waits: bool,
+}
+
+impl Said {
+    /// Reads what is new. That a session waits is logged once.
+    fn update(
+        &mut self,
+        libxl: &mut Libxl,
+        store: &mut Xenstore,
+        session: &Session,
+        domain: u16,
+    ) -> Result<(), Refusal> {
+        self.state = session.state(store)?;
+        self.rings = session.rings(store)?.or(self.rings);
+        if let Some(note) = recover::keep(store, session, End::arriving(domain))? {
+            self.note = Some(note);
+        }
+        if let Some(State::Waiting { reason }) = &self.state
+            && !std::mem::replace(&mut self.waits, true)
+        {
+            libxl.log(Level::Notice, &format!("waiting for {reason}"));
+        }
+        Ok(())
+    }
+}
+
 fn wait_for_guest(
     libxl: &mut Libxl,
     store: &mut Xenstore,
@@ -95,28 +127,22 @@ fn wait_for_guest(
     session: &mut Session,
     domain: u16,
 ) -> Result<(u64, u64), Refusal> {
-    let (mut state, mut rings, mut note) = (None, None, None);
+    let mut said = Said::default();
     // What nobody looks at here comes most often: how far the agent is.
     let mut look = true;
     let mut waits_since = Instant::now();
-    let mut said = false;
     let mut cancelled: Option<Refusal> = None;
     loop {
         while let Some(path) = store.take_change() {
             look |= !session.is_progress(&path);
         }
         if std::mem::take(&mut look) {
-            state = session.state(store)?;
-            rings = session.rings(store)?.or(rings);
-            note = recover::keep(store, session, End::arriving(domain))?.or(note);
-            if let Some(State::Waiting { reason }) = &state
-                && !std::mem::replace(&mut said, true)
-            {
-                libxl.log(Level::Notice, &format!("waiting for {reason}"));
-            }
+            said.update(libxl, store, session, domain)?;
         }
-        match &state {
-            Some(State::Running | State::Complete | State::Interrupted { .. }) => return rings.ok_or(Refusal::NoRings),
+        match &said.state {
+            Some(State::Running | State::Complete | State::Interrupted { .. }) => {
+                return said.rings.ok_or(Refusal::NoRings);
+            }
             Some(State::Failed { cause, reason }) => {
                 return Err(match cancelled {
                     Some(why) if *cause == Cause::Cancelled => why,
@@ -142,7 +168,7 @@ fn wait_for_guest(
             Event::StreamGone => Refusal::PeerGone,
             Event::Quiet if !session.agent.is_alive(store)? => {
                 // Without a note it had not got so far that the other side may have let the guest go.
-                let note = note.as_deref().ok_or(Refusal::AgentLost)?;
+                let note = said.note.as_deref().ok_or(Refusal::AgentLost)?;
                 libxl.log(Level::Notice, "the migration agent of this host died; waiting for another one");
                 *session =
                     recover::hand_on(store, session.agent.domain, End::arriving(domain), note, Some(recover::RESTART))?;

@@ -42,6 +42,21 @@ pub(crate) async fn serve<P: Platform>(
     }
 }
 
+/// Waits until there is memory for the session; meanwhile the source hears that it has been postponed.
+async fn wait_for_turn<P: Platform>(
+    host: &Host<P>,
+    toolstack: &Toolstack,
+    callee: Callee,
+    session: SessionToken,
+    size: Size,
+) -> Result<Reservation, SessionError> {
+    let turn = turn(host, toolstack, Want::to_arrive(size, callee.key));
+    match select(turn, dialing::postpone(host, callee, session)).await {
+        Either::First(memory) => memory,
+        Either::Second(never) => match never {},
+    }
+}
+
 /// An error here means that the guest never ran on this host and never will.
 async fn arrive<P: Platform>(
     host: &Host<P>,
@@ -54,13 +69,7 @@ async fn arrive<P: Platform>(
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
     host.platform.borrow().can_retain()?;
-    let mut memory = {
-        let turn = turn(host, toolstack, Want::to_arrive(size, callee.key));
-        match select(turn, dialing::postpone(host, callee, session)).await {
-            Either::First(memory) => memory?,
-            Either::Second(never) => match never {},
-        }
-    };
+    let mut memory = wait_for_turn(host, toolstack, callee, session, size).await?;
     memory.add(cost::ARRIVAL)?;
     // It may have waited for long.
     host.platform.borrow().can_retain()?;

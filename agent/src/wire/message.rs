@@ -48,6 +48,22 @@ pub struct Hello {
     pub binding: [u8; 32],
 }
 
+impl Hello {
+    fn parse(cursor: &mut Cursor<'_>) -> Result<Self, WireError> {
+        let channel = Channel::from_number(cursor.u8()?).ok_or(WireError::Value("channel"))?;
+        let purpose = match cursor.u8()? {
+            0 => Purpose::Begin,
+            1 => Purpose::Recover,
+            2 => Purpose::Postpone,
+            _ => return Err(WireError::Value("purpose")),
+        };
+        if cursor.u16()? != 0 {
+            return Err(WireError::Reserved);
+        }
+        Ok(Self { channel, purpose, session: SessionToken(cursor.array()?), binding: cursor.array()? })
+    }
+}
+
 /// The answer to [`Hello`] on the control connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Welcome<'a> {
@@ -114,45 +130,17 @@ impl<'a> Message<'a> {
     pub fn parse(kind: Kind, body: &'a [u8]) -> Result<Self, WireError> {
         let mut cursor = Cursor::new(body);
         let message = match kind {
-            Kind::Hello => {
-                let hello = Hello {
-                    channel: Channel::from_number(cursor.u8()?).ok_or(WireError::Value("channel"))?,
-                    purpose: match cursor.u8()? {
-                        0 => Purpose::Begin,
-                        1 => Purpose::Recover,
-                        2 => Purpose::Postpone,
-                        _ => return Err(WireError::Value("purpose")),
-                    },
-                    session: {
-                        if cursor.u16()? != 0 {
-                            return Err(WireError::Reserved);
-                        }
-                        SessionToken(cursor.array()?)
-                    },
-                    binding: cursor.array()?,
-                };
-                Self::Hello(hello)
-            }
+            Kind::Hello => Self::Hello(Hello::parse(&mut cursor)?),
             Kind::Welcome => {
                 return Ok(Self::Welcome(Welcome {
                     pages: cursor.u64()?,
                     frames: cursor.u64()?,
                     uuid: cursor.array()?,
-                    verify: match cursor.u8()? {
-                        0 => false,
-                        1 => true,
-                        _ => return Err(WireError::Value("flag")),
-                    },
+                    verify: flag(cursor.u8()?.into(), "flag")?,
                     frame: cursor.rest(),
                 }));
             }
-            Kind::Built => Self::Built {
-                can_page: match cursor.u32()? {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(WireError::Value("ability to page")),
-                },
-            },
+            Kind::Built => Self::Built { can_page: flag(cursor.u32()?, "ability to page")? },
             Kind::Ram => return Set::parse(body).map(Self::Ram),
             Kind::Hints => return Set::parse(body).map(Self::Hints),
             Kind::Dirty => return Set::parse(body).map(Self::Dirty),
@@ -262,6 +250,14 @@ impl Demanded {
     /// As bytes.
     pub fn emit(&self) -> [u8; 8] {
         (self.gfn.0 | if self.first { Self::FIRST } else { 0 }).to_le_bytes()
+    }
+}
+
+fn flag(number: u32, what: &'static str) -> Result<bool, WireError> {
+    match number {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(WireError::Value(what)),
     }
 }
 
