@@ -54,6 +54,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// Virtual processors.
     pub vcpus: u32,
+    /// The host's processors that it may use, as `xl.cfg` writes them.
+    pub cpus: &'static str,
     /// How it reads the time-stamp counter (`tsc_mode` of xl.cfg). By default Xen emulates one that is not invariant, as QEMU's
     /// is: that costs more than all else that an idle guest does, and no host that people have does it.
     pub tsc_mode: &'static str,
@@ -79,6 +81,7 @@ impl Guest {
             address: GUEST,
             memory_mib: 256,
             vcpus: 1,
+            cpus: "all",
             tsc_mode: "native",
             kernel: artifacts.guest_kernel.clone(),
             initramfs: artifacts.guest_initramfs.clone(),
@@ -122,7 +125,7 @@ impl Guest {
     }
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
-        let Self { address, memory_mib, vcpus, arguments, tsc_mode, label, .. } = self;
+        let Self { address, memory_mib, vcpus, cpus, arguments, tsc_mode, label, .. } = self;
         let Workload { dirty_mb, dirty_rate, tick_ms } = self.load;
         let mac = network::guest_mac(*address);
         let label = match label {
@@ -138,7 +141,7 @@ impl Guest {
         );
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
-             vcpus={vcpus}\ntsc_mode=\"{tsc_mode}\"\nextra=\"{extra}\"\n\
+             vcpus={vcpus}\ncpus=\"{cpus}\"\ntsc_mode=\"{tsc_mode}\"\nextra=\"{extra}\"\n\
              vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}"
         )
     }

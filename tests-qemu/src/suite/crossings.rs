@@ -93,10 +93,10 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
 /// Each of ten virtual processors, mostly idle, touches pages of its own as soon as it runs on B. The link is slow by then, so that
 /// all of them wait at once, and the ring of faults has eight slots.
 pub fn ten_vcpus(fixture: &mut Fixture) -> Result<()> {
-    /// For so many looks, a second apart, the link stays slow once the guest runs on B.
-    const LOOKS: u32 = 20;
+    /// For so many looks, some ten a second, the link stays slow once the guest runs on B.
+    const LOOKS: u32 = 150;
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.vcpus = 10;
+    (guest.vcpus, guest.cpus) = (10, "1");
     guest.load = Workload { tick_ms: 1000, ..Workload::new(32, 2000) };
     // What the agent of B says in the end is this migration's.
     fixture.drop_agents()?;
