@@ -2,6 +2,8 @@
 //! the same bytes beside them. One thread does both ends' work in turn, and each is timed by itself.
 //!
 //! `cargo bench -p agent --features bench --bench host_path`; with `-- seal`, or a part of any other name, that step alone.
+//! With `RUSTFLAGS='--cfg polyval_backend="soft"'` the cipher is what the image has on a host without AVX, and its steps' names
+//! say so.
 
 #![expect(missing_docs, reason = "the macro makes a function without")]
 
@@ -19,6 +21,9 @@ const PAGES: usize = 32 << 10;
 /// Frames of the guest whose sets are looked at, 1 GiB, and how many of them are dirty.
 const FRAMES: u64 = 1 << 18;
 const DIRTY: u64 = 5000;
+
+/// What the names of steps with the cipher end in.
+const CIPHER: &str = if cfg!(polyval_backend = "soft") { "_portable_ghash" } else { "" };
 
 /// Memory of a guest in which one page of each batch is zero: as good as nothing is saved.
 fn memory() -> Vec<Page> {
@@ -96,7 +101,7 @@ fn records(criterion: &mut Criterion) {
     group.throughput(Throughput::Bytes(Record::LEN as u64));
     let mut record = Record::default();
     for (name, sealing) in [("seal", true), ("open", false)] {
-        group.bench_function(name, |bencher| {
+        group.bench_function(format!("{name}{CIPHER}"), |bencher| {
             bencher.iter_custom(|times| {
                 let (mut seal, mut open) = (Duration::ZERO, Duration::ZERO);
                 for _ in 0..times {
@@ -150,7 +155,7 @@ fn ends(criterion: &mut Criterion) {
     for (end, name) in ["source", "target"].into_iter().enumerate() {
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Bytes((PAGES * PAGE_SIZE) as u64));
-        for (name, sealed) in [("plain", false), ("sealed", true)] {
+        for (name, sealed) in [(String::from("plain"), false), (format!("sealed{CIPHER}"), true)] {
             let (mut ends, mut to) = (Ends::new(sealed, clock), vec![[0xff; PAGE_SIZE]; PAGES]);
             group.bench_function(name, |bencher| {
                 bencher.iter_custom(|times| spent(times, || ends.migrate(&from, &mut to)[end]));

@@ -7,6 +7,7 @@ use core::arch::global_asm;
 
 #[doc(no_inline)]
 pub use xen_abi::start_info::StartInfo;
+use xen_pv::processor;
 
 use crate::console;
 use crate::layout::{STACK, VIRT_BASE};
@@ -30,6 +31,7 @@ macro_rules! entry_point {
 /// # Safety
 /// `info` must be what Xen passed to the image's entry; once only.
 pub unsafe fn run(info: *const StartInfo, image: &'static str, main: fn(Machine) -> !) -> ! {
+    processor::enable_avx();
     console::set_image(image);
     // SAFETY: the caller's promise: Xen passes a valid start_info, which nobody else uses.
     let machine = unsafe { Machine::new(&*info) };

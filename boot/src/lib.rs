@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod bytes;
+pub mod cipher;
 pub mod console;
 pub mod entry;
 mod heap;

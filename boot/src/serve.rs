@@ -21,6 +21,7 @@ use xen_pv::guest::domctl;
 use xen_pv::sched;
 use xen_pv::xenstore::Xenstore;
 
+use crate::cipher::Code;
 use crate::nic::{self, Nic};
 use crate::platform::{FaultPorts, Platform};
 use crate::start::{Machine, XenVersion};
@@ -155,7 +156,7 @@ fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config,
     );
     match &config.security {
         Security::Sealed(identity) => say!(
-            "sealed, key {}, {} peers; random numbers from {origin}",
+            "sealed, key {}, {} peers; seals with {Code}; random numbers from {origin}",
             identity.public_key().fingerprint(),
             identity.peers().count()
         ),

@@ -12,8 +12,35 @@ use crate::command::command;
 use crate::monitor;
 use crate::network::Place;
 
-/// SVM with nested paging, and what fast ciphers need. `EPYC` and `max` crash a PV dom0 early in its boot.
-const CPU: &str = "qemu64,+svm,+npt,+aes,+ssse3,+sse4.1,+sse4.2,+pclmulqdq,+rdrand,+popcnt";
+/// The processors of a host.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Processor {
+    /// SVM with nested paging, and what fast ciphers need, except for AVX.
+    #[default]
+    Plain,
+    /// AVX as well.
+    Avx,
+}
+
+impl Processor {
+    /// QEMU's words for it. `EPYC` and `max` crash a PV dom0 early in its boot. With XSAVE `qemu64` hangs Xen, and with RDTSCP
+    /// `Haswell` crashes PVH guests.
+    const fn model(self) -> &'static str {
+        match self {
+            Self::Plain => "qemu64,+svm,+npt,+aes,+ssse3,+sse4.1,+sse4.2,+pclmulqdq,+rdrand,+popcnt",
+            Self::Avx => "Haswell-noTSX,vendor=AuthenticAMD,+svm,+npt,-rdtscp",
+        }
+    }
+
+    /// What Xen is told about protection from speculation. QEMU's XSAVE does not look at CR0.TS: when Xen restores registers
+    /// only once they are used, dom0's programs crash.
+    const fn speculation(self) -> &'static str {
+        match self {
+            Self::Plain => "no",
+            Self::Avx => "eager-fpu",
+        }
+    }
+}
 
 /// What a host boots.
 #[derive(Clone, Debug)]
@@ -37,6 +64,8 @@ pub struct HostSize {
     pub dom0_mib: u32,
     /// Processors of the machine.
     pub cpus: u32,
+    /// What they are.
+    pub processor: Processor,
 }
 
 /// How large a host is.
@@ -55,7 +84,12 @@ pub struct Size {
 
 impl From<Size> for HostSize {
     fn from(size: Size) -> Self {
-        Self { memory_mib: size.host_memory, dom0_mib: size.dom0_memory, cpus: size.host_cpus }
+        Self {
+            memory_mib: size.host_memory,
+            dom0_mib: size.dom0_memory,
+            cpus: size.host_cpus,
+            processor: Processor::Plain,
+        }
     }
 }
 
@@ -79,7 +113,7 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         Lifetime::Kept => command("setsid", ["qemu-system-x86_64"]),
     };
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", CPU])
+        .args(["-accel", "tcg,thread=multi", "-cpu", size.processor.model()])
         .args(["-m", &size.memory_mib.to_string(), "-smp", &size.cpus.to_string()])
         .args(["-serial", &format!("file:{}", log("xen").display())])
         .args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no,vhost=off", place.tap())])
@@ -111,8 +145,9 @@ fn xen_command_line(size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
     format!(
         "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 flask=enforcing loglvl=info \
-         gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl=no",
-        size.dom0_mib
+         gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl={1}",
+        size.dom0_mib,
+        size.processor.speculation()
     )
 }
 

@@ -2,7 +2,7 @@
 //!
 //! - [`hypercall`]: one thin function a hypercall; unsafe, because Xen believes its arguments.
 //! - [`memory`], [`window`]: the domain's own pages and page tables; addresses for other domains' pages.
-//! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`sched`]: what every PV domain has.
+//! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`processor`], [`sched`]: what every PV domain has.
 //! - [`module`]: what the toolstack gave the domain beside its image.
 //! - [`xenstore`]: the name space shared with the toolstack.
 //! - [`netfront`]: packets to and from the network's backend.
@@ -23,6 +23,7 @@ pub mod hypercall;
 pub mod memory;
 pub mod module;
 pub mod netfront;
+pub mod processor;
 mod pte;
 pub mod sched;
 pub mod shared_info;

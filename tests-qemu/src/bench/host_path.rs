@@ -5,19 +5,23 @@ use std::path::Path;
 use serde_json::Value;
 
 /// What was measured, in the order of the path.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 16] = [
     "step/memcpy",
     "step/scan",
     "step/seal",
+    "step/seal_portable_ghash",
     "step/frame",
     "step/tcp_out",
     "step/tcp_in",
     "step/open",
+    "step/open_portable_ghash",
     "step/place",
     "source/plain",
     "target/plain",
     "source/sealed",
     "target/sealed",
+    "source/sealed_portable_ghash",
+    "target/sealed_portable_ghash",
 ];
 
 /// What both ends do in clear.

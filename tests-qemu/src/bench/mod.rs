@@ -31,7 +31,7 @@ use crate::artifacts::programs::Build;
 use crate::mode::Mode;
 use crate::network::PLACES;
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Lifetime};
+use crate::qemu::{HostSize, Lifetime, Processor};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::keys::Channel;
@@ -47,7 +47,7 @@ use spread::Spread;
 use watch::Watch;
 
 /// Hosts that hold the largest guest.
-const HOSTS: HostSize = HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1 };
+const HOSTS: HostSize = HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1, processor: Processor::Plain };
 /// How often the idle round trip is measured.
 const ROUND_TRIPS: usize = 50;
 /// What a migration is expected to take besides its guest's memory, before one was measured, and for each MB of that.

@@ -12,7 +12,7 @@ use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Lifetime};
+use crate::qemu::{HostSize, Lifetime, Processor};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::keys::Channel;
@@ -233,6 +233,12 @@ impl Fixture {
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));
         }
         Ok(())
+    }
+
+    /// From the next boot on, which comes before anything else, the hosts have this processor.
+    pub fn set_processor(&mut self, processor: Processor) {
+        self.size.processor = processor;
+        self.spoil();
     }
 
     /// The hosts are not to be trusted any more.

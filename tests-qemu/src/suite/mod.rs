@@ -14,6 +14,7 @@ mod operator;
 mod path;
 #[cfg(test)]
 mod policy;
+mod processor;
 mod refusals;
 #[cfg(test)]
 mod reliability;
@@ -60,6 +61,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
+    Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
 
