@@ -12,7 +12,7 @@ use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Lifetime, Processor};
+use crate::qemu::{HostSize, Lifetime};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::keys::Channel;
@@ -235,10 +235,19 @@ impl Fixture {
         Ok(())
     }
 
-    /// From the next boot on, which comes before anything else, the hosts have this processor.
-    pub fn set_processor(&mut self, processor: Processor) {
-        self.size.processor = processor;
+    /// Runs `test` on hosts that are booted for it, as `change` makes them. Those of the next test are as they were.
+    pub fn on_other_hosts(
+        &mut self,
+        change: impl FnOnce(&mut HostSize),
+        test: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let usual = self.size;
+        change(&mut self.size);
         self.spoil();
+        let result = test(self);
+        self.size = usual;
+        self.spoil();
+        result
     }
 
     /// The hosts are not to be trusted any more.

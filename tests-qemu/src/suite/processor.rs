@@ -15,10 +15,7 @@ use crate::scenario::testbed::{A, B};
 pub fn seals_by_instruction(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     expect_code(fixture, "AES-NI and portable GHASH")?;
-    fixture.set_processor(Processor::Avx);
-    let crossed = cross_with_avx(fixture);
-    fixture.set_processor(Processor::Plain);
-    crossed
+    fixture.on_other_hosts(|size| size.processor = Processor::Avx, cross_with_avx)
 }
 
 fn cross_with_avx(fixture: &mut Fixture) -> Result<()> {

@@ -63,11 +63,3 @@ fn the_table_names_every_fault_on_real_xen() {
     let missing: Vec<&str> = faults::all().map(|test| test.name).filter(|name| !named.contains(name)).collect();
     assert!(missing.is_empty(), "docs/reliability.md leaves out {missing:?}");
 }
-
-#[test]
-fn the_table_marks_those_that_have_not_passed_yet() {
-    let is_marked = |name: &str| DOCUMENT.contains(&format!("`{name}` \u{2020}"));
-    let marked: Vec<&str> = faults::all().map(|test| test.name).filter(|name| is_marked(name)).collect();
-    let untried: Vec<&str> = faults::UNTRIED.iter().map(|test| test.name).collect();
-    assert_eq!(marked, untried);
-}
