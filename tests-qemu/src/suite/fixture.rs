@@ -11,6 +11,7 @@ use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
@@ -29,6 +30,7 @@ pub struct Fixture {
     artifacts: Artifacts,
     name: Option<String>,
     size: HostSize,
+    nic: Nic,
     testbed: Option<Testbed>,
     agents: Option<Agents>,
     /// Where a guest runs that the last test has left for the next one.
@@ -38,12 +40,13 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    pub fn new(paths: &Paths, artifacts: Artifacts, name: Option<&str>, size: HostSize) -> Self {
+    pub fn new(paths: &Paths, artifacts: Artifacts, name: Option<&str>, size: HostSize, nic: Nic) -> Self {
         Self {
             paths: paths.clone(),
             artifacts,
             name: name.map(str::to_owned),
             size,
+            nic,
             testbed: None,
             agents: None,
             resident: None,
@@ -69,6 +72,7 @@ impl Fixture {
             let name = self.name.as_deref();
             let mut testbed = Testbed::boot(&self.paths, artifacts, name, PLACES.len(), self.size, Lifetime::Runner)?;
             testbed.verify = true;
+            testbed.nic = self.nic;
             self.testbed = Some(testbed);
         } else if self.spoiled {
             self.agents = None;

@@ -26,6 +26,7 @@ use anyhow::Result;
 
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::HostSize;
 pub use choice::Choice;
@@ -67,11 +68,11 @@ const TESTS: &[Test] = &[
 const SLOWEST: usize = 10;
 
 /// Runs the chosen tests; returns the exit status.
-pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choice: &Choice) -> Result<u8> {
+pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, nic: Nic, choice: &Choice) -> Result<u8> {
     let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_images(paths, build)?;
-    let mut fixture = Fixture::new(paths, artifacts, name, size);
+    let mut fixture = Fixture::new(paths, artifacts, name, size, nic);
     let (mut failed, mut times) = (Vec::new(), Vec::new());
     println!("running {} tests on real Xen", tests.len());
     let begun = Instant::now();

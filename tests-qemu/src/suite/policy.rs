@@ -39,7 +39,7 @@ const MANAGE: &[&str] = &[
 const PRIVATE: [(&str, &[&str]); 3] = [
     ("nomigrate_t", &["domain2 get_vnumainfo", RUN[0], RUN[1]]),
     ("nomigrate_t_inbound", &["domain2 setscheduler", "domain2 relabelfrom"]),
-    ("tsmc_agent_t", &RUN),
+    ("tsmc_agent_t", &["resource add", "resource remove", RUN[0], RUN[1]]),
 ];
 
 /// All that dom0 may do to a guest that has left.

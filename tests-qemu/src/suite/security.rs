@@ -54,13 +54,13 @@ pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     let artifacts = fixture.artifacts().clone();
     let testbed = fixture.hosts()?;
-    let dom0 = testbed.dom0(A);
+    let (dom0, nic) = (testbed.dom0(A), testbed.nic);
     let agent = agents::put_image(&dom0, &artifacts.image)?;
     let self_test = agents::put_image(&dom0, &artifacts.self_test_image)?;
     dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
     dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
     let configure = |kernel: &str, arguments: &str, module: &str| -> Result<()> {
-        let text = agents::configuration_text(kernel, A.agent, arguments, module);
+        let text = agents::configuration_text(kernel, A, nic, arguments, module);
         Ok(dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
     };
     let module = "ramdisk=\"/run/tsmc/module\"\n";
