@@ -117,6 +117,11 @@ pub fn unshape(namespace: &str, places: &[Place]) -> Result<()> {
 
 /// Bytes that the host of `place` has received from the network. The calling thread must be in the namespace.
 pub fn received_by(place: &Place) -> Result<u64> {
+    Ok(received_by_cards(place)?.iter().sum())
+}
+
+/// The same for each of its network cards.
+pub fn received_by_cards(place: &Place) -> Result<[u64; 2]> {
     let text = fs::read_to_string("/proc/thread-self/net/dev")?;
     let received_by = |tap: String| -> Result<u64> {
         let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&tap)?.strip_prefix(':'));
@@ -124,7 +129,8 @@ pub fn received_by(place: &Place) -> Result<u64> {
         let word = line.context("the TAP device is gone")?.split_whitespace().nth(8);
         word.and_then(|word| word.parse().ok()).context("the kernel counts bytes")
     };
-    place.taps().into_iter().map(received_by).sum()
+    let [first, second] = place.taps();
+    Ok([received_by(first)?, received_by(second)?])
 }
 
 /// Whether a process lives in the namespace: a run that another checkout of this project keeps up, say.

@@ -7,6 +7,9 @@ use clap::ValueEnum;
 /// The place of each host's second network card on its PCI bus, as `xl` writes it.
 pub const DEVICE: &str = "01:00.0";
 
+/// The name of the network driver domain.
+pub const DRIVER_DOMAIN: &str = "netdom";
+
 /// An agent's network interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Nic {
@@ -15,6 +18,8 @@ pub enum Nic {
     Vif,
     /// The host's second network card itself.
     Pci,
+    /// Served by a driver domain that owns the second network card.
+    Netdom,
 }
 
 impl Nic {
@@ -22,6 +27,7 @@ impl Nic {
     pub fn configuration(self, mac: &str) -> String {
         match self {
             Self::Vif => format!("vif=[\"mac={mac}\"]\n"),
+            Self::Netdom => format!("vif=[\"mac={mac},backend={DRIVER_DOMAIN}\"]\n"),
             Self::Pci => format!("pci=[\"{DEVICE}\"]\n"),
         }
     }
@@ -32,6 +38,7 @@ impl fmt::Display for Nic {
         f.write_str(match self {
             Self::Vif => "vif",
             Self::Pci => "pci",
+            Self::Netdom => "netdom",
         })
     }
 }

@@ -9,7 +9,7 @@ use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
 
 use crate::network::{BRIDGE, Place};
-use crate::nic::Nic;
+use crate::nic::{DRIVER_DOMAIN, Nic};
 
 /// The name of an agent's domain: the save helper finds it by this.
 pub const AGENT_NAME: &str = "tsmc-agent";
@@ -126,6 +126,11 @@ pub fn domain_id(dom0: &Dom0, name: &str) -> Result<Option<u32>> {
         return Ok(None);
     }
     Ok(Some(output.text().parse().context("xl domid prints a number")?))
+}
+
+/// Whether a line of `xl list` is about a domain that serves others: dom0, the agent, its network's driver domain.
+pub fn is_service(line: &str) -> bool {
+    ["Domain-0 ", AGENT_NAME, DRIVER_DOMAIN].iter().any(|name| line.starts_with(name))
 }
 
 /// The end of a domain's console, as xenconsoled wrote it down.

@@ -5,6 +5,7 @@ pub mod guest;
 pub mod keys;
 pub mod measure;
 pub mod migration;
+pub mod netdom;
 pub mod options;
 pub mod privacy;
 pub mod sessions;

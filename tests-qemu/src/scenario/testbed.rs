@@ -6,6 +6,7 @@ use tests_qemu::exec::Dom0;
 
 use super::agents::{Agent, AgentConfiguration, Agents, static_address};
 use super::keys::{Channel, Keys};
+use super::netdom;
 use super::story::Story;
 use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
@@ -86,6 +87,9 @@ impl Testbed {
             Channel::Sealed => (Some(self.keys.module(place, peers)?), static_address(place.agent)),
             Channel::Plain => (None, format!("{} plain", static_address(place.agent))),
         };
+        if self.nic == Nic::Netdom {
+            netdom::ensure_started(&self.dom0(place), &self.artifacts)?;
+        }
         let (image, nic, module) = (&*self.artifacts.image, self.nic, module.as_deref());
         let configuration = AgentConfiguration { image, place, nic, arguments: &arguments, module };
         let agent = Agent::start(&self.dom0(place), &configuration)?;

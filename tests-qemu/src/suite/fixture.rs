@@ -11,10 +11,10 @@ use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
-use crate::nic::Nic;
+use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
-use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
+use crate::scenario::agents::{AGENT_NAME, Agent, Agents, is_service};
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::keys::Channel;
 use crate::scenario::measure;
@@ -79,6 +79,7 @@ impl Fixture {
             self.resident = None;
             let testbed = self.testbed.as_mut().context("no hosts")?;
             testbed.link_mbit = None;
+            testbed.nic = self.nic;
             testbed.run.reboot(&self.paths, &self.artifacts, self.size)?;
         }
         self.spoiled = false;
@@ -137,6 +138,18 @@ impl Fixture {
         let testbed = self.hosts()?;
         for place in &PLACES {
             testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
+        }
+        Ok(())
+    }
+
+    /// Gives the agents that are started from now on another network interface: this, or again the one of most tests.
+    pub fn set_nic(&mut self, nic: Option<Nic>) -> Result<()> {
+        self.drop_agents()?;
+        let nic = nic.unwrap_or(self.nic);
+        let testbed = self.hosts()?;
+        testbed.nic = nic;
+        for place in &PLACES {
+            testbed.dom0(place).run(&["xl", "destroy", DRIVER_DOMAIN])?;
         }
         Ok(())
     }
@@ -231,7 +244,7 @@ impl Fixture {
             let strange: Vec<&str> = list
                 .lines()
                 .skip(1)
-                .filter(|line| !line.starts_with("Domain-0 ") && !line.starts_with(AGENT_NAME))
+                .filter(|line| !is_service(line))
                 .filter(|line| resident != Some(place) || !line.starts_with(&format!("{} ", guest::NAME)))
                 .collect();
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));

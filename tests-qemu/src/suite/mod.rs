@@ -10,6 +10,7 @@ mod figures;
 mod fixture;
 mod image;
 mod loss;
+mod netdom;
 mod operator;
 mod path;
 #[cfg(test)]
@@ -52,6 +53,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
+    Test { name: "guest_crosses_through_a_network_driver_domain", run: netdom::guest_crosses },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
