@@ -62,6 +62,10 @@ const TESTS: &[Test] = &[
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
+    Test {
+        name: "watchdog_replaces_an_agent_with_a_card_at_once",
+        run: security::watchdog_replaces_an_agent_with_a_card_at_once,
+    },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];

@@ -26,6 +26,7 @@ pub fn guest_crosses(fixture: &mut Fixture) -> Result<()> {
     ensure!(own > 10 * dom0, "B received {dom0} bytes by dom0's card, and only {own} by the driver domain's");
     for place in &PLACES {
         let messages = fixture.testbed()?.dom0(place).run(&["xl", "dmesg"])?.text();
+        println!("{}: {} DMA faults", place.letter, messages.matches("DMA Write").count());
         let denied = messages.lines().find(|line| line.contains("denied") && line.contains("netdom_t"));
         ensure!(denied.is_none(), "{} refused something to {DRIVER_DOMAIN}: {denied:?}", place.letter);
     }
