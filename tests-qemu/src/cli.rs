@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::bench::options::Bench;
+use crate::nic::Nic;
 use crate::qemu::Size;
 use crate::scenario::options::Migrate;
 use crate::suite::Choice;
@@ -88,6 +89,9 @@ pub enum Command {
         /// Print the names and run nothing.
         #[arg(long)]
         list: bool,
+        /// The agents' network interfaces, in tests that do not say which.
+        #[arg(long, value_enum, default_value_t)]
+        nic: Nic,
         #[command(flatten)]
         size: Size,
     },

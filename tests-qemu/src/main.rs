@@ -9,6 +9,7 @@ mod gates;
 mod mode;
 mod monitor;
 mod network;
+mod nic;
 mod paths;
 mod qemu;
 mod run;
@@ -77,7 +78,9 @@ fn execute(cli: &Cli) -> Result<u8> {
         Command::Migrate(options) => return scenario::migrate(&paths, build, name, options),
         Command::Bench(options) => return bench::run(&paths, build, name, options),
         Command::Test { list: true, .. } => suite::names().for_each(|name| println!("{name}")),
-        Command::Test { choice, size, .. } => return suite::run(&paths, build, name, (*size).into(), choice),
+        Command::Test { choice, nic, size, .. } => {
+            return suite::run(&paths, build, name, (*size).into(), *nic, choice);
+        }
         Command::ImageGates => return gates::check(&paths.image(), &paths.self_test_image()),
     }
     Ok(0)

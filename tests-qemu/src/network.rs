@@ -1,4 +1,4 @@
-//! The network between the hosts: a bridge in a namespace of its own, a TAP device per host.
+//! The network between the hosts: a bridge in a namespace of its own, a TAP device for each network card of a host.
 //!
 //! Nothing of it is visible outside the namespace, so runs may stand side by side with the same addresses.
 
@@ -56,14 +56,19 @@ impl Place {
         SocketAddr::from((self.dom0, tests_qemu::exec::PORT))
     }
 
-    /// The name of its TAP device.
-    pub fn tap(&self) -> String {
-        format!("tap{}", self.letter)
+    /// The names of its TAP devices: of dom0's network card, and of the second one, which is for the agent.
+    pub fn taps(&self) -> [String; 2] {
+        ["tap", "nic"].map(|name| format!("{name}{}", self.letter))
     }
 
     /// The hardware address of dom0's network card.
     pub fn mac(&self) -> String {
         format!("52:54:00:77:00:{:02x}", self.dom0.octets()[3])
+    }
+
+    /// The hardware address of the agent, whatever its network interface: nobody's ARP is out of date when that changes.
+    pub fn agent_mac(&self) -> String {
+        guest_mac(self.agent)
     }
 }
 
@@ -80,8 +85,7 @@ pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
         let mac = guest_mac(guest);
         run_line(&format!("ip -n {namespace} neigh replace {guest} lladdr {mac} dev br0 nud permanent"))?;
     }
-    for place in places {
-        let tap = place.tap();
+    for tap in places.iter().flat_map(Place::taps) {
         // vnet_hdr lets whole segments of up to 64 KiB and unfinished checksums cross from host to host.
         run_line(&format!("ip -n {namespace} tuntap add dev {tap} mode tap vnet_hdr"))?;
         run_line(&format!("ip -n {namespace} link set {tap} master br0 up"))?;
@@ -89,9 +93,9 @@ pub fn create(namespace: &str, places: &[Place]) -> Result<()> {
     Ok(())
 }
 
-/// Limits what each of `places` receives to `mbit` Mbit/s.
+/// Limits what each network card of `places` receives to `mbit` Mbit/s.
 pub fn shape(namespace: &str, places: &[Place], mbit: u32) -> Result<()> {
-    places.iter().try_for_each(|place| limit(namespace, &place.tap(), mbit))
+    places.iter().flat_map(Place::taps).try_for_each(|tap| limit(namespace, &tap, mbit))
 }
 
 /// Limits what leaves by a device to `mbit` Mbit/s.
@@ -107,16 +111,26 @@ pub fn limit(namespace: &str, device: &str, mbit: u32) -> Result<()> {
 pub fn unshape(namespace: &str, places: &[Place]) -> Result<()> {
     places
         .iter()
-        .try_for_each(|place| run_line(&format!("tc -n {namespace} qdisc del dev {} root", place.tap())).map(drop))
+        .flat_map(Place::taps)
+        .try_for_each(|tap| run_line(&format!("tc -n {namespace} qdisc del dev {tap} root")).map(drop))
 }
 
 /// Bytes that the host of `place` has received from the network. The calling thread must be in the namespace.
 pub fn received_by(place: &Place) -> Result<u64> {
+    Ok(received_by_cards(place)?.iter().sum())
+}
+
+/// The same for each of its network cards.
+pub fn received_by_cards(place: &Place) -> Result<[u64; 2]> {
     let text = fs::read_to_string("/proc/thread-self/net/dev")?;
-    let tap = place.tap() + ":";
-    let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&tap)).context("the TAP device is gone")?;
-    // Eight figures of what came out of the host, then those of what went to it.
-    line.split_whitespace().nth(8).and_then(|word| word.parse().ok()).context("the kernel counts bytes")
+    let received_by = |tap: String| -> Result<u64> {
+        let line = text.lines().find_map(|line| line.trim_start().strip_prefix(&tap)?.strip_prefix(':'));
+        // Eight figures of what came out of the host, then those of what went to it.
+        let word = line.context("the TAP device is gone")?.split_whitespace().nth(8);
+        word.and_then(|word| word.parse().ok()).context("the kernel counts bytes")
+    };
+    let [first, second] = place.taps();
+    Ok([received_by(first)?, received_by(second)?])
 }
 
 /// Whether a process lives in the namespace: a run that another checkout of this project keeps up, say.

@@ -11,6 +11,7 @@ use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
 use crate::monitor;
 use crate::network::Place;
+use crate::nic::DEVICE;
 
 /// The processors of a host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,10 +115,10 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
     };
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
         .args(["-accel", "tcg,thread=multi", "-cpu", size.processor.model()])
+        .args(["-device", "intel-iommu,intremap=on"])
         .args(["-m", &size.memory_mib.to_string(), "-smp", &size.cpus.to_string()])
         .args(["-serial", &format!("file:{}", log("xen").display())])
-        .args(["-netdev", &format!("tap,id=net,ifname={},script=no,downscript=no,vhost=off", place.tap())])
-        .args(["-device", &format!("virtio-net-pci,netdev=net,mac={},{OFFLOADS},rx_queue_size=1024", place.mac())])
+        .args(network_cards(place))
         .args(monitor::arguments(place))
         .arg("-kernel")
         .arg(&files.hypervisor)
@@ -131,6 +132,26 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
     let process = Process::of(child.id()).context("QEMU ended at once")?;
     cleanup::register(Undo::Process(process));
     Ok(process)
+}
+
+/// dom0's network card, on the root bus, so that it stays the first, and the agent's. The IOMMU keeps that one to the memory of the
+/// domain it is given to (`iommu_platform`), and behind a port of its own it can be reset when it changes hands.
+fn network_cards(place: &Place) -> Vec<String> {
+    let [first, second] = place.taps();
+    let tap = |id, name| format!("tap,id={id},ifname={name},script=no,downscript=no,vhost=off");
+    let card = |id, mac, more| format!("virtio-net-pci,netdev={id},mac={mac},{OFFLOADS},rx_queue_size=1024{more}");
+    let own = ",disable-legacy=on,iommu_platform=on,bus=root1";
+    [
+        ["-netdev", &tap("net", first)],
+        ["-device", &card("net", place.mac(), "")],
+        ["-netdev", &tap("own", second)],
+        ["-device", "pcie-root-port,id=root1,chassis=1,slot=1"],
+        ["-device", &card("own", place.agent_mac(), own)],
+    ]
+    .into_iter()
+    .flatten()
+    .map(str::to_owned)
+    .collect()
 }
 
 /// Segments of up to 64 KiB and unfinished checksums, in both directions.
@@ -154,7 +175,7 @@ fn xen_command_line(size: HostSize) -> String {
 /// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
 fn modules(place: &Place, files: &BootFiles) -> String {
     format!(
-        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24,{},{}",
+        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24 tsmc_nic={DEVICE},{},{}",
         files.kernel.display(),
         place.letter,
         place.dom0,

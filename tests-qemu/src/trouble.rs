@@ -56,17 +56,17 @@ impl Trouble {
     fn drop_packets(namespace: &str, between: Between, what: &[(Option<u8>, u32)]) -> Result<Self> {
         let mut trouble = Self { undo: Vec::new() };
         for (from, to) in [(&PLACES[0], &PLACES[1]), (&PLACES[1], &PLACES[0])] {
-            let device = from.tap();
-            run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
-            trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
             let pairs = between.pairs(from, to);
-            for ((source, destination), (protocol, per_mille)) in
-                pairs.into_iter().flat_map(|pair| what.iter().map(move |what| (pair, *what)))
-            {
-                let program = dropper(source, destination, protocol, per_mille);
-                let words = ["-n", namespace, "filter", "add", "dev", &device, "ingress", "bpf", "da", "bytecode"];
-                run(command("tc", words).arg(program))
-                    .context("this kernel cannot drop packets (CONFIG_NET_CLS_BPF)")?;
+            for device in from.taps() {
+                trouble.classify(namespace, &device)?;
+                for ((source, destination), (protocol, per_mille)) in
+                    pairs.iter().flat_map(|pair| what.iter().map(move |what| (*pair, *what)))
+                {
+                    let program = dropper(source, destination, protocol, per_mille);
+                    let words = ["-n", namespace, "filter", "add", "dev", &device, "ingress", "bpf", "da", "bytecode"];
+                    run(command("tc", words).arg(program))
+                        .context("this kernel cannot drop packets (CONFIG_NET_CLS_BPF)")?;
+                }
             }
         }
         Ok(trouble)
@@ -79,21 +79,27 @@ impl Trouble {
 
     /// Lets no more than `kbit` kbit/s pass of what `from`'s agent sends to `to`'s. Nothing is lost: it waits.
     pub fn slow(namespace: &str, from: &Place, to: &Place, kbit: u32) -> Result<Self> {
-        let device = to.tap();
         let mut trouble = Self { undo: Vec::new() };
-        // What belongs to no class passes unhindered.
-        run_line(&format!("tc -n {namespace} qdisc replace dev {device} root handle 1: htb default 1"))?;
-        trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} root"));
-        for words in [
-            format!("class add dev {device} parent 1: classid 1:2 htb rate {kbit}kbit"),
-            format!(
-                "filter add dev {device} parent 1: protocol ip u32 match ip src {}/32 match ip dst {}/32 flowid 1:2",
-                from.agent, to.agent
-            ),
-        ] {
-            run_line(&format!("tc -n {namespace} {words}")).context("this kernel cannot slow the link")?;
+        let filter = format!("match ip src {}/32 match ip dst {}/32", from.agent, to.agent);
+        for device in to.taps() {
+            // What belongs to no class passes unhindered.
+            run_line(&format!("tc -n {namespace} qdisc replace dev {device} root handle 1: htb default 1"))?;
+            trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} root"));
+            for words in [
+                format!("class add dev {device} parent 1: classid 1:2 htb rate {kbit}kbit"),
+                format!("filter add dev {device} parent 1: protocol ip u32 {filter} flowid 1:2"),
+            ] {
+                run_line(&format!("tc -n {namespace} {words}")).context("this kernel cannot slow the link")?;
+            }
         }
         Ok(trouble)
+    }
+
+    /// Lets filters look at what comes out of a TAP device.
+    fn classify(&mut self, namespace: &str, device: &str) -> Result<()> {
+        run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
+        self.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
+        Ok(())
     }
 }
 
@@ -103,7 +109,7 @@ impl Trouble {
     pub fn narrow(namespace: &str, bytes: u32) -> Result<Self> {
         let mut trouble = Self { undo: Vec::new() };
         for (from, to) in [(&PLACES[0], &PLACES[1]), (&PLACES[1], &PLACES[0])] {
-            let (device, [hop, end]) = (from.tap(), Hop::devices(from));
+            let [hop, end] = Hop::devices(from);
             run_line(&format!("ip -n {namespace} link add {hop} mtu {bytes} type veth peer name {end} mtu {bytes}"))?;
             trouble.undo.push(format!("ip -n {namespace} link del {hop}"));
             for words in [
@@ -114,13 +120,14 @@ impl Trouble {
             ] {
                 run_line(&format!("ip -n {namespace} link set {words}"))?;
             }
-            run_line(&format!("tc -n {namespace} qdisc add dev {device} clsact"))?;
-            trouble.undo.push(format!("tc -n {namespace} qdisc del dev {device} clsact"));
             let filter = format!("match ip src {}/32 match ip dst {}/32", from.agent, to.agent);
-            let words =
-                format!("dev {device} ingress protocol ip u32 {filter} action mirred egress redirect dev {hop}");
-            run_line(&format!("tc -n {namespace} filter add {words}"))
-                .context("this kernel cannot lead packets away")?;
+            for device in from.taps() {
+                trouble.classify(namespace, &device)?;
+                let words =
+                    format!("dev {device} ingress protocol ip u32 {filter} action mirred egress redirect dev {hop}");
+                run_line(&format!("tc -n {namespace} filter add {words}"))
+                    .context("this kernel cannot lead packets away")?;
+            }
         }
         Ok(trouble)
     }

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::control::{AGENT, REFUSED, ROOT};
@@ -19,7 +19,7 @@ use crate::name::AGENT_NAME;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::status;
-use crate::xenstore::Xenstore;
+use crate::xenstore::{Xenstore, XenstoreError};
 
 /// Where the agent's domain is described unless told otherwise.
 pub const CONFIG_FILE: &str = "/etc/xen/tsmc-agent.cfg";
@@ -35,6 +35,8 @@ const CONSOLE_LINES: usize = 12;
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// When to say that an agent is not ready yet.
 const SOON: Duration = Duration::from_secs(30);
+/// How often to look whether `xl destroy` has ended, besides at each step of its PCI device.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often to look after guests that nobody follows.
 const TIDY: Duration = Duration::from_secs(5);
 
@@ -69,6 +71,7 @@ impl Watch<'_> {
             // A connection for each life: its watches go with it.
             let mut store = Xenstore::connect()?;
             store.watch(RELEASED)?;
+            let mut ended = Instant::now();
             let domain = match standing(&mut store)? {
                 Some(domain) => {
                     println!("domain {domain} is the agent already");
@@ -78,13 +81,14 @@ impl Watch<'_> {
             };
             if let Some(domain) = domain {
                 let (end, served) = follow(&mut store, domain)?;
+                ended = Instant::now();
                 remove_ended(&mut store, domain, end)?;
                 if served >= PAUSES.1 {
                     pause = PAUSES.0;
                 }
             }
-            println!("starting it again in {} s", pause.as_secs());
-            std::thread::sleep(pause);
+            println!("starting it again {} s after it ended", pause.as_secs());
+            std::thread::sleep(pause.saturating_sub(ended.elapsed()));
             pause = (pause * 2).min(PAUSES.1);
         }
     }
@@ -186,19 +190,48 @@ fn remove_ended(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refus
         End::NotReady => "runs, but no longer says that it is ready",
     };
     println!("domain {domain} {how}");
-    std::thread::sleep(CONSOLE_LAG);
+    let seen = Instant::now();
+    if end != End::Gone {
+        destroy(store, domain)?;
+    }
+    std::thread::sleep(CONSOLE_LAG.saturating_sub(seen.elapsed()));
     if let Ok(console) = fs::read(CONSOLE) {
         tail(&String::from_utf8_lossy(&console)).for_each(|line| println!("    {line}"));
-    }
-    if end != End::Gone {
-        let output = Command::new("xl").args(["destroy", &domain.to_string()]).output()?;
-        if !output.status.success() {
-            println!("xl destroy {domain}: {}", message(&output));
-        }
     }
     match refused {
         Some(reason) => Err(Refusal::AgentRefuses { domain, reason }),
         None => Ok(()),
+    }
+}
+
+/// Destroys a domain that serves no more.
+fn destroy(store: &mut Xenstore, domain: u16) -> Result<(), Refusal> {
+    let state = pci_state(domain);
+    store.watch(&state)?;
+    let mut xl = Command::new("xl");
+    let mut running = xl.args(["destroy", &domain.to_string()]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    while running.try_wait()?.is_none() {
+        let_go(store, &state)?;
+        store.wait_for_change(Some(LOOK))?;
+    }
+    let output = running.wait_with_output()?;
+    if !output.status.success() {
+        println!("xl destroy {domain}: {}", message(&output));
+    }
+    Ok(())
+}
+
+/// Where dom0's PCI backend says how far it is with the domain.
+fn pci_state(domain: u16) -> String {
+    format!("/local/domain/0/backend/pci/{domain}/0/state")
+}
+
+/// libxl waits, ten seconds at a time, until a domain's driver has taken a PCI device over (3) or let go of it (7). The driver of a
+/// domain that has ended does neither: the backend is told that it is connected, and libxl goes on.
+fn let_go(store: &mut Xenstore, state: &str) -> Result<(), XenstoreError> {
+    match store.read(state)?.as_deref() {
+        Some("3" | "7") => store.write(state, "4"),
+        _ => Ok(()),
     }
 }
 
@@ -268,6 +301,23 @@ mod tests {
         assert_eq!(find(&mut store).expect("an answer"), Some(3));
         let refusal = Agent::find(&mut store).expect_err("refused").to_string();
         assert_eq!(refusal, "the migration agent of this host (domain 3) refuses its configuration: no identity");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_dead_agent_to_let_go_of_its_network_card() {
+        let (fake, mut store) = FakeStore::start();
+        let state = pci_state(3);
+        let mut after = |value: Option<&str>| {
+            if let Some(value) = value {
+                fake.set(&state, value);
+            }
+            let_go(&mut store, &state).expect("an answer");
+            store.read(&state).expect("an answer")
+        };
+        assert_eq!(after(None), None, "an agent without a card gets no backend");
+        assert_eq!(after(Some("3")).as_deref(), Some("4"), "it died before it took the card");
+        assert_eq!(after(Some("7")).as_deref(), Some("4"), "it died while it had the card");
+        assert_eq!(after(Some("5")).as_deref(), Some("5"), "the backend is going by itself");
     }
 
     #[test]

@@ -28,6 +28,7 @@ const XEN_PROGRAMS: &[&str] = &[
     "xen-diag",
     "flask-get-bool",
     "flask-getenforce",
+    "flask-label-pci",
     "flask-loadpolicy",
     "flask-set-bool",
     "flask-setenforce",
@@ -62,11 +63,16 @@ const DOM0_MODULES: &[&str] = &[
     "xen-gntalloc",
     "xen-netback",
     "xen-blkback",
+    "xen-pciback",
     "bridge",
     "virtio_pci",
     "virtio_net",
     "loop",
 ];
+
+/// What a network driver domain needs: the way to its card, the card's driver, and the backend.
+const NETDOM_MODULES: &[&str] =
+    &["xen-privcmd", "xenfs", "xen-evtchn", "xen-netback", "bridge", "xen-pcifront", "virtio_pci", "virtio_net"];
 
 /// What a guest needs beyond the kernel itself.
 const GUEST_MODULES: &[&str] = &["xen-netfront"];
@@ -78,6 +84,7 @@ const LOADER: &str = "ld-linux-x86-64.so.2";
 const DOM0_INIT: &str = include_str!("../../dom0/init");
 const VIF_SCRIPT: &str = include_str!("../../dom0/vif-tsmc");
 const XL_CONF: &str = include_str!("../../dom0/xl.conf");
+const NETDOM_INIT: &str = include_str!("../../netdom/init");
 const GUEST_INIT: &str = include_str!("../../guest/init");
 
 /// dom0's base archive from the unpacked packages below `root`.
@@ -93,6 +100,22 @@ pub fn dom0_base(root: &Path, release: &str) -> Result<Vec<u8>> {
         cpio.folder(folder);
     }
     cpio.file("init", 0o755, DOM0_INIT.as_bytes());
+    cpio.file("etc/xen/scripts/vif-tsmc", 0o755, VIF_SCRIPT.as_bytes());
+    cpio.file("etc/xen/xl.conf", 0o644, XL_CONF.as_bytes());
+    Ok(cpio.finish())
+}
+
+/// The archive of a network driver domain.
+pub fn netdom(root: &Path, release: &str) -> Result<Vec<u8>> {
+    let mut cpio = Cpio::new();
+    skeleton(&mut cpio, root)?;
+    let programs = ["usr/lib/xen-4.17/bin/xl", "usr/bin/xenstore-read", "usr/bin/xenstore-write"];
+    add_programs(&mut cpio, root, programs.iter().map(|path| (*path).to_owned()), &["libgcc_s.so.1", LOADER])?;
+    modules(&mut cpio, root, release, NETDOM_MODULES)?;
+    for folder in ["var/lib/xen", "var/log/xen", "var/run/xen", "var/lock", "run/xen"] {
+        cpio.folder(folder);
+    }
+    cpio.file("init", 0o755, NETDOM_INIT.as_bytes());
     cpio.file("etc/xen/scripts/vif-tsmc", 0o755, VIF_SCRIPT.as_bytes());
     cpio.file("etc/xen/xl.conf", 0o644, XL_CONF.as_bytes());
     Ok(cpio.finish())

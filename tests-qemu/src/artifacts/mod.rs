@@ -28,6 +28,8 @@ pub struct Artifacts {
     pub guest_kernel: PathBuf,
     /// The demo guest's file tree.
     pub guest_initramfs: PathBuf,
+    /// The network driver domain's file tree.
+    pub netdom_initramfs: PathBuf,
     /// OpenSSH's programs and their libraries, for dom0s that are to have them.
     pub ssh: PathBuf,
     /// The agents' image; it is there after [`Artifacts::build_images`].
@@ -65,11 +67,13 @@ impl Artifacts {
         let guest_initramfs = paths.testbed.join("guest.cpio");
         let workloads = [programs.guest_load, memtester.join("usr/sbin/memtester")];
         write_if_changed(&guest_initramfs, &initramfs::guest(&root, &release, &workloads)?)?;
+        let netdom_initramfs = paths.testbed.join("netdom.cpio");
+        write_if_changed(&netdom_initramfs, &initramfs::netdom(&root, &release)?)?;
         let ssh = paths.testbed.join("ssh.cpio");
         write_if_changed(&ssh, &initramfs::ssh(&ssh_root)?)?;
         let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
         let (image, self_test_image) = (paths.image(), paths.self_test_image());
-        Ok(Self { boot, guest_kernel, guest_initramfs, ssh, image, self_test_image })
+        Ok(Self { boot, guest_kernel, guest_initramfs, netdom_initramfs, ssh, image, self_test_image })
     }
 
     /// Builds the images, for scenarios with agents.
@@ -92,17 +96,19 @@ pub fn fetch_source(paths: &Paths) -> Result<()> {
     hypervisor::source(paths, &Archive::open(paths)?).map(drop)
 }
 
-/// The FLASK policy: Xen's own with the module of `toolstack/flask`, built anew when that changes.
+/// The FLASK policy: Xen's own with the module of `toolstack/flask` and a type for the testbed's network driver domain, built anew
+/// when one of them changes.
 fn policy(paths: &Paths, source: &Path) -> Result<PathBuf> {
     let folder = paths.workspace.join("toolstack/flask");
+    let site = paths.workspace.join("tests-qemu/netdom/netdom.te");
     let output = paths.testbed.join("xenpolicy");
     let built = fs::metadata(&output).and_then(|data| data.modified()).ok();
-    let mut newest = None;
+    let mut newest = Some(fs::metadata(&site)?.modified()?);
     for entry in fs::read_dir(&folder)? {
         newest = newest.max(Some(entry?.metadata()?.modified()?));
     }
     if built.is_none() || built < newest {
-        run(command("sh", [folder.join("build.sh")]).arg(source).arg(&output))?;
+        run(command("sh", [folder.join("build.sh")]).arg(source).arg(&output).arg(&site))?;
     }
     Ok(output)
 }

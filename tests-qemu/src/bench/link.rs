@@ -22,7 +22,7 @@ impl Shaped {
         let shaped = Self { namespace: testbed.run.namespace.clone(), places: testbed.run.places().to_vec() };
         let namespace = &shaped.namespace;
         for place in &shaped.places {
-            let (tap, [switch, inside, outside]) = (place.tap(), names(place));
+            let ([tap, own], [switch, inside, outside]) = (place.taps(), names(place));
             for words in [
                 format!("add {switch} type bridge forward_delay 0 mcast_snooping 0"),
                 format!("add {inside} type veth peer name {outside}"),
@@ -30,6 +30,7 @@ impl Shaped {
                 format!("set {inside} master {switch} up"),
                 format!("set {outside} master br0 up"),
                 format!("set {tap} master {switch}"),
+                format!("set {own} master {switch}"),
             ] {
                 run_line(&format!("ip -n {namespace} link {words}")).context("this kernel has no virtual cables")?;
             }
@@ -48,8 +49,13 @@ impl Drop for Shaped {
     fn drop(&mut self) {
         let namespace = &self.namespace;
         for place in &self.places {
-            let (tap, [switch, inside, _]) = (place.tap(), names(place));
-            for words in [format!("set {tap} master br0"), format!("del {inside}"), format!("del {switch}")] {
+            let ([tap, own], [switch, inside, _]) = (place.taps(), names(place));
+            for words in [
+                format!("set {tap} master br0"),
+                format!("set {own} master br0"),
+                format!("del {inside}"),
+                format!("del {switch}"),
+            ] {
                 if let Err(error) = run_line(&format!("ip -n {namespace} link {words}")) {
                     println!("the link stays slow: {error:#}");
                 }

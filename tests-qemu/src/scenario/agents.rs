@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
 
-use crate::network::BRIDGE;
+use crate::network::{BRIDGE, Place};
+use crate::nic::{DRIVER_DOMAIN, Nic};
 
 /// The name of an agent's domain: the save helper finds it by this.
 pub const AGENT_NAME: &str = "tsmc-agent";
@@ -24,8 +25,10 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 pub struct AgentConfiguration<'a> {
     /// The image on this machine.
     pub image: &'a Path,
-    /// What its hardware address is made of, and its address unless its command line says otherwise.
-    pub address: Ipv4Addr,
+    /// Its host.
+    pub place: &'a Place,
+    /// Its network interface.
+    pub nic: Nic,
     /// Its command line.
     pub arguments: &'a str,
     /// The module with its identity.
@@ -34,7 +37,7 @@ pub struct AgentConfiguration<'a> {
 
 /// Creates a domain from `configuration`.
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
-    let AgentConfiguration { image, address, arguments, module } = configuration;
+    let AgentConfiguration { image, place, nic, arguments, module } = configuration;
     let kernel = put_image(dom0, image)?;
     let ramdisk = match module {
         Some(module) => {
@@ -43,7 +46,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
         }
         None => "",
     };
-    let text = configuration_text(&kernel, *address, arguments, ramdisk);
+    let text = configuration_text(&kernel, place, *nic, arguments, ramdisk);
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
     let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
     if !output.success() {
@@ -66,13 +69,13 @@ pub fn put_image(dom0: &Dom0, image: &Path) -> Result<String> {
 }
 
 /// The `xl.cfg` of an agent's domain, or the self-test's; `kernel` is its image in dom0, `more` holds further lines.
-pub fn configuration_text(kernel: &str, address: Ipv4Addr, arguments: &str, more: &str) -> String {
-    let hardware = address.octets()[3];
+pub fn configuration_text(kernel: &str, place: &Place, nic: Nic, arguments: &str, more: &str) -> String {
+    let network = nic.configuration(&place.agent_mac());
     format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments}\"\n\
          init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
-         vif=[\"mac=00:16:3e:77:00:{hardware:02x}\"]\non_crash=\"preserve\"\n{more}"
+         {network}on_crash=\"preserve\"\n{more}"
     )
 }
 
@@ -106,9 +109,9 @@ impl Agent {
             }
             if created.elapsed() > READY_LIMIT {
                 bail!(
-                    "the agent {address} does not get ready; its console:\n{}",
-                    console(dom0, AGENT_NAME)?,
-                    address = configuration.address
+                    "the agent of {} does not get ready; its console:\n{}",
+                    configuration.place.letter,
+                    console(dom0, AGENT_NAME)?
                 );
             }
             std::thread::sleep(Duration::from_millis(100));
@@ -123,6 +126,11 @@ pub fn domain_id(dom0: &Dom0, name: &str) -> Result<Option<u32>> {
         return Ok(None);
     }
     Ok(Some(output.text().parse().context("xl domid prints a number")?))
+}
+
+/// Whether a line of `xl list` is about a domain that serves others: dom0, the agent, its network's driver domain.
+pub fn is_service(line: &str) -> bool {
+    ["Domain-0 ", AGENT_NAME, DRIVER_DOMAIN].iter().any(|name| line.starts_with(name))
 }
 
 /// The end of a domain's console, as xenconsoled wrote it down.

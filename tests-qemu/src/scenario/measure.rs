@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tests_qemu::probe::Prober;
 use tests_qemu::report::{self, CpuSeconds, Figures, Report, Silence};
 
-use super::agents::{AGENT_NAME, Agents};
+use super::agents::{AGENT_NAME, Agents, is_service};
 use super::guest::{self, Guest};
 use super::migration::{self, Crossing, OnLook};
 use super::sessions::Session;
@@ -73,8 +73,7 @@ pub fn migrate(
             report.guest_check = Some(load.check()?);
         }
         let list = testbed.dom0(from).run(&["xl", "list"])?.text();
-        let left = list.lines().skip(1).filter(|line| !line.starts_with("Domain-0 ") && !line.starts_with(AGENT_NAME));
-        let left: Vec<&str> = left.collect();
+        let left: Vec<&str> = list.lines().skip(1).filter(|line| !is_service(line)).collect();
         // Of a guest that migrated to its own host, one is there.
         let clean = match left[..] {
             [] => from != to,

@@ -5,6 +5,7 @@ pub mod guest;
 pub mod keys;
 pub mod measure;
 pub mod migration;
+pub mod netdom;
 pub mod options;
 pub mod privacy;
 pub mod sessions;
@@ -35,7 +36,7 @@ use testbed::{A, B, Testbed};
 
 /// Runs the scenario of `migrate` and returns the exit status.
 pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrate) -> Result<u8> {
-    let Migrate { mode, scenario, plain, verify, keep } = options;
+    let Migrate { mode, scenario, plain, nic, verify, keep } = options;
     options::check(scenario)?;
     let story = Story::new();
     let artifacts = Artifacts::prepare(paths, build)?;
@@ -49,6 +50,7 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
         testbed.channel = Channel::Plain;
     }
     testbed.verify = *verify;
+    testbed.nic = *nic;
     story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::agents::MEMORY_MIB;
 use crate::mode::Mode;
+use crate::nic::Nic;
 use crate::qemu::Size;
 
 /// What Xen takes of a host's memory for itself, at least, MiB.
@@ -27,6 +28,9 @@ pub struct Migrate {
     /// Start the agents without keys: what they say to each other is in clear. To measure with.
     #[arg(long)]
     pub plain: bool,
+    /// The agents' network interfaces.
+    #[arg(long, value_enum, default_value_t)]
+    pub nic: Nic,
     /// Compare all memory at the switch. The guest stands still for longer.
     #[arg(long)]
     pub verify: bool,

@@ -6,9 +6,11 @@ use tests_qemu::exec::Dom0;
 
 use super::agents::{Agent, AgentConfiguration, Agents, static_address};
 use super::keys::{Channel, Keys};
+use super::netdom;
 use super::story::Story;
 use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::run::Run;
@@ -25,6 +27,8 @@ pub struct Testbed {
     pub keys: Keys,
     /// How the agents are started that are not told otherwise.
     pub channel: Channel,
+    /// The agents' network interfaces.
+    pub nic: Nic,
     /// What `xl` reaches the other dom0 with (`xl migrate -s`).
     pub shell: &'static str,
     /// Whether the agents compare all memory at the switch.
@@ -51,7 +55,8 @@ impl Testbed {
     ) -> Result<Self> {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
-        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel: Channel::Sealed, shell: SHELL })
+        let (nic, channel) = (Nic::default(), Channel::Sealed);
+        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel, nic, shell: SHELL })
     }
 
     /// The dom0 of a host.
@@ -82,8 +87,11 @@ impl Testbed {
             Channel::Sealed => (Some(self.keys.module(place, peers)?), static_address(place.agent)),
             Channel::Plain => (None, format!("{} plain", static_address(place.agent))),
         };
-        let (image, address, module) = (&*self.artifacts.image, place.agent, module.as_deref());
-        let configuration = AgentConfiguration { image, address, arguments: &arguments, module };
+        if self.nic == Nic::Netdom {
+            netdom::ensure_started(&self.dom0(place), &self.artifacts)?;
+        }
+        let (image, nic, module) = (&*self.artifacts.image, self.nic, module.as_deref());
+        let configuration = AgentConfiguration { image, place, nic, arguments: &arguments, module };
         let agent = Agent::start(&self.dom0(place), &configuration)?;
         let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;
         let channel = key.map_or("PLAIN".to_owned(), |key| format!("sealed, key {}", key.fingerprint()));

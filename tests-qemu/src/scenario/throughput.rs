@@ -32,7 +32,8 @@ pub fn measure(testbed: &Testbed) -> Result<Throughput> {
     let image = &testbed.artifacts.self_test_image;
     for (place, task) in [(B, "meter".to_owned()), (A, format!("peer={}", B.agent))] {
         let arguments = format!("ip={}/24 {task}", place.agent);
-        let configuration = AgentConfiguration { image, address: place.agent, arguments: &arguments, module: None };
+        let nic = testbed.nic;
+        let configuration = AgentConfiguration { image, place, nic, arguments: &arguments, module: None };
         create(&testbed.dom0(place), &configuration)?;
     }
     let said = wait_for_verdict(testbed)?;

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use tests_qemu::exec::Dom0;
 
 use super::fixture::Fixture;
+use crate::nic::Nic;
 use crate::scenario::agents::{AGENT_NAME, AgentConfiguration, console, create, domain_id};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::testbed::A;
@@ -89,7 +90,8 @@ fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
     let arguments = format!("ip={}/24 {part}={guest}", A.agent);
     // What an agent before it said is not its own.
     dom0.run(&["rm", "-f", &format!("/var/log/xen/console/guest-{AGENT_NAME}.log")])?;
-    create(dom0, &AgentConfiguration { image, address: A.agent, arguments: &arguments, module: None })
+    let nic = Nic::default();
+    create(dom0, &AgentConfiguration { image, place: A, nic, arguments: &arguments, module: None })
 }
 
 /// What follows `words` on the self-test's console.

@@ -11,9 +11,10 @@ use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
+use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
-use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
+use crate::scenario::agents::{AGENT_NAME, Agent, Agents, is_service};
 use crate::scenario::guest::{self, Guest};
 use crate::scenario::keys::Channel;
 use crate::scenario::measure;
@@ -29,6 +30,7 @@ pub struct Fixture {
     artifacts: Artifacts,
     name: Option<String>,
     size: HostSize,
+    nic: Nic,
     testbed: Option<Testbed>,
     agents: Option<Agents>,
     /// Where a guest runs that the last test has left for the next one.
@@ -38,12 +40,13 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    pub fn new(paths: &Paths, artifacts: Artifacts, name: Option<&str>, size: HostSize) -> Self {
+    pub fn new(paths: &Paths, artifacts: Artifacts, name: Option<&str>, size: HostSize, nic: Nic) -> Self {
         Self {
             paths: paths.clone(),
             artifacts,
             name: name.map(str::to_owned),
             size,
+            nic,
             testbed: None,
             agents: None,
             resident: None,
@@ -69,12 +72,14 @@ impl Fixture {
             let name = self.name.as_deref();
             let mut testbed = Testbed::boot(&self.paths, artifacts, name, PLACES.len(), self.size, Lifetime::Runner)?;
             testbed.verify = true;
+            testbed.nic = self.nic;
             self.testbed = Some(testbed);
         } else if self.spoiled {
             self.agents = None;
             self.resident = None;
             let testbed = self.testbed.as_mut().context("no hosts")?;
             testbed.link_mbit = None;
+            testbed.nic = self.nic;
             testbed.run.reboot(&self.paths, &self.artifacts, self.size)?;
         }
         self.spoiled = false;
@@ -133,6 +138,18 @@ impl Fixture {
         let testbed = self.hosts()?;
         for place in &PLACES {
             testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
+        }
+        Ok(())
+    }
+
+    /// Gives the agents that are started from now on another network interface: this, or again the one of most tests.
+    pub fn set_nic(&mut self, nic: Option<Nic>) -> Result<()> {
+        self.drop_agents()?;
+        let nic = nic.unwrap_or(self.nic);
+        let testbed = self.hosts()?;
+        testbed.nic = nic;
+        for place in &PLACES {
+            testbed.dom0(place).run(&["xl", "destroy", DRIVER_DOMAIN])?;
         }
         Ok(())
     }
@@ -227,7 +244,7 @@ impl Fixture {
             let strange: Vec<&str> = list
                 .lines()
                 .skip(1)
-                .filter(|line| !line.starts_with("Domain-0 ") && !line.starts_with(AGENT_NAME))
+                .filter(|line| !is_service(line))
                 .filter(|line| resident != Some(place) || !line.starts_with(&format!("{} ", guest::NAME)))
                 .collect();
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tests_qemu::probe::Prober;
 
 use super::fixture::Fixture;
+use crate::nic::Nic;
 use crate::scenario::agents::{AGENT_NAME, Agent, AgentConfiguration, console, create};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::privacy;
@@ -32,9 +33,10 @@ pidfile /run/udhcpd.pid
 /// Event channels, grants, xenstore watches and a TCP transfer, as the self-test checks them.
 pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
     let image = fixture.artifacts().self_test_image.clone();
-    let dom0 = fixture.hosts()?.dom0(A);
+    let testbed = fixture.hosts()?;
+    let (dom0, nic) = (testbed.dom0(A), testbed.nic);
     let arguments = format!("ip={}/24 peer={}", A.agent, A.dom0);
-    create(&dom0, &AgentConfiguration { image: &image, address: A.agent, arguments: &arguments, module: None })?;
+    create(&dom0, &AgentConfiguration { image: &image, place: A, nic, arguments: &arguments, module: None })?;
     let deadline = Instant::now() + SELF_TEST_LIMIT;
     loop {
         let said = console(&dom0, AGENT_NAME)?;
@@ -55,12 +57,13 @@ pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
 pub fn takes_its_address_from_dhcp(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     let image = fixture.artifacts().image.clone();
-    let dom0 = fixture.hosts()?.dom0(A);
+    // On the bridge that dom0 serves.
+    let (dom0, nic) = (fixture.hosts()?.dom0(A), Nic::Vif);
     dom0.put(DHCP_SERVER.as_bytes(), "/root/udhcpd.conf", 0o644)?;
     let served = dom0.run(&["sh", "-c", "touch /run/udhcpd.leases && udhcpd /root/udhcpd.conf"])?;
     ensure!(served.success(), "udhcpd: {}", String::from_utf8_lossy(&served.stderr));
     let arguments = "ip=dhcp plain";
-    let configuration = AgentConfiguration { image: &image, address: A.agent, arguments, module: None };
+    let configuration = AgentConfiguration { image: &image, place: A, nic, arguments, module: None };
     let agent = Agent::start(&dom0, &configuration)?;
     dom0.run(&["sh", "-c", "kill $(cat /run/udhcpd.pid)"])?;
     println!("it says: {}", agent.status);

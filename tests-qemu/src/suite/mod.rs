@@ -10,6 +10,7 @@ mod figures;
 mod fixture;
 mod image;
 mod loss;
+mod netdom;
 mod operator;
 mod path;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use anyhow::Result;
 
 use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::HostSize;
 pub use choice::Choice;
@@ -52,6 +54,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
+    Test { name: "guest_crosses_through_a_network_driver_domain", run: netdom::guest_crosses },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
@@ -60,6 +63,10 @@ const TESTS: &[Test] = &[
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
+    Test {
+        name: "watchdog_replaces_an_agent_with_a_card_at_once",
+        run: security::watchdog_replaces_an_agent_with_a_card_at_once,
+    },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
@@ -69,11 +76,11 @@ const TESTS: &[Test] = &[
 const SLOWEST: usize = 10;
 
 /// Runs the chosen tests; returns the exit status.
-pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, choice: &Choice) -> Result<u8> {
+pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, nic: Nic, choice: &Choice) -> Result<u8> {
     let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_images(paths, build)?;
-    let mut fixture = Fixture::new(paths, artifacts, name, size);
+    let mut fixture = Fixture::new(paths, artifacts, name, size, nic);
     let (mut failed, mut times) = (Vec::new(), Vec::new());
     println!("running {} tests on real Xen", tests.len());
     let begun = Instant::now();

@@ -63,7 +63,7 @@ fn cross(fixture: &mut Fixture, bytes: u32) -> Result<(Hop, u64)> {
 /// Lets everything between the agents carry packets of so many bytes.
 fn set_mtu(fixture: &mut Fixture, bytes: u32) -> Result<()> {
     let namespace = fixture.hosts()?.run.namespace.clone();
-    for device in PLACES.iter().map(network::Place::tap).chain(["br0".to_owned()]) {
+    for device in PLACES.iter().flat_map(network::Place::taps).chain(["br0".to_owned()]) {
         run_line(&format!("ip -n {namespace} link set {device} mtu {bytes}"))?;
     }
     for place in &PLACES {

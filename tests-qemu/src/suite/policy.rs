@@ -39,7 +39,7 @@ const MANAGE: &[&str] = &[
 const PRIVATE: [(&str, &[&str]); 3] = [
     ("nomigrate_t", &["domain2 get_vnumainfo", RUN[0], RUN[1]]),
     ("nomigrate_t_inbound", &["domain2 setscheduler", "domain2 relabelfrom"]),
-    ("tsmc_agent_t", &RUN),
+    ("tsmc_agent_t", &["resource add", "resource remove", RUN[0], RUN[1]]),
 ];
 
 /// All that dom0 may do to a guest that has left.
@@ -88,13 +88,14 @@ struct Policy {
 }
 
 impl Policy {
-    /// Our policy, built as an operator builds it.
+    /// Our policy with the testbed's network driver domain, built as an operator builds it.
     fn build() -> Self {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
         let output = std::env::temp_dir().join(format!("tsmc-policy-{}", std::process::id()));
         let mut build = Command::new("sh");
         build.arg(workspace.join("toolstack/flask/build.sh")).arg(workspace.join("target/testbed/xen-source"));
-        assert!(build.arg(&output).status().expect("a shell").success(), "the policy does not build");
+        build.arg(&output).arg(workspace.join("tests-qemu/netdom/netdom.te"));
+        assert!(build.status().expect("a shell").success(), "the policy does not build");
         let conf = output.with_extension("conf");
         let text = std::fs::read_to_string(&conf).expect("the policy's text");
         for file in [output, conf] {
@@ -247,4 +248,25 @@ fn no_label_leads_back_to_one_that_dom0_can_read() {
             }
         }
     }
+}
+
+#[test]
+fn a_network_domain_reaches_only_what_the_agent_grants() {
+    let policy = &*POLICY;
+    let granted = ["grant copy", "grant map_read", "grant map_write", "grant unmap"];
+    let reach = |target: &str| -> Vec<&str> {
+        let classes = ["grant ", "mmu ", "hvm ", "shadow ", "domain ", "domain2 ", "security ", "resource "];
+        let rights = policy.rights("netdom_t", target, |_| true);
+        rights.into_iter().filter(|right| classes.iter().any(|class| right.starts_with(class))).collect()
+    };
+    assert_eq!(reach("tsmc_agent_t"), granted);
+    assert_eq!(reach("tsmc_nic_t"), ["resource use_iommu"]);
+    let own = ["netdom_t", "netdom_t_self", "tsmc_agent_t", "tsmc_nic_t"];
+    for target in policy.attributes.keys().filter(|name| !own.contains(&name.as_str())) {
+        assert!(reach(target).is_empty(), "netdom_t may {:?} on {target}", reach(target));
+    }
+    // dom0 makes it, and does not look into it once it runs.
+    let memory: Vec<_> =
+        policy.rights("dom0_t", "netdom_t", |_| true).into_iter().filter(|r| r.starts_with("mmu ")).collect();
+    assert!(memory.is_empty(), "dom0 may {memory:?} on netdom_t");
 }

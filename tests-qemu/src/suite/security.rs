@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use tests_qemu::exec::{Event, Request, Running};
+use tests_qemu::exec::{Dom0, Event, Request, Running};
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
 use crate::mode::Mode;
 use crate::network::PLACES;
+use crate::nic::Nic;
 use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::keys::Channel;
@@ -51,23 +52,11 @@ pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
 /// The watchdog restarts an agent that was killed and one that panics, and shows why it ended; it gives up on one that refuses its
 /// configuration.
 pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
-    fixture.drop_agents()?;
-    let artifacts = fixture.artifacts().clone();
-    let testbed = fixture.hosts()?;
-    let dom0 = testbed.dom0(A);
-    let agent = agents::put_image(&dom0, &artifacts.image)?;
-    let self_test = agents::put_image(&dom0, &artifacts.self_test_image)?;
-    dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
-    dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
-    let configure = |kernel: &str, arguments: &str, module: &str| -> Result<()> {
-        let text = agents::configuration_text(kernel, A.agent, arguments, module);
-        Ok(dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
-    };
-    let module = "ramdisk=\"/run/tsmc/module\"\n";
-
+    let site = WatchedHost::prepare(fixture, None)?;
+    let dom0 = &site.dom0;
     let address = agents::static_address(A.agent);
-    configure(&agent, &address, module)?;
-    let mut watch = Watchdog::start(&dom0)?;
+    site.configure(&site.agent, &address, MODULE)?;
+    let mut watch = Watchdog::start(dom0)?;
     watch.wait_for("is ready")?;
     let left = dom0.run(&["ls", "/run/tsmc"])?.text();
     ensure!(left.is_empty(), "the module is still there: {left}");
@@ -76,18 +65,68 @@ pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     let said = watch.wait_for("is ready")?;
     ensure!(said.contains("key="), "the agent is not sealed: {said}");
 
-    configure(&self_test, &format!("ip={}/24 panic", A.agent), module)?;
+    site.configure(&site.self_test, &format!("ip={}/24 panic", A.agent), MODULE)?;
     dom0.run(&["xl", "destroy", AGENT_NAME])?;
     watch.wait_for("has crashed")?;
     watch.wait_for("panic at boot/src/bin/tsmc-selftest/main.rs:")?;
 
-    configure(&agent, &address, "")?;
+    site.configure(&site.agent, &address, "")?;
     watch.gives_up_on("no identity")?;
-    configure(&agent, &format!("{address} prot=7078"), module)?;
-    Watchdog::start(&dom0)?.gives_up_on("unknown word 'prot=7078'")?;
-    let domain = agents::domain_id(&dom0, AGENT_NAME)?;
+    site.configure(&site.agent, &format!("{address} prot=7078"), MODULE)?;
+    Watchdog::start(dom0)?.gives_up_on("unknown word 'prot=7078'")?;
+    let domain = agents::domain_id(dom0, AGENT_NAME)?;
     ensure!(domain.is_none(), "an agent that refuses to start is left as domain {domain:?}");
     Ok(())
+}
+
+/// An agent that dies with a network card of its own is replaced at once: nobody waits for its driver.
+pub fn watchdog_replaces_an_agent_with_a_card_at_once(fixture: &mut Fixture) -> Result<()> {
+    let site = WatchedHost::prepare(fixture, Some(Nic::Pci))?;
+    site.configure(&site.self_test, &format!("ip={}/24 panic", A.agent), MODULE)?;
+    let mut watch = Watchdog::start(&site.dom0)?;
+    watch.wait_for("has crashed")?;
+    let died = Instant::now();
+    watch.wait_for("started domain")?;
+    let took = died.elapsed();
+    println!("another agent {:.1} s after one with a card died", took.as_secs_f64());
+    ensure!(took < REPLACED, "another agent only after {took:?}");
+    site.configure(&site.agent, "prot=7078", MODULE)?;
+    watch.gives_up_on("unknown word 'prot=7078'")?;
+    fixture.set_nic(None)
+}
+
+/// How soon there is another agent after one has died.
+const REPLACED: Duration = Duration::from_secs(5);
+
+/// The line for the module that the watchdog composes.
+const MODULE: &str = "ramdisk=\"/run/tsmc/module\"\n";
+
+/// A host on which a watchdog can be started: dom0 has the images, and the agent's key.
+struct WatchedHost {
+    dom0: Dom0,
+    nic: Nic,
+    agent: String,
+    self_test: String,
+}
+
+impl WatchedHost {
+    /// Prepares host A; agents have this network interface, or that of most tests.
+    fn prepare(fixture: &mut Fixture, nic: Option<Nic>) -> Result<Self> {
+        fixture.set_nic(nic)?;
+        let artifacts = fixture.artifacts().clone();
+        let testbed = fixture.hosts()?;
+        let (dom0, nic) = (testbed.dom0(A), testbed.nic);
+        let agent = agents::put_image(&dom0, &artifacts.image)?;
+        let self_test = agents::put_image(&dom0, &artifacts.self_test_image)?;
+        dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
+        dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
+        Ok(Self { dom0, nic, agent, self_test })
+    }
+
+    fn configure(&self, kernel: &str, arguments: &str, module: &str) -> Result<()> {
+        let text = agents::configuration_text(kernel, A, self.nic, arguments, module);
+        Ok(self.dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
+    }
 }
 
 /// A running `tsmc watch`, and what it has said.
@@ -99,7 +138,7 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(dom0: &tests_qemu::exec::Dom0) -> Result<Self> {
+    fn start(dom0: &Dom0) -> Result<Self> {
         let request = Request::new(&["tsmc", "watch", "--key", "/etc/tsmc/key", "--peers", "/etc/tsmc/peers"]);
         Ok(Self { running: dom0.start(&request)?, said: String::new(), read: 0, status: None })
     }

@@ -1,0 +1,44 @@
+//! By which network interface agents reach each other.
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+/// The place of each host's second network card on its PCI bus, as `xl` writes it.
+pub const DEVICE: &str = "01:00.0";
+
+/// The name of the network driver domain.
+pub const DRIVER_DOMAIN: &str = "netdom";
+
+/// An agent's network interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Nic {
+    /// Served by dom0's network backend, like any guest's.
+    #[default]
+    Vif,
+    /// The host's second network card itself.
+    Pci,
+    /// Served by a driver domain that owns the second network card.
+    Netdom,
+}
+
+impl Nic {
+    /// The lines of the agent's `xl.cfg`; an interface that a backend makes up has the hardware address `mac`.
+    pub fn configuration(self, mac: &str) -> String {
+        match self {
+            Self::Vif => format!("vif=[\"mac={mac}\"]\n"),
+            Self::Netdom => format!("vif=[\"mac={mac},backend={DRIVER_DOMAIN}\"]\n"),
+            Self::Pci => format!("pci=[\"{DEVICE}\"]\n"),
+        }
+    }
+}
+
+impl fmt::Display for Nic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vif => "vif",
+            Self::Pci => "pci",
+            Self::Netdom => "netdom",
+        })
+    }
+}

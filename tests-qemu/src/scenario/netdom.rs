@@ -1,0 +1,52 @@
+//! The network driver domain: Debian's kernel as a PV domain that owns a host's second network card and serves the agent through it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tests_qemu::exec::Dom0;
+
+use super::agents::{console, domain_id};
+use crate::artifacts::Artifacts;
+use crate::nic::{DEVICE, DRIVER_DOMAIN};
+use crate::qemu::SPARING;
+
+/// Its memory, MiB.
+const MEMORY_MIB: u32 = 128;
+
+/// How long it may take to boot.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts the domain, unless it runs, and waits until it serves.
+pub fn ensure_started(dom0: &Dom0, artifacts: &Artifacts) -> Result<()> {
+    if domain_id(dom0, DRIVER_DOMAIN)?.is_some() {
+        return Ok(());
+    }
+    let [kernel, initramfs] = ["kernel", "initramfs"].map(|what| format!("/root/{DRIVER_DOMAIN}-{what}"));
+    dom0.put_file(&artifacts.guest_kernel, &kernel).context("cannot copy the driver domain's kernel")?;
+    dom0.put_file(&artifacts.netdom_initramfs, &initramfs).context("cannot copy the driver domain's initramfs")?;
+    let text = format!(
+        "name=\"{DRIVER_DOMAIN}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
+         tsc_mode=\"native\"\nextra=\"console=hvc0 {SPARING} 8250.nr_uarts=0\"\ndriver_domain=1\npci=[\"{DEVICE}\"]\n\
+         init_seclabel=\"system_u:system_r:netdom_t_building\"\nseclabel=\"system_u:system_r:netdom_t\"\n\
+         on_crash=\"preserve\"\n"
+    );
+    let file = format!("/root/{DRIVER_DOMAIN}.cfg");
+    dom0.put(text.as_bytes(), &file, 0o644)?;
+    let output = dom0.run(&["xl", "create", &file])?;
+    ensure!(output.success(), "xl create of {DRIVER_DOMAIN}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    // dom0's files are in its memory.
+    dom0.run(&["rm", &kernel, &initramfs])?;
+    wait_ready(dom0)
+}
+
+fn wait_ready(dom0: &Dom0) -> Result<()> {
+    let domain = domain_id(dom0, DRIVER_DOMAIN)?.context("the driver domain is gone")?;
+    let begun = Instant::now();
+    while !dom0.run(&["xenstore-exists", &format!("/local/domain/{domain}/data/ready")])?.success() {
+        if begun.elapsed() > BOOT_LIMIT {
+            bail!("the driver domain does not get ready; its console:\n{}", console(dom0, DRIVER_DOMAIN)?);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
