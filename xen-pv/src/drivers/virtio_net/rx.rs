@@ -46,8 +46,9 @@ impl Rx {
 
     /// Copies the next packet out; false if there is none. One that is to be dropped is empty.
     fn take(&mut self) -> Result<bool, Broken> {
+        // Looked at once: a packet's buffers are shown together, and one that comes meanwhile is for the next call.
         let waiting = self.queue.waiting()?;
-        let Some(first) = self.queue.pop()? else { return Ok(false) };
+        let Some(first) = (if waiting == 0 { None } else { self.queue.pop()? }) else { return Ok(false) };
         self.packet.clear();
         let mut bytes = [0; header::LENGTH];
         let page = self.check(first, header::LENGTH)?;

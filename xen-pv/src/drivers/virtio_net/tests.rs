@@ -57,7 +57,7 @@ impl Device {
     /// The 16-bit word of a queue's rings.
     fn word(&self, queue: u16, at: usize) -> u16 {
         // SAFETY: inside a leaked page.
-        unsafe { self.rings(queue).add(at).cast::<u16>().read() }
+        unsafe { self.rings(queue).add(at).cast::<u16>().read_volatile() }
     }
 
     fn uses(&mut self, queue: u16, id: u32, length: u32) {
@@ -68,7 +68,7 @@ impl Device {
         // SAFETY: inside a leaked page.
         unsafe {
             rings.add(place).cast::<[u32; 2]>().write([id, length]);
-            rings.add(queue::USED + 2).cast::<u16>().write(used);
+            rings.add(queue::USED + 2).cast::<u16>().write_volatile(used);
         }
     }
 
@@ -248,4 +248,24 @@ fn a_hardware_address_is_one_of_one_device_and_packets_fit_a_buffer() {
     assert_eq!(describe(ALL & !(1 << 3), with(2, 9000)).map(|found| found.mtu), Ok(1500));
     assert_eq!(describe(ALL, with(1, 1500)), Err(Refusal::NoMac));
     assert_eq!(describe(ALL, [0; 12]), Err(Refusal::NoMac));
+}
+
+#[test]
+fn packets_that_come_at_the_very_moment_of_looking_are_whole() {
+    const PACKETS: u32 = 200_000;
+    let (mut driver, mut device) = up(ALL);
+    let giver = std::thread::spawn(move || {
+        for _ in 0..PACKETS {
+            while device.word(RX, queue::AVAILABLE + 2) == device.used[0] {
+                std::hint::spin_loop();
+            }
+            device.gives(header(1), &[7; 60]);
+        }
+    });
+    let mut received = 0;
+    while received < PACKETS && driver.link.broken().is_none() {
+        received += u32::from(driver.rx.receive().is_some());
+    }
+    assert_eq!(driver.link.broken(), None, "after {received} packets");
+    giver.join().unwrap();
 }
