@@ -3,6 +3,8 @@
 use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
 
+use common::control::Interface;
+
 use crate::secure::Security;
 
 /// The port agents listen on unless told otherwise.
@@ -44,4 +46,6 @@ pub struct Config {
     pub beside: usize,
     /// Whether its connections are sealed, and who it is.
     pub security: Security,
+    /// The network interface that carries packets, to be told; nothing if nobody knows.
+    pub nic: Option<Interface>,
 }

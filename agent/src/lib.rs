@@ -209,6 +209,7 @@ where
             memory_kib: config.memory as u64 / 1024,
             largest_mib: Size { frames: budget.largest(), digests: 0 }.memory_mib(),
             features: platform.borrow().features(),
+            nic: config.nic.clone(),
             key: config.security.public_key(),
         });
     }

@@ -1,5 +1,6 @@
 //! The agent's life: everything set up, then poll and sleep for ever.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
@@ -29,9 +30,9 @@ use crate::store::Store;
 use crate::{heap, hermit, identity, say};
 
 /// What wakes the main loop.
-struct Waker<N> {
+struct Waker {
     store: Rc<RefCell<Xenstore>>,
-    nic: N,
+    nic: Box<dyn Nic>,
     faults: FaultPorts,
     ports: Vec<Port>,
 }
@@ -85,13 +86,14 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     domctl::check_version().map_err(Refusal::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
-    let (nic, device) = nic::bring_up(&mut pool, &mut store.borrow_mut(), MTU)?;
+    let (nic, device) = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
     let mut config = options.config(nic.mac(), free, security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
+    config.nic = Some(nic.interface());
     banner(total, &platform.features(), origin, &config, nic.mtu());
     if let Err(error) = platform.can_retain() {
         say!("NO GUEST MOVES as long as this is so: {error}");
@@ -108,7 +110,7 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     }
 }
 
-impl<N: Nic> Waker<N> {
+impl Waker {
     /// Forgets notifications; what they were about is looked at next.
     fn clear(&mut self) {
         self.gather_ports();
@@ -120,7 +122,7 @@ impl<N: Nic> Waker<N> {
     fn gather_ports(&mut self) {
         self.ports.clear();
         self.ports.push(self.store.borrow().port());
-        self.ports.extend(self.nic.ports());
+        self.ports.extend(self.nic.port());
         self.faults.for_each(|port| self.ports.push(port));
     }
 
@@ -154,6 +156,9 @@ fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config,
         config.port,
         config.mtu.unwrap_or(mtu),
     );
+    if let Some(nic) = &config.nic {
+        say!("network: {nic}");
+    }
     match &config.security {
         Security::Sealed(identity) => say!(
             "sealed, key {}, {} peers; seals with {Code}; random numbers from {origin}",

@@ -17,6 +17,7 @@
 //! | `session/<id>/progress` | agent | [`Progress`] |
 //! | `session/<id>/summary` | agent | [`Summary`], once, at the end |
 
+mod interface;
 mod report;
 mod request;
 mod state;
@@ -30,6 +31,7 @@ use core::str::FromStr;
 use crate::hex;
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
+pub use interface::{Interface, InterfaceKind};
 pub use report::{Progress, Summary};
 pub use request::Request;
 pub use state::{Cause, State};

@@ -24,13 +24,14 @@ pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let status = &agent.status;
     let mut out = format!(
-        "agent: domain {}, version {}, {}:{}, {} KiB, features {}, {}\n",
+        "agent: domain {}, version {}, {}:{}, {} KiB, features {}, network {}, {}\n",
         agent.domain,
         status.version,
         status.address,
         status.port,
         status.memory_kib,
         status.features,
+        status.nic.as_ref().map_or_else(|| "unknown".into(), ToString::to_string),
         match &status.key {
             Some(key) => format!("sealed, key {}", key.fingerprint()),
             None => "PLAIN: not encrypted, not for production".into(),
@@ -188,7 +189,7 @@ mod tests {
         let (fake, mut store) = FakeStore::with_agent();
         assert_eq!(
             table(&mut store).expect("a table"),
-            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging, \
+            "agent: domain 1, version 0.1.0, 10.77.0.11:7077, 1024 KiB, features dirty-log,paging, network pci,checksum, \
              PLAIN: not encrypted, not for production\n\
              no sessions\n"
         );

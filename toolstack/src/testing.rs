@@ -54,7 +54,7 @@ impl FakeStore {
         self.set(&format!("{home}/name"), "tsmc-agent");
         self.set(
             &format!("{home}/data/tsmc/agent"),
-            "ready version=0.1.0 address=10.77.0.11 port=7077 memory_kib=1024 features=dirty-log,paging",
+            "ready version=0.1.0 address=10.77.0.11 port=7077 memory_kib=1024 features=dirty-log,paging nic=pci,checksum",
         );
     }
 

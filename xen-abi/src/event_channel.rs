@@ -6,6 +6,8 @@ use super::Port;
 
 /// Binds a local port to another domain's unbound port.
 pub const EVTCHNOP_BIND_INTERDOMAIN: u32 = 0;
+/// Binds a local port to a physical interrupt.
+pub const EVTCHNOP_BIND_PIRQ: u32 = 2;
 /// Closes a port.
 pub const EVTCHNOP_CLOSE: u32 = 3;
 /// Notifies the other end.
@@ -40,6 +42,18 @@ pub struct BindInterdomain {
     pub remote_port: Port,
     /// Out: our port.
     pub local_port: Port,
+}
+
+/// `struct evtchn_bind_pirq`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct BindPirq {
+    /// In: the interrupt.
+    pub pirq: u32,
+    /// In: 0, not shared.
+    pub flags: u32,
+    /// Out: our port.
+    pub port: Port,
 }
 
 /// `struct evtchn_close`.

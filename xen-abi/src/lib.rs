@@ -16,6 +16,7 @@ pub mod hypercall;
 pub mod memory;
 pub mod mmu;
 pub mod netif;
+pub mod pciif;
 pub mod sched;
 pub mod start_info;
 pub mod version;

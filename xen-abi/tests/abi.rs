@@ -111,6 +111,7 @@ const HEADERS: &str = "\
 #include <public/hvm/save.h>
 #include <public/io/console.h>
 #include <public/io/netif.h>
+#include <public/io/pciif.h>
 #include <public/io/ring.h>
 #include <public/io/xs_wire.h>
 #include <public/xsm/flask_op.h>

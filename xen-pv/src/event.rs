@@ -6,8 +6,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use common::DomId;
 use xen_abi::event_channel::{
-    AllocUnbound, BindInterdomain, BindIpi, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND, EVTCHNOP_BIND_INTERDOMAIN,
-    EVTCHNOP_BIND_IPI, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
+    AllocUnbound, BindInterdomain, BindIpi, BindPirq, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND,
+    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
 };
 use xen_abi::sched::{POLL_PORTS, Poll, SCHEDOP_POLL};
 use xen_abi::{Errno, Port};
@@ -43,6 +43,14 @@ impl Channel {
         let mut call = BindIpi { vcpu: 0, port: Port(0) };
         // SAFETY: the structure of this operation.
         unsafe { hypercall::event_channel_op(EVTCHNOP_BIND_IPI, &mut call)? };
+        Ok(Self { port: call.port, keep: false })
+    }
+
+    /// A port that a physical interrupt of a device of ours notifies.
+    pub fn interrupt(pirq: u32) -> Result<Self, Errno> {
+        let mut call = BindPirq { pirq, flags: 0, port: Port(0) };
+        // SAFETY: the structure of this operation.
+        unsafe { hypercall::event_channel_op(EVTCHNOP_BIND_PIRQ, &mut call)? };
         Ok(Self { port: call.port, keep: false })
     }
 

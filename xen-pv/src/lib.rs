@@ -5,7 +5,7 @@
 //! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`processor`], [`sched`]: what every PV domain has.
 //! - [`module`]: what the toolstack gave the domain beside its image.
 //! - [`xenstore`]: the name space shared with the toolstack.
-//! - [`netfront`]: packets to and from the network's backend.
+//! - [`drivers`]: the network, by its backend or by a device of this domain's own.
 //!
 //! Xen's structures and numbers are in `xen-abi`. Unsafe code of the agent lives in this crate and in the entry code of `boot`,
 //! nowhere else.
@@ -15,6 +15,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod console;
+pub mod drivers;
 pub mod entropy;
 pub mod event;
 pub mod grant;
@@ -22,7 +23,6 @@ pub mod guest;
 pub mod hypercall;
 pub mod memory;
 pub mod module;
-pub mod netfront;
 pub mod processor;
 mod pte;
 pub mod sched;

@@ -67,17 +67,27 @@ impl Window {
     }
 
     /// Maps one frame for as long as the result lives.
-    pub fn hold(mut self, owner: DomId, frame: u64, access: Access) -> Result<Held, (Window, Errno)> {
-        let mapping = self.map(owner, &[frame], access);
-        let (mask, error) = (mapping.mask, mapping.error);
+    pub fn hold(self, owner: DomId, frame: u64, access: Access) -> Result<Held, (Window, Errno)> {
+        self.hold_all(owner, &[frame], access)
+    }
+
+    /// Maps up to [`BATCH`] frames for as long as the result lives; they are contiguous by address.
+    pub fn hold_all(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<Held, (Window, Errno)> {
+        let mapping = self.map(owner, frames, access);
+        if frames.len() > BATCH || mapping.mask != ones(0, frames.len()) {
+            let errno = mapping.error.unwrap_or(Errno::E2BIG);
+            drop(mapping);
+            return Err((self, errno));
+        }
+        let mask = mapping.mask;
         core::mem::forget(mapping);
-        if mask == 1 { Ok(Held { window: Some(self) }) } else { Err((self, error.unwrap_or(Errno::EIO))) }
+        Ok(Held { window: Some(self), mask })
     }
 
     /// As if a frame were mapped.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn held(self) -> Held {
-        Held { window: Some(self) }
+        Held { window: Some(self), mask: 1 }
     }
 
     /// Maps up to [`BATCH`] frames for ever; they are contiguous by address.
@@ -188,22 +198,23 @@ impl Drop for Mapping<'_> {
     }
 }
 
-/// One page mapped for long, a ring for instance; dropping it unmaps the page, [`Held::release`] gives the window back.
+/// Pages mapped for long, a ring for instance; dropping it unmaps them, [`Held::release`] gives the window back.
 #[derive(Debug)]
 pub struct Held {
     window: Option<Window>,
+    mask: u64,
 }
 
 impl Held {
-    /// The page's address.
+    /// The first page's address.
     pub fn address(&self) -> NonNull<u8> {
         self.window.as_ref().map(|window| window.page(0)).expect("only `release` takes the window")
     }
 
-    /// Unmaps the page.
+    /// Unmaps the pages.
     pub fn release(mut self) -> Window {
         let mut window = self.window.take().expect("only `release` takes the window");
-        window.unmap(1);
+        window.unmap(self.mask);
         window
     }
 }
@@ -211,7 +222,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(window) = &mut self.window {
-            window.unmap(1);
+            window.unmap(self.mask);
         }
     }
 }

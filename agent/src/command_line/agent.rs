@@ -59,6 +59,6 @@ impl AgentOptions {
     /// it is.
     pub fn config(&self, mac: [u8; 6], memory: usize, security: Security) -> Config {
         let Self { address, port, mtu, .. } = *self;
-        Config { address, port, mtu, mac, memory, beside: cost::BESIDE, security }
+        Config { address, port, mtu, mac, memory, beside: cost::BESIDE, security, nic: None }
     }
 }

@@ -335,6 +335,7 @@ fn config(host: usize, security: Security) -> Config {
         memory: MEMORY,
         beside: cost::BESIDE,
         security,
+        nic: None,
     }
 }
 

@@ -5,7 +5,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
-use super::write_key;
+use super::{Interface, write_key};
 use crate::guest::Features;
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
@@ -25,18 +25,23 @@ pub struct AgentStatus {
     pub largest_mib: u64,
     /// What its hypervisor can do.
     pub features: Features,
+    /// The network interface that carries its packets; nothing if it does not say.
+    pub nic: Option<Interface>,
     /// Its key; nothing if its connections are plain.
     pub key: Option<PublicKey>,
 }
 
 impl fmt::Display for AgentStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { version, address, port, memory_kib, largest_mib, features, key } = self;
+        let Self { version, address, port, memory_kib, largest_mib, features, nic, key } = self;
         write!(
             f,
             "ready version={version} address={address} port={port} memory_kib={memory_kib} largest_mib={largest_mib}"
         )?;
         write!(f, " features={features}")?;
+        if let Some(nic) = nic {
+            write!(f, " nic={nic}")?;
+        }
         write_key(f, key)
     }
 }
@@ -55,6 +60,7 @@ impl FromStr for AgentStatus {
             memory_kib: line.field("memory_kib")?,
             largest_mib: line.optional("largest_mib")?.unwrap_or(u64::MAX),
             features: line.field("features")?,
+            nic: line.optional("nic")?,
             key: line.optional("key")?,
         })
     }

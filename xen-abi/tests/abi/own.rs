@@ -2,11 +2,12 @@
 
 use std::mem::{offset_of, size_of};
 
-use xen_abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, Close, Send};
+use xen_abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, BindPirq, Close, Send};
 use xen_abi::grant_table::{self, GetVersion, GrantEntryV1, QuerySize, SetupTable};
 use xen_abi::hypercall::{self, MulticallEntry};
 use xen_abi::mmu::{self, MmuUpdate, MmuextOp};
 use xen_abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
+use xen_abi::pciif::{self, MsixEntry, PciOp};
 use xen_abi::sched::{self, Poll, Shutdown};
 use xen_abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
 use xen_abi::{version, xenstore};
@@ -75,11 +76,13 @@ fn event_channels(facts: &mut Vec<Fact>) {
     layout!(facts, "struct evtchn_alloc_unbound", AllocUnbound { dom, remote_dom, port });
     layout!(facts, "struct evtchn_bind_interdomain", BindInterdomain { remote_dom, remote_port, local_port });
     layout!(facts, "struct evtchn_bind_ipi", BindIpi { vcpu, port });
+    layout!(facts, "struct evtchn_bind_pirq", BindPirq { pirq, flags, port });
     layout!(facts, "struct evtchn_close", Close { port });
     layout!(facts, "struct evtchn_send", Send { port });
     numbers!(
         facts,
         "EVTCHNOP_bind_interdomain" = event_channel::EVTCHNOP_BIND_INTERDOMAIN,
+        "EVTCHNOP_bind_pirq" = event_channel::EVTCHNOP_BIND_PIRQ,
         "EVTCHNOP_close" = event_channel::EVTCHNOP_CLOSE,
         "EVTCHNOP_send" = event_channel::EVTCHNOP_SEND,
         "EVTCHNOP_alloc_unbound" = event_channel::EVTCHNOP_ALLOC_UNBOUND,
@@ -167,8 +170,18 @@ fn io(facts: &mut Vec<Fact>) {
     layout!(facts, "struct netif_tx_response", TxResponse { id, status });
     layout!(facts, "struct netif_rx_request", RxRequest { id, gref });
     layout!(facts, "struct netif_rx_response", RxResponse { id, offset, flags, status });
+    layout!(@fields facts, "struct xen_pci_op", PciOp {
+        cmd, err, domain, bus, devfn, offset, size, value, info
+    });
+    layout!(facts, "struct xen_msix_entry", MsixEntry { vector, entry });
+    layout!(@fields facts, "struct xen_pci_sharedinfo", pciif::SharedInfo { flags, op, msix: "op.msix_entries" });
     numbers!(
         facts,
+        "XEN_PCIF_active" = pciif::XEN_PCIF_ACTIVE,
+        "XEN_PCI_OP_conf_read" = pciif::XEN_PCI_OP_CONF_READ,
+        "XEN_PCI_OP_conf_write" = pciif::XEN_PCI_OP_CONF_WRITE,
+        "XEN_PCI_OP_enable_msix" = pciif::XEN_PCI_OP_ENABLE_MSIX,
+        "XEN_PCI_OP_disable_msix" = pciif::XEN_PCI_OP_DISABLE_MSIX,
         // Private to their modules, which have them written out.
         "offsetof(struct netif_tx_sring, ring)" = 64,
         "offsetof(struct xencons_interface, out)" = 1024,

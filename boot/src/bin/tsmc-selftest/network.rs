@@ -1,6 +1,7 @@
 //! The network's part of the self-test: TCP to and from dom0's `dom0d`, or another agent's meter at the peer's address, with a
 //! checksum over every byte.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -9,7 +10,7 @@ use core::net::Ipv4Addr;
 
 use agent::MTU;
 use agent::command_line::SelfTestOptions;
-use boot::nic::{self, Device, Nic, Vif};
+use boot::nic::{self, Device, Nic};
 use boot::say;
 use boot::start::Machine;
 use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT, Trailer};
@@ -33,14 +34,14 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
     let before = time::now_ns();
     let mut network = Network::start(machine, options)?;
-    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.nic);
+    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.nic.interface());
     network.send(peer)?;
     network.receive(peer)
 }
 
 /// smoltcp with one connection.
 pub struct Network {
-    nic: Vif,
+    nic: Box<dyn Nic>,
     device: Device,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -52,7 +53,7 @@ impl Network {
     /// Connects the network and takes the address of the command line.
     pub fn start(machine: &mut Machine, options: &SelfTestOptions) -> Result<Self, String> {
         let Some(store) = machine.store.as_mut() else { return Err(String::from("network: no xenstore")) };
-        let (nic, mut device) = nic::bring_up(&mut machine.pool, store, *MTU.start()..=1500)?;
+        let (nic, mut device) = nic::bring_up(&mut machine.memory, &mut machine.pool, store, *MTU.start()..=1500)?;
         let hardware = smoltcp::iface::Config::new(EthernetAddress(nic.mac()).into());
         let mut interface = Interface::new(hardware, &mut device, now());
         interface.update_ip_addrs(|addresses| {
@@ -82,7 +83,7 @@ impl Network {
     pub fn sleep(&mut self, deadline: u64) {
         let delay = self.interface.poll_delay(now(), &self.sockets);
         let wake = delay.map_or(deadline, |delay| time::now_ns() + delay.total_micros() * 1000);
-        let ports: Vec<_> = self.nic.ports().collect();
+        let ports: Vec<_> = self.nic.port().into_iter().collect();
         event::wait(&ports, Some(wake.min(deadline)));
         for port in ports {
             event::take_pending(port);

@@ -11,9 +11,9 @@ use common::PAGE_SIZE;
 use xen_abi::Errno;
 use xen_abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 
-use super::checksum;
 use super::packet::{Packet, Piece};
 use super::ring::{BrokenRing, Ring};
+use crate::drivers::{Broken, Receive, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
@@ -64,33 +64,6 @@ impl Rx {
         Ok((rx, ring_grant))
     }
 
-    /// The next packet. With none there, a notification comes when there is.
-    pub fn receive(&mut self) -> Option<&mut [u8]> {
-        loop {
-            match self.take() {
-                Ok(Some(true)) => return Some(&mut self.packet),
-                Ok(Some(false)) => {}
-                Ok(None) => {
-                    self.publish();
-                    match self.ring.arm(1) {
-                        Ok(true) => {}
-                        Ok(false) => return None,
-                        Err(BrokenRing) => self.broken = true,
-                    }
-                }
-                Err(BrokenRing) => self.broken = true,
-            }
-            if self.broken {
-                return None;
-            }
-        }
-    }
-
-    /// The backend broke the protocol; nothing more is received.
-    pub fn is_broken(&self) -> bool {
-        self.broken
-    }
-
     /// Copies the next packet out; false if it is to be dropped.
     fn take(&mut self) -> Result<Option<bool>, BrokenRing> {
         let waiting = self.ring.waiting()?;
@@ -139,5 +112,32 @@ impl Rx {
                 self.channel.notify();
             }
         }
+    }
+}
+
+impl Receive for Rx {
+    fn receive(&mut self) -> Option<&mut [u8]> {
+        loop {
+            match self.take() {
+                Ok(Some(true)) => return Some(&mut self.packet),
+                Ok(Some(false)) => {}
+                Ok(None) => {
+                    self.publish();
+                    match self.ring.arm(1) {
+                        Ok(true) => {}
+                        Ok(false) => return None,
+                        Err(BrokenRing) => self.broken = true,
+                    }
+                }
+                Err(BrokenRing) => self.broken = true,
+            }
+            if self.broken {
+                return None;
+            }
+        }
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.broken.then_some(Broken::Backend)
     }
 }

@@ -1,4 +1,4 @@
-//! TCP and UDP checksums of IPv4 packets in Ethernet frames, for what the backend does not do.
+//! TCP and UDP checksums of IPv4 packets in Ethernet frames, for what nobody else does.
 
 const ETHERNET: usize = 14;
 const TCP: u8 = 6;
@@ -28,7 +28,7 @@ fn find(frame: &[u8]) -> Option<Covered> {
     let fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x3fff;
     let protocol = *ip.get(9)?;
     let field = match protocol {
-        TCP => 16,
+        TCP => TCP_FIELD,
         UDP => 6,
         _ => return None,
     };
@@ -47,11 +47,15 @@ fn find(frame: &[u8]) -> Option<Covered> {
     })
 }
 
-/// Puts the sum over the pseudo header into a TCP checksum, which the backend completes. False if it is not TCP.
-pub fn prepare_tcp(frame: &mut [u8]) -> bool {
-    let Some(covered) = find(frame).filter(|covered| covered.protocol == TCP) else { return false };
+/// Where a TCP checksum's bytes are in their segment.
+pub const TCP_FIELD: usize = 16;
+
+/// Puts the sum over the pseudo header into a TCP checksum, which somebody else completes: where the segment starts. None if
+/// it is not TCP.
+pub fn prepare_tcp(frame: &mut [u8]) -> Option<usize> {
+    let covered = find(frame).filter(|covered| covered.protocol == TCP)?;
     frame[covered.field..covered.field + 2].copy_from_slice(&fold(covered.pseudo).to_be_bytes());
-    true
+    Some(covered.start)
 }
 
 /// Whether a received TCP or UDP checksum is right; true for everything else.
@@ -117,13 +121,13 @@ mod tests {
     fn a_prepared_checksum_is_what_the_backend_completes() {
         let mut prepared = frame(TCP, 77);
         let right = prepared.clone();
-        assert!(prepare_tcp(&mut prepared));
+        assert_eq!(prepare_tcp(&mut prepared), Some(34));
         // The backend sums the segment as it is and puts in the complement.
         let covered = find(&prepared).unwrap();
         let complete = !fold(sum(&prepared[covered.start..covered.end]));
         prepared[covered.field..covered.field + 2].copy_from_slice(&complete.to_be_bytes());
         assert_eq!(prepared, right);
-        assert!(!prepare_tcp(&mut frame(UDP, 77)));
+        assert_eq!(prepare_tcp(&mut frame(UDP, 77)), None);
     }
 
     #[test]
@@ -131,7 +135,7 @@ mod tests {
         let whole = frame(TCP, 10);
         for length in 0..whole.len() {
             assert!(is_right(&whole[..length]));
-            assert!(!prepare_tcp(&mut whole[..length].to_vec()));
+            assert_eq!(prepare_tcp(&mut whole[..length].to_vec()), None);
         }
         let mut fragment = frame(TCP, 10);
         fragment[ETHERNET + 6] = 0x20;

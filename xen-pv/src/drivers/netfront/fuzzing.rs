@@ -9,7 +9,8 @@ use spin::Mutex;
 use xen_abi::Port;
 use xen_abi::netif::SLOTS_MIN;
 
-use super::{PAGES, Rx, Tx, checksum, rx, tx};
+use super::{PAGES, Rx, Tx, rx, tx};
+use crate::drivers::{Receive as _, Transmit as _, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
@@ -52,7 +53,7 @@ pub fn queue(bytes: &[u8]) {
                     assert!(packet.len() <= SLOTS_MIN * PAGE_SIZE);
                 }
             }
-            6 => tx.send(number.into(), NonZeroU16::new(u16::from_le_bytes([more, rest])), |frame| {
+            6 => tx.send(number.into(), NonZeroU16::new(u16::from_le_bytes([more, rest])), &mut |frame| {
                 frame.iter_mut().zip(bytes.iter().cycle()).for_each(|(to, from)| *to = *from);
                 assert_eq!(frame.len(), usize::from(number));
             }),

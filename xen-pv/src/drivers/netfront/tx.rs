@@ -7,13 +7,12 @@ use core::num::NonZeroU16;
 use common::PAGE_SIZE;
 use xen_abi::Errno;
 use xen_abi::netif::{
-    EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, MAX_TX_SIZE, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
+    EXTRA_TYPE_GSO, ExtraGso, GSO_TYPE_TCPV4, NETIF_RSP_NULL, NETTXF_CSUM_BLANK, NETTXF_DATA_VALIDATED,
     NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
 };
 
-use super::Queue;
-use super::checksum;
 use super::ring::{BrokenRing, Ring};
+use crate::drivers::{Broken, MAX_TX_SIZE, Transmit, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
@@ -80,37 +79,6 @@ impl Tx {
             broken: false,
         };
         Ok((tx, ring_grant))
-    }
-
-    /// Whether a packet of any size can be sent now. If not, a notification comes when that may have changed.
-    pub fn is_ready(&mut self) -> bool {
-        self.collect();
-        while !self.has_room() {
-            if self.broken || !self.arm() {
-                return false;
-            }
-            self.collect();
-        }
-        true
-    }
-
-    /// Sends a packet of `length` bytes that `fill` writes. `segment` asks the backend to cut a TCP packet into segments
-    /// of that payload. The packet is dropped if it is too long or [`Tx::is_ready`] does not hold.
-    pub fn send<R>(&mut self, length: usize, segment: Option<NonZeroU16>, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let free = if length <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
-        let place = if self.broken || length > MAX_TX_SIZE { None } else { free.pop() };
-        let Some(index) = place.filter(|_| self.ring.free() as usize >= SLOTS_MIN) else {
-            free.extend(place);
-            return fill(&mut alloc::vec![0; length]);
-        };
-        let buffer = &mut self.buffers[index];
-        // SAFETY: the buffer has at least `length` bytes and is in nobody's hands: the backend may only read it, and has
-        // said that it is done. The slice ends before the requests are published.
-        let frame = unsafe { core::slice::from_raw_parts_mut(buffer.pages.start().as_ptr(), length) };
-        let result = fill(frame);
-        let offload = self.offload && checksum::prepare_tcp(frame);
-        self.enqueue(index, length, offload, segment.filter(|_| offload));
-        result
     }
 
     fn enqueue(&mut self, index: usize, length: usize, offload: bool, segment: Option<NonZeroU16>) {
@@ -181,16 +149,37 @@ impl Tx {
             false
         })
     }
-
-    /// The backend broke the protocol; nothing more is sent.
-    pub fn is_broken(&self) -> bool {
-        self.broken
-    }
 }
 
-impl Queue {
-    /// Largest packet, with its Ethernet header, that the backend cuts into segments; none if it does not.
-    pub fn largest_segmented(&self) -> Option<usize> {
-        self.features.segmentation.then_some(MAX_TX_SIZE)
+impl Transmit for Tx {
+    fn is_ready(&mut self) -> bool {
+        self.collect();
+        while !self.has_room() {
+            if self.broken || !self.arm() {
+                return false;
+            }
+            self.collect();
+        }
+        true
+    }
+
+    fn send(&mut self, length: usize, segment: Option<NonZeroU16>, fill: &mut dyn FnMut(&mut [u8])) {
+        let free = if length <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
+        let usable = !self.broken && length <= MAX_TX_SIZE && self.ring.free() as usize >= SLOTS_MIN;
+        let Some(index) = free.pop_if(|_| usable) else {
+            fill(&mut alloc::vec![0; length]);
+            return;
+        };
+        let buffer = &mut self.buffers[index];
+        // SAFETY: the buffer has at least `length` bytes and is in nobody's hands: the backend may only read it, and has
+        // said that it is done. The slice ends before the requests are published.
+        let frame = unsafe { core::slice::from_raw_parts_mut(buffer.pages.start().as_ptr(), length) };
+        fill(frame);
+        let offload = self.offload && checksum::prepare_tcp(frame).is_some();
+        self.enqueue(index, length, offload, segment.filter(|_| offload));
+    }
+
+    fn broken(&self) -> Option<Broken> {
+        self.broken.then_some(Broken::Backend)
     }
 }

@@ -1,0 +1,183 @@
+//! Sending: packets lie in buffers that the device reads, contiguous by address and split for it where frames are not.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::num::NonZeroU16;
+
+use common::PAGE_SIZE;
+
+use super::header;
+use super::queue::{Broken, Direction, Queue, SIZE};
+use super::{Features, Link, MOST_BUFFERS};
+use crate::drivers::{self, MAX_TX_SIZE, Transmit};
+use crate::memory::Pages;
+
+/// Buffers for the largest packets.
+const LARGE: usize = 12;
+/// Pages of each: the header comes first.
+const LARGE_PAGES: usize = MOST_BUFFERS as usize;
+/// Buffers of one page.
+const SMALL: usize = 56;
+
+/// Pages that [`Tx`] needs.
+pub(super) const PAGES: usize = LARGE * LARGE_PAGES + SMALL;
+
+const _: () = assert!(header::LENGTH + MAX_TX_SIZE <= LARGE_PAGES * PAGE_SIZE);
+
+/// A packet's place: pages in a row.
+#[derive(Debug)]
+struct Buffer {
+    pages: Pages,
+    /// Of each page, as the device addresses memory.
+    addresses: Vec<u64>,
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub struct Tx {
+    queue: Queue,
+    link: Rc<Link>,
+    features: Features,
+    /// The small ones, then the large ones.
+    buffers: Vec<Buffer>,
+    /// Free buffers by index.
+    free_small: Vec<usize>,
+    free_large: Vec<usize>,
+    /// Which buffer was added under which number.
+    added: [usize; SIZE as usize],
+}
+
+impl Tx {
+    /// `address` is that of one page of some, as the device addresses memory.
+    pub(super) fn new(
+        queue: Queue,
+        link: Rc<Link>,
+        pages: Pages,
+        features: Features,
+        address: impl Fn(&Pages, usize) -> u64,
+    ) -> Self {
+        let mut rest = pages;
+        let mut buffers = Vec::with_capacity(SMALL + LARGE);
+        for size in [1; SMALL].into_iter().chain([LARGE_PAGES; LARGE]) {
+            let (taken, left) = rest.split(size);
+            rest = left;
+            let addresses = (0..size).map(|page| address(&taken, page)).collect();
+            buffers.push(Buffer { pages: taken, addresses });
+        }
+        Self {
+            queue,
+            link,
+            features,
+            buffers,
+            free_small: (0..SMALL).collect(),
+            free_large: (SMALL..SMALL + LARGE).collect(),
+            added: [0; SIZE as usize],
+        }
+    }
+
+    fn enqueue(&mut self, index: usize, length: usize) {
+        let (parts, count) = parts(&self.buffers[index].addresses, length);
+        let head = self.queue.add(&parts[..count], Direction::ToDevice);
+        self.added[usize::from(head)] = index;
+        if self.queue.publish() {
+            self.link.notify(super::TX);
+        }
+    }
+
+    /// Takes back what the device is done with.
+    fn collect(&mut self) -> Result<(), Broken> {
+        while let Some(used) = self.queue.pop()? {
+            let index = self.added[usize::from(used.head)];
+            if index < SMALL { self.free_small.push(index) } else { self.free_large.push(index) }
+        }
+        Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        !self.free_small.is_empty() && !self.free_large.is_empty() && self.queue.free() >= LARGE_PAGES
+    }
+
+    /// Whether there is room; otherwise an interrupt is asked for, once a part of what is in flight is done.
+    fn find_room(&mut self) -> Result<bool, Broken> {
+        self.collect()?;
+        // Each time round something was done: it ends.
+        while !self.has_room() {
+            if !self.queue.arm(self.queue.in_flight() / 4)? {
+                return Ok(false);
+            }
+            self.collect()?;
+        }
+        Ok(true)
+    }
+}
+
+/// What of a buffer's pages the device reads: addresses and bytes, pages that follow each other together.
+fn parts(addresses: &[u64], length: usize) -> ([(u64, u32); LARGE_PAGES], usize) {
+    let mut parts = [(0, 0); LARGE_PAGES];
+    let mut count = 0;
+    let mut left = length;
+    for &address in addresses {
+        let bytes = left.min(PAGE_SIZE) as u32;
+        left -= bytes as usize;
+        match parts[..count].last_mut() {
+            _ if bytes == 0 => break,
+            Some((start, so_far)) if *start + u64::from(*so_far) == address => *so_far += bytes,
+            _ => {
+                parts[count] = (address, bytes);
+                count += 1;
+            }
+        }
+    }
+    (parts, count)
+}
+
+impl Transmit for Tx {
+    fn is_ready(&mut self) -> bool {
+        if !self.link.is_running() {
+            return false;
+        }
+        self.find_room().unwrap_or_else(|broken| {
+            self.link.end(broken);
+            false
+        })
+    }
+
+    fn broken(&self) -> Option<drivers::Broken> {
+        self.link.broken()
+    }
+
+    fn send(&mut self, length: usize, segment: Option<NonZeroU16>, fill: &mut dyn FnMut(&mut [u8])) {
+        let whole = header::LENGTH + length;
+        let free = if whole <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
+        let usable = self.link.is_running() && length <= MAX_TX_SIZE && self.queue.free() >= LARGE_PAGES;
+        let Some(index) = free.pop_if(|_| usable) else {
+            fill(&mut alloc::vec![0; length]);
+            return;
+        };
+        let start = self.buffers[index].pages.start();
+        // SAFETY: the buffer has at least so many bytes and is in nobody's hands: the device has said that it is done with
+        // it. The slice ends before the buffer is published.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(start.as_ptr(), whole) };
+        let (head, frame) = bytes.split_at_mut(header::LENGTH);
+        fill(frame);
+        head.copy_from_slice(&header::send(frame, segment, self.features));
+        self.enqueue(index, whole);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_follow_each_other_are_one_part() {
+        let told = |addresses: &[u64], length| {
+            let (parts, count) = parts(addresses, length);
+            parts[..count].to_vec()
+        };
+        assert_eq!(told(&[0x1000, 0x2000, 0x5000, 0x4000], 0x3005), [(0x1000, 0x2000), (0x5000, 0x1000), (0x4000, 5)]);
+        assert_eq!(told(&[0x1000, 0x2000], 0x1000), [(0x1000, 0x1000)]);
+        let scattered: Vec<u64> = (0..LARGE_PAGES as u64).map(|page| page * 0x2000).collect();
+        assert_eq!(told(&scattered, header::LENGTH + MAX_TX_SIZE).len(), LARGE_PAGES);
+    }
+}
