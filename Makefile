@@ -8,7 +8,7 @@ RUNNER = $(CARGO) run --quiet --package tests-qemu --
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
 	@echo "make test          everything that must pass: make check, make fuzz, migrations on real Xen with a sample of the faults"
-	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent"
+	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent; hosts of other kinds"
 	@echo "make check         format, clippy, host tests, gates of the images"
 	@echo "make fuzz          every parser of what others wrote, SECONDS=60 each, two at a time"
 	@echo "make soak          10,000 random migrations with random faults, in the simulator"
@@ -28,6 +28,7 @@ test: check fuzz
 	$(RUNNER) test
 
 test-faults: prerequisites
+	$(RUNNER) test --group hosts
 	$(RUNNER) test --group faults
 	$(RUNNER) test --group policy
 

@@ -1,10 +1,11 @@
-//! Which tests run. The faults take long, so an ordinary run has all of the core and a few faults, drawn by a seed.
+//! Which tests run. The faults take long, so an ordinary run has all of the core, and what a seed draws: a few faults, and
+//! hosts of one other kind.
 
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
 
-use super::{TESTS, Test, all, faults};
+use super::{HOSTS, TESTS, Test, all, faults};
 use crate::command::{command, run};
 
 /// The tests to run.
@@ -28,6 +29,8 @@ pub struct Choice {
 pub enum Group {
     /// Migrations as they should be, refusals, and what operators do.
     Core,
+    /// Other network interfaces and processors.
+    Hosts,
     /// Something breaks: every fault in every phase.
     Faults,
     /// dom0 attacks; the agent's permissions are taken away, one by one.
@@ -44,6 +47,7 @@ impl Choice {
         }
         match self.group {
             Some(Group::Core) => TESTS.iter().collect(),
+            Some(Group::Hosts) => HOSTS.iter().collect(),
             Some(Group::Faults) => faults::all().collect(),
             Some(Group::Policy) => faults::POLICY.iter().collect(),
             None => {
@@ -55,7 +59,7 @@ impl Choice {
                     faults::TESTS.len(),
                     self.sample
                 );
-                TESTS.iter().chain(drawn).collect()
+                TESTS.iter().chain(draw(HOSTS, 1, seed)).chain(drawn).collect()
             }
         }
     }

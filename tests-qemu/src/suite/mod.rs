@@ -49,12 +49,11 @@ const TESTS: &[Test] = &[
     Test { name: "memory_of_a_guest_that_left_is_cleared", run: adoption::freed_memory_is_cleared },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
-    Test { name: "guest_crosses_there_and_back", run: crossings::there_and_back },
+    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: crossings::there_and_back },
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
-    Test { name: "guest_crosses_through_a_network_driver_domain", run: netdom::guest_crosses },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
@@ -63,13 +62,18 @@ const TESTS: &[Test] = &[
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
+    Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
+    Test { name: "figures_of_a_bench_agree", run: figures::agree },
+];
+
+/// Hosts and agents of other kinds. They take long: an ordinary run draws one.
+const HOSTS: &[Test] = &[
+    Test { name: "guest_crosses_through_a_network_driver_domain", run: netdom::guest_crosses },
     Test {
         name: "watchdog_replaces_an_agent_with_a_card_at_once",
         run: security::watchdog_replaces_an_agent_with_a_card_at_once,
     },
-    Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
-    Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
 
 /// So many of the slowest tests are named at the end.
@@ -119,7 +123,7 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, nic:
 
 /// All tests.
 fn all() -> impl Iterator<Item = &'static Test> {
-    TESTS.iter().chain(faults::all()).chain(faults::POLICY)
+    TESTS.iter().chain(HOSTS).chain(faults::all()).chain(faults::POLICY)
 }
 
 /// The names of all tests.
