@@ -42,7 +42,7 @@ impl Process {
 
     /// Kills it and waits until it is gone.
     pub fn kill(self) {
-        for _ in 0..100 {
+        for _ in 0..500 {
             if !self.is_alive() {
                 return;
             }
@@ -54,12 +54,14 @@ impl Process {
     }
 }
 
-/// The fields of /proc/PID/stat from the state on; a zombie counts as gone.
+/// The fields of /proc/PID/stat from the state on. A zombie counts as gone once its last thread is: until then it has its files,
+/// TAP devices among them, which the next QEMU would find busy.
 fn stat(pid: i32) -> Option<Vec<String>> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<String> = rest.split_whitespace().map(str::to_owned).collect();
-    (fields.first()? != "Z").then_some(fields)
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    (fields.first()? != "Z" || threads > 1).then_some(fields)
 }
 
 fn start_time(pid: i32) -> Option<u64> {

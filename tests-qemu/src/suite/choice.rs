@@ -17,7 +17,7 @@ pub struct Choice {
     #[arg(long, value_enum)]
     pub group: Option<Group>,
     /// How many faults to draw when no group is asked for.
-    #[arg(long, default_value_t = 6, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N")]
     pub sample: usize,
     /// What draws them. The default is made of the commit that is checked out.
     #[arg(long)]

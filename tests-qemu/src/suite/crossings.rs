@@ -53,7 +53,7 @@ pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
     }
     for place in [A, B] {
         let messages = fixture.testbed()?.dom0(place).run(&["xl", "dmesg"])?.text();
-        let refused = messages.lines().find(|line| line.contains("DMAR"));
+        let refused = messages.lines().find(|line| line.contains("DMAR:["));
         ensure!(refused.is_none(), "the IOMMU of {} has something to say: {refused:?}", place.letter);
     }
     fixture.set_nic(None)
