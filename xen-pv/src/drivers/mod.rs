@@ -64,19 +64,12 @@ pub enum Event {
 }
 
 /// Why a queue is not used any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// The backend broke the protocol of the rings.
+    #[error("the backend broke the protocol of the rings")]
     Backend,
     /// The device said what cannot be.
+    #[error("the device is not to be trusted any more: {0}")]
     Device(virtio_net::Broken),
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Backend => f.write_str("the backend broke the protocol of the rings"),
-            Self::Device(broken) => write!(f, "the device is not to be trusted any more: {broken}"),
-        }
-    }
 }

@@ -2,7 +2,6 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt;
 
 use common::DomId;
 
@@ -27,35 +26,20 @@ pub(super) mod state {
 }
 
 /// Why a frontend and its backend do not find together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// xenstore did not do what was asked.
-    Store(xenstore::Error),
+    #[error(transparent)]
+    Store(#[from] xenstore::Error),
     /// The toolstack gave the domain no such device.
+    #[error("the domain has no such device")]
     NoDevice,
     /// The toolstack or the backend wrote something we cannot read: the device's directory, and the node's name.
+    #[error("xenstore's {0}/{1} makes no sense")]
     Node(&'static str, &'static str),
     /// The backend did not get so far in time; the state it is in.
+    #[error("the backend stays in state {0}")]
     Backend(u32),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Store(error) => error.fmt(f),
-            Self::NoDevice => f.write_str("the domain has no such device"),
-            Self::Node(directory, name) => write!(f, "xenstore's {directory}/{name} makes no sense"),
-            Self::Backend(state) => write!(f, "the backend stays in state {state}"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-impl From<xenstore::Error> for Error {
-    fn from(error: xenstore::Error) -> Self {
-        Self::Store(error)
-    }
 }
 
 /// A frontend's view of its backend.

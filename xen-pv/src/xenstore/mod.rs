@@ -5,7 +5,6 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
 use core::ptr::NonNull;
 
 use xen_abi::Port;
@@ -29,36 +28,27 @@ use ring::Ring;
 const PATIENCE_NS: u64 = 30_000_000_000;
 
 /// Why a request has no good answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The node does not exist.
+    #[error("no such node in xenstore")]
     NotFound,
     /// We may not.
+    #[error("xenstore forbids it")]
     Forbidden,
     /// The daemon refused for another reason.
+    #[error("xenstore refused")]
     Refused,
     /// The request is too long.
+    #[error("the xenstore request is too long")]
     TooLong,
     /// No answer came in time.
+    #[error("xenstore does not answer")]
     TimedOut,
     /// The daemon broke the protocol; nothing will work any more.
+    #[error("xenstore broke its protocol")]
     Broken,
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotFound => "no such node in xenstore",
-            Self::Forbidden => "xenstore forbids it",
-            Self::Refused => "xenstore refused",
-            Self::TooLong => "the xenstore request is too long",
-            Self::TimedOut => "xenstore does not answer",
-            Self::Broken => "xenstore broke its protocol",
-        })
-    }
-}
-
-impl core::error::Error for Error {}
 
 /// A change that a watch reports: the path, and the token the watch was set with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,6 @@
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
-use core::fmt;
 
 use xen_abi::{Errno, Port};
 
@@ -33,40 +32,28 @@ const TOKEN: &str = "netfront";
 const DIRECTORY: &str = "device/vif/0";
 
 /// Why there is no network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// There is no interface, or its backend does not follow.
+    /// There is no interface.
+    #[error("network: the domain has no interface (vif= in its configuration)")]
+    NoInterface,
+    /// Its backend does not follow.
+    #[error("network: {0}")]
     Xenbus(xenbus::Error),
     /// Xen did not do it.
-    Xen(Errno),
+    #[error("network: {0}")]
+    Xen(#[from] Errno),
     /// The backend does not copy received packets.
+    #[error("network: the backend has no feature-rx-copy")]
     NoCopy,
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xenbus(xenbus::Error::NoDevice) => {
-                f.write_str("network: the domain has no interface (vif= in its configuration)")
-            }
-            Self::Xenbus(error) => write!(f, "network: {error}"),
-            Self::Xen(errno) => write!(f, "network: {errno}"),
-            Self::NoCopy => f.write_str("network: the backend has no feature-rx-copy"),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
 impl From<xenbus::Error> for Error {
     fn from(error: xenbus::Error) -> Self {
-        Self::Xenbus(error)
-    }
-}
-
-impl From<Errno> for Error {
-    fn from(errno: Errno) -> Self {
-        Self::Xen(errno)
+        match error {
+            xenbus::Error::NoDevice => Self::NoInterface,
+            error => Self::Xenbus(error),
+        }
     }
 }
 

@@ -4,8 +4,6 @@
 //! [`Config`] it reads and writes configuration space through the page that both share. The device's registers are mapped
 //! straight from its BARs ([`Registers`]), and its interrupt is bound as an event channel.
 
-use core::fmt;
-
 use xen_abi::{Errno, pciif};
 
 use super::xenbus::{self, Backend, state};
@@ -37,44 +35,17 @@ const DIRECTORY: &str = "device/pci/0";
 const OPERATION_NS: u64 = 5_000_000_000;
 
 /// Why the device cannot be reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// There is none, or its backend does not follow.
-    Xenbus(xenbus::Error),
+    #[error(transparent)]
+    Xenbus(#[from] xenbus::Error),
     /// Xen did not do it.
-    Xen(Errno),
+    #[error(transparent)]
+    Xen(#[from] Errno),
     /// The backend did not do it.
-    Failed(Failure),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xenbus(error) => error.fmt(f),
-            Self::Xen(errno) => errno.fmt(f),
-            Self::Failed(failure) => failure.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for Error {}
-
-impl From<xenbus::Error> for Error {
-    fn from(error: xenbus::Error) -> Self {
-        Self::Xenbus(error)
-    }
-}
-
-impl From<Errno> for Error {
-    fn from(errno: Errno) -> Self {
-        Self::Xen(errno)
-    }
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
-    }
+    #[error(transparent)]
+    Failed(#[from] Failure),
 }
 
 /// The state that we wrote last.

@@ -2,7 +2,6 @@
 //!
 //! The backend may write to the page whenever it likes. What it answers is copied once and looked at in the copy.
 
-use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -75,33 +74,26 @@ pub enum Operation {
 }
 
 /// Why an operation did nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The backend has no such device, any more.
+    #[error("the backend does not have the device any more")]
     NoDevice,
     /// It does not let us.
+    #[error("the backend does not allow it")]
     Denied,
     /// It says something else: its own number.
+    #[error("the backend gives error {0}")]
     Other(i32),
     /// The device has not enough interrupts; how many are there.
+    #[error("the device has {0} MSI-X interrupts to give")]
     Interrupts(u32),
     /// It answered in time, with what cannot be.
+    #[error("the backend's answer makes no sense")]
     Nonsense,
     /// It did not answer in time.
+    #[error("the backend does not answer")]
     Silent,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoDevice => f.write_str("the backend does not have the device any more"),
-            Self::Denied => f.write_str("the backend does not allow it"),
-            Self::Other(error) => write!(f, "the backend gives error {error}"),
-            Self::Interrupts(count) => write!(f, "the device has {count} MSI-X interrupts to give"),
-            Self::Nonsense => f.write_str("the backend's answer makes no sense"),
-            Self::Silent => f.write_str("the backend does not answer"),
-        }
-    }
 }
 
 /// The shared page.

@@ -5,7 +5,6 @@
 //! once and checked.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 
@@ -58,30 +57,23 @@ const _: () = {
 };
 
 /// What the device said that cannot be: it is not to be used any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Broken {
     /// More buffers are used than it has.
+    #[error("it used more buffers than it has")]
     Index,
     /// A buffer is used that it does not have.
+    #[error("it used buffer {0}, which it does not have")]
     Id(u32),
     /// More bytes are in a buffer than fit, or none.
+    #[error("it says that a buffer holds {0} bytes")]
     Length(u32),
     /// A packet has no buffers, more than any packet, or more than are used.
+    #[error("it says that a packet has {0} buffers")]
     Buffers(u16),
     /// It asks for a reset, was reset, or is gone: its status.
+    #[error("its status is {0:#x}")]
     Status(u8),
-}
-
-impl fmt::Display for Broken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index => f.write_str("it used more buffers than it has"),
-            Self::Id(id) => write!(f, "it used buffer {id}, which it does not have"),
-            Self::Length(length) => write!(f, "it says that a buffer holds {length} bytes"),
-            Self::Buffers(count) => write!(f, "it says that a packet has {count} buffers"),
-            Self::Status(status) => write!(f, "its status is {status:#x}"),
-        }
-    }
 }
 
 /// Who may do what with a buffer.
