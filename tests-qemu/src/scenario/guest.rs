@@ -1,7 +1,7 @@
 //! Guests: their configuration for `xl`, their start, and the questions that their workload answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,7 @@ use tests_qemu::exec::Dom0;
 use tests_qemu::load::{self, Load};
 use tests_qemu::probe::Prober;
 
+use super::linux;
 use crate::artifacts::Artifacts;
 use crate::network::{self, GUEST};
 use crate::qemu::SPARING;
@@ -102,26 +103,19 @@ impl Guest {
         self.create_domain(dom0, name, &["xl", "create", "-p"])
     }
 
-    /// Copies kernel and initramfs to where the guest's configuration names them: `xl` needs them when it reboots. Gives the
-    /// two paths.
-    pub fn put_files(&self, dom0: &Dom0, name: &str) -> Result<[String; 2]> {
-        let paths = ["kernel", "initramfs"].map(|what| format!("/root/{name}-{what}"));
-        dom0.put_file(&self.kernel, &paths[0]).context("cannot copy the guest's kernel")?;
-        dom0.put_file(&self.initramfs, &paths[1]).context("cannot copy the guest's initramfs")?;
-        Ok(paths)
+    /// Copies kernel and initramfs to where the guest's configuration names them: `xl` needs them when it reboots.
+    pub fn put_files(&self, dom0: &Dom0, name: &str) -> Result<()> {
+        linux::put_files(dom0, name, self.files()).map(drop)
+    }
+
+    fn files(&self) -> [&Path; 2] {
+        [&self.kernel, &self.initramfs]
     }
 
     fn create_domain(&self, dom0: &Dom0, name: &str, command: &[&str]) -> Result<()> {
-        let [kernel, initramfs] = self.put_files(dom0, name)?;
-        let file = format!("/root/{name}-cfg");
-        dom0.put(self.configuration(name, &kernel, &initramfs).as_bytes(), &file, 0o644)?;
-        let output = dom0.run(&[command, &[file.as_str()]].concat())?;
-        if !output.success() {
-            bail!("xl create of {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        // dom0's files are in its memory.
-        dom0.run(&["rm", &kernel, &initramfs])?;
-        Ok(())
+        linux::create(dom0, name, self.files(), command, |kernel, initramfs| {
+            self.configuration(name, kernel, initramfs)
+        })
     }
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {

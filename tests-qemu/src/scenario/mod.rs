@@ -3,6 +3,7 @@
 pub mod agents;
 pub mod guest;
 pub mod keys;
+mod linux;
 pub mod measure;
 pub mod migration;
 pub mod netdom;

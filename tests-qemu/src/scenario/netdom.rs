@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 
 use super::agents::{console, domain_id};
+use super::linux;
 use crate::artifacts::Artifacts;
 use crate::nic::{DEVICE, DRIVER_DOMAIN};
 use crate::qemu::SPARING;
@@ -21,21 +22,16 @@ pub fn ensure_started(dom0: &Dom0, artifacts: &Artifacts) -> Result<()> {
     if domain_id(dom0, DRIVER_DOMAIN)?.is_some() {
         return Ok(());
     }
-    let [kernel, initramfs] = ["kernel", "initramfs"].map(|what| format!("/root/{DRIVER_DOMAIN}-{what}"));
-    dom0.put_file(&artifacts.guest_kernel, &kernel).context("cannot copy the driver domain's kernel")?;
-    dom0.put_file(&artifacts.netdom_initramfs, &initramfs).context("cannot copy the driver domain's initramfs")?;
-    let text = format!(
-        "name=\"{DRIVER_DOMAIN}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
-         tsc_mode=\"native\"\nextra=\"console=hvc0 {SPARING} 8250.nr_uarts=0\"\ndriver_domain=1\npci=[\"{DEVICE}\"]\n\
-         init_seclabel=\"system_u:system_r:netdom_t_building\"\nseclabel=\"system_u:system_r:netdom_t\"\n\
-         on_crash=\"preserve\"\n"
-    );
-    let file = format!("/root/{DRIVER_DOMAIN}.cfg");
-    dom0.put(text.as_bytes(), &file, 0o644)?;
-    let output = dom0.run(&["xl", "create", &file])?;
-    ensure!(output.success(), "xl create of {DRIVER_DOMAIN}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    // dom0's files are in its memory.
-    dom0.run(&["rm", &kernel, &initramfs])?;
+    let configuration = |kernel: &str, initramfs: &str| {
+        format!(
+            "name=\"{DRIVER_DOMAIN}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={MEMORY_MIB}\n\
+             vcpus=1\ntsc_mode=\"native\"\nextra=\"console=hvc0 {SPARING} 8250.nr_uarts=0\"\ndriver_domain=1\n\
+             pci=[\"{DEVICE}\"]\ninit_seclabel=\"system_u:system_r:netdom_t_building\"\n\
+             seclabel=\"system_u:system_r:netdom_t\"\non_crash=\"preserve\"\n"
+        )
+    };
+    let files = [&*artifacts.guest_kernel, &*artifacts.netdom_initramfs];
+    linux::create(dom0, DRIVER_DOMAIN, files, &["xl", "create"], configuration)?;
     wait_ready(dom0)
 }
 

@@ -9,8 +9,6 @@ use common::control::State;
 use super::brake::Brake;
 use super::fixture::Fixture;
 use crate::mode::Mode;
-use crate::network;
-use crate::nic::Nic;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::keys::Channel;
@@ -35,28 +33,6 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
         fixture.assert_private(place)?;
     }
     Ok(())
-}
-
-/// There and back, over the network cards that the agents own: dom0's carry nothing of it, and the IOMMU refuses nothing.
-pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    fixture.set_nic(Some(Nic::Pci))?;
-    fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
-    for places in [(A, B), (B, A)] {
-        let before = network::received_by_cards(places.1)?;
-        let (_, report) = fixture.migrate(&guest, places, Mode::Tsmc, &|_, _| ())?;
-        assert_held(&report)?;
-        let after = network::received_by_cards(places.1)?;
-        let [dom0, own] = [0, 1].map(|card| after[card] - before[card]);
-        ensure!(own > 10 * dom0, "{} received {dom0} bytes by dom0's card, {own} by the agent's", places.1.letter);
-    }
-    for place in [A, B] {
-        let messages = fixture.testbed()?.dom0(place).run(&["xl", "dmesg"])?.text();
-        let refused = messages.lines().find(|line| line.contains("DMAR:["));
-        ensure!(refused.is_none(), "the IOMMU of {} has something to say: {refused:?}", place.letter);
-    }
-    fixture.set_nic(None)
 }
 
 /// A guest with two virtual processors, and a time-stamp counter that Xen emulates.

@@ -3,6 +3,7 @@
 
 mod adoption;
 mod brake;
+mod cards;
 mod choice;
 mod crossings;
 mod faults;
@@ -10,7 +11,6 @@ mod figures;
 mod fixture;
 mod image;
 mod loss;
-mod netdom;
 mod operator;
 mod path;
 #[cfg(test)]
@@ -49,7 +49,7 @@ const TESTS: &[Test] = &[
     Test { name: "memory_of_a_guest_that_left_is_cleared", run: adoption::freed_memory_is_cleared },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
-    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: crossings::there_and_back },
+    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
@@ -68,7 +68,7 @@ const TESTS: &[Test] = &[
 
 /// Hosts and agents of other kinds. They take long: an ordinary run draws one.
 const HOSTS: &[Test] = &[
-    Test { name: "guest_crosses_through_a_network_driver_domain", run: netdom::guest_crosses },
+    Test { name: "guest_crosses_through_a_network_driver_domain", run: cards::through_a_driver_domain },
     Test {
         name: "watchdog_replaces_an_agent_with_a_card_at_once",
         run: security::watchdog_replaces_an_agent_with_a_card_at_once,

@@ -210,7 +210,7 @@ fn destroy(scene: &Scene, place: &Place) -> Result<()> {
 
 /// What the guest boots from is there when it reboots.
 pub fn keep_files(scene: &Scene, place: &Place) -> Result<()> {
-    scene::guest(scene.fixture).put_files(&scene.dom0(place)?, guest::NAME).map(drop)
+    scene::guest(scene.fixture).put_files(&scene.dom0(place)?, guest::NAME)
 }
 
 /// They are in dom0's memory.

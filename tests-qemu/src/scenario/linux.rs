@@ -1,0 +1,32 @@
+//! Domains that boot a Linux kernel, whose files dom0 has only while it needs them: they are in its memory.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use tests_qemu::exec::Dom0;
+
+/// Copies kernel and initramfs into dom0, to where the domain's configuration names them. Gives the two paths.
+pub fn put_files(dom0: &Dom0, name: &str, files: [&Path; 2]) -> Result<[String; 2]> {
+    let paths = ["kernel", "initramfs"].map(|what| format!("/root/{name}-{what}"));
+    for (file, path) in files.into_iter().zip(&paths) {
+        dom0.put_file(file, path).with_context(|| format!("cannot copy {path}"))?;
+    }
+    Ok(paths)
+}
+
+/// Creates a domain by `command`. `configuration` is made of the paths of kernel and initramfs in dom0.
+pub fn create(
+    dom0: &Dom0,
+    name: &str,
+    files: [&Path; 2],
+    command: &[&str],
+    configuration: impl FnOnce(&str, &str) -> String,
+) -> Result<()> {
+    let [kernel, initramfs] = put_files(dom0, name, files)?;
+    let file = format!("/root/{name}-cfg");
+    dom0.put(configuration(&kernel, &initramfs).as_bytes(), &file, 0o644)?;
+    let output = dom0.run(&[command, &[file.as_str()]].concat())?;
+    ensure!(output.success(), "xl create of {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    dom0.run(&["rm", &kernel, &initramfs])?;
+    Ok(())
+}
