@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use core::fmt;
 use core::num::NonZeroU16;
 
+mod buffers;
 mod checksum;
 pub mod netfront;
 pub mod pci;

@@ -11,13 +11,14 @@ use common::PAGE_SIZE;
 use xen_abi::Errno;
 use xen_abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 
-use super::packet::{Packet, Piece};
+use super::packet::Packet;
 use super::ring::{BrokenRing, Ring};
+use crate::drivers::buffers::append;
 use crate::drivers::{Broken, Receive, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
-use crate::window::{self, Access};
+use crate::window::Access;
 
 /// Slots of the ring.
 const SLOTS: usize = 256;
@@ -73,7 +74,8 @@ impl Rx {
         let packet = Packet::next(waiting, |ahead| self.ring.response(ahead))?;
         self.packet.clear();
         for piece in packet.pieces() {
-            self.copy(piece);
+            let page = self.ring.response_slot(piece.ahead) as usize;
+            append(&mut self.packet, &self.pages, page, piece.offset, piece.length);
         }
         self.ring.consume(packet.slots);
         self.offer(packet.slots);
@@ -81,18 +83,6 @@ impl Rx {
             self.publish();
         }
         Ok(Some(packet.good && (packet.vouched || checksum::is_right(&self.packet))))
-    }
-
-    /// Appends a piece to the packet.
-    fn copy(&mut self, piece: &Piece) {
-        let page = self.pages.page(self.ring.response_slot(piece.ahead) as usize);
-        let at = self.packet.len();
-        assert!(at + piece.length <= self.packet.capacity() && piece.offset + piece.length <= PAGE_SIZE);
-        // SAFETY: inside the page, and inside the packet's capacity, which is ours alone.
-        unsafe {
-            window::copy(page.as_ptr().add(piece.offset), self.packet.as_mut_ptr().add(at), piece.length);
-            self.packet.set_len(at + piece.length);
-        }
     }
 
     /// Offers the pages of the next slots.

@@ -12,21 +12,18 @@ use xen_abi::netif::{
 };
 
 use super::ring::{BrokenRing, Ring};
+use crate::drivers::buffers::FreeBuffers;
 use crate::drivers::{Broken, MAX_TX_SIZE, Transmit, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
 use crate::window::Access;
 
-/// Buffers for the largest packets.
-const LARGE: usize = 12;
-/// Pages of each.
+/// Pages of a large buffer.
 const LARGE_PAGES: usize = 16;
-/// Buffers of one page.
-const SMALL: usize = 56;
 
 /// Pages that [`Tx`] needs.
-pub(super) const PAGES: usize = 1 + LARGE * LARGE_PAGES + SMALL;
+pub(super) const PAGES: usize = 1 + FreeBuffers::pages(LARGE_PAGES);
 
 /// A packet's place: pages in a row, one grant each.
 #[derive(Debug)]
@@ -42,11 +39,8 @@ struct Buffer {
 pub struct Tx {
     ring: Ring<TxRequest, TxResponse>,
     channel: Rc<Channel>,
-    /// The small ones, then the large ones.
     buffers: Vec<Buffer>,
-    /// Free buffers by index.
-    free_small: Vec<usize>,
-    free_large: Vec<usize>,
+    free: FreeBuffers,
     offload: bool,
     broken: bool,
 }
@@ -59,22 +53,19 @@ impl Tx {
         offload: bool,
         grant: impl Fn(&Pages, usize, Access) -> Result<Grant, Errno>,
     ) -> Result<(Self, Grant), Errno> {
-        let (ring_page, mut rest) = pages.share().split(1);
+        let (ring_page, rest) = pages.share().split(1);
         let ring_grant = grant(&ring_page, 0, Access::Write)?;
-        let mut buffers = Vec::with_capacity(SMALL + LARGE);
-        for size in [1; SMALL].into_iter().chain([LARGE_PAGES; LARGE]) {
-            let (taken, left) = rest.split(size);
-            rest = left;
-            let grants: Result<Vec<_>, _> = (0..size).map(|page| grant(&taken, page, Access::Read)).collect();
-            buffers.push(Buffer { pages: taken, grants: grants?, in_flight: 0 });
-        }
+        let buffer = |pages: Pages| {
+            let grants: Result<_, _> = (0..pages.count()).map(|page| grant(&pages, page, Access::Read)).collect();
+            Ok(Buffer { pages, grants: grants?, in_flight: 0 })
+        };
+        let buffers: Result<_, Errno> = FreeBuffers::cut(rest, LARGE_PAGES).map(buffer).collect();
         let tx = Self {
             // SAFETY: the pages belong to this queue for ever, and the queue has one `Tx` at a time.
             ring: unsafe { Ring::new(ring_page.start()) },
             channel,
-            buffers,
-            free_small: (0..SMALL).collect(),
-            free_large: (SMALL..SMALL + LARGE).collect(),
+            buffers: buffers?,
+            free: FreeBuffers::new(),
             offload,
             broken: false,
         };
@@ -128,17 +119,14 @@ impl Tx {
             let buffer = self.buffers.get_mut(index).filter(|buffer| buffer.in_flight > 0).ok_or(BrokenRing)?;
             buffer.in_flight -= 1;
             if buffer.in_flight == 0 {
-                if index < SMALL { self.free_small.push(index) } else { self.free_large.push(index) }
+                self.free.give(index);
             }
         }
         Ok(())
     }
 
     fn has_room(&self) -> bool {
-        !self.broken
-            && !self.free_small.is_empty()
-            && !self.free_large.is_empty()
-            && self.ring.free() as usize >= SLOTS_MIN
+        !self.broken && self.free.has_any() && self.ring.free() as usize >= SLOTS_MIN
     }
 
     /// Asks for a notification when a part of what is in flight is done; true if something is done already.
@@ -164,9 +152,8 @@ impl Transmit for Tx {
     }
 
     fn send(&mut self, length: usize, segment: Option<NonZeroU16>, fill: &mut dyn FnMut(&mut [u8])) {
-        let free = if length <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
         let usable = !self.broken && length <= MAX_TX_SIZE && self.ring.free() as usize >= SLOTS_MIN;
-        let Some(index) = free.pop_if(|_| usable) else {
+        let Some(index) = usable.then(|| self.free.take(length)).flatten() else {
             fill(&mut alloc::vec![0; length]);
             return;
         };

@@ -11,6 +11,7 @@ use common::PAGE_SIZE;
 use super::header::{self, Received};
 use super::queue::{Broken, Direction, Queue, Used};
 use super::{Features, Link, MOST_BUFFERS};
+use crate::drivers::buffers::append;
 use crate::drivers::{self, Receive, checksum};
 use crate::memory::Pages;
 use crate::window;
@@ -86,13 +87,7 @@ impl Rx {
     /// Appends what is in a buffer from `from` on.
     fn append(&mut self, used: Used, from: usize) -> Result<(), Broken> {
         let page = self.check(used, from)?;
-        let (count, at) = (used.length as usize - from, self.packet.len());
-        assert!(at + count <= self.packet.capacity());
-        // SAFETY: inside the page, and inside the packet's capacity, which is ours alone.
-        unsafe {
-            window::copy(self.pages.page(page).as_ptr().add(from), self.packet.as_mut_ptr().add(at), count);
-            self.packet.set_len(at + count);
-        }
+        append(&mut self.packet, &self.pages, page, from, used.length as usize - from);
         Ok(())
     }
 

@@ -9,18 +9,15 @@ use common::PAGE_SIZE;
 use super::header;
 use super::queue::{Broken, Direction, Queue, SIZE};
 use super::{Features, Link, MOST_BUFFERS};
+use crate::drivers::buffers::FreeBuffers;
 use crate::drivers::{self, MAX_TX_SIZE, Transmit};
 use crate::memory::Pages;
 
-/// Buffers for the largest packets.
-const LARGE: usize = 12;
-/// Pages of each: the header comes first.
+/// Pages of a large buffer: the header comes first.
 const LARGE_PAGES: usize = MOST_BUFFERS as usize;
-/// Buffers of one page.
-const SMALL: usize = 56;
 
 /// Pages that [`Tx`] needs.
-pub(super) const PAGES: usize = LARGE * LARGE_PAGES + SMALL;
+pub(super) const PAGES: usize = FreeBuffers::pages(LARGE_PAGES);
 
 const _: () = assert!(header::LENGTH + MAX_TX_SIZE <= LARGE_PAGES * PAGE_SIZE);
 
@@ -38,11 +35,8 @@ pub struct Tx {
     queue: Queue,
     link: Rc<Link>,
     features: Features,
-    /// The small ones, then the large ones.
     buffers: Vec<Buffer>,
-    /// Free buffers by index.
-    free_small: Vec<usize>,
-    free_large: Vec<usize>,
+    free: FreeBuffers,
     /// Which buffer was added under which number.
     added: [usize; SIZE as usize],
 }
@@ -56,21 +50,16 @@ impl Tx {
         features: Features,
         address: impl Fn(&Pages, usize) -> u64,
     ) -> Self {
-        let mut rest = pages;
-        let mut buffers = Vec::with_capacity(SMALL + LARGE);
-        for size in [1; SMALL].into_iter().chain([LARGE_PAGES; LARGE]) {
-            let (taken, left) = rest.split(size);
-            rest = left;
-            let addresses = (0..size).map(|page| address(&taken, page)).collect();
-            buffers.push(Buffer { pages: taken, addresses });
-        }
+        let buffer = |pages: Pages| {
+            let addresses = (0..pages.count()).map(|page| address(&pages, page)).collect();
+            Buffer { pages, addresses }
+        };
         Self {
             queue,
             link,
             features,
-            buffers,
-            free_small: (0..SMALL).collect(),
-            free_large: (SMALL..SMALL + LARGE).collect(),
+            buffers: FreeBuffers::cut(pages, LARGE_PAGES).map(buffer).collect(),
+            free: FreeBuffers::new(),
             added: [0; SIZE as usize],
         }
     }
@@ -87,14 +76,13 @@ impl Tx {
     /// Takes back what the device is done with.
     fn collect(&mut self) -> Result<(), Broken> {
         while let Some(used) = self.queue.pop()? {
-            let index = self.added[usize::from(used.head)];
-            if index < SMALL { self.free_small.push(index) } else { self.free_large.push(index) }
+            self.free.give(self.added[usize::from(used.head)]);
         }
         Ok(())
     }
 
     fn has_room(&self) -> bool {
-        !self.free_small.is_empty() && !self.free_large.is_empty() && self.queue.free() >= LARGE_PAGES
+        self.free.has_any() && self.queue.free() >= LARGE_PAGES
     }
 
     /// Whether there is room; otherwise an interrupt is asked for, once a part of what is in flight is done.
@@ -148,9 +136,8 @@ impl Transmit for Tx {
 
     fn send(&mut self, length: usize, segment: Option<NonZeroU16>, fill: &mut dyn FnMut(&mut [u8])) {
         let whole = header::LENGTH + length;
-        let free = if whole <= PAGE_SIZE { &mut self.free_small } else { &mut self.free_large };
         let usable = self.link.is_running() && length <= MAX_TX_SIZE && self.queue.free() >= LARGE_PAGES;
-        let Some(index) = free.pop_if(|_| usable) else {
+        let Some(index) = usable.then(|| self.free.take(whole)).flatten() else {
             fill(&mut alloc::vec![0; length]);
             return;
         };
