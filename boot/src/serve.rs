@@ -23,7 +23,7 @@ use xen_pv::sched;
 use xen_pv::xenstore::Xenstore;
 
 use crate::cipher::Code;
-use crate::nic::{self, Nic};
+use crate::nic::{self, Nic, Up};
 use crate::platform::{FaultPorts, Platform};
 use crate::start::{Machine, XenVersion};
 use crate::store::Store;
@@ -86,15 +86,15 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     domctl::check_version().map_err(Refusal::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
-    let (nic, device) = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
+    let Up { nic, device, interface, mac, mtu } = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let (_, free) = heap::usage();
-    let mut config = options.config(nic.mac(), free, security);
+    let mut config = options.config(mac, free, security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
-    config.nic = Some(nic.interface());
-    banner(total, &platform.features(), origin, &config, nic.mtu());
+    config.nic = Some(interface);
+    banner(total, &platform.features(), origin, &config, mtu);
     if let Err(error) = platform.can_retain() {
         say!("NO GUEST MOVES as long as this is so: {error}");
     }

@@ -26,17 +26,22 @@ pub use device::Device;
 /// Pages that either interface needs.
 const PAGES: usize = if virtio_net::PAGES > netfront::PAGES { virtio_net::PAGES } else { netfront::PAGES };
 
-/// A network interface that is up, apart from its packets, which a [`Device`] carries.
-pub trait Nic {
+/// A network interface that is up.
+pub struct Up {
+    /// Follows its other side.
+    pub nic: Box<dyn Nic>,
+    /// Carries its packets.
+    pub device: Device,
     /// What it is and what it can do.
-    fn interface(&self) -> Interface;
-
+    pub interface: Interface,
     /// The hardware address.
-    fn mac(&self) -> [u8; 6];
-
+    pub mac: [u8; 6],
     /// Bytes of the largest IP packet.
-    fn mtu(&self) -> u16;
+    pub mtu: u16,
+}
 
+/// A network interface, apart from its packets.
+pub trait Nic {
     /// The port that says that packets came or went.
     fn port(&self) -> Option<Port>;
 
@@ -54,7 +59,7 @@ pub fn bring_up(
     pool: &mut Pool,
     store: &mut Xenstore,
     mtu: RangeInclusive<u16>,
-) -> Result<(Box<dyn Nic>, Device), String> {
+) -> Result<Up, String> {
     let failed = |error: &dyn fmt::Display| format!("network: {error}");
     let pages = pool.take(PAGES).map_err(|errno| failed(&errno))?;
     if !pci::exists(store).map_err(|error| failed(&error))? {

@@ -10,12 +10,10 @@ use xen_pv::memory::Pages;
 use xen_pv::window::Window;
 use xen_pv::xenstore::Xenstore;
 
-use super::{Device, Nic, Reopened, follow};
+use super::{Device, Nic, Reopened, Up, follow};
 
 struct PciDevice {
     net: VirtioNet,
-    description: Description,
-    mtu: u16,
     reopened: Reopened,
 }
 
@@ -25,27 +23,16 @@ pub fn connect(
     pages: Pages,
     window: Window,
     mtu: RangeInclusive<u16>,
-) -> Result<(Box<dyn Nic>, Device), (Error, Pages)> {
-    let (net, description, queue) = VirtioNet::connect(store, pages, window)?;
-    let mtu = description.mtu.clamp(*mtu.start(), *mtu.end());
+) -> Result<Up, (Error, Pages)> {
+    let (net, Description { mac, mtu: own, features }, queue) = VirtioNet::connect(store, pages, window)?;
+    let interface = Interface::new(InterfaceKind::Pci, features.names());
+    let mtu = own.clamp(*mtu.start(), *mtu.end());
     let reopened = Reopened::default();
     let device = Device::new(queue, mtu, reopened.clone());
-    Ok((Box::new(PciDevice { net, description, mtu, reopened }), device))
+    Ok(Up { nic: Box::new(PciDevice { net, reopened }), device, interface, mac, mtu })
 }
 
 impl Nic for PciDevice {
-    fn interface(&self) -> Interface {
-        Interface::new(InterfaceKind::Pci, self.description.features.names())
-    }
-
-    fn mac(&self) -> [u8; 6] {
-        self.description.mac
-    }
-
-    fn mtu(&self) -> u16 {
-        self.mtu
-    }
-
     fn port(&self) -> Option<Port> {
         self.net.port()
     }

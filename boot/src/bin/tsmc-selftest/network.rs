@@ -3,7 +3,7 @@
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -34,7 +34,7 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
     let before = time::now_ns();
     let mut network = Network::start(machine, options)?;
-    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.nic.interface());
+    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.features);
     network.send(peer)?;
     network.receive(peer)
 }
@@ -42,6 +42,7 @@ pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> 
 /// smoltcp with one connection.
 pub struct Network {
     nic: Box<dyn Nic>,
+    features: String,
     device: Device,
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -53,15 +54,16 @@ impl Network {
     /// Connects the network and takes the address of the command line.
     pub fn start(machine: &mut Machine, options: &SelfTestOptions) -> Result<Self, String> {
         let Some(store) = machine.store.as_mut() else { return Err(String::from("network: no xenstore")) };
-        let (nic, mut device) = nic::bring_up(&mut machine.memory, &mut machine.pool, store, *MTU.start()..=1500)?;
-        let hardware = smoltcp::iface::Config::new(EthernetAddress(nic.mac()).into());
+        let up = nic::bring_up(&mut machine.memory, &mut machine.pool, store, *MTU.start()..=1500)?;
+        let (nic, mut device, features) = (up.nic, up.device, up.interface.to_string());
+        let hardware = smoltcp::iface::Config::new(EthernetAddress(up.mac).into());
         let mut interface = Interface::new(hardware, &mut device, now());
         interface.update_ip_addrs(|addresses| {
             let _ = addresses.push(IpCidr::Ipv4(Ipv4Cidr::new(options.address, options.prefix)));
         });
         let mut sockets = SocketSet::new(vec![]);
         let socket = sockets.add(new_socket());
-        Ok(Self { nic, device, interface, sockets, socket, next_port: 50000 })
+        Ok(Self { nic, features, device, interface, sockets, socket, next_port: 50000 })
     }
 
     /// Another socket.
