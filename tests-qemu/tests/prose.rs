@@ -10,6 +10,8 @@ const PARAGRAPH: usize = 6;
 /// How wide the documents are wrapped.
 const WIDTH: usize = 130;
 
+const CRATES: [&str; 8] = ["agent", "boot", "common", "fuzz", "tests-qemu", "toolstack", "xen-abi", "xen-pv"];
+
 /// The longest source, in lines.
 const SOURCE: usize = 400;
 
@@ -106,9 +108,23 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
+fn every_file_that_is_named_exists() {
+    let mut offences = Vec::new();
+    for file in documents() {
+        for (number, line) in prose(&file) {
+            let named = line.split('`').skip(1).step_by(2).filter(|span| {
+                span.split_once('/').is_some_and(|(folder, _)| CRATES.contains(&folder)) && !span.contains([' ', '*'])
+            });
+            let missing = named.filter(|path| !workspace().join(path).exists());
+            offences.extend(missing.map(|path| format!("{}:{number}: there is no {path}", file.display())));
+        }
+    }
+    none(&offences);
+}
+
+#[test]
 fn no_source_is_too_long() {
-    let crates = ["agent", "boot", "common", "fuzz", "tests-qemu", "toolstack", "xen-abi", "xen-pv"];
-    let sources = files(&crates, "rs");
+    let sources = files(&CRATES, "rs");
     assert!(sources.len() > 100, "the sources are elsewhere");
     let lines = sources.iter().map(|file| (file, fs::read_to_string(file).expect("a source").lines().count()));
     let long = lines.filter(|(_, lines)| *lines > SOURCE);
