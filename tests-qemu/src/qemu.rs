@@ -11,7 +11,6 @@ use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
 use crate::monitor;
 use crate::network::Place;
-use crate::nic::DEVICE;
 
 /// The processors of a host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -175,7 +174,7 @@ fn xen_command_line(size: HostSize) -> String {
 /// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
 fn modules(place: &Place, files: &BootFiles) -> String {
     format!(
-        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24 tsmc_nic={DEVICE},{},{}",
+        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24,{},{}",
         files.kernel.display(),
         place.letter,
         place.dom0,

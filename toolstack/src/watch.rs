@@ -40,11 +40,17 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often to look after guests that nobody follows.
 const TIDY: Duration = Duration::from_secs(5);
 
+/// Who may have a network card that is passed through (`toolstack/flask/tsmc.te`).
+const CARD_LABEL: &str = "system_u:object_r:tsmc_nic_t";
+
 /// What to start the agent with.
 #[derive(Clone, Copy, Debug)]
 pub struct Watch<'a> {
     /// The domain's `xl.cfg`.
     pub config: &'a Path,
+    /// The network card that the configuration passes through: made ready for it before each start. `01:00.0`, or with a PCI segment
+    /// before it.
+    pub card: Option<&'a str>,
     /// Key, peers and module: a fresh module is composed before each start. Without them the configuration names a module, or
     /// says `plain`.
     pub files: Option<identity::Files<'a>>,
@@ -98,6 +104,7 @@ impl Watch<'_> {
         if let Some(files) = &self.files {
             files.write_module()?;
         }
+        let ready = self.card.map_or(Ok(()), make_assignable);
         // Nobody else shall react to its end: what is left of it says why.
         let output = Command::new("xl").args(["create", "-e"]).arg(self.config).output();
         if let Some(files) = &self.files {
@@ -106,6 +113,9 @@ impl Watch<'_> {
         }
         let output = output?;
         if !output.status.success() {
+            if let Err(reason) = ready {
+                println!("{reason}");
+            }
             println!("xl create {}: {}", self.config.display(), message(&output));
             return Ok(None);
         }
@@ -116,6 +126,22 @@ impl Watch<'_> {
         }
         Ok(domain)
     }
+}
+
+/// Gives a PCI device the label that lets the agent have it, and to dom0's PCI backend. The label is gone after each boot and after
+/// each load of a policy. Where the lockdown forbids another label, it is there already: an error counts only if the agent
+/// cannot be started.
+fn make_assignable(device: &str) -> Result<(), String> {
+    let address = if device.matches(':').count() == 1 { format!("0000:{device}") } else { device.to_owned() };
+    for command in [&["flask-label-pci", &address, CARD_LABEL][..], &["xl", "pci-assignable-add", device]] {
+        let output = Command::new(command[0]).args(&command[1..]).output();
+        match output {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => return Err(format!("{}: {}", command.join(" "), message(&output))),
+            Err(error) => return Err(format!("{}: {error}", command[0])),
+        }
+    }
+    Ok(())
 }
 
 /// The agent's domain, whatever its condition.

@@ -9,7 +9,7 @@ use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
 
 use crate::network::{BRIDGE, Place};
-use crate::nic::{DRIVER_DOMAIN, Nic};
+use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
 
 /// The name of an agent's domain: the save helper finds it by this.
 pub const AGENT_NAME: &str = "tsmc-agent";
@@ -46,11 +46,26 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
         }
         None => "",
     };
+    if *nic == Nic::Pci {
+        make_assignable(dom0)?;
+    }
     let text = configuration_text(&kernel, place, *nic, arguments, ramdisk);
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
     let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
     if !output.success() {
         bail!("xl create of the agent: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Labels the second network card, and gives it to dom0's PCI backend; Xen forgets the label whenever it loads a policy.
+pub fn make_assignable(dom0: &Dom0) -> Result<()> {
+    let label = ["flask-label-pci", &format!("0000:{DEVICE}"), "system_u:object_r:tsmc_nic_t"];
+    for command in [&label[..], &["xl", "pci-assignable-add", DEVICE]] {
+        let output = dom0.run(command)?;
+        if !output.success() {
+            bail!("{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        }
     }
     Ok(())
 }

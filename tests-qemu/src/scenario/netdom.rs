@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tests_qemu::exec::Dom0;
 
-use super::agents::{console, domain_id};
+use super::agents::{console, domain_id, make_assignable};
 use super::linux;
 use crate::artifacts::Artifacts;
 use crate::nic::{DEVICE, DRIVER_DOMAIN};
@@ -30,6 +30,7 @@ pub fn ensure_started(dom0: &Dom0, artifacts: &Artifacts) -> Result<()> {
              seclabel=\"system_u:system_r:netdom_t\"\non_crash=\"preserve\"\n"
         )
     };
+    make_assignable(dom0)?;
     let files = [&*artifacts.guest_kernel, &*artifacts.netdom_initramfs];
     linux::create(dom0, DRIVER_DOMAIN, files, &["xl", "create"], configuration)?;
     wait_ready(dom0)

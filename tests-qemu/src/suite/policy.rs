@@ -204,6 +204,22 @@ fn dom0_has_no_right_on_private_domains_but_to_manage_and_serve_them() {
 }
 
 #[test]
+fn dom0_can_end_every_domain_that_it_can_create() {
+    let policy = &*POLICY;
+    let mut creatable = 0;
+    for kind in policy.attributes.keys() {
+        let rights = policy.rights("dom0_t", kind, |_| true);
+        if rights.contains("domain create") {
+            creatable += 1;
+            let missing: Vec<_> =
+                ["domain pause", "domain destroy"].into_iter().filter(|right| !rights.contains(right)).collect();
+            assert!(missing.is_empty(), "dom0 creates {kind}, and may not {missing:?}");
+        }
+    }
+    assert!(creatable > 4, "the policy was not understood");
+}
+
+#[test]
 fn each_right_that_undoes_the_policy_ends_with_the_lockdown() {
     let policy = &*POLICY;
     for (target, right) in LOCKED {

@@ -7,10 +7,10 @@ use tests_qemu::exec::{Dom0, Event, Request, Running};
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use super::refusals::assert_stayed;
+use super::refusals::{assert_stayed, load_policy};
 use crate::mode::Mode;
 use crate::network::PLACES;
-use crate::nic::Nic;
+use crate::nic::{DEVICE, Nic};
 use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::keys::Channel;
@@ -56,7 +56,7 @@ pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     let dom0 = &site.dom0;
     let address = agents::static_address(A.agent);
     site.configure(&site.agent, &address, MODULE)?;
-    let mut watch = Watchdog::start(dom0)?;
+    let mut watch = Watchdog::start(dom0, &[])?;
     watch.wait_for("is ready")?;
     let left = dom0.run(&["ls", "/run/tsmc"])?.text();
     ensure!(left.is_empty(), "the module is still there: {left}");
@@ -73,23 +73,27 @@ pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
     site.configure(&site.agent, &address, "")?;
     watch.gives_up_on("no identity")?;
     site.configure(&site.agent, &format!("{address} prot=7078"), MODULE)?;
-    Watchdog::start(dom0)?.gives_up_on("unknown word 'prot=7078'")?;
+    Watchdog::start(dom0, &[])?.gives_up_on("unknown word 'prot=7078'")?;
     let domain = agents::domain_id(dom0, AGENT_NAME)?;
     ensure!(domain.is_none(), "an agent that refuses to start is left as domain {domain:?}");
     Ok(())
 }
 
-/// An agent that dies with a network card of its own is replaced at once: nobody waits for its driver.
+/// An agent that dies with a network card of its own is replaced at once: nobody waits for its driver. It is replaced, too, when Xen
+/// has forgotten whose card that is, as it does whenever a policy is loaded.
 pub fn watchdog_replaces_an_agent_with_a_card_at_once(fixture: &mut Fixture) -> Result<()> {
     let site = WatchedHost::prepare(fixture, Some(Nic::Pci))?;
     site.configure(&site.self_test, &format!("ip={}/24 panic", A.agent), MODULE)?;
-    let mut watch = Watchdog::start(&site.dom0)?;
+    let mut watch = Watchdog::start(&site.dom0, &["--card", DEVICE])?;
     watch.wait_for("has crashed")?;
     let died = Instant::now();
     watch.wait_for("started domain")?;
     let took = died.elapsed();
     println!("another agent {:.1} s after one with a card died", took.as_secs_f64());
     ensure!(took < REPLACED, "another agent only after {took:?}");
+    load_policy(&site.dom0, &fixture.artifacts().boot.policy)?;
+    watch.wait_for("has crashed")?;
+    watch.wait_for("started domain")?;
     site.configure(&site.agent, "prot=7078", MODULE)?;
     watch.gives_up_on("unknown word 'prot=7078'")?;
     fixture.set_nic(None)
@@ -138,9 +142,14 @@ struct Watchdog {
 }
 
 impl Watchdog {
-    fn start(dom0: &Dom0) -> Result<Self> {
-        let request = Request::new(&["tsmc", "watch", "--key", "/etc/tsmc/key", "--peers", "/etc/tsmc/peers"]);
-        Ok(Self { running: dom0.start(&request)?, said: String::new(), read: 0, status: None })
+    fn start(dom0: &Dom0, options: &[&str]) -> Result<Self> {
+        let command = ["tsmc", "watch", "--key", "/etc/tsmc/key", "--peers", "/etc/tsmc/peers"];
+        Ok(Self {
+            running: dom0.start(&Request::new(&[&command, options].concat()))?,
+            said: String::new(),
+            read: 0,
+            status: None,
+        })
     }
 
     /// The next line that contains `words`.

@@ -82,6 +82,9 @@ enum Command {
     Watch {
         #[command(flatten)]
         files: ModuleFiles,
+        /// The network card that the xl.cfg passes through (pci=): label it and make it assignable before each start.
+        #[arg(long, value_name = "DEVICE")]
+        card: Option<String>,
         /// The xl.cfg of the agent's domain.
         #[arg(default_value = CONFIG_FILE)]
         config: PathBuf,
@@ -146,9 +149,9 @@ impl Command {
                 files.write_module()?;
                 Ok(format!("{} is for one start of the agent\n", files.module.display()))
             }
-            Self::Watch { files, config } => {
+            Self::Watch { files, card, config } => {
                 let files = files.composes().then(|| files.files());
-                let Err(refusal) = Watch { config: &config, files }.run();
+                let Err(refusal) = Watch { config: &config, card: card.as_deref(), files }.run();
                 Err(refusal)
             }
         }
