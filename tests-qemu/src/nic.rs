@@ -13,11 +13,11 @@ pub const DRIVER_DOMAIN: &str = "netdom";
 /// An agent's network interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Nic {
-    /// Served by dom0's network backend, like any guest's.
-    #[default]
-    Vif,
     /// The host's second network card itself.
+    #[default]
     Pci,
+    /// Served by dom0's network backend, like any guest's.
+    Vif,
     /// Served by a driver domain that owns the second network card.
     Netdom,
 }

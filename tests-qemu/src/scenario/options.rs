@@ -29,7 +29,7 @@ pub struct Migrate {
     #[arg(long)]
     pub plain: bool,
     /// The agents' network interfaces.
-    #[arg(long, value_enum, default_value_t = Nic::Pci)]
+    #[arg(long, value_enum, default_value_t)]
     pub nic: Nic,
     /// Compare all memory at the switch. The guest stands still for longer.
     #[arg(long)]

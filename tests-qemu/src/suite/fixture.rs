@@ -24,6 +24,14 @@ use crate::scenario::testbed::{A, B, Testbed};
 use crate::scenario::{dom0_cannot_read, start_guest};
 use tests_qemu::report::Report;
 
+/// Prints what Xen has said since the last time.
+pub const TAKE_MESSAGES: &[&str] = &["xl", "dmesg", "-c"];
+
+/// What an IOMMU refused to a device, in Xen's messages.
+pub fn dma_faults(messages: &str) -> impl Iterator<Item = &str> {
+    messages.lines().filter(|line| line.contains("DMAR:["))
+}
+
 /// The hosts of the tests.
 pub struct Fixture {
     paths: Paths,
@@ -229,7 +237,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Fails when a host has a domain that no test owns any more.
+    /// Fails when a host has a domain that no test owns any more, or an IOMMU that had to refuse something to the agent's card.
     pub fn assert_clean(&mut self) -> Result<()> {
         if self.spoiled || self.testbed.is_none() {
             return Ok(());
@@ -248,6 +256,9 @@ impl Fixture {
                 .filter(|line| resident != Some(place) || !line.starts_with(&format!("{} ", guest::NAME)))
                 .collect();
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));
+            let messages = testbed.dom0(place).run(TAKE_MESSAGES)?.text();
+            let refused: Vec<&str> = dma_faults(&messages).collect();
+            ensure!(refused.is_empty(), "the IOMMU of {} refused:\n{}", place.letter, refused.join("\n"));
         }
         Ok(())
     }
