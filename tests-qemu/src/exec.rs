@@ -223,6 +223,9 @@ impl Dom0 {
     }
 }
 
+/// How long a frame may take that has begun to come: dom0 may have no processor time meanwhile.
+const FRAME_LIMIT: Duration = Duration::from_secs(60);
+
 /// Something that happened to a running command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -255,10 +258,13 @@ impl Running {
         Ok(frame::write(&mut self.stream, Kind::Data, &[])?)
     }
 
-    /// Waits for the next thing it does, for at most `timeout`.
+    /// Waits for the next thing it does, for at most `timeout`. What has begun to come is waited for to its end: half a frame
+    /// would be lost.
     pub fn next_event(&mut self, timeout: Option<Duration>) -> Result<Event, Error> {
-        self.stream.set_read_timeout(timeout.map(|limit| limit.max(Duration::from_millis(1))))?;
         loop {
+            self.stream.set_read_timeout(timeout.map(|limit| limit.max(Duration::from_millis(1))))?;
+            self.stream.peek(&mut [0])?;
+            self.stream.set_read_timeout(Some(FRAME_LIMIT))?;
             return Ok(match next_frame(&mut self.stream)? {
                 (Kind::Stdout | Kind::Stderr, bytes) if bytes.is_empty() => continue,
                 (Kind::Stdout, bytes) => Event::Stdout(bytes),
@@ -327,5 +333,34 @@ fn next_frame(stream: &mut TcpStream) -> Result<(Kind, Vec<u8>), Error> {
     match header.kind {
         Kind::Refused => Err(Error::Refused(String::from_utf8_lossy(&payload).into_owned())),
         kind => Ok((kind, payload)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_frame_that_comes_in_pieces_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let (mut dom0, _) = listener.accept().expect("a connection");
+        let mut running = Running { stream };
+        let soon = Some(Duration::from_millis(20));
+        assert!(matches!(running.next_event(soon), Err(Error::Timeout)), "nothing has come");
+        let mut whole = Vec::new();
+        frame::write(&mut whole, Kind::Stdout, b"copying").expect("a frame");
+        let sending = std::thread::spawn(move || {
+            for piece in whole.chunks(4) {
+                dom0.write_all(piece).expect("sent");
+                std::thread::sleep(Duration::from_millis(60));
+            }
+        });
+        while running.stream.peek(&mut [0]).is_err() {}
+        assert_eq!(running.next_event(soon).expect("a frame"), Event::Stdout(b"copying".into()));
+        sending.join().expect("sent");
     }
 }

@@ -105,7 +105,7 @@ fn follow(mut running: Running, sessions: &Mutex<Sessions>, stop: &AtomicBool) {
             Ok(Event::Stdout(bytes)) => pending.push_str(&String::from_utf8_lossy(&bytes)),
             Ok(Event::Exit(_)) => return,
             Ok(_) | Err(Error::Timeout) => {}
-            Err(_) => return,
+            Err(error) => return println!("an agent is followed no longer: {error}"),
         }
         while let Some((line, rest)) = pending.split_once('\n') {
             note(line, &mut sessions.lock().unwrap_or_else(PoisonError::into_inner));
