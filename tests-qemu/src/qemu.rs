@@ -66,6 +66,8 @@ pub struct HostSize {
     pub cpus: u32,
     /// What they are.
     pub processor: Processor,
+    /// Whether the second network card goes past the IOMMU.
+    pub rogue_card: bool,
 }
 
 /// How large a host is.
@@ -89,6 +91,7 @@ impl From<Size> for HostSize {
             dom0_mib: size.dom0_memory,
             cpus: size.host_cpus,
             processor: Processor::Plain,
+            rogue_card: false,
         }
     }
 }
@@ -117,7 +120,7 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         .args(["-device", "intel-iommu,intremap=on"])
         .args(["-m", &size.memory_mib.to_string(), "-smp", &size.cpus.to_string()])
         .args(["-serial", &format!("file:{}", log("xen").display())])
-        .args(network_cards(place))
+        .args(network_cards(place, size))
         .args(monitor::arguments(place))
         .arg("-kernel")
         .arg(&files.hypervisor)
@@ -135,17 +138,19 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
 
 /// dom0's network card, on the root bus, so that it stays the first, and the agent's. The IOMMU keeps that one to the memory of the
 /// domain it is given to (`iommu_platform`), and behind a port of its own it can be reset when it changes hands.
-fn network_cards(place: &Place) -> Vec<String> {
+fn network_cards(place: &Place, size: HostSize) -> Vec<String> {
     let [first, second] = place.taps();
     let tap = |id, name| format!("tap,id={id},ifname={name},script=no,downscript=no,vhost=off");
-    let card = |id, mac, more| format!("virtio-net-pci,netdev={id},mac={mac},{OFFLOADS},rx_queue_size=1024{more}");
-    let own = ",disable-legacy=on,iommu_platform=on,bus=root1";
+    let card =
+        |id, mac, more: &str| format!("virtio-net-pci,netdev={id},mac={mac},{OFFLOADS},rx_queue_size=1024{more}");
+    let obeys = if size.rogue_card { "off" } else { "on" };
+    let own = format!(",disable-legacy=on,iommu_platform={obeys},bus=root1");
     [
         ["-netdev", &tap("net", first)],
         ["-device", &card("net", place.mac(), "")],
         ["-netdev", &tap("own", second)],
         ["-device", "pcie-root-port,id=root1,chassis=1,slot=1"],
-        ["-device", &card("own", place.agent_mac(), own)],
+        ["-device", &card("own", place.agent_mac(), &own)],
     ]
     .into_iter()
     .flatten()

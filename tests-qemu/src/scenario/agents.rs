@@ -114,6 +114,11 @@ impl Agent {
     /// Starts an agent as `configuration` says and waits until it can serve.
     pub fn start(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<Self> {
         create(dom0, configuration)?;
+        Self::ready(dom0)
+    }
+
+    /// The agent that was just started: waits until it can serve.
+    pub fn ready(dom0: &Dom0) -> Result<Self> {
         let created = Instant::now();
         let domain = domain_id(dom0, AGENT_NAME)?.context("the agent's domain is gone")?;
         let path = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
@@ -123,11 +128,7 @@ impl Agent {
                 return Ok(Self { dom0: dom0.clone(), domain, status, ready_after: created.elapsed() });
             }
             if created.elapsed() > READY_LIMIT {
-                bail!(
-                    "the agent of {} does not get ready; its console:\n{}",
-                    configuration.place.letter,
-                    console(dom0, AGENT_NAME)?
-                );
+                bail!("the agent does not get ready; its console:\n{}", console(dom0, AGENT_NAME)?);
             }
             std::thread::sleep(Duration::from_millis(100));
         }

@@ -1,12 +1,18 @@
 //! Agents whose packets pass the hosts' second network cards: their own ones, or those of driver domains.
 
-use anyhow::{Result, ensure};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use common::control::InterfaceKind;
+use tests_qemu::exec::Dom0;
 
 use super::crossings::assert_held;
 use super::fixture::{Fixture, TAKE_MESSAGES, dma_faults};
 use crate::mode::Mode;
 use crate::network::{self, Place};
-use crate::nic::{DRIVER_DOMAIN, Nic};
+use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
+use crate::scenario::agents::{self, AGENT_NAME, Agent};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::testbed::{A, B};
 
@@ -38,6 +44,84 @@ pub fn through_a_driver_domain(fixture: &mut Fixture) -> Result<()> {
         ensure!(denied.is_none(), "{} refused something to {DRIVER_DOMAIN}: {denied:?}", place.letter);
     }
     fixture.set_nic(None)
+}
+
+/// An agent with a card and a vif takes the card. One that goes past the IOMMU it refuses by name: it takes the vif, or, without one,
+/// does not serve.
+pub fn choice(fixture: &mut Fixture) -> Result<()> {
+    assert_takes(fixture, InterfaceKind::Pci, "the device is taken")?;
+    fixture.on_other_hosts(
+        |size| size.rogue_card = true,
+        |fixture| {
+            assert_takes(fixture, InterfaceKind::Vif, PAST_IOMMU)?;
+            start(fixture, "")?;
+            let (dom0, begun) = (fixture.hosts()?.dom0(A), Instant::now());
+            while !said(&dom0)?.contains(&format!("cannot serve: network: PCI: {PAST_IOMMU}")) {
+                ensure!(begun.elapsed() < LIMIT, "it does not refuse the card:\n{}", said(&dom0)?);
+            }
+            Ok(())
+        },
+    )
+}
+
+/// The agent's card is taken away while a guest crosses, and given back: nothing passes meanwhile, and then the guest goes on crossing.
+pub fn away_and_back(fixture: &mut Fixture) -> Result<()> {
+    fixture.set_nic(Some(Nic::Pci))?;
+    let guest = Guest::demo(fixture.artifacts(), Label::Private);
+    fixture.agents()?;
+    fixture.start_guest(A, &guest)?;
+    let dom0 = fixture.hosts()?.dom0(B);
+    let done = Once::new();
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, _| {
+        if source.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
+            done.call_once(|| {
+                for command in ["pci-detach", "pci-attach"] {
+                    let output = dom0.run(&["xl", command, AGENT_NAME, DEVICE]);
+                    println!("xl {command}: {:?}", output.map(|output| output.status));
+                }
+            });
+        }
+    })?;
+    assert_held(&report)?;
+    let console = said(&dom0)?;
+    ensure!(console.contains("network: the device is gone"), "the card was not taken away:\n{console}");
+    ensure!(console.contains("network: the device is back"), "the card did not come back:\n{console}");
+    fixture.set_nic(None)
+}
+
+/// What the agent says of a card that the IOMMU does not bind.
+const PAST_IOMMU: &str = "the device does not offer VIRTIO_F_ACCESS_PLATFORM";
+
+/// How long it may take to say it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An agent with a card and a vif takes this, and gives this reason.
+fn assert_takes(fixture: &mut Fixture, kind: InterfaceKind, reason: &str) -> Result<()> {
+    start(fixture, &Nic::Vif.configuration(&A.agent_mac()))?;
+    let dom0 = fixture.hosts()?.dom0(A);
+    let nic = Agent::ready(&dom0)?.status.nic.context("the agent does not say by what its packets go")?;
+    ensure!(nic.kind == kind, "it takes {nic}");
+    ensure!(said(&dom0)?.contains(reason), "it does not say '{reason}':\n{}", said(&dom0)?);
+    fixture.drop_agents()
+}
+
+/// Starts an agent with a card, and more.
+fn start(fixture: &mut Fixture, more: &str) -> Result<()> {
+    fixture.drop_agents()?;
+    let dom0 = fixture.hosts()?.dom0(A);
+    agents::make_assignable(&dom0)?;
+    let image = agents::put_image(&dom0, &fixture.artifacts().image)?;
+    let arguments = format!("{} plain", agents::static_address(A.agent));
+    let text = agents::configuration_text(&image, A, Nic::Pci, &arguments, more);
+    dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
+    let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
+    ensure!(output.success(), "xl create: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// The agent's console.
+fn said(dom0: &Dom0) -> Result<String> {
+    agents::console(dom0, AGENT_NAME)
 }
 
 /// A host's network cards.

@@ -128,6 +128,11 @@ impl Fixture {
     /// Starts an agent on `place`, where the last one has died.
     pub fn restart_agent(&mut self, place: &Place) -> Result<()> {
         let agent = self.testbed()?.start_agent(place, &self.story)?;
+        self.replace_agent(place, agent)
+    }
+
+    /// Somebody else has started another agent on `place`.
+    pub fn replace_agent(&mut self, place: &Place, agent: Agent) -> Result<()> {
         let (a, b) = self.agents.as_mut().context("no agents")?;
         *(if place == A { a } else { b }) = agent;
         Ok(())

@@ -21,6 +21,7 @@ mod refusals;
 mod reliability;
 mod security;
 mod shutout;
+mod watchdog;
 
 use std::time::Instant;
 
@@ -61,7 +62,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
-    Test { name: "watchdog_restarts_an_agent_and_says_why", run: security::watchdog_keeps_an_agent },
+    Test { name: "watchdog_restarts_an_agent_and_says_why", run: watchdog::keeps_an_agent },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
@@ -71,8 +72,10 @@ const HOSTS: &[Test] = &[
     Test { name: "guest_crosses_through_a_network_driver_domain", run: cards::through_a_driver_domain },
     Test {
         name: "watchdog_replaces_an_agent_with_a_card_at_once",
-        run: security::watchdog_replaces_an_agent_with_a_card_at_once,
+        run: watchdog::replaces_an_agent_with_a_card_at_once,
     },
+    Test { name: "card_of_an_agent_is_taken_away_and_given_back", run: cards::away_and_back },
+    Test { name: "agent_takes_its_card_or_else_its_vif", run: cards::choice },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
 ];
 

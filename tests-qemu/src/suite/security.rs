@@ -1,23 +1,15 @@
-//! Who an agent is, whom it trusts, and who keeps it running.
+//! Who an agent is, and whom it trusts.
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
-use tests_qemu::exec::{Dom0, Event, Request, Running};
+use anyhow::{Result, ensure};
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
-use super::refusals::{assert_stayed, load_policy};
+use super::refusals::assert_stayed;
 use crate::mode::Mode;
 use crate::network::PLACES;
-use crate::nic::{DEVICE, Nic};
-use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label, Workload};
 use crate::scenario::keys::Channel;
 use crate::scenario::testbed::{A, B};
-
-/// How long the watchdog may take to say the next thing.
-const SAID_LIMIT: Duration = Duration::from_secs(60);
 
 /// A key that is not in the list, on either side, and a mode that is not the other's: the guest stays, and `xl` says why. Agents that are
 /// both plain migrate, and say that they are.
@@ -47,154 +39,4 @@ pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
     let status = fixture.hosts()?.dom0(B).run(&["tsmc", "status"])?.text();
     ensure!(status.contains("PLAIN"), "tsmc status does not say that the agent is plain:\n{status}");
     fixture.drop_agents()
-}
-
-/// The watchdog restarts an agent that was killed and one that panics, and shows why it ended; it gives up on one that refuses its
-/// configuration.
-pub fn watchdog_keeps_an_agent(fixture: &mut Fixture) -> Result<()> {
-    let site = WatchedHost::prepare(fixture, None)?;
-    let dom0 = &site.dom0;
-    let address = agents::static_address(A.agent);
-    site.configure(&site.agent, &address, MODULE)?;
-    let mut watch = Watchdog::start(dom0, &[])?;
-    watch.wait_for("is ready")?;
-    let left = dom0.run(&["ls", "/run/tsmc"])?.text();
-    ensure!(left.is_empty(), "the module is still there: {left}");
-    dom0.run(&["xl", "destroy", AGENT_NAME])?;
-    watch.wait_for("somebody destroyed it")?;
-    let said = watch.wait_for("is ready")?;
-    ensure!(said.contains("key="), "the agent is not sealed: {said}");
-
-    site.configure(&site.self_test, &format!("ip={}/24 panic", A.agent), MODULE)?;
-    dom0.run(&["xl", "destroy", AGENT_NAME])?;
-    watch.wait_for("has crashed")?;
-    watch.wait_for("panic at boot/src/bin/tsmc-selftest/main.rs:")?;
-
-    site.configure(&site.agent, &address, "")?;
-    watch.gives_up_on("no identity")?;
-    site.configure(&site.agent, &format!("{address} prot=7078"), MODULE)?;
-    Watchdog::start(dom0, &[])?.gives_up_on("unknown word 'prot=7078'")?;
-    let domain = agents::domain_id(dom0, AGENT_NAME)?;
-    ensure!(domain.is_none(), "an agent that refuses to start is left as domain {domain:?}");
-    Ok(())
-}
-
-/// An agent that dies with a network card of its own is replaced at once: nobody waits for its driver. It is replaced, too, when Xen
-/// has forgotten whose card that is, as it does whenever a policy is loaded.
-pub fn watchdog_replaces_an_agent_with_a_card_at_once(fixture: &mut Fixture) -> Result<()> {
-    let site = WatchedHost::prepare(fixture, Some(Nic::Pci))?;
-    site.configure(&site.self_test, &format!("ip={}/24 panic", A.agent), MODULE)?;
-    let mut watch = Watchdog::start(&site.dom0, &["--card", DEVICE])?;
-    watch.wait_for("has crashed")?;
-    let died = Instant::now();
-    watch.wait_for("started domain")?;
-    let took = died.elapsed();
-    println!("another agent {:.1} s after one with a card died", took.as_secs_f64());
-    ensure!(took < REPLACED, "another agent only after {took:?}");
-    load_policy(&site.dom0, &fixture.artifacts().boot.policy)?;
-    watch.wait_for("has crashed")?;
-    watch.wait_for("started domain")?;
-    site.configure(&site.agent, "prot=7078", MODULE)?;
-    watch.gives_up_on("unknown word 'prot=7078'")?;
-    fixture.set_nic(None)
-}
-
-/// How soon there is another agent after one has died.
-const REPLACED: Duration = Duration::from_secs(5);
-
-/// The line for the module that the watchdog composes.
-const MODULE: &str = "ramdisk=\"/run/tsmc/module\"\n";
-
-/// A host on which a watchdog can be started: dom0 has the images, and the agent's key.
-struct WatchedHost {
-    dom0: Dom0,
-    nic: Nic,
-    agent: String,
-    self_test: String,
-}
-
-impl WatchedHost {
-    /// Prepares host A; agents have this network interface, or that of most tests.
-    fn prepare(fixture: &mut Fixture, nic: Option<Nic>) -> Result<Self> {
-        fixture.set_nic(nic)?;
-        let artifacts = fixture.artifacts().clone();
-        let testbed = fixture.hosts()?;
-        let (dom0, nic) = (testbed.dom0(A), testbed.nic);
-        let agent = agents::put_image(&dom0, &artifacts.image)?;
-        let self_test = agents::put_image(&dom0, &artifacts.self_test_image)?;
-        dom0.put(&std::fs::read(testbed.keys.private_key(A))?, "/etc/tsmc/key", 0o600)?;
-        dom0.put(testbed.keys.peers(&PLACES)?.as_bytes(), "/etc/tsmc/peers", 0o644)?;
-        Ok(Self { dom0, nic, agent, self_test })
-    }
-
-    fn configure(&self, kernel: &str, arguments: &str, module: &str) -> Result<()> {
-        let text = agents::configuration_text(kernel, A, self.nic, arguments, module);
-        Ok(self.dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
-    }
-}
-
-/// A running `tsmc watch`, and what it has said.
-struct Watchdog {
-    running: Running,
-    said: String,
-    read: usize,
-    status: Option<i32>,
-}
-
-impl Watchdog {
-    fn start(dom0: &Dom0, options: &[&str]) -> Result<Self> {
-        let command = ["tsmc", "watch", "--key", "/etc/tsmc/key", "--peers", "/etc/tsmc/peers"];
-        Ok(Self {
-            running: dom0.start(&Request::new(&[&command, options].concat()))?,
-            said: String::new(),
-            read: 0,
-            status: None,
-        })
-    }
-
-    /// The next line that contains `words`.
-    fn wait_for(&mut self, words: &str) -> Result<String> {
-        let begun = Instant::now();
-        loop {
-            ensure!(begun.elapsed() < SAID_LIMIT, "the watchdog does not say '{words}'; it said:\n{}", self.said);
-            while let Some(length) = self.said[self.read..].find('\n') {
-                let line = self.said[self.read..self.read + length].to_owned();
-                self.read += length + 1;
-                println!("watch: {line}");
-                if line.contains(words) {
-                    return Ok(line);
-                }
-            }
-            if let Some(status) = self.status {
-                bail!("the watchdog ended with {status} instead of saying '{words}':\n{}", self.said);
-            }
-            self.hear().with_context(|| format!("the watchdog does not say '{words}'; it said:\n{}", self.said))?;
-        }
-    }
-
-    /// The agent refuses its configuration for this reason, and the watchdog ends.
-    fn gives_up_on(&mut self, reason: &str) -> Result<()> {
-        self.wait_for(&format!("refuses its configuration: {reason}"))?;
-        ensure!(self.status()? == 78, "the watchdog's exit status");
-        Ok(())
-    }
-
-    fn status(&mut self) -> Result<i32> {
-        loop {
-            match self.status {
-                Some(status) => return Ok(status),
-                None => self.hear().context("the watchdog does not end")?,
-            }
-        }
-    }
-
-    /// Takes the next thing that it says, or its end.
-    fn hear(&mut self) -> Result<()> {
-        match self.running.next_event(Some(SAID_LIMIT))? {
-            Event::Stdout(bytes) | Event::Stderr(bytes) => self.said.push_str(&String::from_utf8_lossy(&bytes)),
-            Event::StdinClosed => {}
-            Event::Exit(status) => self.status = Some(status),
-        }
-        Ok(())
-    }
 }

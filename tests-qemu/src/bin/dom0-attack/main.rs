@@ -3,6 +3,7 @@
 //! ```text
 //! dom0-attack domain DOMID [away]
 //! dom0-attack run DOMID
+//! dom0-attack crash DOMID
 //! dom0-attack host
 //! ```
 //!
@@ -23,6 +24,7 @@ type Outcome = Result<(), Errno>;
 const PLATFORM_OP: u64 = 7;
 const MEMORY_OP: u64 = 12;
 const XSM_OP: u64 = 27;
+const SCHED_OP: u64 = 29;
 const HVM_OP: u64 = 34;
 const SYSCTL: u64 = 35;
 const DOMCTL: u64 = 36;
@@ -66,9 +68,10 @@ fn main() -> ExitCode {
             }
         }
         (["run", _], Some(domain)) => dom0.run(domain),
+        (["crash", _], Some(domain)) => dom0.crash(domain),
         (["host"], _) => dom0.attack_host(),
         _ => {
-            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | host");
+            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | crash DOMID | host");
             return ExitCode::from(2);
         }
     }
@@ -151,6 +154,13 @@ impl Attacker {
         for (what, command) in [("resume it", 27), ("unpause it", 4)] {
             report(what, self.domctl(command, domain, &mut [0; 16]));
         }
+    }
+
+    /// Stops a domain as its own crash does.
+    fn crash(&self, domain: u16) {
+        // `SCHEDOP_remote_shutdown`; `SHUTDOWN_crash`.
+        let remote = [u64::from(domain) | 3 << 32];
+        report("crash it", self.hypercall(SCHED_OP, [4, remote.as_ptr() as u64, 0, 0, 0]));
     }
 
     /// Everything that would undo or bypass the policy.

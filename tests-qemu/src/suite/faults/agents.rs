@@ -4,9 +4,12 @@ use anyhow::{Result, ensure};
 use common::control::State;
 
 use super::super::fixture::Fixture;
+use super::super::watchdog::{MODULE, Watchdog, WatchedHost};
 use super::attempt::Moment;
 use super::scene::{Scene, domains};
 use crate::network::Place;
+use crate::nic::Nic;
+use crate::scenario::agents::{self, AGENT_NAME, Agent};
 
 pub fn source_killed_while_copying(fixture: &mut Fixture) -> Result<()> {
     killed_while_copying(fixture, |scene| scene.from)
@@ -119,3 +122,40 @@ pub fn host_gone_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     scene.wait_empty(scene.from)?;
     scene.fixture.boot_again(scene.to)
 }
+
+/// Twenty agents crash in the middle of stage 1, the source's and the target's by turns, while their cards go on reading and writing
+/// their memory. The watchdog replaces each. The guest runs on, no memory is lost, and then the guest crosses.
+pub fn twenty_crash_in_mid_stream(fixture: &mut Fixture) -> Result<()> {
+    fixture.set_nic(Some(Nic::Pci))?;
+    let mut scene = Scene::set(fixture)?;
+    let (from, to) = (scene.from, scene.to);
+    let sites = [from, to].map(|place| WatchedHost::prepare(scene.fixture, place));
+    let sites = sites.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut free = None;
+    for crash in 0..CRASHES {
+        let site = &sites[crash % 2];
+        site.configure(&site.agent, &agents::static_address(site.place.agent), MODULE)?;
+        let (mut attempt, slow) = scene.copying()?;
+        let crashed = site.dom0.sh(&format!("dom0-attack crash $(xl domid {AGENT_NAME})"))?.text();
+        ensure!(crashed.starts_with("done"), "the agent does not crash: {crashed}");
+        let mut watch = Watchdog::start(&site.dom0)?;
+        watch.wait_for("is ready")?;
+        scene.fixture.replace_agent(site.place, Agent::ready(&site.dom0)?)?;
+        drop(slow);
+        ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+        scene.runs_only_on(from)?;
+        scene.wait_idle()?;
+        if crash % 2 == 1 {
+            let now = [scene.free_mib(from)?, scene.free_mib(to)?];
+            println!("{} crashes: {now:?} MiB are free", crash + 1);
+            let before = *free.get_or_insert(now);
+            ensure!(now.iter().zip(before).all(|(now, before)| now + 1 >= before), "{before:?} MiB were free before");
+        }
+    }
+    scene.crosses()?;
+    fixture.end_guest()?;
+    fixture.set_nic(None)
+}
+
+/// So many agents crash.
+const CRASHES: usize = 20;

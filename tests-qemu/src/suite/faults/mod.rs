@@ -95,6 +95,7 @@ pub const LONG: &[Test] = &[
     Test { name: "hop_of_1400_bytes_costs_only_time", run: path::hop_of_1400_costs_only_time },
     Test { name: "jumbo_frames_are_used", run: path::jumbo_frames_are_used },
     Test { name: "four_guests_leave_at_once_and_all_arrive", run: pairs::four_leave_at_once },
+    Test { name: "watchdog_replaces_twenty_agents_that_crash_in_mid_stream", run: agents::twenty_crash_in_mid_stream },
     Test { name: "ten_vcpus_that_miss_their_pages_try_again_when_the_ring_fills_up", run: crossings::ten_vcpus },
 ];
 
