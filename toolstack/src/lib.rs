@@ -15,6 +15,7 @@
 //! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
 //! | [`helper`] | whose job it is, and how it ends |
 //! | [`save`], [`restore`] | the two ends of a migration |
+//! | [`migrate`] | a migration as an operator wants it: looked at beforehand, shown, given up, told to its end |
 //! | [`follow`] | what follows a migration when its helper has ended |
 //! | [`recover`] | guests that nobody sees to |
 //! | [`kept`] | what dom0 keeps of a migration |
@@ -36,6 +37,7 @@ pub mod helper;
 pub mod identity;
 pub mod kept;
 pub mod lockdown;
+pub mod migrate;
 pub mod monitor;
 pub mod name;
 pub mod peek;

@@ -62,6 +62,23 @@ pub enum Refusal {
     /// The agent knows no session of this name.
     #[error("no session is named {0}; see 'tsmc status'")]
     NoSession(String),
+    /// `xl` knows no such guest.
+    #[error("there is no guest {0} here; see 'xl list'")]
+    NoGuest(String),
+    /// The other host's dom0 cannot be asked.
+    #[error("cannot ask {host} whether the guest may come: {reason}")]
+    OtherHost {
+        /// The other host.
+        host: String,
+        /// The last that was heard of it.
+        reason: String,
+    },
+    /// What keeps the guest where it is. Nothing was begun.
+    #[error("the guest stays here:\n  {}", .0.join("\n  "))]
+    Preflight(Vec<String>),
+    /// Not what another host's `tsmc` sends.
+    #[error("standard input does not say what a guest needs")]
+    Needs,
     /// `TSMC_MODE` is no mode.
     #[error("TSMC_MODE is '{0}': choose tsmc, precopy or postcopy")]
     Mode(String),

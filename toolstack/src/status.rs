@@ -157,7 +157,8 @@ fn direction(session: &Session) -> String {
     session.guest().map_or_else(|| "-".into(), |(way, domain)| format!("domain {domain} {way}"))
 }
 
-const fn name(state: &State) -> &'static str {
+/// A state in one word.
+pub const fn name(state: &State) -> &'static str {
     match state {
         State::Waiting { .. } => "waiting",
         State::Listening { .. } => "listening",

@@ -23,7 +23,7 @@ fn help(line: &str) -> String {
 
 #[test]
 fn every_command_has_help_that_ends_with_its_exit_status() {
-    let commands = ["status", "cancel", "recover", "discard", "lockdown", "keygen", "module", "watch"];
+    let commands = ["migrate", "status", "cancel", "recover", "discard", "lockdown", "keygen", "module", "watch"];
     for command in commands {
         assert!(help("--help").contains(&format!("\n  {command} ")), "{command}");
         for ask in ["--help", "-h"] {
@@ -39,7 +39,11 @@ fn every_command_has_help_that_ends_with_its_exit_status() {
 #[test]
 fn help_names_arguments_options_and_what_holds_without_them() {
     for (command, parts) in [
-        ("status", &["--json"][..]),
+        (
+            "migrate",
+            &["<GUEST> <HOST>", "--ssh <COMMAND>", "--timeout <SECONDS>", "--json", "else tsmc]", "\n  3 "][..],
+        ),
+        ("status", &["--json"]),
         ("cancel", &["<SESSION>"]),
         ("recover", &["[DOMAIN]"]),
         ("discard", &["<DOMAIN>", "--other-host-is-gone"]),
@@ -63,6 +67,10 @@ fn an_error_names_the_wrong_word_and_what_would_be_right() {
         ("status --jsn", "'--jsn'", "'--json'"),
         ("status now", "'now'", "Usage: tsmc status"),
         ("cancel", "", "<SESSION>"),
+        ("migrate web", "", "<HOST>"),
+        ("migrate web b;reboot", "'b;reboot'", "this is no host"),
+        ("migrate web b --timeout soon", "'soon'", "--timeout"),
+        ("migrate web b --mode fast", "'fast'", "--mode"),
         ("recover web", "'web'", "[DOMAIN]"),
         ("recover 70000", "70000", "0..=65535"),
         ("discard 5", "", "--other-host-is-gone"),

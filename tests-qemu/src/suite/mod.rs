@@ -61,6 +61,10 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
+    Test {
+        name: "tsmc_migrate_looks_ahead_and_tells_the_outcome",
+        run: faults::command::looks_ahead_and_tells_the_outcome,
+    },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: watchdog::keeps_an_agent },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },

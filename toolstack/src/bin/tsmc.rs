@@ -1,5 +1,6 @@
 //! The operator's command: what the agent of this host is doing, stopping it, its keys, and closing the host.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use toolstack::agents::{Agent, Session};
 use toolstack::identity::{Files, KEY_FILE, MODULE_FILE, PEERS_FILE};
 use toolstack::lockdown::Lockdown;
+use toolstack::migrate::preflight::{CHECK, Needs};
+use toolstack::migrate::{self, Migrate};
 use toolstack::refusal::Refusal;
 use toolstack::watch::{CONFIG_FILE, Watch};
 use toolstack::xenstore::Xenstore;
@@ -24,16 +27,29 @@ Exit status:
 
 /// This host's migration agent: what it is doing, its keys, and closing the host.
 #[derive(Parser)]
-#[command(name = "tsmc", version, mut_subcommands(|command| command.after_help(EXIT_STATUS)))]
-#[command(after_help = "Migrations are started as ever, with 'xl migrate' or libvirt.")]
+#[command(name = "tsmc", version, mut_subcommands(with_exit_status))]
+#[command(after_help = "Migrations can also be started as ever, with 'xl migrate' or libvirt.")]
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
 
+/// The exit statuses, in the help of each command that has none of its own.
+fn with_exit_status(command: clap::Command) -> clap::Command {
+    if command.get_after_help().is_some() { command } else { command.after_help(EXIT_STATUS) }
+}
+
 // The comments are the text of `--help`.
 #[derive(Subcommand)]
 enum Command {
+    /// Migrate a guest to another host: 'xl migrate', looked at beforehand, shown, and told to its end.
+    ///
+    /// Ctrl-C gives it up as long as the guest is here. Once it has left, Ctrl-C only ends the waiting for the rest of its memory.
+    #[command(after_help = migrate::EXIT_STATUS)]
+    Migrate(Migrate),
+    /// Ask whether a guest could come, as another host's 'tsmc migrate' does: a JSON object on standard input.
+    #[command(name = CHECK, hide = true)]
+    CheckArrival,
     /// Show the agent and its sessions: stage, pages left, faults.
     Status {
         /// The same for programs: one JSON object, each value as the agent wrote it.
@@ -119,9 +135,9 @@ impl ModuleFiles {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command.run() {
-        Ok(text) => {
+        Ok((text, status)) => {
             print!("{text}");
-            ExitCode::SUCCESS
+            ExitCode::from(status)
         }
         Err(refusal) => {
             eprintln!("tsmc: {refusal}");
@@ -134,9 +150,11 @@ fn main() -> ExitCode {
 }
 
 impl Command {
-    /// Does it; what to print.
-    fn run(self) -> Result<String, Refusal> {
-        match self {
+    /// Does it; what to print, and the exit status.
+    fn run(self) -> Result<(String, u8), Refusal> {
+        let text = match self {
+            Self::Migrate(migrate) => return Ok((String::new(), migrate.run()?.status())),
+            Self::CheckArrival => check_arrival(),
             Self::Status { json: false } => status::table(&mut Xenstore::connect()?),
             Self::Status { json: true } => status::json(&mut Xenstore::connect()?),
             Self::Cancel { session } => cancel(&session),
@@ -154,8 +172,15 @@ impl Command {
                 let Err(refusal) = Watch { config: &config, card: card.as_deref(), files }.run();
                 Err(refusal)
             }
-        }
+        }?;
+        Ok((text, 0))
     }
+}
+
+/// What is in the way of a guest, a line each.
+fn check_arrival() -> Result<String, Refusal> {
+    let needs = Needs::from_json(&io::read_to_string(io::stdin())?).ok_or(Refusal::Needs)?;
+    Ok(needs.missing(&mut Xenstore::connect()?)?.iter().map(|line| format!("{line}\n")).collect())
 }
 
 fn keygen(name: &str, file: &Path) -> Result<String, Refusal> {

@@ -3,6 +3,7 @@
 
 mod agents;
 mod attempt;
+pub mod command;
 mod guests;
 mod homecoming;
 mod link;

@@ -96,8 +96,13 @@ impl<'a> Scene<'a> {
 
     /// Starts a migration and lets it come to stage 1, in which it is slow.
     pub fn copying(&self) -> Result<(Attempt, Trouble)> {
+        self.copying_by(&migration::request(guest::NAME, self.to, SHELL, Mode::Tsmc))
+    }
+
+    /// The same by this command.
+    pub fn copying_by(&self, request: &Request) -> Result<(Attempt, Trouble)> {
         let slow = self.slow(SLOW_KBIT)?;
-        let attempt = self.attempt()?;
+        let attempt = self.attempt_by(request)?;
         attempt.reach(Moment::Copying)?;
         Ok((attempt, slow))
     }
