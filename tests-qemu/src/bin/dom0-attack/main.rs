@@ -272,6 +272,6 @@ impl Attacker {
 
     fn hypercall(&self, op: u64, args: [u64; 5]) -> Outcome {
         // SAFETY: every caller above passes structures of its own, as large as the hypercall's, or no address at all.
-        unsafe { self.0.hypercall(op, args) }.map(drop)
+        unsafe { self.0.xen().hypercall(op, args) }.map(drop)
     }
 }
