@@ -4,12 +4,15 @@
 //! dom0-attack domain DOMID [away]
 //! dom0-attack run DOMID
 //! dom0-attack host
+//! dom0-attack card ADDRESS
+//! dom0-attack peek PHYSICAL-ADDRESS
 //! ```
 //!
 //! One line an attempt: `refused`, `done`, or `passed` (the security policy let it through, and it failed later), a tab, what
 //! it was, a tab, and the error; and as the last line `gone`, if there is no such domain any more. Whatever succeeds is
 //! harmless or undone at once.
 
+mod card;
 mod privcmd;
 
 use std::process::ExitCode;
@@ -67,8 +70,15 @@ fn main() -> ExitCode {
         }
         (["run", _], Some(domain)) => dom0.run(domain),
         (["host"], _) => dom0.attack_host(),
+        (["card", address], _) => {
+            if let Err(error) = dom0.attack_card(address) {
+                eprintln!("dom0-attack: {address}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        (["peek", _], _) => return card::peek(words[1]),
         _ => {
-            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | host");
+            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | host | card ADDRESS | peek ADDRESS");
             return ExitCode::from(2);
         }
     }

@@ -1,4 +1,4 @@
-//! Mappings as any root process of dom0 can have them, through Linux's `privcmd` and `gntdev`.
+//! Mappings as any root process of dom0 can have them, through Linux's `privcmd`, `gntdev` and `/dev/mem`.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
@@ -106,6 +106,12 @@ impl Dom0 {
         let mut call = MapResource { domain, kind: 1, id: 0, index: 0, count: 1, address: page.0 as u64 };
         // SAFETY: `struct privcmd_mmap_resource`; one page of addresses that is ours.
         unsafe { ioctl(&self.privcmd, Call::<_, b'P', 7>(&mut call)) }.map(|_| page)
+    }
+
+    /// Maps device memory, at this physical address, as Linux's own drivers would have it.
+    pub fn map_device(address: u64) -> Result<Page, Errno> {
+        let memory = OpenOptions::new().read(true).write(true).open("/dev/mem").map_err(|_| Errno::NODEV)?;
+        Page::reserve(memory, address)
     }
 
     /// Maps what another domain granted, for reading and writing.
