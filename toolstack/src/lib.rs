@@ -24,6 +24,7 @@
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | what the operator sees |
+//! | [`card`] | the agent's own network card, and taking it from dom0 |
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
 //! | [`identity`] | keys of agents, and the module that an agent is started with |
 //! | [`watch`] | the watchdog that keeps an agent running |
@@ -31,6 +32,7 @@
 pub mod agents;
 pub mod arguments;
 pub mod callbacks;
+pub mod card;
 pub mod events;
 pub mod follow;
 pub mod helper;

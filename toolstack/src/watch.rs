@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use common::control::{AGENT, REFUSED, ROOT};
 
 use crate::agents::Agent;
+use crate::card::{self, CARD_LABEL};
 use crate::identity;
 use crate::name::AGENT_NAME;
 use crate::recover;
@@ -39,9 +40,6 @@ const SOON: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often to look after guests that nobody follows.
 const TIDY: Duration = Duration::from_secs(5);
-
-/// Who may have a network card that is passed through (`toolstack/flask/tsmc.te`).
-const CARD_LABEL: &str = "system_u:object_r:tsmc_nic_t";
 
 /// What to start the agent with.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +247,7 @@ fn destroy(store: &mut Xenstore, domain: u16) -> Result<(), Refusal> {
 
 /// Where dom0's PCI backend says how far it is with the domain.
 fn pci_state(domain: u16) -> String {
-    format!("/local/domain/0/backend/pci/{domain}/0/state")
+    format!("{}/state", card::backend(domain))
 }
 
 /// libxl waits, ten seconds at a time, until a domain's driver has taken a PCI device over (3) or let go of it (7). The driver of a

@@ -21,6 +21,8 @@ pub const SHADOW_OP: u32 = 10;
 pub const SETVCPUCONTEXT: u32 = 12;
 /// Reads them.
 pub const GETVCPUCONTEXT: u32 = 13;
+/// Gives a domain device memory, or takes it.
+pub const IOMEM_PERMISSION: u32 = 20;
 /// Ends a shutdown: the domain's virtual CPUs go on.
 pub const RESUMEDOMAIN: u32 = 27;
 /// Reads an HVM domain's machine state.
@@ -348,6 +350,20 @@ pub struct MsrEntry {
     pub val: u64,
 }
 
+/// `struct xen_domctl_iomem_permission`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct IomemPermission {
+    /// In: the first frame.
+    pub first_mfn: u64,
+    /// In: how many.
+    pub nr_mfns: u64,
+    /// In: whether the domain may map them from now on.
+    pub allow_access: u8,
+    /// Padding.
+    pub _pad: [u8; 7],
+}
+
 // SAFETY: nothing at all.
 unsafe impl Plain for () {}
 // SAFETY: integers, without gaps between them.
@@ -362,6 +378,8 @@ unsafe impl Plain for VcpuContext {}
 unsafe impl Plain for HvmContext {}
 // SAFETY: four integers of four bytes and one of eight.
 unsafe impl Plain for TscInfo {}
+// SAFETY: integers, the gap behind them filled by `_pad`.
+unsafe impl Plain for IomemPermission {}
 // SAFETY: three integers of four bytes.
 unsafe impl Plain for VmEventOp {}
 // SAFETY: integers and raw pointers, the gap behind them filled by `_pad`.

@@ -10,6 +10,8 @@ pub const CONTEXT_TO_SID: u32 = 4;
 pub const SID_TO_CONTEXT: u32 = 5;
 /// Asks what one label may do to another.
 pub const ACCESS: u32 = 6;
+/// Gives a resource a label.
+pub const ADD_OCONTEXT: u32 = 21;
 /// Gives a domain another label.
 pub const RELABEL_DOMAIN: u32 = 24;
 
@@ -45,6 +47,29 @@ pub struct RelabelOp {
     pub sid: u32,
     /// The rest of the union.
     pub rest: [u64; 3],
+}
+
+/// Kinds of resources (`OCON_` in `xsm/flask/ss/policydb.h`): a PCI device.
+pub const OCON_DEVICE: u32 = 4;
+
+/// `struct xen_flask_op` with `struct xen_flask_ocontext` in it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct OcontextOp {
+    /// In: [`ADD_OCONTEXT`].
+    pub cmd: u32,
+    /// In: [`INTERFACE_VERSION`].
+    pub interface_version: u32,
+    /// In: the kind, `OCON_`.
+    pub ocon: u32,
+    /// In: the label's number.
+    pub sid: u32,
+    /// In: the first of them.
+    pub low: u64,
+    /// In: the last.
+    pub high: u64,
+    /// The rest of the union.
+    pub rest: u64,
 }
 
 /// The class `domain` (`xsm/flask/policy/security_classes`: counted from 1), and permissions of it (`access_vectors`: one bit each,

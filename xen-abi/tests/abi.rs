@@ -63,6 +63,14 @@ fn permissions_are_those_of_the_policys_own_lists() {
 }
 
 #[test]
+fn kinds_of_resources_are_those_of_the_policys_own_header() {
+    let header = include_folder().join("../xsm/flask/ss/policydb.h");
+    let text = fs::read_to_string(header).expect("Xen's header of policies");
+    let number = text.lines().find_map(|line| line.strip_prefix("#define OCON_DEVICE ")?.split_whitespace().next());
+    assert_eq!(number.and_then(|number| number.parse().ok()), Some(flask::OCON_DEVICE));
+}
+
+#[test]
 fn layouts_and_numbers_are_those_of_xens_headers() {
     let mut facts = Vec::new();
     own::all(&mut facts);

@@ -19,6 +19,7 @@ mod processor;
 mod refusals;
 #[cfg(test)]
 mod reliability;
+mod sealing;
 mod security;
 mod shutout;
 mod watchdog;

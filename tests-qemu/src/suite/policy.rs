@@ -253,6 +253,24 @@ fn options_of_the_lockdown_end_building() {
 }
 
 #[test]
+fn a_sealed_card_is_nobodys_but_its_owners() {
+    let policy = &*POLICY;
+    let on_card = |counts: &dyn Fn(&Rule) -> bool| -> Vec<&str> {
+        let rights = policy.rights("dom0_t", "tsmc_nic_t", counts);
+        rights.into_iter().filter_map(|right| right.strip_prefix("resource ")).collect()
+    };
+    let open = on_card(&|_| true);
+    for right in ["setup", "use_iommu", "add_device", "add_iomem", "add_irq"] {
+        assert!(open.contains(&right), "dom0 cannot give the card away: {open:?}");
+    }
+    // It may end what the card's owner has, and no more.
+    let sealed = |rule: &Rule| !rule.conditions.iter().any(|condition| condition == "(!tsmc_nic_sealed)");
+    assert_eq!(on_card(&sealed), ["remove_device", "remove_iomem", "remove_irq"]);
+    // The agent keeps it.
+    assert!(policy.rights("tsmc_agent_t", "tsmc_nic_t", sealed).contains("resource use_iommu"));
+}
+
+#[test]
 fn no_label_leads_back_to_one_that_dom0_can_read() {
     let policy = &*POLICY;
     for (kind, _) in PRIVATE {

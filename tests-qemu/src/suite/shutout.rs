@@ -119,22 +119,22 @@ fn on_ordinary(fixture: &Fixture, dom0: &Dom0) -> Result<()> {
     Ok(())
 }
 
-fn lock_down(dom0: &Dom0, options: &[&str]) -> Result<()> {
+pub(super) fn lock_down(dom0: &Dom0, options: &[&str]) -> Result<String> {
     let output = dom0.run(&[&["tsmc", "lockdown"], options].concat())?;
     ensure!(output.success(), "tsmc lockdown: {}", String::from_utf8_lossy(&output.stderr));
     println!("{}", output.text());
-    Ok(())
+    Ok(output.text())
 }
 
 /// One thing that dom0 tried.
-struct Attempt {
+pub(super) struct Attempt {
     what: String,
-    refused: bool,
-    line: String,
+    pub(super) refused: bool,
+    pub(super) line: String,
 }
 
 /// Runs the attack program; of a domain that ended meanwhile there are the attempts before its end.
-fn attack(dom0: &Dom0, arguments: &[&str]) -> Result<Vec<Attempt>> {
+pub(super) fn attack(dom0: &Dom0, arguments: &[&str]) -> Result<Vec<Attempt>> {
     let output = dom0.run(&[&["dom0-attack"], arguments].concat())?;
     ensure!(output.success(), "dom0-attack: {}", String::from_utf8_lossy(&output.stderr));
     let text = output.text();
@@ -148,7 +148,7 @@ fn attack(dom0: &Dom0, arguments: &[&str]) -> Result<Vec<Attempt>> {
     Ok(attempts.collect())
 }
 
-fn all_refused(stage: &str, attempts: &[Attempt]) -> Result<()> {
+pub(super) fn all_refused(stage: &str, attempts: &[Attempt]) -> Result<()> {
     let open: Vec<&str> =
         attempts.iter().filter(|attempt| !attempt.refused).map(|attempt| attempt.line.as_str()).collect();
     ensure!(open.is_empty(), "{stage}: not refused: {}", open.join("; "));

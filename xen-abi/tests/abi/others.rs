@@ -3,7 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use xen_abi::domctl::{self, *};
-use xen_abi::flask::{self, AccessOp, RelabelOp, SidContextOp};
+use xen_abi::flask::{self, AccessOp, OcontextOp, RelabelOp, SidContextOp};
 use xen_abi::hvm::{self, DmOpBuffer, DmOpSetMemType, HvmGetMemType, HvmParam};
 use xen_abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
 use xen_abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
@@ -48,6 +48,7 @@ fn domctl_layouts(facts: &mut Vec<Fact>) {
         }
     );
     layout!(facts, "struct xen_domctl_getpageframeinfo3", GetPageFrameInfo3 { num, array });
+    layout!(facts, "struct xen_domctl_iomem_permission", IomemPermission { first_mfn, nr_mfns, allow_access });
     layout!(
         facts,
         "struct xen_domctl_shadow_op",
@@ -86,6 +87,7 @@ fn domctl_numbers(facts: &mut Vec<Fact>) {
         "XEN_DOMCTL_shadow_op" = SHADOW_OP,
         "XEN_DOMCTL_setvcpucontext" = SETVCPUCONTEXT,
         "XEN_DOMCTL_getvcpucontext" = GETVCPUCONTEXT,
+        "XEN_DOMCTL_iomem_permission" = IOMEM_PERMISSION,
         "XEN_DOMCTL_resumedomain" = RESUMEDOMAIN,
         "XEN_DOMCTL_gethvmcontext" = GETHVMCONTEXT,
         "XEN_DOMCTL_sethvmcontext" = SETHVMCONTEXT,
@@ -251,6 +253,18 @@ fn flask(facts: &mut Vec<Fact>) {
     layout!(
         facts,
         "struct xen_flask_op",
+        OcontextOp {
+            cmd,
+            interface_version,
+            ocon: "u.ocontext.ocon",
+            sid: "u.ocontext.sid",
+            low: "u.ocontext.low",
+            high: "u.ocontext.high"
+        }
+    );
+    layout!(
+        facts,
+        "struct xen_flask_op",
         AccessOp {
             cmd,
             interface_version,
@@ -269,6 +283,7 @@ fn flask(facts: &mut Vec<Fact>) {
         "FLASK_ACCESS" = flask::ACCESS,
         "FLASK_CONTEXT_TO_SID" = flask::CONTEXT_TO_SID,
         "FLASK_SID_TO_CONTEXT" = flask::SID_TO_CONTEXT,
+        "FLASK_ADD_OCONTEXT" = flask::ADD_OCONTEXT,
         "FLASK_RELABEL_DOMAIN" = flask::RELABEL_DOMAIN,
     );
 }

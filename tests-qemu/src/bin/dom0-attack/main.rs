@@ -5,12 +5,15 @@
 //! dom0-attack run DOMID
 //! dom0-attack crash DOMID
 //! dom0-attack host
+//! dom0-attack card ADDRESS
+//! dom0-attack peek PHYSICAL-ADDRESS
 //! ```
 //!
 //! One line an attempt: `refused`, `done`, or `passed` (the security policy let it through, and it failed later), a tab, what
 //! it was, a tab, and the error; and as the last line `gone`, if there is no such domain any more. Whatever succeeds is
 //! harmless or undone at once.
 
+mod card;
 mod privcmd;
 
 use std::process::ExitCode;
@@ -70,8 +73,17 @@ fn main() -> ExitCode {
         (["run", _], Some(domain)) => dom0.run(domain),
         (["crash", _], Some(domain)) => dom0.crash(domain),
         (["host"], _) => dom0.attack_host(),
+        (["card", address], _) => {
+            if let Err(error) = dom0.attack_card(address) {
+                eprintln!("dom0-attack: {address}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+        (["peek", _], _) => return card::peek(words[1]),
         _ => {
-            eprintln!("usage: dom0-attack domain DOMID [away] | run DOMID | crash DOMID | host");
+            eprintln!(
+                "usage: dom0-attack domain DOMID [away] | run DOMID | crash DOMID | host | card ADDRESS | peek ADDRESS"
+            );
             return ExitCode::from(2);
         }
     }
@@ -282,6 +294,6 @@ impl Attacker {
 
     fn hypercall(&self, op: u64, args: [u64; 5]) -> Outcome {
         // SAFETY: every caller above passes structures of its own, as large as the hypercall's, or no address at all.
-        unsafe { self.0.hypercall(op, args) }.map(drop)
+        unsafe { self.0.xen().hypercall(op, args) }.map(drop)
     }
 }

@@ -1,14 +1,15 @@
-//! Hypercalls and mappings as any root process of dom0 can have them, through Linux's `privcmd` and `gntdev`.
+//! Mappings as any root process of dom0 can have them, through Linux's `privcmd`, `gntdev` and `/dev/mem`.
 
 use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::ptr;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use xen_abi::privcmd::Privcmd;
 
 /// A frame.
 pub const PAGE: usize = 4096;
@@ -41,12 +42,6 @@ unsafe impl<T, const GROUP: u8, const NUMBER: u8> Ioctl for Call<'_, T, GROUP, N
 }
 
 #[repr(C)]
-struct Hypercall {
-    op: u64,
-    args: [u64; 5],
-}
-
-#[repr(C)]
 struct MapBatch {
     num: u32,
     domain: u16,
@@ -76,25 +71,20 @@ struct MapGrant {
 
 /// `/dev/xen/privcmd` and `/dev/xen/gntdev`.
 pub struct Dom0 {
-    privcmd: File,
+    privcmd: Privcmd,
     gntdev: File,
 }
 
 impl Dom0 {
     /// Opens both.
     pub fn open() -> io::Result<Self> {
-        let open = |name| OpenOptions::new().read(true).write(true).open(Path::new("/dev/xen").join(name));
-        Ok(Self { privcmd: open("privcmd")?, gntdev: open("gntdev")? })
+        let gntdev = OpenOptions::new().read(true).write(true).open("/dev/xen/gntdev")?;
+        Ok(Self { privcmd: Privcmd::open()?, gntdev })
     }
 
-    /// A hypercall; its result, or the error number.
-    ///
-    /// # Safety
-    /// Addresses among the arguments must point to what the hypercall reads and writes there.
-    pub unsafe fn hypercall(&self, op: u64, args: [u64; 5]) -> Result<i64, Errno> {
-        let mut call = Hypercall { op, args };
-        // SAFETY: `struct privcmd_hypercall`; its pointers are the caller's promise.
-        unsafe { ioctl(&self.privcmd, Call::<_, b'P', 0>(&mut call)) }
+    /// Hypercalls.
+    pub fn xen(&self) -> &Privcmd {
+        &self.privcmd
     }
 
     /// Maps one frame of another domain, for reading and writing.
@@ -118,6 +108,12 @@ impl Dom0 {
         unsafe { ioctl(&self.privcmd, Call::<_, b'P', 7>(&mut call)) }.map(|_| page)
     }
 
+    /// Maps device memory, at this physical address, as Linux's own drivers would have it.
+    pub fn map_device(address: u64) -> Result<Page, Errno> {
+        let memory = OpenOptions::new().read(true).write(true).open("/dev/mem").map_err(|_| Errno::NODEV)?;
+        Page::reserve(memory, address)
+    }
+
     /// Maps what another domain granted, for reading and writing.
     pub fn map_grant(&self, domain: u16, reference: u32) -> Result<Page, Errno> {
         let mut call = MapGrant { count: 1, pad: 0, index: 0, domain: domain.into(), reference };
@@ -131,7 +127,7 @@ impl Dom0 {
 pub struct Page(*mut c_void);
 
 impl Page {
-    fn reserve(file: &File, offset: u64) -> Result<Self, Errno> {
+    fn reserve(file: impl AsFd, offset: u64) -> Result<Self, Errno> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping; nothing of ours is there.
         unsafe { mmap(ptr::null_mut(), PAGE, access, MapFlags::SHARED, file, offset) }.map(Self)

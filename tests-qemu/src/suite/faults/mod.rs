@@ -14,12 +14,13 @@ mod scene;
 mod toolstack;
 mod two_step;
 
-use super::{Test, adoption, crossings, loss, path, shutout};
+use super::{Test, adoption, crossings, loss, path, sealing, shutout};
 
 /// The policy put to the test: dom0 attacks, on hosts that it then finds locked; and the policy without each of the agent's
 /// permissions, a migration or two for each. An ordinary run draws neither.
 pub const POLICY: &[Test] = &[
     Test { name: "dom0_is_shut_out_for_the_whole_way", run: shutout::whole_way },
+    Test { name: "dom0_reaches_no_card_that_is_sealed", run: sealing::card_is_out_of_reach },
     Test { name: "each_permission_on_guests_that_left_is_needed", run: permissions::on_guests_that_left },
     Test { name: "each_permission_on_arriving_guests_is_needed", run: permissions::on_arriving_guests },
     Test { name: "each_permission_on_running_guests_is_needed", run: permissions::on_running_guests },
