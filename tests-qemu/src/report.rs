@@ -25,7 +25,7 @@ pub struct Report {
     pub channel: Option<String>,
     /// The limit of the link between the hosts, when there was one.
     pub link_mbit: Option<u32>,
-    /// What took part: `agent`, `xen`, `dom0_kernel`, `guest_kernel`, ... and its version.
+    /// What took part: `agent`, `xen`, `dom0_kernel`, `guest_kernel`, ... and its version; `agent_nic`, by what its packets went.
     pub versions: std::collections::BTreeMap<String, String>,
     /// The guest and its load.
     pub guest: Guest,

@@ -86,7 +86,8 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_images(paths, build)?;
     story.say("booting two Xen hosts in QEMU");
-    let testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
+    let mut testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
+    testbed.nic = options.nic;
     let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;
     let mut bench = Bencher { paths, testbed, agents: None, has_ssh: false, story };
     let (a, b) = bench.agents(Channel::Sealed)?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::mode::Mode;
+use crate::nic::Nic;
 
 /// What is measured, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -21,6 +22,9 @@ pub struct Bench {
     /// Only these modes.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub modes: Vec<Mode>,
+    /// The agents' network interfaces.
+    #[arg(long, value_enum, default_value_t)]
+    pub nic: Nic,
     /// The folder of the report.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     pub output: PathBuf,

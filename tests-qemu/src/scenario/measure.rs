@@ -121,6 +121,7 @@ fn versions(
     ]);
     if let Some((agent, _)) = agents {
         versions.insert("agent".to_owned(), agent.status.version.clone());
+        versions.insert("agent_nic".to_owned(), testbed.nic.to_string());
     }
     Ok(versions)
 }
