@@ -17,7 +17,8 @@ use tests_qemu::report::Report;
 
 /// Packets of a thousand that get lost. A packet of the agents has up to 64 KiB here: in a migration there are few.
 const LOST: u32 = 20;
-/// What the link carries meanwhile: it is to lose packets, not to take long.
+/// What the link carries from stage 1 on: it is to lose packets, not to take long; and where agents copy as fast as they can, a
+/// guest that shares their only processor dirties too little for stage 3 to last until it runs.
 const LINK_MBIT: u32 = 32;
 /// What TCP takes to send a packet once more, at least: no virtual CPU may wait for that.
 const TCP_WAITS_US: u64 = 1_000_000;
@@ -63,7 +64,7 @@ fn cross(fixture: &mut Fixture, guest: &Guest, places: (&Place, &Place), datagra
     let brake = Brake::to(&namespace, LINK_MBIT);
     let trouble = Mutex::new(None);
     let (_, report) = fixture.migrate(guest, places, Mode::Tsmc, &|source, _| {
-        if matches!(source.state, Some(State::Suspend | State::Committed)) {
+        if matches!(source.state, Some(State::Copying | State::Suspend | State::Committed)) {
             brake.pull();
         }
         let mut trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner);
