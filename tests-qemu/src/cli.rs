@@ -90,7 +90,7 @@ pub enum Command {
         #[arg(long)]
         list: bool,
         /// The agents' network interfaces, in tests that do not say which.
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, default_value_t = Nic::Vif)]
         nic: Nic,
         #[command(flatten)]
         size: Size,
