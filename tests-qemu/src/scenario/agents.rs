@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
+use toolstack::card::CARD_LABEL;
 
 use crate::network::{BRIDGE, Place};
 use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
@@ -49,7 +50,11 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     if *nic == Nic::Pci {
         make_assignable(dom0)?;
     }
-    let text = configuration_text(&kernel, place, *nic, arguments, ramdisk);
+    create_as(dom0, &configuration_text(&kernel, place, *nic, arguments, ramdisk))
+}
+
+/// Creates a domain from the text of an `xl.cfg`.
+pub fn create_as(dom0: &Dom0, text: &str) -> Result<()> {
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
     let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
     if !output.success() {
@@ -60,7 +65,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
 
 /// Labels the second network card, and gives it to dom0's PCI backend; Xen forgets the label whenever it loads a policy.
 pub fn make_assignable(dom0: &Dom0) -> Result<()> {
-    let label = ["flask-label-pci", &format!("0000:{DEVICE}"), "system_u:object_r:tsmc_nic_t"];
+    let label = ["flask-label-pci", &format!("0000:{DEVICE}"), CARD_LABEL];
     for command in [&label[..], &["xl", "pci-assignable-add", DEVICE]] {
         let output = dom0.run(command)?;
         if !output.success() {

@@ -69,7 +69,7 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     assert_held(&report)?;
     let pages = report.pages.as_ref().context("the agents counted no pages")?;
     let faults = report.faults.as_ref().context("the agents counted no faults")?;
-    ensure!(pages.dirty_at_switch >= 500, "only {} pages were dirty at the switch", pages.dirty_at_switch);
+    ensure!(pages.dirty_at_switch >= 2000, "only {} pages were dirty at the switch", pages.dirty_at_switch);
     ensure!(faults.count > 0, "no fault was served");
     ensure!(pages.pushed > 0, "no page was pushed");
     let (_, writes) = answers.into_inner().unwrap_or_default();
