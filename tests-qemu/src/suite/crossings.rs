@@ -12,6 +12,7 @@ use crate::mode::Mode;
 use crate::scenario::agents::AGENT_NAME;
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::keys::Channel;
+use crate::scenario::migration::OnLook;
 use crate::scenario::ssh;
 use crate::scenario::testbed::{A, B, SHELL};
 use tests_qemu::report::Report;
@@ -39,19 +40,15 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
 pub fn two_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     (guest.vcpus, guest.tsc_mode) = (2, "default");
-    cross(fixture, &guest, Mode::Tsmc).map(drop)
+    cross_as(fixture, &guest, Mode::Tsmc)
 }
 
 /// So much is dirty at the switch that the guest runs on B, and faults, while pages are still on A.
 pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
-    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.load = Workload::new(96, 6000);
-    fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
     // What the workload said it had written: the last answer, and those after which pages were still on A.
     let answers = Mutex::new((None, Vec::new()));
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let report = cross(fixture, Mode::Tsmc, &|source, target| {
         let between = source.state == Some(State::Committed) && target.state == Some(State::Running);
         if source.state == Some(State::Suspend) || between {
             brake.pull();
@@ -66,7 +63,6 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
             brake.release();
         }
     })?;
-    assert_held(&report)?;
     let pages = report.pages.as_ref().context("the agents counted no pages")?;
     let faults = report.faults.as_ref().context("the agents counted no faults")?;
     ensure!(pages.dirty_at_switch >= 2000, "only {} pages were dirty at the switch", pages.dirty_at_switch);
@@ -113,24 +109,22 @@ fn cross_with_ten_vcpus(fixture: &mut Fixture) -> Result<()> {
 
 /// To the host that it is on, as Xen's manual recommends for a test: one agent is both ends, and is not in its own list of peers.
 pub fn to_its_own_host(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    fixture.start_agents_as((Channel::Sealed, &[*B]), (Channel::Sealed, &[*A]))?;
-    fixture.start_guest(A, &guest)?;
-    fixture.assert_private(A)?;
+    let (guest, (from, to)) = fixture.take_guest()?;
+    fixture.start_agents_as((from, to), (Channel::Sealed, &[*to]), (Channel::Sealed, &[*from]))?;
+    fixture.assert_private(from)?;
     for mode in [Mode::Tsmc, Mode::Postcopy] {
-        let (_, report) = fixture.migrate(&guest, (A, A), mode, &|_, _| ())?;
+        let (_, report) = fixture.migrate(&guest, (from, from), mode, &|_, _| ())?;
         assert_held(&report)?;
-        fixture.assert_private(A)?;
+        fixture.assert_private(from)?;
     }
     // And from there to elsewhere.
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
-    assert_held(&report)
+    fixture.set_resident(from);
+    cross(fixture, Mode::Tsmc, &|_, _| ()).map(drop)
 }
 
 /// Iterate, then stop and copy: what a hypervisor without paging gets.
 pub fn precopy(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    let report = cross(fixture, &guest, Mode::Precopy)?;
+    let report = cross(fixture, Mode::Precopy, &|_, _| ())?;
     let faults = report.faults.map_or(0, |faults| faults.count);
     ensure!(faults == 0, "{faults} faults in a pre-copy");
     Ok(())
@@ -138,29 +132,37 @@ pub fn precopy(fixture: &mut Fixture) -> Result<()> {
 
 /// With nothing between the hosts' toolstacks but OpenSSH, which is told of our helper as docs/install.md says.
 pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
-    ssh::install(fixture.testbed()?, A, B)?;
+    let (from, to) = fixture.way()?;
+    ssh::install(fixture.testbed()?, from, to)?;
     fixture.hosts()?.shell = ssh::SHELL;
-    let crossed = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ());
+    let crossed = cross(fixture, Mode::Tsmc, &|_, _| ());
     fixture.hosts()?.shell = SHELL;
-    assert_held(&crossed?.1)
+    crossed.map(drop)
 }
 
 /// Xen's own helper, on an ordinary guest: the baseline, and the proof that our helper is not in its way.
 pub fn stock(fixture: &mut Fixture) -> Result<()> {
     let guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
-    cross(fixture, &guest, Mode::Xl).map(drop)
+    cross_as(fixture, &guest, Mode::Xl)
 }
 
-fn cross(fixture: &mut Fixture, guest: &Guest, mode: Mode) -> Result<Report> {
+/// A guest of the test's own goes from A to B.
+fn cross_as(fixture: &mut Fixture, guest: &Guest, mode: Mode) -> Result<()> {
     if mode != Mode::Xl {
         fixture.agents()?;
     }
     fixture.start_guest(A, guest)?;
     let (_, report) = fixture.migrate(guest, (A, B), mode, &|_, _| ())?;
+    assert_held(&report)
+}
+
+/// The shared guest goes to the other host. The next test begins with it.
+pub fn cross(fixture: &mut Fixture, mode: Mode, on_look: OnLook<'_>) -> Result<Report> {
+    fixture.agents()?;
+    let (guest, (from, to)) = fixture.take_guest()?;
+    let (_, report) = fixture.migrate(&guest, (from, to), mode, on_look)?;
     assert_held(&report)?;
+    fixture.set_resident(to);
     Ok(report)
 }
 

@@ -15,7 +15,7 @@ use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents, is_service};
-use crate::scenario::guest::{self, Guest};
+use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::keys::Channel;
 use crate::scenario::measure;
 use crate::scenario::migration::{Crossing, OnLook};
@@ -32,6 +32,12 @@ pub fn dma_faults(messages: &str) -> impl Iterator<Item = &str> {
     messages.lines().filter(|line| line.contains("DMAR:["))
 }
 
+/// From one host to another.
+pub type Way = (&'static Place, &'static Place);
+
+/// The memory of the guest that most tests share, MiB.
+pub const SHARED_MIB: u32 = 160;
+
 /// The hosts of the tests.
 pub struct Fixture {
     paths: Paths,
@@ -41,7 +47,7 @@ pub struct Fixture {
     nic: Nic,
     testbed: Option<Testbed>,
     agents: Option<Agents>,
-    /// Where a guest runs that the last test has left for the next one.
+    /// Where the shared guest runs, if the last test has left it for the next one.
     resident: Option<&'static Place>,
     spoiled: bool,
     story: Story,
@@ -115,13 +121,18 @@ impl Fixture {
         Ok(if place == A { a } else { b })
     }
 
-    /// Starts new agents on A and B, each in a mode of its own, and trusting these hosts' agents.
-    pub fn start_agents_as(&mut self, a: (Channel, &[Place]), b: (Channel, &[Place])) -> Result<()> {
+    /// Starts new agents on the source and the target, each in a mode of its own, and trusting these hosts' agents.
+    pub fn start_agents_as(
+        &mut self,
+        (from, to): Way,
+        source: (Channel, &[Place]),
+        target: (Channel, &[Place]),
+    ) -> Result<()> {
         self.drop_agents()?;
         let testbed = self.testbed()?;
         let start = |place, (channel, peers)| testbed.start_agent_as(place, channel, peers, &self.story);
-        let agents = (start(A, a)?, start(B, b)?);
-        self.agents = Some(agents);
+        let (source, target) = (start(from, source)?, start(to, target)?);
+        self.agents = Some(if from == A { (source, target) } else { (target, source) });
         Ok(())
     }
 
@@ -167,7 +178,40 @@ impl Fixture {
         Ok(())
     }
 
-    /// Creates a guest on `place` and waits for its workload.
+    /// The guest that most tests share.
+    pub fn shared_guest(&self) -> Guest {
+        let mut guest = Guest::demo(&self.artifacts, Label::Private);
+        guest.memory_mib = SHARED_MIB;
+        // So much is dirty at the switch that stage 3 can be caught.
+        guest.load = Workload::new(32, 4000);
+        // dom0 may make it crash.
+        guest.arguments = "sysrq_always_enabled".into();
+        guest
+    }
+
+    /// The way of the shared guest from where the last test has left it to the other host; a new one is on A.
+    pub fn way(&mut self) -> Result<Way> {
+        // A failure may have spoilt the hosts.
+        self.hosts()?;
+        let from = match self.resident {
+            Some(place) => place,
+            None => {
+                self.start_guest(A, &self.shared_guest())?;
+                self.resident = Some(A);
+                A
+            }
+        };
+        Ok((from, if from == A { B } else { A }))
+    }
+
+    /// The shared guest, and its way. Nobody but the caller knows from now on where it is.
+    pub fn take_guest(&mut self) -> Result<(Guest, Way)> {
+        let way = self.way()?;
+        self.resident = None;
+        Ok((self.shared_guest(), way))
+    }
+
+    /// Creates a guest of the test's own on `place` and waits for its workload.
     pub fn start_guest(&mut self, place: &Place, guest: &Guest) -> Result<()> {
         if self.resident.is_some() {
             self.end_guest()?;
@@ -221,12 +265,7 @@ impl Fixture {
         Ok(())
     }
 
-    /// Where the guest runs that the last test has left. It is the caller's now.
-    pub fn resident(&mut self) -> Option<&'static Place> {
-        self.resident.take()
-    }
-
-    /// Leaves the guest that runs on `place` to the next test.
+    /// Leaves the shared guest, which runs on `place`, to the next test.
     pub fn set_resident(&mut self, place: &'static Place) {
         self.resident = Some(place);
     }

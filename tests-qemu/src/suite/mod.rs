@@ -42,7 +42,8 @@ struct Test {
     run: fn(&mut Fixture) -> Result<()>,
 }
 
-/// The tests of migrations as they should be, in the order in which they disturb each other least.
+/// The tests of migrations as they should be, in the order in which they disturb each other least: those with guests of their own come
+/// first, then those that share one.
 const TESTS: &[Test] = &[
     Test { name: "image_passes_its_self_test", run: image::passes_its_self_test },
     Test { name: "image_takes_its_address_from_dhcp", run: image::takes_its_address_from_dhcp },
@@ -51,14 +52,13 @@ const TESTS: &[Test] = &[
     Test { name: "memory_of_a_guest_that_left_is_cleared", run: adoption::freed_memory_is_cleared },
     Test { name: "dom0_reads_ordinary_guests_but_no_private_one", run: image::dom0_reads_no_private_guest },
     Test { name: "demo_guest_crosses_in_three_stages", run: crossings::demo },
-    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
+    Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
+    Test { name: "figures_of_a_bench_agree", run: figures::agree },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
-    Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
-    Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
@@ -66,10 +66,11 @@ const TESTS: &[Test] = &[
         name: "tsmc_migrate_looks_ahead_and_tells_the_outcome",
         run: faults::command::looks_ahead_and_tells_the_outcome,
     },
+    Test { name: "guest_stays_when_the_peer_has_no_agent", run: refusals::no_agent },
+    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
+    Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: watchdog::keeps_an_agent },
-    Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
-    Test { name: "figures_of_a_bench_agree", run: figures::agree },
 ];
 
 /// Hosts and agents of other kinds. They take long: an ordinary run draws one.

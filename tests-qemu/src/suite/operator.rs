@@ -7,30 +7,24 @@ use common::control::State;
 use tests_qemu::exec::Dom0;
 
 use super::brake::Brake;
-use super::crossings::assert_held;
+use super::crossings::cross;
 use super::fixture::Fixture;
 use super::refusals::assert_stayed;
 use crate::mode::Mode;
-use crate::scenario::guest::{Guest, Label, Workload};
-use crate::scenario::testbed::{A, B};
 
 /// `tsmc cancel` in stage 1: the guest stays. The next attempt succeeds, and `tsmc status` tells the truth all along.
 pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
-    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.memory_mib = 160;
-    // So much is dirty at the switch that there is time to look at stage 3.
-    guest.load = Workload::new(48, 6000);
     fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
-    let (dom0_a, dom0_b) = (fixture.hosts()?.dom0(A), fixture.hosts()?.dom0(B));
+    let (guest, (from, to)) = fixture.take_guest()?;
+    let (source, target) = (fixture.hosts()?.dom0(from), fixture.hosts()?.dom0(to));
 
     let shown = Once::new();
-    let outcome = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, _| {
-        if source.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
+    let outcome = fixture.migrate(&guest, (from, to), Mode::Tsmc, &|session, _| {
+        if session.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
             shown.fill(|| {
-                let status = status(&dom0_a)?;
+                let status = status(&source)?;
                 let session = row(&status, "out-", "copying")?.split(' ').next().unwrap_or_default();
-                let cancelled = dom0_a.run(&["tsmc", "cancel", session])?;
+                let cancelled = source.run(&["tsmc", "cancel", session])?;
                 ensure!(cancelled.success(), "tsmc cancel: {}", String::from_utf8_lossy(&cancelled.stderr));
                 Ok(status)
             });
@@ -41,24 +35,24 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     ensure!(copying.contains(" 1 ("), "that is not stage 1");
     // Other tests' sessions may have failed on this agent too.
     let session = copying.split(' ').next().unwrap_or_default();
-    assert_stayed(fixture, &outcome, &["cannot leave", "cancelled"])?;
-    ensure!(row(&status(&dom0_a)?, session, "failed")?.contains("cancelled"), "the reason is not shown");
+    assert_stayed(fixture, (from, to), &outcome, &["cannot leave", "cancelled"])?;
+    ensure!(row(&status(&source)?, session, "failed")?.contains("cancelled"), "the reason is not shown");
 
     let shown = Once::new();
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
-        if source.state == Some(State::Suspend) {
+    fixture.set_resident(from);
+    cross(fixture, Mode::Tsmc, &|leaving, arriving| {
+        if leaving.state == Some(State::Suspend) {
             brake.pull();
         }
-        if target.state == Some(State::Running) && target.progress.is_some_and(|progress| progress.stage == 3) {
-            shown.fill(|| status(&dom0_b));
+        if arriving.state == Some(State::Running) && arriving.progress.is_some_and(|progress| progress.stage == 3) {
+            shown.fill(|| status(&target));
             brake.release();
         }
     })?;
-    assert_held(&report)?;
     let shown = shown.take()?;
     ensure!(row(&shown, "in-", "running")?.contains(" 3 ("), "that is not stage 3");
-    for dom0 in [&dom0_a, &dom0_b] {
+    for dom0 in [&source, &target] {
         let json = dom0.run(&["tsmc", "status", "--json"])?.text();
         let json: serde_json::Value = serde_json::from_str(&json).with_context(|| format!("not JSON: {json}"))?;
         let states: Vec<&str> =

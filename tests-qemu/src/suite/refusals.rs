@@ -8,46 +8,41 @@ use anyhow::{Context, Result, bail, ensure};
 use tests_qemu::exec::Dom0;
 use tests_qemu::report::Report;
 
-use super::crossings::assert_held;
-use super::fixture::Fixture;
+use super::crossings::cross;
+use super::fixture::{Fixture, Way};
 use crate::command::{command, run};
 use crate::mode::Mode;
 use crate::paths::Paths;
 use crate::scenario::agents::{AGENT_NAME, domain_id};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::migration::Crossing;
-use crate::scenario::testbed::{A, B};
 
 /// The guest that takes the target's memory away.
 const FILLER: &str = "filler";
 
 /// The target's host has no agent.
 pub fn no_agent(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
-    fixture.hosts()?.dom0(B).run(&["xl", "destroy", AGENT_NAME])?;
-    let result = assert_refused(fixture, &guest, &["agent"]);
-    fixture.end_guest()?;
+    let (guest, (from, to)) = fixture.take_guest()?;
+    fixture.hosts()?.dom0(to).run(&["xl", "destroy", AGENT_NAME])?;
+    let result = assert_refused(fixture, &guest, (from, to), &["agent"]);
     fixture.drop_agents()?;
     result
 }
 
 /// The policy of the source lacks a permission that the agent needs.
 pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
+    let (guest, (from, to)) = fixture.take_guest()?;
     let lame = policy_without(fixture.paths(), "logdirty")?;
     let full = fixture.artifacts().boot.policy.clone();
-    let dom0 = fixture.hosts()?.dom0(A);
+    let dom0 = fixture.hosts()?.dom0(from);
     load_policy(&dom0, &lame)?;
-    let result = assert_refused(fixture, &guest, &["logdirty"]);
+    let result = assert_refused(fixture, &guest, (from, to), &["logdirty"]);
     load_policy(&dom0, &full)?;
     result?;
     // Nothing of the refused attempt is in the way of the next one: no dirty log, no session.
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
-    assert_held(&report)
+    cross(fixture, Mode::Tsmc, &|_, _| ()).map(drop)
 }
 
 /// Puts a policy in force.
@@ -60,28 +55,34 @@ pub fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
 
 /// The target's host has less memory left than the guest has.
 pub fn no_memory(fixture: &mut Fixture) -> Result<()> {
-    let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.agents()?;
-    fixture.start_guest(A, &guest)?;
-    let dom0 = fixture.hosts()?.dom0(B);
+    let (guest, (from, to)) = fixture.take_guest()?;
+    let dom0 = fixture.hosts()?.dom0(to);
     let free = dom0.run(&["xl", "info", "free_memory"])?.text();
     let free: u32 = free.parse().context("xl info prints a number")?;
     let mut filler = Guest::demo(fixture.artifacts(), Label::Ordinary);
     filler.memory_mib = free - guest.memory_mib / 2;
     filler.create_paused(&dom0, FILLER)?;
-    let result = assert_refused(fixture, &guest, &["memory"]);
+    let result = assert_refused(fixture, &guest, (from, to), &["memory"]);
     dom0.run(&["xl", "destroy", FILLER])?;
     result
 }
 
-/// Tries to migrate, in vain.
-fn assert_refused(fixture: &mut Fixture, guest: &Guest, words: &[&str]) -> Result<()> {
-    let outcome = fixture.migrate(guest, (A, B), Mode::Tsmc, &|_, _| ())?;
-    assert_stayed(fixture, &outcome, words)
+/// Tries to migrate the shared guest, in vain. The next attempt begins with it.
+pub fn assert_refused(fixture: &mut Fixture, guest: &Guest, way: Way, words: &[&str]) -> Result<()> {
+    let outcome = fixture.migrate(guest, way, Mode::Tsmc, &|_, _| ())?;
+    assert_stayed(fixture, way, &outcome, words)?;
+    fixture.set_resident(way.0);
+    Ok(())
 }
 
-/// After a migration that must have failed: `xl` has printed one line with all of `words`, and the guest goes on on A.
-pub fn assert_stayed(fixture: &mut Fixture, (crossing, report): &(Crossing, Report), words: &[&str]) -> Result<()> {
+/// After a migration that must have failed: `xl` has printed one line with all of `words`, and the guest goes on where it was.
+pub fn assert_stayed(
+    fixture: &mut Fixture,
+    (from, to): Way,
+    (crossing, report): &(Crossing, Report),
+    words: &[&str],
+) -> Result<()> {
     ensure!(crossing.status != 0, "xl migrate exits with 0");
     let Some(reason) = crossing.printed.lines().find(|line| words.iter().all(|word| line.contains(word))) else {
         bail!("xl says nowhere why (looked for {}):\n{}", words.join(", "), crossing.printed);
@@ -92,15 +93,15 @@ pub fn assert_stayed(fixture: &mut Fixture, (crossing, report): &(Crossing, Repo
     let writes = load.status()?.writes;
     std::thread::sleep(Duration::from_secs(1));
     let after = load.status()?;
-    ensure!(after.writes > writes && writes > before.writes, "the guest stands still on A");
+    ensure!(after.writes > writes && writes > before.writes, "the guest stands still on {}", from.letter);
     let check = load.check()?;
     ensure!(check.errors == 0, "{} pages of the guest are wrong", check.errors);
     let testbed = fixture.hosts()?;
-    ensure!(domain_id(&testbed.dom0(A), guest::NAME)?.is_some(), "the guest is not on A");
-    let list = testbed.dom0(B).run(&["xl", "list"])?.text();
-    ensure!(!list.contains("guest") && !list.contains("(null)"), "half a domain is left on B:\n{list}");
-    let status = testbed.dom0(A).run(&["tsmc", "status"])?.text();
-    ensure!(!status.contains("copying") && !status.contains("listening"), "a session is left on A:\n{status}");
+    ensure!(domain_id(&testbed.dom0(from), guest::NAME)?.is_some(), "the guest is not on {}", from.letter);
+    let list = testbed.dom0(to).run(&["xl", "list"])?.text();
+    ensure!(!list.contains("guest") && !list.contains("(null)"), "half a domain is left on {}:\n{list}", to.letter);
+    let status = testbed.dom0(from).run(&["tsmc", "status"])?.text();
+    ensure!(!status.contains("copying") && !status.contains("listening"), "a session is left:\n{status}");
     Ok(())
 }
 

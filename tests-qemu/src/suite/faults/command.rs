@@ -5,7 +5,7 @@ use tests_qemu::exec::Request;
 
 use super::super::fixture::Fixture;
 use super::attempt::{Ended, Moment};
-use super::scene::{Scene, guest, interrupt};
+use super::scene::{Scene, interrupt};
 use crate::scenario::guest;
 use crate::scenario::testbed::SHELL;
 
@@ -14,7 +14,7 @@ use crate::scenario::testbed::SHELL;
 pub fn looks_ahead_and_tells_the_outcome(fixture: &mut Fixture) -> Result<()> {
     let scene = Scene::set(fixture)?;
     let far = scene.dom0(scene.to)?;
-    guest(scene.fixture).create_paused(&far, guest::NAME)?;
+    scene.fixture.shared_guest().create_paused(&far, guest::NAME)?;
     let ended = scene.attempt_by(&request(&scene, &[]))?.ended()?;
     far.run(&["xl", "destroy", guest::NAME])?;
     ends(&ended, 1, "has the name guest already")?;

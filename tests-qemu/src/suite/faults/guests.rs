@@ -4,14 +4,14 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::super::fixture::Fixture;
+use super::super::fixture::{Fixture, SHARED_MIB};
 use super::attempt::{Attempt, LIMIT, Moment};
-use super::scene::{self, Domain, MEMORY_MIB, Scene, domains};
+use super::scene::{Domain, Scene, domains};
 use crate::network::Place;
 use crate::scenario::guest::{self, Guest, Label};
 
 /// What the guest keeps when it gives memory back, MiB.
-const SMALL_MIB: u32 = MEMORY_MIB - 24;
+const SMALL_MIB: u32 = SHARED_MIB - 24;
 /// The guest that takes the target's memory away.
 const FILLER: &str = "filler";
 /// What it leaves, MiB: some is needed for what Xen must know of it.
@@ -24,7 +24,7 @@ pub fn balloons_while_copying(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let (mut attempt, slow) = scene.copying()?;
     resize(&scene, scene.from, SMALL_MIB)?;
-    resize(&scene, scene.from, MEMORY_MIB)?;
+    resize(&scene, scene.from, SHARED_MIB)?;
     ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
     drop(slow);
     arrives(&mut scene, &mut attempt)
@@ -39,7 +39,7 @@ pub fn shrinks_while_copying(fixture: &mut Fixture) -> Result<()> {
     ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
     drop(slow);
     arrives(&mut scene, &mut attempt)?;
-    for mib in [SMALL_MIB, MEMORY_MIB, SMALL_MIB, MEMORY_MIB] {
+    for mib in [SMALL_MIB, SHARED_MIB, SMALL_MIB, SHARED_MIB] {
         resize(&scene, scene.to, mib)?;
     }
     scene.runs_only_on(scene.to)
@@ -50,7 +50,7 @@ pub fn grows_while_copying(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     resize(&scene, scene.from, SMALL_MIB)?;
     let (mut attempt, slow) = scene.copying()?;
-    resize(&scene, scene.from, MEMORY_MIB)?;
+    resize(&scene, scene.from, SHARED_MIB)?;
     drop(slow);
     fails(&mut scene, &mut attempt, "the guest has grown")?;
     scene.runs_only_on(scene.from)?;
@@ -210,7 +210,7 @@ fn destroy(scene: &Scene, place: &Place) -> Result<()> {
 
 /// What the guest boots from is there when it reboots.
 pub fn keep_files(scene: &Scene, place: &Place) -> Result<()> {
-    scene::guest(scene.fixture).put_files(&scene.dom0(place)?, guest::NAME)
+    scene.fixture.shared_guest().put_files(&scene.dom0(place)?, guest::NAME)
 }
 
 /// They are in dom0's memory.
@@ -232,7 +232,7 @@ impl Free {
 
     /// The guest is gone: its memory is free on both hosts, no session is left, and another guest can be made and migrated.
     fn another_crosses(self, scene: Scene) -> Result<()> {
-        for (place, expected) in [(scene.from, self.from + MEMORY_MIB), (scene.to, self.to)] {
+        for (place, expected) in [(scene.from, self.from + SHARED_MIB), (scene.to, self.to)] {
             scene.wait_empty(place)?;
             let free = scene.free_mib(place)?;
             println!("{free} MiB are free on {}, {expected} were expected", place.letter);

@@ -37,7 +37,8 @@ pub fn vif_script_fails(fixture: &mut Fixture) -> Result<()> {
     forget_files(&scene, scene.from)?;
     scene.runs_only_on(scene.from)?;
     scene.crosses()?;
-    scene.fixture.resident();
+    // It ends here.
+    scene.fixture.take_guest()?;
     ensure!(scene.dom0(scene.to)?.run(&["xl", "shutdown", guest::NAME])?.success(), "xl shutdown fails");
     scene.wait_empty(scene.to)
 }

@@ -10,8 +10,8 @@ use super::attempt::{Attempt, LIMIT, Moment};
 use crate::mode::Mode;
 use crate::network::Place;
 use crate::scenario::agents::AGENT_NAME;
-use crate::scenario::guest::{self, Guest, Label, Workload};
-use crate::scenario::testbed::{A, B, SHELL};
+use crate::scenario::guest;
+use crate::scenario::testbed::SHELL;
 use crate::scenario::{migration, sessions};
 use crate::trouble::{Between, Trouble};
 
@@ -19,20 +19,6 @@ use crate::trouble::{Between, Trouble};
 const SLOW_KBIT: u32 = 24_000;
 /// What it carries when stage 3 is to last until the test has had its look: 60 pages a second.
 const CRAWL_KBIT: u32 = 2_000;
-
-/// The guest's memory.
-pub const MEMORY_MIB: u32 = 160;
-
-/// The guest of the fault tests.
-pub fn guest(fixture: &Fixture) -> Guest {
-    let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
-    guest.memory_mib = MEMORY_MIB;
-    // So much is dirty at the switch that stage 3 can be caught.
-    guest.load = Workload::new(32, 4000);
-    // dom0 may make it crash.
-    guest.arguments = "sysrq_always_enabled".into();
-    guest
-}
 
 /// A guest that runs on one host, and an agent on each.
 pub struct Scene<'a> {
@@ -48,15 +34,8 @@ impl<'a> Scene<'a> {
     /// Sets the scene, with the guest that the last test has left where there is one.
     pub fn set(fixture: &'a mut Fixture) -> Result<Self> {
         fixture.agents()?;
-        let from = match fixture.resident() {
-            Some(place) => place,
-            None => {
-                let guest = guest(fixture);
-                fixture.start_guest(A, &guest)?;
-                A
-            }
-        };
-        Ok(Self { fixture, from, to: if from == A { B } else { A } })
+        let (_, (from, to)) = fixture.take_guest()?;
+        Ok(Self { fixture, from, to })
     }
 
     /// The name of the hosts' network.
