@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::agents::{Agent, Session, Way};
 use crate::kept::End;
+use crate::print;
 use crate::process::Process;
 use crate::recover::{self, Became};
 use crate::refusal::Refusal;
@@ -65,41 +66,24 @@ impl Follow {
         Some(Self { end, helper: helper.parse().ok()?, toolstack: toolstack.parse().ok()? })
     }
 
-    /// Follows until nothing is left to do.
-    pub fn run(self) -> Result<(), Refusal> {
+    /// Follows until nothing is left to do. What fails is tried again, over a new connection: nobody else sees to the guest.
+    pub fn run(self) {
         while self.helper.is_alive() {
             thread::sleep(HELPER);
         }
-        let Self { end, .. } = self;
-        let mut store = Xenstore::connect()?;
-        match end.note(&mut store)? {
-            // Of an earlier migration of the same domain, which has a follower of its own.
-            Some(_) if end.is_followed(&mut store)? => return Ok(()),
-            Some(note) => end.keep(&mut store, &note, Process::this(), None)?,
-            // It has not come so far that anything could be left to do for the guest.
-            None => return Ok(recover::clear_away(&mut store, end, self.toolstack)?),
-        }
-        let mut speaks = end.way == Way::Out;
-        let mut patience = PATIENCE;
-        let (mut over, mut session) = (None, None);
-        while over.is_none() || speaks {
-            if over.is_none() {
-                over = match end.note(&mut store)? {
-                    Some(note) => match self.attend(&mut store, &mut session, &note)? {
-                        Became::Open(_) => None,
-                        Became::Over(words) => Some(words),
-                    },
-                    // Somebody else has seen to it.
-                    None => Some(String::new()),
-                };
-            }
-            if speaks && !self.toolstack.is_alive() {
-                speaks = !self.part(&mut store, over.as_deref(), patience.is_zero())?;
-                patience = patience.saturating_sub(LOOK);
+        let mut following = Following::new(self);
+        loop {
+            if let Ok(mut store) = Xenstore::connect() {
+                while let Ok(goes_on) = following.look(&mut store) {
+                    if !goes_on {
+                        return;
+                    }
+                    thread::sleep(LOOK);
+                }
+                following.session = None;
             }
             thread::sleep(LOOK);
         }
-        Ok(())
     }
 
     /// Does what is to be done now; `session` is the one that was found last, since to look for one costs more than to ask it.
@@ -130,11 +114,11 @@ impl Follow {
         let domain = self.end.domain;
         let left = recover::name_of(store, domain)?.is_none();
         match over {
-            _ if left => eprintln!(
+            _ if left => print::err(format_args!(
                 "tsmc: domain {domain} has left this host. libxl's errors about destroying it are expected: the agent keeps its \
                  memory until the other host has all of it ('tsmc status')"
-            ),
-            Some(words) if !words.is_empty() => eprintln!("tsmc: domain {domain}: {words}"),
+            )),
+            Some(words) if !words.is_empty() => print::err(format_args!("tsmc: domain {domain}: {words}")),
             None if !at_last => return Ok(false),
             _ => {}
         }
@@ -142,6 +126,60 @@ impl Follow {
         let null = File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stderr(&null).map_err(io::Error::from)?;
         Ok(true)
+    }
+}
+
+/// How far a follower is.
+struct Following {
+    follow: Follow,
+    /// Whether it has found something to follow.
+    begun: bool,
+    /// The session that was found last.
+    session: Option<Session>,
+    /// What became of the guest, once that is clear.
+    over: Option<String>,
+    /// Whether the operator's last line is still to be said.
+    speaks: bool,
+    patience: Duration,
+}
+
+impl Following {
+    fn new(follow: Follow) -> Self {
+        let speaks = follow.end.way == Way::Out;
+        Self { follow, begun: false, session: None, over: None, speaks, patience: PATIENCE }
+    }
+
+    /// Does what is to be done now; whether anything is left to do later.
+    fn look(&mut self, store: &mut Xenstore) -> Result<bool, Refusal> {
+        let Follow { end, toolstack, .. } = self.follow;
+        if !self.begun {
+            match end.note(store)? {
+                // Of an earlier migration of the same domain, which has a follower of its own.
+                Some(_) if end.is_followed(store)? => return Ok(false),
+                Some(note) => end.keep(store, &note, Process::this(), None)?,
+                // It has not come so far that anything could be left to do for the guest.
+                None => {
+                    recover::clear_away(store, end, toolstack)?;
+                    return Ok(false);
+                }
+            }
+            self.begun = true;
+        }
+        if self.over.is_none() {
+            self.over = match end.note(store)? {
+                Some(note) => match self.follow.attend(store, &mut self.session, &note)? {
+                    Became::Open(_) => None,
+                    Became::Over(words) => Some(words),
+                },
+                // Somebody else has seen to it.
+                None => Some(String::new()),
+            };
+        }
+        if self.speaks && !toolstack.is_alive() {
+            self.speaks = !self.follow.part(store, self.over.as_deref(), self.patience.is_zero())?;
+            self.patience = self.patience.saturating_sub(LOOK);
+        }
+        Ok(self.over.is_none() || self.speaks)
     }
 }
 
@@ -199,6 +237,25 @@ mod tests {
         let became = Became::Over("the guest is back; xenstored has been told".into());
         assert_eq!(looks.last(), Some(&became));
         assert_eq!(agent.resumed(), ["5"]);
+    }
+
+    #[test]
+    fn a_follower_outlives_an_agent_that_refuses_its_configuration() {
+        let (agent, mut store) = FakeStore::start();
+        let follow = follow(End::out(5));
+        follow.end.keep(&mut store, "00ff", None, None).expect("kept");
+        agent.set("/local/domain/1/name", "tsmc-agent");
+        agent.set(&format!("{HOME}/refused"), "no identity");
+        let mut following = Following::new(follow);
+        following.look(&mut store).expect_err("nobody to ask");
+        agent.remove("/local/domain/1");
+        agent.add_agent(9);
+        let session = "/local/domain/9/data/tsmc/session/out-5-00000001";
+        agent.set(&format!("{session}/note"), "00ff");
+        agent.set(&format!("{session}/state"), "complete");
+        // The toolstack, this process, may still want to read its last line.
+        assert_eq!((following.look(&mut store).expect("an answer"), following.over.is_some()), (true, true));
+        assert_eq!(follow.end.note(&mut store).expect("an answer"), None);
     }
 
     #[test]

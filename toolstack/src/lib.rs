@@ -20,6 +20,7 @@
 //! | [`recover`] | guests that nobody sees to |
 //! | [`kept`] | what dom0 keeps of a migration |
 //! | [`process`], [`monitor`] | processes of dom0; the one that `xl` leaves behind with a guest |
+//! | [`print`] | what is said to people |
 //! | [`name`] | what the agent's domain is called |
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
@@ -28,6 +29,9 @@
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
 //! | [`identity`] | keys of agents, and the module that an agent is started with |
 //! | [`watch`] | the watchdog that keeps an agent running |
+
+// Whoever reads what a program prints may be gone: these end it then.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod agents;
 pub mod arguments;
@@ -43,6 +47,7 @@ pub mod migrate;
 pub mod monitor;
 pub mod name;
 pub mod peek;
+pub mod print;
 pub mod process;
 pub mod recover;
 pub mod refusal;

@@ -17,6 +17,7 @@ use crate::agents::Agent;
 use crate::card::{self, CARD_LABEL};
 use crate::identity;
 use crate::name::AGENT_NAME;
+use crate::print;
 use crate::recover;
 use crate::refusal::Refusal;
 use crate::status;
@@ -78,7 +79,7 @@ impl Watch<'_> {
             let mut ended = Instant::now();
             let domain = match standing(&mut store)? {
                 Some(domain) => {
-                    println!("domain {domain} is the agent already");
+                    print::out(format_args!("domain {domain} is the agent already"));
                     Some(domain)
                 }
                 None => self.start(&mut store)?,
@@ -91,7 +92,7 @@ impl Watch<'_> {
                     pause = PAUSES.0;
                 }
             }
-            println!("starting it again {} s after it ended", pause.as_secs());
+            print::out(format_args!("starting it again {} s after it ended", pause.as_secs()));
             std::thread::sleep(pause.saturating_sub(ended.elapsed()));
             pause = (pause * 2).min(PAUSES.1);
         }
@@ -112,15 +113,15 @@ impl Watch<'_> {
         let output = output?;
         if !output.status.success() {
             if let Err(reason) = ready {
-                println!("{reason}");
+                print::out(format_args!("{reason}"));
             }
-            println!("xl create {}: {}", self.config.display(), message(&output));
+            print::out(format_args!("xl create {}: {}", self.config.display(), message(&output)));
             return Ok(None);
         }
         let domain = find(store)?;
         match domain {
-            Some(domain) => println!("started domain {domain}"),
-            None => println!("{} makes no domain with the name {AGENT_NAME}", self.config.display()),
+            Some(domain) => print::out(format_args!("started domain {domain}")),
+            None => print::out(format_args!("{} makes no domain with the name {AGENT_NAME}", self.config.display())),
         }
         Ok(domain)
     }
@@ -175,9 +176,9 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
         match (&status, ready_since) {
             _ if end.is_some() => {}
             (Some(status), None) => {
-                println!("domain {domain} is {status}");
+                print::out(format_args!("domain {domain} is {status}"));
                 if let Ok(agent) = Agent::find(store) {
-                    print!("{}", status::warnings(store, &agent)?);
+                    status::warnings(store, &agent)?.lines().for_each(print::out);
                 }
                 take_up();
                 ready_since = Some(Instant::now());
@@ -190,8 +191,10 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
         }
         if ready_since.is_some() {
             // Guests whose followers were killed.
-            if let Ok(agent) = Agent::find(store) {
-                recover::tidy(store, &agent)?;
+            if let Ok(agent) = Agent::find(store)
+                && let Err(refusal) = recover::tidy(store, &agent)
+            {
+                print::out(refusal);
             }
             store.wait_for_change(Some(TIDY))?;
             continue;
@@ -199,7 +202,7 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
         let patience = (!warned).then(|| SOON.saturating_sub(begun.elapsed()));
         if !store.wait_for_change(patience)? {
             warned = true;
-            println!("domain {domain} is not ready after {} s; its console says why", SOON.as_secs());
+            print::out(format_args!("domain {domain} is not ready after {} s; its console says why", SOON.as_secs()));
         }
     }
 }
@@ -213,14 +216,14 @@ fn remove_ended(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refus
         End::Ended => "has ended by itself",
         End::NotReady => "runs, but no longer says that it is ready",
     };
-    println!("domain {domain} {how}");
+    print::out(format_args!("domain {domain} {how}"));
     let seen = Instant::now();
     if end != End::Gone {
         destroy(store, domain)?;
     }
     std::thread::sleep(CONSOLE_LAG.saturating_sub(seen.elapsed()));
     if let Ok(console) = fs::read(CONSOLE) {
-        tail(&String::from_utf8_lossy(&console)).for_each(|line| println!("    {line}"));
+        tail(&String::from_utf8_lossy(&console)).for_each(|line| print::out(format_args!("    {line}")));
     }
     match refused {
         Some(reason) => Err(Refusal::AgentRefuses { domain, reason }),
@@ -240,7 +243,7 @@ fn destroy(store: &mut Xenstore, domain: u16) -> Result<(), Refusal> {
     }
     let output = running.wait_with_output()?;
     if !output.status.success() {
-        println!("xl destroy {domain}: {}", message(&output));
+        print::out(format_args!("xl destroy {domain}: {}", message(&output)));
     }
     Ok(())
 }
@@ -279,9 +282,9 @@ fn end_in(list: &str) -> Option<End> {
 fn take_up() {
     let outcome = std::env::current_exe().and_then(|tsmc| Command::new(tsmc).arg("recover").output());
     match outcome {
-        Ok(output) if output.status.success() => print!("{}", String::from_utf8_lossy(&output.stdout)),
-        Ok(output) => println!("tsmc recover: {}", message(&output)),
-        Err(error) => println!("tsmc recover: {error}"),
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).lines().for_each(print::out),
+        Ok(output) => print::out(format_args!("tsmc recover: {}", message(&output))),
+        Err(error) => print::out(format_args!("tsmc recover: {error}")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,6 +23,7 @@ use crate::scenario::migration::{Crossing, OnLook};
 use crate::scenario::story::Story;
 use crate::scenario::testbed::{A, B, Testbed};
 use crate::scenario::{dom0_cannot_read, start_guest};
+use tests_qemu::exec::Dom0;
 use tests_qemu::report::Report;
 
 /// Prints what Xen has said since the last time.
@@ -37,6 +39,15 @@ pub type Way = (&'static Place, &'static Place);
 
 /// The memory of the guest that most tests share, MiB.
 pub const SHARED_MIB: u32 = 160;
+
+/// How long what follows a migration may take to see to its end.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// The domains of whose migrations a dom0 still keeps something.
+pub fn kept(dom0: &Dom0) -> Result<String> {
+    let names = dom0.sh("xenstore-list /tool/tsmc/out; xenstore-list /tool/tsmc/in")?.text();
+    Ok(names.split_whitespace().collect::<Vec<_>>().join(", "))
+}
 
 /// The hosts of the tests.
 pub struct Fixture {
@@ -281,7 +292,8 @@ impl Fixture {
         Ok(())
     }
 
-    /// Fails when a host has a domain that no test owns any more, or an IOMMU that had to refuse something to the agent's card.
+    /// Fails when a host has a domain that no test owns any more, or keeps something of a migration that is over, or has an IOMMU
+    /// that had to refuse something to the agent's card.
     pub fn assert_clean(&mut self) -> Result<()> {
         if self.spoiled || self.testbed.is_none() {
             return Ok(());
@@ -300,6 +312,12 @@ impl Fixture {
                 .filter(|line| resident != Some(place) || !line.starts_with(&format!("{} ", guest::NAME)))
                 .collect();
             ensure!(strange.is_empty(), "left behind on {}:\n{}", place.letter, strange.join("\n"));
+            let begun = Instant::now();
+            while let kept = kept(&testbed.dom0(place))?
+                && !kept.is_empty()
+            {
+                ensure!(begun.elapsed() < KEPT, "dom0 of {} keeps something of migrations of {kept}", place.letter);
+            }
             let messages = testbed.dom0(place).run(TAKE_MESSAGES)?.text();
             let refused: Vec<&str> = dma_faults(&messages).collect();
             ensure!(refused.is_empty(), "the IOMMU of {} refused:\n{}", place.letter, refused.join("\n"));
@@ -332,10 +350,11 @@ impl Fixture {
     pub fn evidence(&self, test: &str) -> String {
         let Some(testbed) = &self.testbed else { return String::new() };
         let commands = "xl list -Z; echo; tail -n 25 /var/log/xen/console/guest-*.log; echo; xl dmesg | tail -n 25; echo; \
-                        cat /proc/net/dev; dmesg | tail -n 15; echo; tail -n 5 /var/log/xen/xl-*.log; D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
+                        cat /proc/net/dev; dmesg | tail -n 15; echo; tail -n 5 /var/log/xen/xl-*.log; xenstore-ls /tool/tsmc; ps -o pid,ppid,args | grep tsmc; \
+                        D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
         let mut text = String::new();
         for place in testbed.run.places() {
-            let limit = std::time::Duration::from_secs(60);
+            let limit = Duration::from_secs(60);
             let output = testbed.dom0(place).run_within(&["sh", "-c", commands], limit);
             let said = match output {
                 Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -1,10 +1,13 @@
 //! Drop-in for libxl's save helper: set `LIBXL_SAVE_HELPER` to its path in the environment of `xl`, `libvirtd` or
 //! `virtxend`.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use toolstack::arguments::Arguments;
 use toolstack::follow::{self, Follow};
+use toolstack::print;
 
 const USAGE: &str = "\
 Usage: libxl runs this program; people do not.
@@ -21,11 +24,11 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     match words.first().map(String::as_str) {
         Some("--help" | "-h") => {
-            println!("{USAGE}");
+            print::out(USAGE);
             return ExitCode::SUCCESS;
         }
         Some("--version" | "-V") => {
-            println!("tsmc-save-helper {}", env!("CARGO_PKG_VERSION"));
+            print::out(concat!("tsmc-save-helper ", env!("CARGO_PKG_VERSION")));
             return ExitCode::SUCCESS;
         }
         Some(follow::WORD) => return follow(&words[1..]),
@@ -34,14 +37,14 @@ fn main() -> ExitCode {
     let call = match Arguments::parse(&words) {
         Ok(call) => call,
         Err(error) => {
-            eprintln!("tsmc-save-helper: {error}\n\n{USAGE}");
+            print::err(format_args!("tsmc-save-helper: {error}\n\n{USAGE}"));
             return ExitCode::from(2);
         }
     };
     match toolstack::helper::serve(call, &words) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tsmc-save-helper: lost libxl: {error}");
+            print::err(format_args!("tsmc-save-helper: lost libxl: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -50,11 +53,7 @@ fn main() -> ExitCode {
 /// What a helper leaves behind.
 fn follow(words: &[String]) -> ExitCode {
     match Follow::parse(words).map(Follow::run) {
-        Some(Ok(())) => ExitCode::SUCCESS,
-        Some(Err(refusal)) => {
-            eprintln!("tsmc-save-helper: {refusal}");
-            ExitCode::FAILURE
-        }
+        Some(()) => ExitCode::SUCCESS,
         None => ExitCode::from(2),
     }
 }

@@ -1,6 +1,8 @@
 //! The operator's command: what the agent of this host is doing, stopping it, its keys, and closing the host.
 
-use std::io;
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,7 +15,7 @@ use toolstack::migrate::{self, Migrate};
 use toolstack::refusal::Refusal;
 use toolstack::watch::{CONFIG_FILE, Watch};
 use toolstack::xenstore::Xenstore;
-use toolstack::{identity, recover, status};
+use toolstack::{identity, print, recover, status};
 
 /// The exit status for what will not work until somebody changes it (`EX_CONFIG`): no reason to try again.
 const CONFIGURATION: u8 = 78;
@@ -135,12 +137,15 @@ impl ModuleFiles {
 
 fn main() -> ExitCode {
     match CommandLine::parse().command.run() {
-        Ok((text, status)) => {
-            print!("{text}");
-            ExitCode::from(status)
-        }
+        Ok((text, status)) => match io::stdout().write_all(text.as_bytes()) {
+            Ok(()) => ExitCode::from(status),
+            Err(error) => {
+                print::err(format_args!("tsmc: cannot write to standard output: {error}"));
+                ExitCode::FAILURE
+            }
+        },
         Err(refusal) => {
-            eprintln!("tsmc: {refusal}");
+            print::err(format_args!("tsmc: {refusal}"));
             match refusal {
                 Refusal::AgentRefuses { .. } | Refusal::Key(_) => ExitCode::from(CONFIGURATION),
                 _ => ExitCode::FAILURE,
@@ -185,10 +190,10 @@ fn check_arrival() -> Result<String, Refusal> {
 
 fn keygen(name: &str, file: &Path) -> Result<String, Refusal> {
     let line = identity::generate(name, file)?;
-    eprintln!(
+    print::err(format_args!(
         "the private key is in {}; the line below belongs into the list of peers of each other host",
         file.display()
-    );
+    ));
     Ok(line)
 }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::course::Look;
 use super::outcome::Outcome;
-use crate::status;
+use crate::{print, status};
 
 /// Cells of the bar.
 const BAR: usize = 24;
@@ -97,7 +97,7 @@ impl Screen {
     /// Says something to people.
     pub fn say(&mut self, line: &str) {
         if self.form == Form::Json {
-            eprintln!("{line}");
+            print::err(line);
         } else {
             self.print(line);
         }
@@ -113,13 +113,13 @@ impl Screen {
             self.print(&sentence);
         } else {
             self.close();
-            eprintln!("tsmc: {sentence}");
+            print::err(format_args!("tsmc: {sentence}"));
         }
     }
 
     fn print(&mut self, line: &str) {
         self.close();
-        let _ = writeln!(io::stdout(), "{line}");
+        print::out(line);
     }
 
     /// Takes the bar away.

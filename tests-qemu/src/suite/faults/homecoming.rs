@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use super::super::fixture::Fixture;
+use super::super::fixture::{Fixture, kept};
 use super::attempt::{Attempt, LIMIT, Moment};
 use super::guests::{forget_files, keep_files};
 use super::scene::{Domain, INCOMING, RECEIVER, Scene, domains, signal};
@@ -183,8 +183,7 @@ fn goes_on(scene: &Scene) -> Result<()> {
     scene.runs_only_on(scene.from)?;
     let dom0 = scene.dom0(scene.from)?;
     wait(|| Ok(domains(&dom0)?.iter().any(|domain| domain.name == guest::NAME)), "the guest has another name")?;
-    let keeps_nothing = || Ok(dom0.run(&["xenstore-ls", "/tool/tsmc/out"])?.text().trim().is_empty());
-    wait(keeps_nothing, "A still keeps something")
+    wait(|| Ok(kept(&dom0)?.is_empty()), "A still keeps something")
 }
 
 fn wait(is_so: impl Fn() -> Result<bool>, otherwise: &str) -> Result<()> {
