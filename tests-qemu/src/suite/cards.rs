@@ -62,7 +62,7 @@ pub fn away_and_back(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     let dom0 = fixture.hosts()?.dom0(B);
     let done = Once::new();
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, _| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, _| {
         if source.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
             done.call_once(|| {
                 for command in ["pci-detach", "pci-attach"] {
@@ -75,7 +75,10 @@ pub fn away_and_back(fixture: &mut Fixture) -> Result<()> {
     assert_held(&report)?;
     let console = said(&dom0)?;
     // It hears of the loss from xenstore, or sees first that the card has been reset: either way it says that the card is back.
-    ensure!(console.contains("network: the device is back"), "the card was not taken away, or did not come back:\n{console}");
+    ensure!(
+        console.contains("network: the device is back"),
+        "the card was not taken away, or did not come back:\n{console}"
+    );
     fixture.set_nic(None)
 }
 
@@ -119,7 +122,7 @@ fn cross(fixture: &mut Fixture, nic: Nic, ways: &[(&'static Place, &'static Plac
     fixture.start_guest(ways[0].0, &guest)?;
     for &(from, to) in ways {
         let before = network::received_by_cards(to)?;
-        let (_, report) = fixture.migrate(&guest, (from, to), Mode::Tsmc, &|_, _| ())?;
+        let (_, report) = fixture.migrate(&guest, (from, to), Mode::TSMC, &|_, _| ())?;
         let after = network::received_by_cards(to)?;
         assert_held(&report)?;
         let [dom0, second] = [0, 1].map(|card| after[card] - before[card]);

@@ -23,7 +23,7 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     for place in [A, B] {
         if place == B {
-            let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+            let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
             assert_held(&report)?;
             let pages = report.pages.context("the agents counted no pages")?;
             ensure!(pages.total >= 256 * 256 / 2, "the guest has more than {} pages", pages.total);
@@ -39,7 +39,7 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
 pub fn two_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     (guest.vcpus, guest.tsc_mode) = (2, "default");
-    cross(fixture, &guest, Mode::Tsmc).map(drop)
+    cross(fixture, &guest, Mode::TSMC).map(drop)
 }
 
 /// So much is dirty at the switch that the guest runs on B, and faults, while pages are still on A.
@@ -51,7 +51,7 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     // What the workload said it had written: the last answer, and those after which pages were still on A.
     let answers = Mutex::new((None, Vec::new()));
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, target| {
         let between = source.state == Some(State::Committed) && target.state == Some(State::Running);
         if source.state == Some(State::Suspend) || between {
             brake.pull();
@@ -95,7 +95,7 @@ fn cross_with_ten_vcpus(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
     let looks = AtomicU32::new(0);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, target| {
         if source.state == Some(State::Suspend) {
             brake.pull();
         } else if target.state == Some(State::Running) && looks.fetch_add(1, Ordering::Relaxed) == LOOKS {
@@ -117,20 +117,20 @@ pub fn to_its_own_host(fixture: &mut Fixture) -> Result<()> {
     fixture.start_agents_as((Channel::Sealed, &[*B]), (Channel::Sealed, &[*A]))?;
     fixture.start_guest(A, &guest)?;
     fixture.assert_private(A)?;
-    for mode in [Mode::Tsmc, Mode::Postcopy] {
+    for mode in [Mode::TSMC, Mode::POSTCOPY] {
         let (_, report) = fixture.migrate(&guest, (A, A), mode, &|_, _| ())?;
         assert_held(&report)?;
         fixture.assert_private(A)?;
     }
     // And from there to elsewhere.
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_held(&report)
 }
 
 /// Iterate, then stop and copy: what a hypervisor without paging gets.
 pub fn precopy(fixture: &mut Fixture) -> Result<()> {
     let guest = Guest::demo(fixture.artifacts(), Label::Private);
-    let report = cross(fixture, &guest, Mode::Precopy)?;
+    let report = cross(fixture, &guest, Mode::PRECOPY)?;
     let faults = report.faults.map_or(0, |faults| faults.count);
     ensure!(faults == 0, "{faults} faults in a pre-copy");
     Ok(())
@@ -143,7 +143,7 @@ pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     ssh::install(fixture.testbed()?, A, B)?;
     fixture.hosts()?.shell = ssh::SHELL;
-    let crossed = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ());
+    let crossed = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ());
     fixture.hosts()?.shell = SHELL;
     assert_held(&crossed?.1)
 }

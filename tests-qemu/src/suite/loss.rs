@@ -63,7 +63,7 @@ fn cross(fixture: &mut Fixture, guest: &Guest, places: (&Place, &Place), datagra
     let namespace = fixture.hosts()?.run.namespace.clone();
     let brake = Brake::to(&namespace, LINK_MBIT);
     let trouble = Mutex::new(None);
-    let (_, report) = fixture.migrate(guest, places, Mode::Tsmc, &|source, _| {
+    let (_, report) = fixture.migrate(guest, places, Mode::TSMC, &|source, _| {
         if matches!(source.state, Some(State::Copying | State::Suspend | State::Committed)) {
             brake.pull();
         }

@@ -25,7 +25,7 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     let (dom0_a, dom0_b) = (fixture.hosts()?.dom0(A), fixture.hosts()?.dom0(B));
 
     let shown = Once::new();
-    let outcome = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, _| {
+    let outcome = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, _| {
         if source.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
             shown.fill(|| {
                 let status = status(&dom0_a)?;
@@ -46,7 +46,7 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
 
     let shown = Once::new();
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, target| {
         if source.state == Some(State::Suspend) {
             brake.pull();
         }

@@ -46,7 +46,7 @@ pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
     load_policy(&dom0, &full)?;
     result?;
     // Nothing of the refused attempt is in the way of the next one: no dirty log, no session.
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_held(&report)
 }
 
@@ -76,7 +76,7 @@ pub fn no_memory(fixture: &mut Fixture) -> Result<()> {
 
 /// Tries to migrate, in vain.
 fn assert_refused(fixture: &mut Fixture, guest: &Guest, words: &[&str]) -> Result<()> {
-    let outcome = fixture.migrate(guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let outcome = fixture.migrate(guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_stayed(fixture, &outcome, words)
 }
 

@@ -29,11 +29,11 @@ pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
         if let (Some(a), Some(b)) = (a, b) {
             fixture.start_agents_as(a, b)?;
         }
-        let outcome = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+        let outcome = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
         assert_stayed(fixture, &outcome, &words)?;
     }
     fixture.start_agents_as((plain, everybody), (plain, everybody))?;
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_held(&report)?;
     ensure!(report.channel.as_deref() == Some("plain"), "the report says {:?}", report.channel);
     let status = fixture.hosts()?.dom0(B).run(&["tsmc", "status"])?.text();
