@@ -1,5 +1,5 @@
-//! What dom0 keeps of a migration, for whoever has to see to it when its helper has ended: below `/tool/tsmc/<out|in>/<domain>`
-//! in xenstore.
+//! Records in xenstore from which a migration is recovered after its save helper has ended: below
+//! `/tool/tsmc/<out|in>/<domain>`.
 //!
 //! | node | what it holds |
 //! |---|---|

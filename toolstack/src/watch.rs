@@ -32,8 +32,10 @@ const CONSOLE: &str = "/var/log/xen/console/guest-tsmc-agent.log";
 const CONSOLE_LAG: Duration = Duration::from_millis(500);
 /// Lines of it that are shown.
 const CONSOLE_LINES: usize = 12;
-/// The first wait before a restart, and the longest. An agent that served for the longest wait starts from the first again.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first wait before a restart.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest: each is twice the one before it, until an agent has served for this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// When to say that an agent is not ready yet.
 const SOON: Duration = Duration::from_secs(30);
 /// How often to look whether `xl destroy` has ended, besides at each step of its PCI device.
@@ -70,7 +72,7 @@ enum End {
 impl Watch<'_> {
     /// Keeps an agent running until that makes no sense any more.
     pub fn run(&self) -> Result<Infallible, Refusal> {
-        let mut pause = PAUSES.0;
+        let mut pause = FIRST_PAUSE;
         loop {
             // A connection for each life: its watches go with it.
             let mut store = Xenstore::connect()?;
@@ -87,13 +89,13 @@ impl Watch<'_> {
                 let (end, served) = follow(&mut store, domain)?;
                 ended = Instant::now();
                 remove_ended(&mut store, domain, end)?;
-                if served >= PAUSES.1 {
-                    pause = PAUSES.0;
+                if served >= LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
                 }
             }
             println!("starting it again {} s after it ended", pause.as_secs());
             std::thread::sleep(pause.saturating_sub(ended.elapsed()));
-            pause = (pause * 2).min(PAUSES.1);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
