@@ -1,4 +1,4 @@
-//! The ways of a migration, as they are called on command lines and in reports.
+//! The modes of a migration, as command lines and reports name them.
 
 use std::fmt;
 use std::str::FromStr;

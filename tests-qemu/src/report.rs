@@ -1,8 +1,8 @@
 //! What a migration was: `report.json`, and the summary that a person reads.
 //!
-//! It is put together from three sides: what the agents counted (their [`Summary`]), what the
-//! guest's workload and the prober saw ([`crate::load`], [`crate::probe`]), and what the runner measured. A figure that
-//! nobody could know is `null`: Xen's own helper, for one, counts no pages.
+//! It has three sources: what the agents counted (their [`Summary`]), what the guest's workload and the prober saw
+//! ([`crate::load`], [`crate::probe`]), and what the runner measured. A figure that is not known is `null`: Xen's own helper, for
+//! one, counts no pages.
 
 mod summary;
 mod text;

@@ -1,4 +1,4 @@
-//! Waiting for everything at once: libxl, the agent (through xenstore), the migration stream, signals.
+//! Waiting for several sources at once: libxl, the agent (through xenstore), the migration stream, signals.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,7 +1,7 @@
-//! What follows a migration when its helper has ended, or was killed.
+//! The follower: a process that sees a migration through after its save helper has ended, or was killed.
 //!
-//! libxl goes on only when its helper is gone, and by then a guest may still come back, or wait for somebody to start it. So
-//! each helper leaves a process behind, which belongs to nobody, until it is clear whose the guest is. It
+//! libxl goes on only when its helper is gone, and by then a guest may still come back, or not have been started yet. So each
+//! helper leaves a detached process behind, until it is clear on which host the guest runs. It
 //!
 //! - makes a guest whole that comes back: its suspend is announced anew, its name and its monitor are given back;
 //! - ends the copy of a guest that arrived and that nobody will start any more, since `xl` was killed: it comes back, too;

@@ -1,4 +1,4 @@
-//! Guests that nobody sees to: whose agent died, whose helper has ended, whose toolstack was killed.
+//! Recovery of guests whose agent died, whose helper has ended, or whose toolstack was killed.
 //!
 //! An agent leaves a note of each guest that is not just as it was: one whose dirty log is on, one that has left, one whose
 //! pages are still missing. Its own nodes vanish with it; the helpers copy the note to where it [stays](crate::kept). It is

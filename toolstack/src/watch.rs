@@ -1,4 +1,4 @@
-//! dom0's watchdog: the agent's domain runs, or somebody reads why not.
+//! dom0's watchdog: keeps the agent's domain running, and logs why it ended.
 //!
 //! It starts the domain with `xl create`, sleeps until xenstore says that something happened to it, writes down why it
 //! ended, and starts the next one. After each start `tsmc recover` tells the new agent what the old one had in hand. An agent that

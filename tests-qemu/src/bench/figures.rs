@@ -1,4 +1,4 @@
-//! What is told of a migration in one number.
+//! The figures of a migration that the report shows, each one number with its unit.
 
 use super::record::Run;
 

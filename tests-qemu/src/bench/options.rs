@@ -1,4 +1,4 @@
-//! What the user asks of a bench.
+//! The options of a bench.
 
 use std::path::PathBuf;
 

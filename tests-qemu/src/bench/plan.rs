@@ -1,4 +1,4 @@
-//! What is measured: experiments, most wanted first, and the series of each.
+//! The experiments of a bench, the most important first, and the series of each.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What the agents counted, in a report; and an agent's [`Summary`] in `report.json`: its figures by their names, none if no
+//! The agents' figures in a report. In `report.json` an agent's [`Summary`] is an object of its figures by name, empty if no
 //! agent took part.
 
 use std::collections::BTreeMap;

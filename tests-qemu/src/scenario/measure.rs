@@ -1,4 +1,4 @@
-//! A migration with everything measured around it, as a report.
+//! Migrates a guest, measures everything around it, and returns the report.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the user asks of a migration. What cannot work is said before anything is built or booted.
+//! The options of a migration. Those that cannot work are refused before anything is built or booted.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! The operator's command: what the agent of this host is doing, stopping it, its keys, and closing the host.
+//! The operator's command: migrations, the agent of this host and its keys, and the lockdown of the host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ fn with_exit_status(command: clap::Command) -> clap::Command {
 // The comments are the text of `--help`.
 #[derive(Subcommand)]
 enum Command {
-    /// Migrate a guest to another host: 'xl migrate', looked at beforehand, shown, and told to its end.
+    /// Migrate a guest to another host: 'xl migrate' with checks beforehand, progress, and a clear result.
     ///
     /// Ctrl-C gives it up as long as the guest is here. Once it has left, Ctrl-C only ends the waiting for the rest of its memory.
     #[command(after_help = migrate::EXIT_STATUS)]
@@ -76,7 +76,7 @@ enum Command {
         #[arg(long, required = true)]
         other_host_is_gone: bool,
     },
-    /// Until the next boot let nobody change the security policy or reach around it.
+    /// Until the next boot, keep dom0 from changing the security policy or getting around it.
     Lockdown(Lockdown),
     /// Make the key pair of this host's agent; print the line that other hosts need in their list of peers.
     Keygen {

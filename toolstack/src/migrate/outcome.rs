@@ -1,4 +1,4 @@
-//! What became of a guest that was to move.
+//! The outcome of a migration, as `tsmc migrate` reports it.
 
 /// The exit statuses of `tsmc migrate`.
 pub const EXIT_STATUS: &str = "\

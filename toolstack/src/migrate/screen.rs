@@ -1,4 +1,4 @@
-//! What the operator sees of a migration: a bar on a terminal, lines elsewhere, JSON for programs.
+//! The output of `tsmc migrate`: a progress bar on a terminal, lines elsewhere, JSON for programs.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the workload is asked to do.
+//! The options of the workload.
 
 use std::thread;
 

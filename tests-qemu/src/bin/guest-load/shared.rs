@@ -1,4 +1,4 @@
-//! What the threads tell each other: counters, and a check that somebody waits for.
+//! State that the threads share: counters, and the check of all memory that a client asks for.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
