@@ -33,7 +33,7 @@ pub struct Report {
     pub total_ms: Option<u64>,
     /// From the start of `xl migrate` to its end.
     pub xl_ms: Option<u64>,
-    /// The longest time in which the guest answered nobody, seen from outside.
+    /// The longest time in which the guest answered no probe.
     pub downtime_ms: Option<f64>,
     /// What that time consisted of.
     pub silence: Option<Silence>,
@@ -174,7 +174,7 @@ pub struct Faults {
 pub struct Verified {
     /// Pages that are equal.
     pub pages: u64,
-    /// Pages that a backend wrote to after the guest had stopped, so that nobody compared them.
+    /// Pages that were not compared, since a backend wrote to them after the guest had stopped.
     pub spared: u64,
     /// Pages that differ.
     pub differing: u64,

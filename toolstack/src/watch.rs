@@ -40,7 +40,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(30);
 /// How often to look whether `xl destroy` has ended, besides at each step of its PCI device.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often to look after guests that nobody follows.
+/// How often to look after guests that no process follows.
 const TIDY: Duration = Duration::from_secs(5);
 
 /// What to start the agent with.
@@ -105,7 +105,7 @@ impl Watch<'_> {
             files.write_module()?;
         }
         let ready = self.card.map_or(Ok(()), make_assignable);
-        // Nobody else shall react to its end: what is left of it says why.
+        // Without a monitor (-e), which would remove what is left of a domain that ended: that says why.
         let output = Command::new("xl").args(["create", "-e"]).arg(self.config).output();
         if let Some(files) = &self.files {
             // The builder has read it.

@@ -86,7 +86,7 @@ pub fn migrate(
 }
 
 fn described(guest: &Guest) -> report::Guest {
-    // Nobody knows what a guest of the user's own writes.
+    // What a guest of the user's own writes is not known.
     let load = Some(guest.load).filter(|_| guest.has_workload);
     report::Guest {
         memory_mb: guest.memory_mib.into(),

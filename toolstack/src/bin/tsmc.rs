@@ -15,7 +15,7 @@ use toolstack::watch::{CONFIG_FILE, Watch};
 use toolstack::xenstore::Xenstore;
 use toolstack::{identity, recover, status};
 
-/// The exit status for what will not work until somebody changes it (`EX_CONFIG`): no reason to try again.
+/// The exit status for what will not work until a configuration is changed (`EX_CONFIG`): no reason to try again.
 const CONFIGURATION: u8 = 78;
 
 const EXIT_STATUS: &str = "\
@@ -23,7 +23,7 @@ Exit status:
   0   done
   1   it failed; standard error says why
   2   the command line makes no sense
-  78  it will fail again until somebody changes the agent's configuration, its key or its peers";
+  78  it will fail again until the agent's configuration, its key or its peers are changed";
 
 /// This host's migration agent: what it is doing, its keys, and closing the host.
 #[derive(Parser)]

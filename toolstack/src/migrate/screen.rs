@@ -39,7 +39,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// For programs, or for whoever reads standard output.
+    /// For programs, or for what reads standard output: a terminal or not.
     pub fn new(json: bool) -> Self {
         let form = match (json, io::stdout().is_terminal()) {
             (true, _) => Form::Json,
