@@ -1,4 +1,4 @@
-//! What a run leaves in the machine, and its removal whatever ends the run.
+//! What a run creates on the machine, and its removal however the run ends.
 //!
 //! Everything that outlives a function here is registered in one list: QEMU's processes, the network namespace, the
 //! state file. The list is undone, newest first, at the normal end, by the panic hook and by the handler of Ctrl-C.

@@ -1,4 +1,4 @@
-//! Gates of the unikernel images: what a bare domain could not run, or would run wrongly, is found here and not at a crash.
+//! Gates of the unikernel images: checks of the files for what a bare domain could not run, or would run wrongly.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What `guest-load`, the workload inside the test guest, says of itself, and how to ask it.
+//! Queries to `guest-load`, the workload inside the test guest, and their answers.
 //!
 //! It answers on port 7100: over UDP any datagram is answered with one [`Status`] as a line of JSON; over TCP each line is
 //! a command, answered by a line of JSON: `status`, `reset` (forget the gaps seen so far; answers the status) and `check`

@@ -1,29 +1,37 @@
-//! The ways of a migration, as they are called on command lines and in reports.
+//! The modes of a migration, as command lines and reports name them.
 
 use std::fmt;
+use std::str::FromStr;
 
-use clap::ValueEnum;
+use common::{ParseError, control};
 
 /// Who moves the guest's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The agents, in three stages: full copy, switch, dirty copy with demand paging.
-    Tsmc,
-    /// The agents, iterating until little is left, then stop and copy.
-    Precopy,
-    /// The agents, without a full copy: everything after the switch.
-    Postcopy,
+    /// The agents.
+    Agents(control::Mode),
     /// Xen's own helper, on a guest with an ordinary label: the baseline.
     Xl,
 }
 
+impl Mode {
+    pub const TSMC: Self = Self::Agents(control::Mode::Tsmc);
+    pub const PRECOPY: Self = Self::Agents(control::Mode::Precopy);
+    pub const POSTCOPY: Self = Self::Agents(control::Mode::Postcopy);
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tsmc => "tsmc",
-            Self::Precopy => "precopy",
-            Self::Postcopy => "postcopy",
-            Self::Xl => "xl",
-        })
+        match self {
+            Self::Agents(mode) => mode.fmt(f),
+            Self::Xl => f.write_str("xl"),
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if text == "xl" { Ok(Self::Xl) } else { text.parse().map(Self::Agents) }
     }
 }

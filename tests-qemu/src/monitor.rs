@@ -1,4 +1,4 @@
-//! QEMU's monitor of a host (QMP): what its processor is at.
+//! QEMU's monitor of a host (QMP): the registers of its processor.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::linux::net::SocketAddrExt;

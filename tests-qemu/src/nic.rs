@@ -1,4 +1,4 @@
-//! By which network interface agents reach each other.
+//! The network interface by which agents reach each other.
 
 use std::fmt;
 

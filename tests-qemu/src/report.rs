@@ -1,19 +1,19 @@
 //! What a migration was: `report.json`, and the summary that a person reads.
 //!
-//! It is put together from three sides: what the agents counted ([`Figures`], from their `session/<id>/summary`), what the
-//! guest's workload and the prober saw ([`crate::load`], [`crate::probe`]), and what the runner measured. A figure that
-//! nobody could know is `null`: Xen's own helper, for one, counts no pages.
+//! It has three sources: what the agents counted (their [`Summary`]), what the guest's workload and the prober saw
+//! ([`crate::load`], [`crate::probe`]), and what the runner measured. A figure that is not known is `null`: Xen's own helper, for
+//! one, counts no pages.
 
-mod figures;
+mod summary;
 mod text;
 
 use std::time::Duration;
 
+use common::control::Summary;
 use serde::{Deserialize, Serialize};
 
 use crate::load::{Check, Status};
 use crate::probe::Outcome;
-pub use figures::Figures;
 
 /// A migration from host A to host B.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Report {
     pub total_ms: Option<u64>,
     /// From the start of `xl migrate` to its end.
     pub xl_ms: Option<u64>,
-    /// The longest time in which the guest answered nobody, seen from outside.
+    /// The longest time in which the guest answered no probe.
     pub downtime_ms: Option<f64>,
     /// What that time consisted of.
     pub silence: Option<Silence>,
@@ -62,9 +62,11 @@ pub struct Report {
     /// What had to hold, and whether it did.
     pub claims: Vec<Claim>,
     /// All figures of the source's agent.
-    pub source: Figures,
+    #[serde(with = "summary")]
+    pub source: Summary,
     /// All figures of the target's agent.
-    pub target: Figures,
+    #[serde(with = "summary")]
+    pub target: Summary,
 }
 
 /// The parts of the downtime.
@@ -172,7 +174,7 @@ pub struct Faults {
 pub struct Verified {
     /// Pages that are equal.
     pub pages: u64,
-    /// Pages that a backend wrote to after the guest had stopped, so that nobody compared them.
+    /// Pages that were not compared, since a backend wrote to them after the guest had stopped.
     pub spared: u64,
     /// Pages that differ.
     pub differing: u64,
@@ -206,49 +208,6 @@ pub struct Claim {
 }
 
 impl Report {
-    /// Takes over what the two agents counted: of the sending from the source, of faults and arming from the target.
-    pub fn set_figures(&mut self, source: Figures, target: Figures) {
-        let sent = |name: &str| source.known(name).or(target.known(name)).unwrap_or(0);
-        let met = |name: &str| target.known(name).or(source.known(name)).unwrap_or(0);
-        self.stages = (1..=3)
-            .map(|stage| {
-                let of = |what: &str| sent(&format!("stage{stage}_{what}"));
-                Stage { stage, ms: of("ms"), pages: of("pages"), bytes: of("bytes") }
-            })
-            .filter(|stage| stage.ms + stage.pages + stage.bytes > 0)
-            .collect();
-        self.switch =
-            Some(Switch { suspend_ms: sent("suspend_ms"), capture_ms: sent("capture_ms"), load_ms: sent("load_ms") });
-        self.pages = Some(Pages {
-            total: sent("pages"),
-            zero: sent("zero_pages"),
-            dirty_at_switch: sent("dirty_pages"),
-            deferred: sent("deferred"),
-            most_sends: sent("most_sends"),
-            rounds: sent("rounds"),
-            hints: sent("hints"),
-            armed_early: met("armed_early"),
-            armed_switch: met("armed_switch"),
-            pushed: sent("pushed"),
-            prepull_sent: sent("prepull_sent"),
-            prepull_hits: met("prepull_hits"),
-        });
-        self.faults = Some(Faults {
-            count: met("faults"),
-            p50_us: met("fault_p50_us"),
-            p99_us: met("fault_p99_us"),
-            max_us: met("fault_max_us"),
-        });
-        self.verified = source.known("verified").map(|_| Verified {
-            pages: target.known("verified").unwrap_or(0),
-            spared: target.known("spared").unwrap_or(0),
-            differing: target.known("differing").unwrap_or(0),
-            stopped_ms: source.known("verify_ms").unwrap_or(0),
-            compared_ms: target.known("verify_ms").unwrap_or(0),
-        });
-        (self.source, self.target) = (source, target);
-    }
-
     /// Takes over what the prober saw.
     pub fn set_probe(&mut self, seen: Outcome) {
         self.downtime_ms = Some(seen.downtime_ms);
@@ -340,7 +299,7 @@ mod tests {
                       suspend_ms=90 capture_ms=60 load_ms=100 total_ms=9200 verified=65536 verify_ms=950";
         let target = "armed_early=1200 armed_switch=336 faults=196 fault_p50_us=1200 fault_p99_us=8100 \
                       fault_max_us=22000 prepull_hits=250 stage1_bytes=1 verified=65530 spared=6 verify_ms=700";
-        report.set_figures(Figures::parse(source), Figures::parse(target));
+        report.set_figures(source.parse().unwrap(), target.parse().unwrap());
         report
     }
 
@@ -370,6 +329,15 @@ mod tests {
         let json = report.to_json().unwrap();
         assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
         assert!(json.contains("\"downtime_ms\": 300.5"));
+        assert!(json.contains("\"prepull_hits\": 250") && json.contains("\"faults\": 0"));
+    }
+
+    #[test]
+    fn without_agents_there_are_no_figures_and_those_of_older_agents_are_skipped() {
+        let json = Report::default().to_json().unwrap();
+        assert!(json.contains("\"source\": {}") && json.contains("\"target\": {}"));
+        let older = serde_json::from_str::<Report>(r#"{"source": {"of_old": 7, "pages": 9}}"#).unwrap();
+        assert_eq!(older.source, Summary { pages: 9, ..Summary::default() });
     }
 
     #[test]

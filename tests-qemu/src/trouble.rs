@@ -1,4 +1,4 @@
-//! Trouble on the link between the hosts: packets that are dropped, or held back, or too large.
+//! Faults of the link between the hosts: packets that are dropped, delayed, or too large for it.
 //!
 //! It strikes what one agent sends to the other, or all that one host sends to the other. The runner's own way to each
 //! dom0, and the guest's to the bridge, stay as they are: so whatever breaks, the test still sees it.

@@ -1,4 +1,4 @@
-//! Finding this host's agent, asking it for something, following what it does.
+//! A client of this host's agent: finds it, sends it requests, follows their sessions.
 
 use std::fmt;
 use std::fs::File;

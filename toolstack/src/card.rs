@@ -22,8 +22,12 @@ pub const CARD_LABEL: &str = "system_u:object_r:tsmc_nic_t";
 /// Where Linux shows PCI devices.
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// Frames: the first, and how many.
-type Frames = (Mfn, u64);
+/// Machine frames that follow each other.
+#[derive(Debug, PartialEq, Eq)]
+struct Frames {
+    first: Mfn,
+    count: u64,
+}
 
 /// A card: what Xen has to be told to take it from dom0.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,18 +75,19 @@ impl Card {
         for device in &self.devices {
             xen.label_device(*device, label).map_err(|error| format!("PCI device {device:#x}, label: {error}"))?;
         }
-        for (first, count) in &self.frames {
-            take(&xen, (*first, *count)).map_err(|error| format!("{count} frames at {:#x}: {error}", first.0))?;
+        for frames in &self.frames {
+            let Frames { first: Mfn(first), count } = frames;
+            take(&xen, frames).map_err(|error| format!("{count} frames at {first:#x}: {error}"))?;
         }
         Ok(())
     }
 }
 
 /// Takes frames from dom0.
-fn take(xen: &Privcmd, (first, count): Frames) -> Result<(), Errno> {
+fn take(xen: &Privcmd, frames: &Frames) -> Result<(), Errno> {
+    let &Frames { first, count } = frames;
     match xen.permit_iomem(DomId::DOM0, (first, count), false) {
-        // The policy allows it, so dom0 has not all of them: somebody was here before, and came not to the end. One after the other,
-        // those that it has.
+        // The policy allows it, so dom0 has only some of them: an earlier attempt was cut short. They are taken one by one.
         Err(Errno::PERM) => (first.0..first.0 + count)
             .filter_map(|frame| xen.permit_iomem(DomId::DOM0, (Mfn(frame), 1), false).err())
             .find(|error| *error != Errno::PERM)
@@ -127,7 +132,7 @@ fn frames(list: &str) -> Result<Vec<Frames>, String> {
         }
         if flags & MEMORY != 0 && last > first {
             let (first, last) = (first >> PAGE_SHIFT, last >> PAGE_SHIFT);
-            found.push((Mfn(first), last - first + 1));
+            found.push(Frames { first: Mfn(first), count: last - first + 1 });
         }
     }
     Ok(found)
@@ -169,7 +174,8 @@ mod tests {
                     0x00000000fe840000 0x00000000fe840fff 0x0000000000040200\n\
                     0x000000fe00000000 0x000000fe00003fff 0x000000000014220c\n\
                     0x00000000fe800800 0x00000000fe8008ff 0x0000000000046200\n";
-        let expected = [(Mfn(0xfe840), 1), (Mfn(0xfe0_0000), 4), (Mfn(0xfe800), 1)];
+        let expected = [(0xfe840, 1), (0xfe0_0000, 4), (0xfe800, 1)];
+        let expected = expected.map(|(first, count)| Frames { first: Mfn(first), count });
         assert_eq!(frames(list).expect("frames"), expected);
         assert!(frames("0x000000000000c000 0x000000000000c01f 0x0000000000040101\n").is_err(), "I/O ports");
         assert!(frames("0x1 0x2\n").is_err() && frames("a b c\n").is_err());

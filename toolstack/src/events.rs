@@ -1,4 +1,4 @@
-//! Waiting for everything at once: libxl, the agent (through xenstore), the migration stream, signals.
+//! Waiting for several sources at once: libxl, the agent (through xenstore), the migration stream, signals.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use crate::xenstore::Xenstore;
 /// Something happened. Several things at once are reported one by one, the gravest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// libxl is gone; nobody waits for the outcome any more.
+    /// libxl is gone; there is no one left to tell the outcome.
     ParentGone,
     /// libxl wants us to stop.
     Terminated,
@@ -33,7 +33,7 @@ pub struct Signals(UnixStream);
 
 impl Signals {
     /// From now on libxl's request to stop is an event, and a terminal's signals, which reach the whole process group
-    /// when somebody interrupts `xl`, are ignored: libxl decides.
+    /// when `xl` is interrupted, are ignored: libxl decides.
     pub fn take() -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;

@@ -1,10 +1,10 @@
-//! What follows a migration when its helper has ended, or was killed.
+//! The follower: a process that sees a migration through after its save helper has ended, or was killed.
 //!
-//! libxl goes on only when its helper is gone, and by then a guest may still come back, or wait for somebody to start it. So
-//! each helper leaves a process behind, which belongs to nobody, until it is clear whose the guest is. It
+//! libxl goes on only when its helper is gone, and by then a guest may still come back, or not have been started yet. So each
+//! helper leaves a detached process behind, until it is clear on which host the guest runs. It
 //!
 //! - makes a guest whole that comes back: its suspend is announced anew, its name and its monitor are given back;
-//! - ends the copy of a guest that arrived and that nobody will start any more, since `xl` was killed: it comes back, too;
+//! - ends the copy of a guest that arrived and was not started because `xl` was killed: such a guest comes back, too;
 //! - has the next agent take the guest up when this host's agent dies.
 //!
 //! Should it be killed, the watchdog does the same, or the next helper, or `tsmc recover`.
@@ -122,7 +122,7 @@ impl Follow {
             None if !at_last => return Ok(false),
             _ => {}
         }
-        // Whoever reads what `xl` wrote may be waiting for the end of it.
+        // A reader of `xl`'s output may be waiting for its end.
         let null = File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stderr(&null).map_err(io::Error::from)?;
         Ok(true)
@@ -171,7 +171,7 @@ impl Following {
                     Became::Open(_) => None,
                     Became::Over(words) => Some(words),
                 },
-                // Somebody else has seen to it.
+                // Another process has brought it to its end.
                 None => Some(String::new()),
             };
         }

@@ -1,4 +1,4 @@
-//! The save helper as a whole: whose job this is, and how it ends.
+//! One call of the save helper: given to the agents or to Xen's own helper, carried out, and its outcome told to libxl.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,5 @@
-//! What dom0 keeps of a migration, for whoever has to see to it when its helper has ended: below `/tool/tsmc/<out|in>/<domain>`
-//! in xenstore.
+//! Records in xenstore from which a migration is recovered after its save helper has ended: below
+//! `/tool/tsmc/<out|in>/<domain>`.
 //!
 //! | node | what it holds |
 //! |---|---|
@@ -82,14 +82,14 @@ impl End {
         Ok(self.process(store, TOOLSTACK)?.is_some_and(|toolstack| !toolstack.is_alive()))
     }
 
-    /// Somebody has seen to what the toolstack left undone: it is not asked about any more.
+    /// Forgets the toolstack, once what it left undone is done.
     pub fn forget_toolstack(self, store: &mut Xenstore) -> Result<(), XenstoreError> {
         store.remove(&self.node(TOOLSTACK))
     }
 
     /// Stops the monitor of the guest until [`End::forget`].
     pub fn hold_monitor(self, store: &mut Xenstore, monitor: Process) -> Result<(), XenstoreError> {
-        // Written first: whoever comes after us can let it go on.
+        // Written first, so that a later process can let it go on.
         store.write(&self.node(MONITOR), &monitor.to_string())?;
         monitor::hold(monitor);
         Ok(())
@@ -144,7 +144,7 @@ mod tests {
         assert!(!end.is_followed(&mut store).expect("an answer") && end.is_left_alone(&mut store).expect("an answer"));
         end.forget(&mut store).expect("forgotten");
         assert_eq!(all(&mut store).expect("a list"), []);
-        // Of what nobody has kept, nothing is known.
+        // Of what is not kept, nothing is known.
         assert!(!end.is_followed(&mut store).expect("an answer") && !end.is_left_alone(&mut store).expect("an answer"));
     }
 }

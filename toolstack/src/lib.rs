@@ -11,20 +11,20 @@
 //! | [`stream`] | the one record we put into the migration stream |
 //! | [`peek`] | looking at a stream without taking anything from it |
 //! | [`xenstore`] | a client of xenstored |
-//! | [`agents`] | finding the agent, asking it, watching a session |
+//! | [`agents`] | a client of the agent: finds it, sends it requests, follows a session |
 //! | [`events`] | waiting for libxl, the agent, the stream and signals at once |
-//! | [`helper`] | whose job it is, and how it ends |
+//! | [`helper`] | one call of the save helper, for the agents or for Xen's own |
 //! | [`save`], [`restore`] | the two ends of a migration |
-//! | [`migrate`] | a migration as an operator wants it: looked at beforehand, shown, given up, told to its end |
-//! | [`follow`] | what follows a migration when its helper has ended |
-//! | [`recover`] | guests that nobody sees to |
-//! | [`kept`] | what dom0 keeps of a migration |
+//! | [`migrate`] | `tsmc migrate`: checks beforehand, progress, cancelling, a clear result |
+//! | [`follow`] | the process that sees a migration through after its helper has ended |
+//! | [`recover`] | recovery of guests whose agent, helper or toolstack died |
+//! | [`kept`] | records in xenstore for that recovery |
 //! | [`process`], [`monitor`] | processes of dom0; the one that `xl` leaves behind with a guest |
 //! | [`print`] | what is said to people |
 //! | [`name`] | what the agent's domain is called |
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
-//! | [`status`] | what the operator sees |
+//! | [`status`] | the output of `tsmc status` |
 //! | [`card`] | the agent's own network card, and taking it from dom0 |
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
 //! | [`identity`] | keys of agents, and the module that an agent is started with |

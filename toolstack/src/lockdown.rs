@@ -18,13 +18,13 @@ const CARD_SEALED: &str = "tsmc_nic_sealed";
 /// How much is taken, beyond the policy itself. The fields' comments are the text of `tsmc lockdown --help`.
 #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lockdown {
-    /// Nobody starts a further agent either, or reaches into the network card of the one that runs.
+    /// Keep dom0 also from starting a further agent, and from the network card of the one that runs.
     ///
     /// The price: an agent that dies is not replaced before the next boot. One that has a card of its own must be ready. dom0 can then
     /// neither use that card nor manage the PCIe ports above it, and destroying that agent takes minutes.
     #[arg(long)]
     pub seal_agent: bool,
-    /// Nobody builds a private guest here either: it can only arrive.
+    /// Keep dom0 also from building private guests: they can only arrive.
     #[arg(long)]
     pub arrivals_only: bool,
 }

@@ -1,4 +1,4 @@
-//! `tsmc migrate`: `xl migrate` with a look ahead, a progress bar, a way out that ends well, and an answer.
+//! `tsmc migrate`: `xl migrate` with checks beforehand, a progress bar, a safe way to cancel, and a clear result.
 //!
 //! Nothing here moves a guest: stock `xl` does, with our save helper. This asks both hosts beforehand whether the guest can move, follows
 //! the agent's session, gives the session up when the operator does, and waits until all is clear.

@@ -2,7 +2,7 @@
 //! down.
 //!
 //! It takes a guest that has *suspended* for one that is done with, and ends (`handle_domain_death`, `tools/xl/xl_vmcontrol.c`).
-//! Should the guest come back, nobody would see to its next shutdown. So it is stopped before the suspend, and goes on when it
+//! Should the guest come back, its next shutdown would go unnoticed. So it is stopped before the suspend, and goes on when it
 //! is clear what has become of the guest: then it sees one that runs, or none.
 
 use std::fs;
@@ -36,7 +36,7 @@ fn monitored(folder: &Path, number: u32) -> Option<u16> {
     if fs::read_to_string(folder.join("comm")).ok()?.trim_end() != "xl" {
         return None;
     }
-    // Its standard output, and nobody else's, is a log of its own.
+    // Only a monitor has a log file for standard output.
     let log = fs::read_link(folder.join("fd/1")).ok().filter(|log| log.is_absolute())?;
     waits_for(&fs::read_to_string(log).ok()?, number)
 }

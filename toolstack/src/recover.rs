@@ -1,10 +1,10 @@
-//! Guests that nobody sees to: whose agent died, whose helper has ended, whose toolstack was killed.
+//! Recovery of guests whose agent died, whose helper has ended, or whose toolstack was killed.
 //!
 //! An agent leaves a note of each guest that is not just as it was: one whose dirty log is on, one that has left, one whose
 //! pages are still missing. Its own nodes vanish with it; the helpers copy the note to where it [stays](crate::kept). It is
 //! sealed: dom0 can keep it, and not read or change it.
 //!
-//! What is left to do for dom0 when a migration ends is here too, for whoever notices first: its
+//! What is left to do for dom0 when a migration ends is here too. It is done by the first that notices: the migration's
 //! [follower](crate::follow), the watchdog, the next helper, or `tsmc recover`.
 
 use std::process::Command;
@@ -86,7 +86,7 @@ fn hand_over(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result
     Session::ask(store, agent, end.way, end.domain, &Request::Recover { note: note.into() })
 }
 
-/// Sees to the ends that nobody follows, as far as this agent's own sessions say what to do.
+/// Sees to the ends that no process follows, as far as this agent's own sessions say what to do.
 pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), Refusal> {
     for (end, note) in kept::all(store)? {
         if !end.is_followed(store)?
@@ -241,7 +241,7 @@ pub fn come_back(store: &mut Xenstore, domain: u16) -> Result<(), XenstoreError>
     resumed
 }
 
-/// Whether `xl` was killed while the guest was arriving: nobody but an operator would ever start it.
+/// Whether `xl` was killed while the guest was arriving: only an operator could start it now.
 fn is_abandoned(store: &mut Xenstore, end: End) -> Result<bool, XenstoreError> {
     Ok(end.is_left_alone(store)? && is_arriving(store, end.domain)?)
 }
@@ -258,11 +258,11 @@ pub fn clear_away(store: &mut Xenstore, end: End, toolstack: Process) -> Result<
     Ok(())
 }
 
-/// Ends the copy of a guest that never ran here and that nobody will start: it goes on where it came from. One that an operator
+/// Ends the copy of a guest that never ran here and will not be started: it goes on where it came from. One that an operator
 /// has started is left alone. Says which.
 fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, Refusal> {
     let number = end.domain.to_string();
-    // So that nobody starts it between the question and what is done about the answer.
+    // So that it is not started between the question and what is done about the answer.
     if !xl(&["pause", &number]) {
         return Ok("it never ran here, and cannot be paused".into());
     }
@@ -275,7 +275,7 @@ fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, R
         }
         Some(State::Failed { reason, .. }) => {
             xl(&["unpause", &number]);
-            // Nobody needs to ask again.
+            // There is no need to ask again.
             end.forget_toolstack(store)?;
             Ok(reason)
         }

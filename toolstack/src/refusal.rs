@@ -44,7 +44,7 @@ pub enum Refusal {
     /// libxl wants no more of it.
     #[error("cancelled")]
     Cancelled,
-    /// Whoever started us is gone.
+    /// The process that started us is gone.
     #[error("the toolstack process that asked for the migration died")]
     ParentGone,
     /// The other host's side of the stream is gone; the agent may know more.

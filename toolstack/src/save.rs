@@ -260,7 +260,7 @@ impl<'a> Save<'a> {
         Ok(self.session.answer_suspend(self.store, suspended)?)
     }
 
-    /// Takes back a suspend that nobody will answer any more; too late if the guest has seen it.
+    /// Takes back a suspend whose answer is no longer waited for; too late if the guest has seen it.
     fn withdraw_suspend(&mut self) -> Result<(), Refusal> {
         let control = format!("/local/domain/{}/control/shutdown", self.domain);
         if self.store.read(&control)?.as_deref() == Some("suspend") {

@@ -1,4 +1,4 @@
-//! What the operator sees: this host's agent, its sessions, how far they are.
+//! The output of `tsmc status`: this host's agent, its sessions and their progress.
 
 use common::control::{Request, Size, State, Summary};
 use common::cost::memory_for;

@@ -30,7 +30,7 @@ pub fn become_helper(arguments: &[String]) -> io::Error {
     }
 }
 
-/// The helper that belongs to whoever called us: beside `xl`, or in the usual places.
+/// The helper that belongs to the calling toolstack: beside `xl`, or in the usual places.
 fn find() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(OVERRIDE) {
         return Some(path.into());

@@ -1,4 +1,4 @@
-//! dom0's watchdog: the agent's domain runs, or somebody reads why not.
+//! dom0's watchdog: keeps the agent's domain running, and logs why it ended.
 //!
 //! It starts the domain with `xl create`, sleeps until xenstore says that something happened to it, writes down why it
 //! ended, and starts the next one. After each start `tsmc recover` tells the new agent what the old one had in hand. An agent that
@@ -33,13 +33,15 @@ const CONSOLE: &str = "/var/log/xen/console/guest-tsmc-agent.log";
 const CONSOLE_LAG: Duration = Duration::from_millis(500);
 /// Lines of it that are shown.
 const CONSOLE_LINES: usize = 12;
-/// The first wait before a restart, and the longest. An agent that served for the longest wait starts from the first again.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The first wait before a restart.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest: each is twice the one before it, until an agent has served for this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// When to say that an agent is not ready yet.
 const SOON: Duration = Duration::from_secs(30);
 /// How often to look whether `xl destroy` has ended, besides at each step of its PCI device.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often to look after guests that nobody follows.
+/// How often to look after guests that no process follows.
 const TIDY: Duration = Duration::from_secs(5);
 
 /// What to start the agent with.
@@ -71,7 +73,7 @@ enum End {
 impl Watch<'_> {
     /// Keeps an agent running until that makes no sense any more.
     pub fn run(&self) -> Result<Infallible, Refusal> {
-        let mut pause = PAUSES.0;
+        let mut pause = FIRST_PAUSE;
         loop {
             // A connection for each life: its watches go with it.
             let mut store = Xenstore::connect()?;
@@ -88,13 +90,13 @@ impl Watch<'_> {
                 let (end, served) = follow(&mut store, domain)?;
                 ended = Instant::now();
                 remove_ended(&mut store, domain, end)?;
-                if served >= PAUSES.1 {
-                    pause = PAUSES.0;
+                if served >= LONGEST_PAUSE {
+                    pause = FIRST_PAUSE;
                 }
             }
             print::out(format_args!("starting it again {} s after it ended", pause.as_secs()));
             std::thread::sleep(pause.saturating_sub(ended.elapsed()));
-            pause = (pause * 2).min(PAUSES.1);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -104,7 +106,7 @@ impl Watch<'_> {
             files.write_module()?;
         }
         let ready = self.card.map_or(Ok(()), make_assignable);
-        // Nobody else shall react to its end: what is left of it says why.
+        // Without a monitor (-e), which would remove what is left of a domain that ended: that says why.
         let output = Command::new("xl").args(["create", "-e"]).arg(self.config).output();
         if let Some(files) = &self.files {
             // The builder has read it.

@@ -1,4 +1,4 @@
-//! The workspace's own programs that run in dom0 and in the guest, linked statically: there is no libc of ours in there.
+//! The workspace's own programs that run in dom0 and in the guest, linked statically: they do not depend on a libc there.
 
 use std::path::{Path, PathBuf};
 

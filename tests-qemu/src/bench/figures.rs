@@ -1,6 +1,4 @@
-//! What is told of a migration in one number.
-
-use tests_qemu::report;
+//! The figures of a migration that the report shows, each one number with its unit.
 
 use super::record::Run;
 
@@ -85,14 +83,14 @@ pub const ALL: &[Figure] = &[
     figure("switch: suspend", "ms", 0, |run| Some(run.report.switch.as_ref()?.suspend_ms as f64)),
     figure("switch: capture", "ms", 0, |run| Some(run.report.switch.as_ref()?.capture_ms as f64)),
     figure("switch: load", "ms", 0, |run| Some(run.report.switch.as_ref()?.load_ms as f64)),
-    figure("source: asks what is protected", "s", 2, |run| step_s(&run.report.source, "ask_ms")),
-    figure("source: reads", "s", 2, |run| step_s(&run.report.source, "read_ms")),
-    figure("source: scans", "s", 2, |run| step_s(&run.report.source, "scan_ms")),
-    figure("source: seals", "s", 2, |run| step_s(&run.report.source, "seal_ms")),
-    figure("target: opens", "s", 2, |run| step_s(&run.report.target, "open_ms")),
-    figure("target: populates", "s", 2, |run| step_s(&run.report.target, "populate_ms")),
-    figure("target: writes", "s", 2, |run| step_s(&run.report.target, "write_ms")),
-    figure("target: arms", "s", 2, |run| step_s(&run.report.target, "arm_ms")),
+    figure("source: asks what is protected", "s", 2, |run| step_s(run.report.source.ask_ms)),
+    figure("source: reads", "s", 2, |run| step_s(run.report.source.read_ms)),
+    figure("source: scans", "s", 2, |run| step_s(run.report.source.scan_ms)),
+    figure("source: seals", "s", 2, |run| step_s(run.report.source.seal_ms)),
+    figure("target: opens", "s", 2, |run| step_s(run.report.target.open_ms)),
+    figure("target: populates", "s", 2, |run| step_s(run.report.target.populate_ms)),
+    figure("target: writes", "s", 2, |run| step_s(run.report.target.write_ms)),
+    figure("target: arms", "s", 2, |run| step_s(run.report.target.arm_ms)),
     figure("stage 1", "s", 1, |run| stage_s(run, 1)),
     figure("stage 2", "s", 1, |run| stage_s(run, 2)),
     figure("stage 3", "s", 1, |run| stage_s(run, 3)),
@@ -108,9 +106,9 @@ fn at_work(run: &Run, seconds: Option<f64>) -> Option<f64> {
     seconds.filter(|_| run.report.channel.is_some())
 }
 
-/// What an agent spent on a step of the path of pages.
-fn step_s(agent: &report::Figures, step: &str) -> Option<f64> {
-    agent.known(step).map(|ms| ms as f64 / 1e3)
+/// What an agent spent on a step of the path of pages, if it was measured.
+fn step_s(ms: u64) -> Option<f64> {
+    (ms > 0).then_some(ms as f64 / 1e3)
 }
 
 fn stage_s(run: &Run, number: u8) -> Option<f64> {

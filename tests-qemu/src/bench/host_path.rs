@@ -1,4 +1,4 @@
-//! What `cargo bench` measured of the agent's own path, as `criterion` left it.
+//! The results of `cargo bench` for the agent's path without Xen, read from `criterion`'s files.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Our migration beside Xen's own: the same guests, loads and links, in one run, the modes taking turns.
+//! The benchmark: our migration and Xen's own with the same guests, loads and links, in one run in which the modes take turns.
 //!
 //! [`plan`] says what is measured, [`watch`] follows what happens meanwhile, [`record`] is what comes of it,
 //! [`figures`], [`spread`], [`processor`], [`reach`] and [`tables`] make numbers of that, [`page`] and [`charts`] the report.

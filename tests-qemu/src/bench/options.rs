@@ -1,4 +1,4 @@
-//! What the user asks of a bench.
+//! The options of a bench.
 
 use std::path::PathBuf;
 
@@ -19,8 +19,8 @@ pub struct Bench {
     /// Only the experiments whose name contains one of these, as in 'high load' or '256 MB'; a whole name means that one alone.
     #[arg(long, value_name = "WORDS")]
     pub only: Vec<String>,
-    /// Only these modes.
-    #[arg(long, value_enum, value_delimiter = ',')]
+    /// Only these modes: tsmc, precopy, postcopy, xl.
+    #[arg(long, value_delimiter = ',')]
     pub modes: Vec<Mode>,
     /// The agents' network interfaces.
     #[arg(long, value_enum, default_value_t)]

@@ -1,4 +1,4 @@
-//! What is measured: experiments, most wanted first, and the series of each.
+//! The experiments of a bench, the most important first, and the series of each.
 
 use std::fmt;
 
@@ -85,12 +85,12 @@ impl Experiment {
     /// What takes turns in it.
     pub fn series(&self) -> Vec<Series> {
         let takes_part = |series: &Series| match series {
-            Series { mode: Mode::Tsmc, channel: Channel::Plain }
+            Series { mode: Mode::TSMC, channel: Channel::Plain }
             | Series { mode: Mode::Xl, channel: Channel::Sealed } => self.closely,
             // How much of a link is used is asked of our three stages alone.
             Series { mode: Mode::Xl, .. } => self.link_mbit.is_none() || self.stream || self.load == Load::High,
-            Series { mode: Mode::Tsmc, .. } => true,
-            Series { mode: Mode::Precopy | Mode::Postcopy, .. } => self.is_of_the_paper(),
+            Series { mode: Mode::TSMC, .. } => true,
+            Series { mode: Mode::PRECOPY | Mode::POSTCOPY, .. } => self.is_of_the_paper(),
         };
         Series::ALL.into_iter().filter(takes_part).collect()
     }
@@ -119,10 +119,10 @@ impl Series {
     /// All, in the order in which they take turns.
     pub const ALL: [Self; 6] = [
         Self { mode: Mode::Xl, channel: Channel::Plain },
-        Self { mode: Mode::Tsmc, channel: Channel::Sealed },
-        Self { mode: Mode::Precopy, channel: Channel::Sealed },
-        Self { mode: Mode::Postcopy, channel: Channel::Sealed },
-        Self { mode: Mode::Tsmc, channel: Channel::Plain },
+        Self { mode: Mode::TSMC, channel: Channel::Sealed },
+        Self { mode: Mode::PRECOPY, channel: Channel::Sealed },
+        Self { mode: Mode::POSTCOPY, channel: Channel::Sealed },
+        Self { mode: Mode::TSMC, channel: Channel::Plain },
         Self { mode: Mode::Xl, channel: Channel::Sealed },
     ];
 
@@ -133,7 +133,7 @@ impl Series {
 
     /// Whether it is what is compared first of all: our three stages as they are used, with Xen's own migration.
     pub fn is_main(&self) -> bool {
-        matches!((self.mode, self.channel), (Mode::Xl, Channel::Plain) | (Mode::Tsmc, Channel::Sealed))
+        matches!((self.mode, self.channel), (Mode::Xl, Channel::Plain) | (Mode::TSMC, Channel::Sealed))
     }
 
     /// As the report calls it.
@@ -256,9 +256,9 @@ mod tests {
         assert_eq!((sizes(Load::Low), sizes(Load::High)), (4, 4));
         for experiment in &plan {
             let modes: Vec<Mode> = experiment.series().iter().map(|series| series.mode).collect();
-            let compares = modes.contains(&Mode::Xl) && modes.contains(&Mode::Tsmc);
-            assert!(compares || modes == [Mode::Tsmc] && experiment.link_mbit.is_some(), "{experiment}");
-            assert_eq!(modes.contains(&Mode::Precopy), experiment.is_of_the_paper(), "{experiment}");
+            let compares = modes.contains(&Mode::Xl) && modes.contains(&Mode::TSMC);
+            assert!(compares || modes == [Mode::TSMC] && experiment.link_mbit.is_some(), "{experiment}");
+            assert_eq!(modes.contains(&Mode::PRECOPY), experiment.is_of_the_paper(), "{experiment}");
         }
     }
 }

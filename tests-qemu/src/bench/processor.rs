@@ -1,4 +1,4 @@
-//! Whose a host's processor is: its program counter, looked at again and again while a guest moves.
+//! Who uses a host's processor while a guest migrates: samples of its registers, each attributed to agent, dom0, guest or Xen.
 
 use std::collections::HashSet;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What is to be reached, and how far it is.
+//! The targets of a bench: figures with their bounds, and what was measured.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What several measurements of one thing have in common.
+//! Median, least and most of repeated measurements.
 
 /// Several measurements of one thing.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! The tables of the report, as HTML for the page and as Markdown for people who write about it.
+//! The tables of the report, as HTML for the page and as Markdown.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What is followed while a guest moves: counters that are looked at again and again, from the network's third place.
+//! Counters and registers that are sampled while a guest migrates, from a third place on the bridge.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -131,7 +131,7 @@ impl Guest {
         // A PVH guest has neither PCI nor serial ports; looking for them takes seconds.
         let extra = format!(
             "console=hvc0 {SPARING} pci=off 8250.nr_uarts=0 tsmc_address={address}/24 \
-             tsmc_load=dirty-mb={dirty_mb},dirty-rate={dirty_rate},tick-ms={tick_ms} {arguments}"
+             tsmc_load=--dirty-mb={dirty_mb},--dirty-rate={dirty_rate},--tick-ms={tick_ms} {arguments}"
         );
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\

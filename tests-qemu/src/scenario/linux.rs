@@ -1,4 +1,4 @@
-//! Domains that boot a Linux kernel, whose files dom0 has only while it needs them: they are in its memory.
+//! Domains that boot a Linux kernel. Its files take dom0's memory, and are removed once the domain is built.
 
 use std::path::Path;
 

@@ -1,16 +1,15 @@
-//! A migration with everything measured around it, as a report.
+//! Migrates a guest, measures everything around it, and returns the report.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests_qemu::probe::Prober;
-use tests_qemu::report::{self, CpuSeconds, Figures, Report, Silence};
+use tests_qemu::report::{self, CpuSeconds, Report, Silence};
 
 use super::agents::{AGENT_NAME, Agents, is_service};
 use super::guest::{self, Guest};
 use super::migration::{self, Crossing, OnLook};
-use super::sessions::Session;
 use super::story::Story;
 use super::testbed::Testbed;
 use crate::mode::Mode;
@@ -63,7 +62,7 @@ pub fn migrate(
     report.xl_ms = Some(crossing.xl_time.as_millis() as u64);
     report.wire_bytes = Some(wire);
     if let Some((source, target)) = &crossing.sessions {
-        report.set_figures(figures(source), figures(target));
+        report.set_figures(source.summary.unwrap_or_default(), target.summary.unwrap_or_default());
     }
     report.claim("xl migrate succeeded and both agents are done", crossing.is_success());
     if crossing.is_success() {
@@ -87,7 +86,7 @@ pub fn migrate(
 }
 
 fn described(guest: &Guest) -> report::Guest {
-    // Nobody knows what a guest of the user's own writes.
+    // What a guest of the user's own writes is not known.
     let load = Some(guest.load).filter(|_| guest.has_workload);
     report::Guest {
         memory_mb: guest.memory_mib.into(),
@@ -95,10 +94,6 @@ fn described(guest: &Guest) -> report::Guest {
         dirty_mb: load.map_or(0, |load| load.dirty_mb.into()),
         dirty_rate: load.map_or(0, |load| load.dirty_rate.into()),
     }
-}
-
-fn figures(session: &Session) -> Figures {
-    session.summary.iter().flat_map(|summary| summary.fields()).collect()
 }
 
 /// What took part.

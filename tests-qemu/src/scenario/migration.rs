@@ -118,7 +118,7 @@ pub fn migrate(
 pub fn request(guest: &str, to: &Place, shell: &str, mode: Mode) -> Request {
     let address = to.dom0.to_string();
     match mode {
-        Mode::Tsmc | Mode::Precopy | Mode::Postcopy => {
+        Mode::Agents(mode) => {
             let mut request = Request::new(&["xl", "migrate", "-s", shell, guest, &address]);
             request.env.push(("TSMC_MODE".to_owned(), mode.to_string()));
             request

@@ -1,4 +1,4 @@
-//! Scenarios: hosts, agents and guests put together, a migration, and what came of it.
+//! Scenarios: set up hosts, agents and a guest, migrate the guest, report.
 
 pub mod agents;
 pub mod guest;

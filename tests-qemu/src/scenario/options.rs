@@ -1,4 +1,4 @@
-//! What the user asks of a migration. What cannot work is said before anything is built or booted.
+//! The options of a migration. Those that cannot work are refused before anything is built or booted.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -20,8 +20,8 @@ const LINUX_MIB: u32 = 96;
 /// Which migration.
 #[derive(Args, Clone, Debug)]
 pub struct Migrate {
-    /// Who moves the memory.
-    #[arg(long, value_enum, default_value_t = Mode::Tsmc)]
+    /// Who moves the memory: the agents (tsmc, precopy or postcopy), or Xen's own helper (xl).
+    #[arg(long, default_value_t = Mode::TSMC)]
     pub mode: Mode,
     #[command(flatten)]
     pub scenario: Scenario,

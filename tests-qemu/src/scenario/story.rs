@@ -1,4 +1,4 @@
-//! What a person sees of a scenario: one line for each thing that happens, with the time since the start.
+//! The output of a scenario for people: one line for each event, with the time since the start.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;

@@ -1,4 +1,4 @@
-//! TCP between the hosts: what the agents' own network stack, in the self-test's image, is worth beside dom0's.
+//! TCP throughput between the hosts: of the agents' own network stack, in the self-test's image, and of dom0's.
 
 use std::time::{Duration, Instant};
 

@@ -59,7 +59,7 @@ pub fn away_and_back(fixture: &mut Fixture) -> Result<()> {
     let (_, to) = fixture.way()?;
     let dom0 = fixture.hosts()?.dom0(to);
     let done = Once::new();
-    cross(fixture, Mode::Tsmc, &|source, _| {
+    cross(fixture, Mode::TSMC, &|source, _| {
         if source.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
             done.call_once(|| {
                 for command in ["pci-detach", "pci-attach"] {
@@ -116,7 +116,7 @@ fn cross_past_dom0(fixture: &mut Fixture, nic: Nic, times: u32) -> Result<&'stat
     let (mut from, mut to) = fixture.way()?;
     for _ in 0..times {
         let before = network::received_by_cards(to)?;
-        cross(fixture, Mode::Tsmc, &|_, _| ())?;
+        cross(fixture, Mode::TSMC, &|_, _| ())?;
         let after = network::received_by_cards(to)?;
         let [dom0, second] = [0, 1].map(|card| after[card] - before[card]);
         let received = format!("{} received {dom0} bytes by dom0's card, {second} by the second one", to.letter);

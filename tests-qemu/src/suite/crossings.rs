@@ -24,7 +24,7 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     for place in [A, B] {
         if place == B {
-            let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+            let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
             assert_held(&report)?;
             let pages = report.pages.context("the agents counted no pages")?;
             ensure!(pages.total >= 256 * 256 / 2, "the guest has more than {} pages", pages.total);
@@ -40,7 +40,7 @@ pub fn demo(fixture: &mut Fixture) -> Result<()> {
 pub fn two_vcpus(fixture: &mut Fixture) -> Result<()> {
     let mut guest = Guest::demo(fixture.artifacts(), Label::Private);
     (guest.vcpus, guest.tsc_mode) = (2, "default");
-    cross_as(fixture, &guest, Mode::Tsmc)
+    cross_as(fixture, &guest, Mode::TSMC)
 }
 
 /// So much is dirty at the switch that the guest runs on B, and faults, while pages are still on A.
@@ -48,7 +48,7 @@ pub fn hot_working_set(fixture: &mut Fixture) -> Result<()> {
     // What the workload said it had written: the last answer, and those after which pages were still on A.
     let answers = Mutex::new((None, Vec::new()));
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
-    let report = cross(fixture, Mode::Tsmc, &|source, target| {
+    let report = cross(fixture, Mode::TSMC, &|source, target| {
         let between = source.state == Some(State::Committed) && target.state == Some(State::Running);
         if source.state == Some(State::Suspend) || between {
             brake.pull();
@@ -91,7 +91,7 @@ fn cross_with_ten_vcpus(fixture: &mut Fixture) -> Result<()> {
     fixture.start_guest(A, &guest)?;
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
     let looks = AtomicU32::new(0);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, target| {
         if source.state == Some(State::Suspend) {
             brake.pull();
         } else if target.state == Some(State::Running) && looks.fetch_add(1, Ordering::Relaxed) == LOOKS {
@@ -112,19 +112,19 @@ pub fn to_its_own_host(fixture: &mut Fixture) -> Result<()> {
     let (guest, (from, to)) = fixture.take_guest()?;
     fixture.start_agents_as((from, to), (Channel::Sealed, &[*to]), (Channel::Sealed, &[*from]))?;
     fixture.assert_private(from)?;
-    for mode in [Mode::Tsmc, Mode::Postcopy] {
+    for mode in [Mode::TSMC, Mode::POSTCOPY] {
         let (_, report) = fixture.migrate(&guest, (from, from), mode, &|_, _| ())?;
         assert_held(&report)?;
         fixture.assert_private(from)?;
     }
     // And from there to elsewhere.
     fixture.set_resident(from);
-    cross(fixture, Mode::Tsmc, &|_, _| ()).map(drop)
+    cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
 }
 
 /// Iterate, then stop and copy: what a hypervisor without paging gets.
 pub fn precopy(fixture: &mut Fixture) -> Result<()> {
-    let report = cross(fixture, Mode::Precopy, &|_, _| ())?;
+    let report = cross(fixture, Mode::PRECOPY, &|_, _| ())?;
     let faults = report.faults.map_or(0, |faults| faults.count);
     ensure!(faults == 0, "{faults} faults in a pre-copy");
     Ok(())
@@ -135,7 +135,7 @@ pub fn over_ssh(fixture: &mut Fixture) -> Result<()> {
     let (from, to) = fixture.way()?;
     ssh::install(fixture.testbed()?, from, to)?;
     fixture.hosts()?.shell = ssh::SHELL;
-    let crossed = cross(fixture, Mode::Tsmc, &|_, _| ());
+    let crossed = cross(fixture, Mode::TSMC, &|_, _| ());
     fixture.hosts()?.shell = SHELL;
     crossed.map(drop)
 }

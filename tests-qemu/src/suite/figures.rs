@@ -20,7 +20,7 @@ const WITHIN: f64 = 0.05;
 /// One guest, two modes.
 pub fn agree(fixture: &mut Fixture) -> Result<()> {
     let experiment = Experiment { stream: true, ..Experiment::new(MEMORY_MB, Load::Low) };
-    for (mode, channel) in [(Mode::Xl, Channel::Plain), (Mode::Tsmc, Channel::Sealed)] {
+    for (mode, channel) in [(Mode::Xl, Channel::Plain), (Mode::TSMC, Channel::Sealed)] {
         let run = fixture.measure(&experiment, Series { mode, channel })?;
         assert_held(&run.report)?;
         let of = |figure: &Figure| (figure.of)(&run).with_context(|| format!("{mode}: no figure: {}", figure.name));
@@ -33,7 +33,7 @@ pub fn agree(fixture: &mut Fixture) -> Result<()> {
         );
         let sent = of(&figures::PAGES)?;
         ensure!(sent > PAGES * 0.95 && sent < PAGES * 3.0, "{mode}: {sent} pages of a guest with {PAGES}");
-        if mode == Mode::Tsmc {
+        if mode == Mode::TSMC {
             agents_agree_with_the_bridge(&run)?;
             looks_agree_with_xen(&run)?;
         }

@@ -19,7 +19,7 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     let (source, target) = (fixture.hosts()?.dom0(from), fixture.hosts()?.dom0(to));
 
     let shown = Once::new();
-    let outcome = fixture.migrate(&guest, (from, to), Mode::Tsmc, &|session, _| {
+    let outcome = fixture.migrate(&guest, (from, to), Mode::TSMC, &|session, _| {
         if session.progress.is_some_and(|progress| progress.stage == 1 && progress.done > 0) {
             shown.fill(|| {
                 let status = status(&source)?;
@@ -41,7 +41,7 @@ pub fn status_and_cancel(fixture: &mut Fixture) -> Result<()> {
     let shown = Once::new();
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
     fixture.set_resident(from);
-    cross(fixture, Mode::Tsmc, &|leaving, arriving| {
+    cross(fixture, Mode::TSMC, &|leaving, arriving| {
         if leaving.state == Some(State::Suspend) {
             brake.pull();
         }

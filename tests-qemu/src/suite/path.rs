@@ -47,7 +47,7 @@ fn cross(fixture: &mut Fixture, bytes: u32) -> Result<(Hop, u64)> {
     fixture.start_guest(A, &guest)?;
     let namespace = fixture.hosts()?.run.namespace.clone();
     let narrow = Trouble::narrow(&namespace, bytes)?;
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     let hop = Hop::from(A)?;
     drop(narrow);
     assert_held(&report)?;

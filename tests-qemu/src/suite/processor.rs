@@ -22,7 +22,7 @@ fn cross_with_avx(fixture: &mut Fixture) -> Result<()> {
     expect_code(fixture, "AES-NI and PCLMULQDQ")?;
     let guest = Guest::demo(fixture.artifacts(), Label::Private);
     fixture.start_guest(A, &guest)?;
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_held(&report)
 }
 

@@ -42,7 +42,7 @@ pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
     load_policy(&dom0, &full)?;
     result?;
     // Nothing of the refused attempt is in the way of the next one: no dirty log, no session.
-    cross(fixture, Mode::Tsmc, &|_, _| ()).map(drop)
+    cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
 }
 
 /// Puts a policy in force.
@@ -70,7 +70,7 @@ pub fn no_memory(fixture: &mut Fixture) -> Result<()> {
 
 /// Tries to migrate the shared guest, in vain. The next attempt begins with it.
 pub fn assert_refused(fixture: &mut Fixture, guest: &Guest, way: Way, words: &[&str]) -> Result<()> {
-    let outcome = fixture.migrate(guest, way, Mode::Tsmc, &|_, _| ())?;
+    let outcome = fixture.migrate(guest, way, Mode::TSMC, &|_, _| ())?;
     assert_stayed(fixture, way, &outcome, words)?;
     fixture.set_resident(way.0);
     Ok(())

@@ -43,7 +43,7 @@ pub fn card_is_out_of_reach(fixture: &mut Fixture) -> Result<()> {
         ensure!(lock_down(dom0, &["--seal-agent"])? == said, "{letter}: a second lockdown says something else");
         all_refused(&format!("{letter} sealed"), &attack(dom0, &["card", &card])?)?;
     }
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|_, _| ())?;
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
     assert_held(&report)?;
     let begun = Instant::now();
     let dom0 = &hosts[0].1;

@@ -24,7 +24,7 @@ pub fn strangers_are_refused(fixture: &mut Fixture) -> Result<()> {
         assert_refused(fixture, &guest, way, &words)?;
     }
     fixture.start_agents_as(way, (plain, everybody), (plain, everybody))?;
-    let report = cross(fixture, Mode::Tsmc, &|_, _| ())?;
+    let report = cross(fixture, Mode::TSMC, &|_, _| ())?;
     ensure!(report.channel.as_deref() == Some("plain"), "the report says {:?}", report.channel);
     let status = fixture.hosts()?.dom0(way.1).run(&["tsmc", "status"])?.text();
     ensure!(status.contains("PLAIN"), "tsmc status does not say that the agent is plain:\n{status}");

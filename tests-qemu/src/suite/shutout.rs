@@ -65,7 +65,7 @@ pub fn whole_way(fixture: &mut Fixture) -> Result<()> {
     seen.attack("A running", &dom0_a, leaving, &[]);
     let brake = Brake::new(&fixture.hosts()?.run.namespace);
     let last = Mutex::new(None);
-    let (_, report) = fixture.migrate(&guest, (A, B), Mode::Tsmc, &|source, target| {
+    let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, target| {
         if source.state == Some(State::Suspend) {
             brake.pull();
         }

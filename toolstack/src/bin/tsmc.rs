@@ -1,4 +1,4 @@
-//! The operator's command: what the agent of this host is doing, stopping it, its keys, and closing the host.
+//! The operator's command: migrations, the agent of this host and its keys, and the lockdown of the host.
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -17,7 +17,7 @@ use toolstack::watch::{CONFIG_FILE, Watch};
 use toolstack::xenstore::Xenstore;
 use toolstack::{identity, print, recover, status};
 
-/// The exit status for what will not work until somebody changes it (`EX_CONFIG`): no reason to try again.
+/// The exit status for what will not work until a configuration is changed (`EX_CONFIG`): no reason to try again.
 const CONFIGURATION: u8 = 78;
 
 const EXIT_STATUS: &str = "\
@@ -25,7 +25,7 @@ Exit status:
   0   done
   1   it failed; standard error says why
   2   the command line makes no sense
-  78  it will fail again until somebody changes the agent's configuration, its key or its peers";
+  78  it will fail again until the agent's configuration, its key or its peers are changed";
 
 /// This host's migration agent: what it is doing, its keys, and closing the host.
 #[derive(Parser)]
@@ -44,7 +44,7 @@ fn with_exit_status(command: clap::Command) -> clap::Command {
 // The comments are the text of `--help`.
 #[derive(Subcommand)]
 enum Command {
-    /// Migrate a guest to another host: 'xl migrate', looked at beforehand, shown, and told to its end.
+    /// Migrate a guest to another host: 'xl migrate' with checks beforehand, progress, and a clear result.
     ///
     /// Ctrl-C gives it up as long as the guest is here. Once it has left, Ctrl-C only ends the waiting for the rest of its memory.
     #[command(after_help = migrate::EXIT_STATUS)]
@@ -78,7 +78,7 @@ enum Command {
         #[arg(long, required = true)]
         other_host_is_gone: bool,
     },
-    /// Until the next boot let nobody change the security policy or reach around it.
+    /// Until the next boot, keep dom0 from changing the security policy or getting around it.
     Lockdown(Lockdown),
     /// Make the key pair of this host's agent; print the line that other hosts need in their list of peers.
     Keygen {

@@ -1,4 +1,4 @@
-//! The agent's session of a migration: how far it is.
+//! The state and progress of a migration's session with the agent.
 
 use common::control::{Progress, RequestId, State};
 

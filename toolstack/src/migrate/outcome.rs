@@ -1,4 +1,4 @@
-//! What became of a guest that was to move.
+//! The outcome of a migration, as `tsmc migrate` reports it.
 
 /// The exit statuses of `tsmc migrate`.
 pub const EXIT_STATUS: &str = "\
@@ -9,20 +9,20 @@ Exit status:
   3   it was given up (Ctrl-C, --timeout), and runs on here as before
   4   it runs on the other host, and the agents have lost each other: 'tsmc status' says when they have found each other again
   5   it is not clear yet: 'tsmc status' on both hosts
-  78  it will fail again until somebody changes the agent's configuration";
+  78  it will fail again until the agent's configuration is changed";
 
 /// What became of the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It runs on the other host, with all of its memory.
     Moved,
-    /// It runs on the other host; the rest of its memory follows by itself. Nobody wanted to wait for that.
+    /// It runs on the other host; the rest of its memory follows by itself, and was not waited for.
     Follows,
     /// It runs on the other host, and the agents have lost each other, for this reason.
     Interrupted(String),
     /// It runs on here, for this reason.
     Stayed(String),
-    /// It runs on here, since somebody wanted that, or it took too long.
+    /// It runs on here: the operator gave the migration up, or it took too long.
     GivenUp(&'static str),
     /// `xl` failed, for this reason, and it is not clear yet whose the guest is.
     Unclear(String),

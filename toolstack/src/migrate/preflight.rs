@@ -1,4 +1,4 @@
-//! What keeps a guest from moving, found out before anything is begun. The agents look for more when they meet: versions, memory, policy.
+//! Checks before a migration begins, on both hosts. The agents check more when they meet: versions, memory, policy.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What the operator sees of a migration: a bar on a terminal, lines elsewhere, JSON for programs.
+//! The output of `tsmc migrate`: a progress bar on a terminal, lines elsewhere, JSON for programs.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// For programs, or for whoever reads standard output.
+    /// For programs, or for what reads standard output: a terminal or not.
     pub fn new(json: bool) -> Self {
         let form = match (json, io::stdout().is_terminal()) {
             (true, _) => Form::Json,

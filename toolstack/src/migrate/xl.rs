@@ -80,7 +80,7 @@ impl Xl {
 fn listen(pipe: impl Read + Send + 'static, sender: Sender<String>) {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
-            // Nobody listens any more when the end is known.
+            // The receiver is gone once the end is known.
             let _ = sender.send(String::from_utf8_lossy(&line).replace(char::is_control, " "));
         }
     });

@@ -1,4 +1,4 @@
-//! The testbed's hand inside a dom0: runs commands and moves files for the runner, carries `xl migrate`'s stream in place
+//! The testbed's server inside a dom0: runs commands and moves files for the runner, carries `xl migrate`'s stream in place
 //! of ssh, and measures TCP. The protocols are described in [`tests_qemu::exec`] and [`tests_qemu::meter`].
 
 mod client;

@@ -15,18 +15,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Parser as _;
 use memory::Memory;
 use options::Options;
 use shared::Shared;
 
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(reason) => {
-            eprint!("guest-load: {reason}\n{}", options::USAGE);
-            return ExitCode::from(2);
-        }
-    };
+    let options = Options::parse();
     let shared = Arc::new(Shared::new(&options));
     let filling = Instant::now();
     let memories: Vec<Memory> = (0..options.threads).map(|number| options.share(number)).collect();
@@ -34,7 +29,7 @@ fn main() -> ExitCode {
         "load: dirty_mb={} idle_mb={} rate={} threads={} seed={} filled in {} ms",
         options.dirty_mb,
         options.idle_mb,
-        options.rate,
+        options.dirty_rate,
         options.threads,
         options.seed,
         filling.elapsed().as_millis()

@@ -1,4 +1,4 @@
-//! What the threads tell each other: counters, and a check that somebody waits for.
+//! State that the threads share: counters, and the check of all memory that a client asks for.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -51,7 +51,7 @@ impl Shared {
             t_ms: self.begin.elapsed().as_millis() as u64,
             dirty_pages: self.options.dirty_pages() as u64,
             idle_pages: self.options.idle_pages() as u64,
-            rate: self.options.rate,
+            rate: self.options.dirty_rate,
             threads: self.options.threads as u64,
             writes: self.writes(),
             writes_per_s: self.writes_per_s.load(Relaxed),

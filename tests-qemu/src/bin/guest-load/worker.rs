@@ -26,11 +26,12 @@ pub fn run(number: usize, memory: Memory, options: &Options, shared: &Shared) {
         checks_done: 0,
         memory,
     };
-    let mut writes = Pace::new(options.rate as f64 / options.threads as f64);
+    let mut writes = Pace::new(options.dirty_rate as f64 / options.threads as f64);
     let mut checks = Pace::new(worker.memory.len() as f64 / options.sweep_s as f64);
+    let tick = Duration::from_millis(options.tick_ms);
     loop {
         let (monotonic, boot) = (Instant::now(), boot_time());
-        thread::sleep(options.tick);
+        thread::sleep(tick);
         let away = monotonic.elapsed();
         shared.saw_gap(away, boot_time().saturating_sub(boot));
         worker.write(writes.due(away));
@@ -40,7 +41,7 @@ pub fn run(number: usize, memory: Memory, options: &Options, shared: &Shared) {
         let all = monotonic.elapsed();
         writes.owe(all - away);
         checks.owe(all - away);
-        if all - away > options.tick {
+        if all - away > tick {
             shared.saw_gap(all - away, all - away);
         }
     }

@@ -88,7 +88,7 @@ pub fn four_leave_at_once(fixture: &mut Fixture) -> Result<()> {
         guest::wait_ready_at(guest.address)?;
     }
     let start = |guest: &Guest| -> Result<Running> {
-        let mut request = migration::request(guest.name, B, SHELL, Mode::Tsmc);
+        let mut request = migration::request(guest.name, B, SHELL, Mode::TSMC);
         migration::verify(&mut request);
         Ok(dom0.start(&request)?)
     };
@@ -134,7 +134,7 @@ impl<'a> Pair<'a> {
     }
 
     fn migrate(&self, which: usize, (from, to): (&Place, &Place)) -> Result<Running> {
-        let mut request = migration::request(self.guests[which].name, to, SHELL, Mode::Tsmc);
+        let mut request = migration::request(self.guests[which].name, to, SHELL, Mode::TSMC);
         migration::verify(&mut request);
         Ok(self.fixture.testbed()?.dom0(from).start(&request)?)
     }

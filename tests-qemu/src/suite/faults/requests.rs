@@ -31,7 +31,7 @@ fn ends_well(scene: &mut Scene, attempt: &Attempt, slow: Trouble) -> Result<()> 
 pub fn second_migration_in_stage_3(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let (attempt, slow) = early_in_stage_3(&scene)?;
-    let output = scene.dom0(scene.to)?.run(&migration::request(guest::NAME, scene.from, SHELL, Mode::Tsmc).argv)?;
+    let output = scene.dom0(scene.to)?.run(&migration::request(guest::NAME, scene.from, SHELL, Mode::TSMC).argv)?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     println!("{said}");
     ensure!(output.status != 0, "xl migrates a guest of which pages are missing");

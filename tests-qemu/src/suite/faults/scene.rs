@@ -50,7 +50,7 @@ impl<'a> Scene<'a> {
 
     /// Starts a migration.
     pub fn attempt(&self) -> Result<Attempt> {
-        self.attempt_by(&migration::request(guest::NAME, self.to, SHELL, Mode::Tsmc))
+        self.attempt_by(&migration::request(guest::NAME, self.to, SHELL, Mode::TSMC))
     }
 
     /// Starts a migration by this command.
@@ -75,7 +75,7 @@ impl<'a> Scene<'a> {
 
     /// Starts a migration and lets it come to stage 1, in which it is slow.
     pub fn copying(&self) -> Result<(Attempt, Trouble)> {
-        self.copying_by(&migration::request(guest::NAME, self.to, SHELL, Mode::Tsmc))
+        self.copying_by(&migration::request(guest::NAME, self.to, SHELL, Mode::TSMC))
     }
 
     /// The same by this command.

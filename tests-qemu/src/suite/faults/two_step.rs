@@ -52,5 +52,5 @@ pub fn receiver_killed_before_go(fixture: &mut Fixture) -> Result<()> {
 
 /// A migration whose transport breaks in front of a message of the two-step.
 fn until(scene: &Scene, message: &str) -> Request {
-    migration::request(guest::NAME, scene.to, &format!("dom0d --ssh-until {message}"), Mode::Tsmc)
+    migration::request(guest::NAME, scene.to, &format!("dom0d --ssh-until {message}"), Mode::TSMC)
 }
