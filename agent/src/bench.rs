@@ -35,7 +35,7 @@ const BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: IN_FLI
 
 /// Which of up to [`BATCH`] pages are zero.
 pub fn zero_mask(pages: &[Page]) -> PageMask {
-    pages.iter().enumerate().fold(0, |mask, (index, page)| mask | PageMask::from(is_zero(page)) << index)
+    (0..pages.len()).filter(|index| is_zero(&pages[*index])).collect()
 }
 
 /// What is compared of a page at the switch.

@@ -174,7 +174,7 @@ impl SourceMemory for Still {
         for (gfn, page) in gfns.iter().zip(into) {
             *page = self.0[gfn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % self.0.len()];
         }
-        Ok(PageMask::MAX)
+        Ok(PageMask::first(gfns.len()))
     }
 
     fn is_pinned(&self, _: &Page) -> bool {

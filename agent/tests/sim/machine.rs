@@ -200,5 +200,5 @@ const MEMO: u64 = 0x1234_5678_9abc_def0;
 /// Set bits within the mask of `count` pages.
 fn mask(count: usize, is_set: impl Fn(usize) -> bool) -> PageMask {
     assert!(count <= BATCH);
-    (0..count).filter(|index| is_set(*index)).fold(0, |mask, index| mask | 1 << index)
+    (0..count).filter(|index| is_set(*index)).collect()
 }

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, Rings};
+use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, PageMask, Rings};
 use xen_abi::domctl::GetDomainInfo;
 use xen_abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
@@ -72,7 +72,8 @@ impl Target {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
         let pages = absent::find(domain, kind, frames)?;
-        let absent = || (0..).zip(&pages.absent).flat_map(|(at, word)| bits(*word).map(move |bit| Gfn(at * 64 + bit)));
+        let gfns = |(at, word): (u64, &u64)| PageMask(*word).iter().map(move |bit| Gfn(at * 64 + bit as u64));
+        let absent = || (0..).zip(&pages.absent).flat_map(gfns);
         let gfn = ram::free_gfn(domain, kind)?;
         let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent(), &pages.present)?;
         if pager.is_none() && absent().next().is_some() {
@@ -90,7 +91,8 @@ impl Target {
     /// Who waited for a page when the agent before us died does not say so again. A guess saves it a wait for the push.
     fn expect_faults(&mut self) {
         let (reach, domain) = (&self.reach, self.domain);
-        let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
+        let read =
+            |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
         // Without the context there is no guess.
         if let (Some(pager), Ok(context)) = (&mut self.pager, machine::context(domain)) {
             pager.expect_faults(walk::last_touched(&context, GUESSES, read).into_iter());
@@ -171,7 +173,7 @@ impl Target {
             // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
             memory::populate(self.domain, gfn, 0).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
         }
-        if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != 0b11 {
+        if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != PageMask::first(gfns.len()) {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
         }
         let grants = grants::Reserved {
@@ -234,7 +236,7 @@ impl Target {
     }
 
     /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
-    pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         if !self.held {
             return Err(Error::Refused("only absent pages of a running guest can be written"));
         }
@@ -246,12 +248,12 @@ impl Target {
     }
 
     /// Copies up to 64 pages out that are present; says which could be read.
-    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.reach.read(self.domain, gfns, into)
     }
 
     /// Makes up to 64 populated pages absent; says which are.
-    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<u64> {
+    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         let rings = self.ring_gfns();
         if gfns.iter().any(|gfn| rings.contains(gfn)) {
             return Err(Error::Malformed("page list: names a ring"));
@@ -265,7 +267,7 @@ impl Target {
     }
 
     /// Fills up to 64 absent pages and makes them present; says which are.
-    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.pager()?.fill(pages)
     }
 
@@ -356,8 +358,3 @@ const GUESSES: usize = 64;
 /// 2 MiB: the most that Xen lets a domain like ours allocate at once.
 const MAX_ORDER: u8 = 9;
 const MAX_GFN: u64 = 1 << 40;
-
-/// The numbers of the bits that are set.
-fn bits(word: u64) -> impl Iterator<Item = u64> {
-    (0..64).filter(move |bit| word >> bit & 1 != 0)
-}

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use boot::say;
 use boot::start::Machine;
-use common::{BATCH, Content, DomId, Gfn, Hold, Page};
+use common::{BATCH, Content, DomId, Gfn, Hold, Page, PageMask};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::Reach;
@@ -49,17 +49,17 @@ pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
     // A migration never makes these absent either: Xen writes to some while it switches virtual CPUs, and with nobody to serve
     // the ring that ends the host (`xen/common/wait.c`).
     let context = machine::context(domain).map_err(text)?;
-    let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
+    let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
     let needed = walk::first_touched(&context, NEEDED, read);
     let mut armed = 0;
     for batch in (0..absent.len()).filter(|batch| batch % LEFT_ALONE != 0) {
         let all = (0..BATCH).map(|at| Gfn((batch * BATCH + at) as u64));
         let gfns: Vec<Gfn> = all.filter(|gfn| !needed.contains(gfn)).collect();
         let mask = target.arm(&gfns).map_err(text)?;
-        for gfn in gfns.into_iter().enumerate().filter(|(at, _)| mask >> at & 1 != 0).map(|(_, gfn)| gfn) {
+        for gfn in mask.pick(gfns) {
             let page = spoilt(reach, domain, gfn)?;
             let written = reach.write(domain, &[(gfn, Content::Bytes(&page))]).map_err(text)?;
-            check(written == 1, || "an absent page cannot be written".to_string())?;
+            check(!written.is_empty(), || "an absent page cannot be written".to_string())?;
             armed += 1;
         }
     }
@@ -156,14 +156,14 @@ fn next_fault(target: &mut Target, port: &[xen_abi::Port], deadline: u64) -> Res
 fn fill(target: &mut Target, reach: &Reach, domain: DomId, gfn: Gfn) -> Outcome {
     let page = spoilt(reach, domain, gfn)?;
     let filled = target.fill(&[(gfn, Content::Bytes(&page))]).map_err(text)?;
-    check(filled == 1, || "an absent page cannot be filled".to_string())
+    check(!filled.is_empty(), || "an absent page cannot be filled".to_string())
 }
 
 /// The page with every bit turned; twice, and it is as it was.
 fn spoilt(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<Page, String> {
     let mut page = [[0; 4096]];
     let read = reach.read(domain, &[gfn], &mut page).map_err(text)?;
-    check(read == 1, || "an absent page cannot be read".to_string())?;
+    check(!read.is_empty(), || "an absent page cannot be read".to_string())?;
     Ok(page[0].map(|byte| !byte))
 }
 

@@ -11,7 +11,7 @@ use core::net::Ipv4Addr;
 use agent::command_line::{SelfTestOptions, Task};
 use boot::say;
 use boot::start::{Machine, XenVersion};
-use common::DomId;
+use common::{DomId, PageMask};
 use xen_pv::event::{self, Channel};
 use xen_pv::grant::Grant;
 use xen_pv::sched::{self, Reason};
@@ -99,7 +99,7 @@ fn window(machine: &mut Machine) -> Outcome {
     written[4095] = 7;
     let mut read = [1; 4096];
     let mut mapping = window.map(DomId::SELF, &frames, Access::Write);
-    check(mapping.mask() == 0b101, || format!("window: mapped {:b} instead of 101", mapping.mask()))?;
+    check(mapping.mask() == PageMask(0b101), || format!("window: mapped {:b} instead of 101", mapping.mask().0))?;
     mapping.write(2, &written);
     mapping.read(2, &mut read);
     check(read == written, || String::from("window: a page read differs from the page written"))?;

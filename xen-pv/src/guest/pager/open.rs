@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use common::{Content, DomId, Gfn};
+use common::{Content, DomId, Gfn, PageMask};
 use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP_PAGING, VmEventOp};
 use xen_abi::hvm::PARAM_PAGING_RING_PFN;
 use xen_abi::hypercall::MulticallEntry;
@@ -127,11 +127,11 @@ impl Pager {
             if self.inherited.is_empty() {
                 break;
             }
-            if self.arm(&[*gfn])? != 0 {
+            if !self.arm(&[*gfn])?.is_empty() {
                 let mut is_back = false;
                 // Enough for 128 virtual CPUs that each ask once.
                 for _ in 0..4 {
-                    is_back = is_back || self.bring_back(&[*gfn], 1, |_| ())? == 1;
+                    is_back = is_back || !self.bring_back(&[*gfn], PageMask::first(1), |_| ())?.is_empty();
                 }
                 if !is_back {
                     return Err(Error::Refused("the guest leaves no room on the ring of its pager"));

@@ -7,7 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page};
+use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page, PageMask};
 use xen_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 
 use super::error::Result;
@@ -45,7 +45,7 @@ impl Reach {
     }
 
     /// Copies up to [`BATCH`] pages out; says which could be read.
-    pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         let count = gfns.len().min(into.len()).min(BATCH);
         self.mapped(domain, &gfns[..count], Access::Read, |mapping| {
             for (index, page) in into[..count].iter_mut().enumerate() {
@@ -56,7 +56,7 @@ impl Reach {
     }
 
     /// Writes up to [`BATCH`] pages; says which could be written.
-    pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         let pages = &pages[..pages.len().min(BATCH)];
         self.mapped(domain, &numbers(pages)[..pages.len()], Access::Write, |mapping| {
             for (index, page) in pages.iter().enumerate() {
@@ -71,8 +71,7 @@ impl Reach {
     pub fn free(&self, domain: DomId, gfns: &[Gfn]) -> Result {
         let pages: Vec<_> = gfns.iter().take(BATCH).map(|gfn| (*gfn, Content::Zero)).collect();
         let cleared = self.write(domain, &pages)?;
-        let cleared = pages.iter().enumerate().filter(|(index, _)| cleared >> index & 1 == 1);
-        let gfns: Vec<Gfn> = cleared.map(|(_, page)| page.0).collect();
+        let gfns: Vec<Gfn> = cleared.pick(gfns.iter().copied()).collect();
         memory::free_some(domain, &gfns)
     }
 

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use common::{DomId, Gfn, Page};
+use common::{DomId, Gfn, Page, PageMask};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::hvm::{PARAM_CONSOLE_PFN, PARAM_STORE_PFN};
 
@@ -175,8 +175,8 @@ impl Source {
         ram::are_ram(self.domain, gfns)
     }
 
-    /// Copies up to 64 pages out; the mask says which could be read.
-    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    /// Copies up to 64 pages out; says which could be read.
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.reach.read(self.domain, gfns, into)
     }
 
@@ -186,7 +186,7 @@ impl Source {
         for &index in self.kind.needed {
             gfns.extend(self.kind.page(index, machine::param(self.domain, index)?));
         }
-        let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(1);
+        let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
         let rest = walk::first_touched(&self.context, limit, read);
         gfns.extend(rest.into_iter().filter(|gfn| !self.private.contains(gfn)));
         gfns.truncate(limit);
