@@ -146,7 +146,7 @@ impl Ends {
 
 /// One more connection: the end that called, the end that was called.
 fn connect(ends: &mut [End; 2]) -> [Connection; 2] {
-    let timer = Timer::new(|| 0);
+    let timer = Timer::new(Instant::default);
     let there = Connection::listen(&ends[1].net, &timer, 7, BUFFERS).expect("the port is free");
     let peer = "10.0.0.2:7".parse().expect("it is an address");
     let net = ends[0].net.clone();

@@ -10,6 +10,7 @@ mod memory;
 mod pager;
 mod store;
 
+use common::time::Instant;
 use common::{Backends, DomId, Features, Hold, PageSet};
 
 use crate::error::PlatformError;
@@ -57,8 +58,8 @@ pub trait Platform {
     /// A guest that arrives on this host.
     type Target: Target;
 
-    /// Nanoseconds since some fixed point; never runs backwards.
-    fn now_ns(&self) -> u64;
+    /// The time; never runs backwards.
+    fn now(&self) -> Instant;
     /// Fills `bytes` with entropy.
     fn random(&mut self, bytes: &mut [u8]);
     /// What the hypervisor can do.

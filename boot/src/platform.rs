@@ -7,6 +7,7 @@ use core::cell::RefCell;
 use agent::error::PlatformError;
 use agent::platform as wanted;
 use agent::platform::{ARRIVALS, Result};
+use common::time::Instant;
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::{Errno, Port};
@@ -64,8 +65,8 @@ impl wanted::Platform for Platform {
     type Source = Source;
     type Target = Target;
 
-    fn now_ns(&self) -> u64 {
-        time::now_ns()
+    fn now(&self) -> Instant {
+        time::now()
     }
 
     fn random(&mut self, bytes: &mut [u8]) {

@@ -15,6 +15,7 @@ mod line;
 mod page_mask;
 mod page_set;
 pub mod stream;
+pub mod time;
 
 pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, Rings, Span};
 pub use identity::{IdentityError, Keys};

@@ -4,6 +4,7 @@ use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
 
 use spin::Mutex;
 use xen_abi::start_info::{SIF_INITDOMAIN, StartInfo};
@@ -14,7 +15,7 @@ use crate::{hypercall, memory, time, window};
 const IN: usize = 1024;
 const OUT: usize = 2048;
 /// How long a full ring may hold us up before output is dropped.
-const PATIENCE_NS: u64 = 20_000_000;
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// `struct xencons_interface`.
 #[repr(C)]
@@ -71,7 +72,7 @@ impl Console {
     fn write(&self, text: &[u8]) {
         // SAFETY: mapped for ever; all fields are atomics or cells.
         let ring = unsafe { self.ring.as_ref() };
-        let deadline = time::now_ns() + PATIENCE_NS;
+        let deadline = time::now() + PATIENCE;
         let mut rest = text;
         while !rest.is_empty() {
             let produced = ring.out_prod.load(Ordering::Relaxed);
@@ -79,7 +80,7 @@ impl Console {
             let free = OUT.saturating_sub(waiting);
             if free == 0 {
                 self.channel.take_pending();
-                if time::now_ns() >= deadline {
+                if time::now() >= deadline {
                     return;
                 }
                 event::wait(&[self.channel.port()], Some(deadline));

@@ -3,14 +3,15 @@
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
+use common::time::Instant;
 use xen_abi::start_info::VcpuTimeInfo;
 
 use crate::shared_info;
 
-/// System time in nanoseconds, as SCHEDOP_poll takes it; 0 before the shared page is mapped.
-pub fn now_ns() -> u64 {
+/// System time; the clock's beginning before the shared page is mapped.
+pub fn now() -> Instant {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let Some(vcpu) = shared_info::vcpu() else { return 0 };
+    let Some(vcpu) = shared_info::vcpu() else { return Instant::default() };
     // SAFETY: points into the mapped page; only read through volatile reads below.
     let time = unsafe { &raw const (*vcpu).time };
     let now = loop {
@@ -28,7 +29,7 @@ pub fn now_ns() -> u64 {
         }
     };
     // Samples of two processors may disagree by a little: never go back.
-    LAST.fetch_max(now, Ordering::Relaxed).max(now)
+    Instant::from_ns(LAST.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 /// Nanoseconds since 1970.
@@ -44,7 +45,7 @@ pub fn wall_clock_ns() -> u64 {
             break seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds);
         }
     };
-    base.wrapping_add(now_ns())
+    base.wrapping_add(now().ns())
 }
 
 /// What Xen's sample says for a value of the cycle counter.

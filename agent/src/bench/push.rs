@@ -26,7 +26,7 @@ use crate::platform::{
 };
 use crate::secure::{Link, Security};
 use crate::source::{Departure, Terms};
-use crate::tasks::Timer;
+use crate::tasks::{Instant, Timer};
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
 /// Pages that stand for all of a guest's: more than the processor's caches hold.
@@ -94,7 +94,7 @@ impl Leaver {
 /// An agent's parts, without anybody who asks it for anything.
 fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
     let options = AgentOptions::parse("ip=10.0.0.1/24 port=7").expect("a command line");
-    let timer = Timer::new(clock);
+    let timer = Timer::new(move || Instant::from_ns(clock()));
     Host {
         platform: Rc::new(RefCell::new(Here(clock))),
         net: end.net.clone(),
@@ -116,8 +116,8 @@ impl Platform for Here {
     type Source = Still;
     type Target = Nobody;
 
-    fn now_ns(&self) -> u64 {
-        self.0()
+    fn now(&self) -> Instant {
+        Instant::from_ns(self.0())
     }
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(0);

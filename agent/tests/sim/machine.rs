@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use agent::error::PlatformError;
 use agent::platform::{Platform, Result};
+use common::time::Instant;
 use common::{BATCH, Backends, DomId, Features, Gfn, Hold, PageMask, PageSet};
 
 use super::guest::{Here, Shared};
@@ -116,8 +117,8 @@ impl Platform for Machine {
     type Source = Leaving;
     type Target = Coming;
 
-    fn now_ns(&self) -> u64 {
-        self.clock.get()
+    fn now(&self) -> Instant {
+        Instant::from_ns(self.clock.get())
     }
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);

@@ -304,7 +304,7 @@ impl World {
                     self.gave_way += 1;
                     next = 0;
                 }
-                Wake::At(time) => next = next.min(time),
+                Wake::At(time) => next = next.min(time.ns()),
                 Wake::OnEvent => {}
             }
         }

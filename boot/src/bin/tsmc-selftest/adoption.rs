@@ -8,9 +8,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use boot::say;
 use boot::start::Machine;
+use common::time::Instant;
 use common::{BATCH, Content, DomId, Gfn, Hold, Page, PageMask};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_DYING;
@@ -30,9 +32,9 @@ const KERNEL: u64 = 0x1000;
 /// Most pages that virtual CPUs need first.
 const NEEDED: usize = 1024;
 /// Between two batches that nobody asked for: time for faults.
-const PAUSE_NS: u64 = 2_000_000;
+const PAUSE: Duration = Duration::from_millis(2);
 /// How long a guest may take to be destroyed, and then to go away.
-const PATIENCE_NS: u64 = 30_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Plays a part with addresses for pages of a guest, and a window beside.
 pub fn play(machine: &mut Machine, part: impl FnOnce(&Reach, &mut Window) -> Outcome) -> Outcome {
@@ -66,19 +68,19 @@ pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
     say!("ADOPTION armed {armed}");
     loop {
         // Without a deadline Xen would come back at once.
-        event::wait(&[], Some(time::now_ns() + PATIENCE_NS));
+        event::wait(&[], Some(time::now() + PATIENCE));
     }
 }
 
 /// The second agent.
 pub fn adopt(reach: &Reach, domain: DomId) -> Outcome {
-    let begun = time::now_ns();
+    let begun = time::now();
     let (mut target, absent) = open(reach, domain)?;
-    say!("ADOPTION found {} in {} ms", pages(&absent).count(), (time::now_ns() - begun) / 1_000_000);
+    say!("ADOPTION found {} in {} ms", pages(&absent).count(), (time::now() - begun).as_millis());
     let port: Vec<_> = target.fault_port().into_iter().collect();
     let mut faults = 0;
     for (count, gfn) in pages(&absent).enumerate() {
-        let deadline = time::now_ns() + if count % BATCH == 0 { PAUSE_NS } else { 0 };
+        let deadline = time::now() + if count % BATCH == 0 { PAUSE } else { Duration::ZERO };
         while let Some(gfn) = next_fault(&mut target, &port, deadline)? {
             faults += 1;
             fill(&mut target, reach, domain, gfn)?;
@@ -142,12 +144,12 @@ fn open(reach: &Reach, domain: DomId) -> Result<(Target, Vec<u64>), String> {
 }
 
 /// The page that somebody waits for, now or before `deadline`.
-fn next_fault(target: &mut Target, port: &[xen_abi::Port], deadline: u64) -> Result<Option<Gfn>, String> {
+fn next_fault(target: &mut Target, port: &[xen_abi::Port], deadline: Instant) -> Result<Option<Gfn>, String> {
     loop {
         match target.next_fault().map_err(text)? {
             Some(fault) if !fault.dropped => return Ok(Some(fault.gfn)),
             Some(_) => {}
-            None if time::now_ns() >= deadline => return Ok(None),
+            None if time::now() >= deadline => return Ok(None),
             None => event::wait(port, Some(deadline)),
         }
     }
@@ -172,10 +174,10 @@ fn pages(bits: &[u64]) -> impl Iterator<Item = Gfn> {
 }
 
 fn wait_until(holds: impl Fn() -> bool) -> Outcome {
-    let deadline = time::now_ns() + PATIENCE_NS;
+    let deadline = time::now() + PATIENCE;
     while !holds() {
-        check(time::now_ns() < deadline, || "the guest is neither destroyed nor gone".to_string())?;
-        event::wait(&[], Some(time::now_ns() + 50_000_000));
+        check(time::now() < deadline, || "the guest is neither destroyed nor gone".to_string())?;
+        event::wait(&[], Some(time::now() + Duration::from_millis(50)));
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The registers that every virtio device has: `struct virtio_pci_common_cfg` (virtio 1.2, section 4.1.4.3).
 
+use core::time::Duration;
+
 use super::error::Refusal;
 use super::queue::{Broken, SIZE};
 use crate::drivers::pci::Registers;
@@ -33,7 +35,7 @@ const RUNNING: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK;
 
 /// How often a reset is looked for, and how long is slept between.
 const RESET_LOOKS: usize = 1000;
-const RESET_SLEEP_NS: u64 = 1_000_000;
+const RESET_SLEEP: Duration = Duration::from_millis(1);
 
 /// Fewest entries of a queue: the largest packet must fit.
 const FEWEST: u16 = 32;
@@ -72,7 +74,7 @@ impl Common {
             if self.status() == 0 {
                 return Ok(());
             }
-            event::wait(&[], Some(time::now_ns() + RESET_SLEEP_NS));
+            event::wait(&[], Some(time::now() + RESET_SLEEP));
         }
         Err(Refusal::NoReset)
     }

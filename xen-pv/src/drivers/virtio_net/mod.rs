@@ -9,8 +9,10 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::time::Duration;
 
 use common::PAGE_SIZE;
+use common::time::Instant;
 use xen_abi::{Errno, PAGE_SHIFT, Port};
 
 use super::pci::{self, Pcifront, Registers, Step, config, map};
@@ -54,7 +56,7 @@ const TX: u16 = 1;
 const MOST_BUFFERS: u16 = 17;
 
 /// How often the device is asked whether it still works.
-const CHECK_NS: u64 = 1_000_000_000;
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Largest IP packet where nothing else is said.
 const MTU: u16 = 1500;
@@ -100,7 +102,7 @@ struct Live {
     link: Rc<Link>,
     channel: Channel,
     held: Held,
-    next_check: u64,
+    next_check: Instant,
 }
 
 /// What a device is.
@@ -176,9 +178,9 @@ impl VirtioNet {
     /// Stops a device that does not work, or said what cannot be.
     fn check(&mut self) {
         let Some(live) = &mut self.live else { return };
-        let now = time::now_ns();
+        let now = time::now();
         if live.link.is_running() && now >= live.next_check {
-            live.next_check = now + CHECK_NS;
+            live.next_check = now + CHECK;
             if let Err(broken) = live.common.check() {
                 live.link.end(broken);
             }
@@ -216,7 +218,7 @@ impl VirtioNet {
         let link = Rc::new(Link { notify, running: Cell::new(true), broken: Cell::new(None) });
         match self.begin(&common, &device, &link) {
             Ok((description, channel, queue)) => {
-                let next_check = time::now_ns() + CHECK_NS;
+                let next_check = time::now() + CHECK;
                 self.live = Some(Live { common, link, channel, held, next_check });
                 Ok((description, queue))
             }
