@@ -11,6 +11,7 @@ use core::fmt;
 use blake2::{Blake2s256, Digest};
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
+use common::hex;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::time;
@@ -25,17 +26,10 @@ const WORDS: usize = 8;
 pub struct Seed(Zeroizing<[u8; SEED]>);
 
 impl Seed {
-    /// Reads 64 hexadecimal digits.
+    /// Reads 64 hexadecimal digits, in constant time.
     pub fn parse(digits: &str) -> Option<Self> {
-        let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };
-        if pairs.len() != SEED {
-            return None;
-        }
         let mut seed = Zeroizing::new([0; SEED]);
-        for (byte, pair) in seed.iter_mut().zip(pairs) {
-            let nibble = |digit: u8| char::from(digit).to_digit(16);
-            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
-        }
+        hex::parse_into(digits, &mut *seed)?;
         Some(Self(seed))
     }
 }
