@@ -20,6 +20,6 @@ pub mod time;
 pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, Rings, Span};
 pub use identity::{IdentityError, Keys};
 pub use key::PublicKey;
-pub use line::ParseError;
+pub use line::{Line, ParseError};
 pub use page_mask::PageMask;
 pub use page_set::PageSet;

@@ -6,7 +6,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
-use super::{SessionToken, Size, size_of, write_key};
+use super::{SessionToken, Size, write_key};
 use crate::guest::Gfn;
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
@@ -142,7 +142,7 @@ impl FromStr for State {
                 address: line.field("address")?,
                 port: line.field("port")?,
                 key: line.optional("key")?,
-                size: size_of(&line)?,
+                size: Size::of_line(&line)?,
             },
             "copying" => Self::Copying,
             "suspend" => Self::Suspend,
