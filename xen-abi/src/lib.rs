@@ -17,6 +17,7 @@ pub mod memory;
 pub mod mmu;
 pub mod netif;
 pub mod pciif;
+pub mod ring;
 pub mod sched;
 pub mod start_info;
 pub mod version;
