@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page, PageMask};
+use xen_abi::Mfn;
 use xen_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 
 use super::error::Result;
@@ -32,6 +33,9 @@ trait Provider {
 
     /// Ends what [`Provider::hold`] began.
     fn let_go(&mut self, held: Held);
+
+    /// Maps a frame of the guest's grant table, which is none of its pages, for as long as `work` takes.
+    fn with_grants(&mut self, domain: DomId, frame: Mfn, access: Access, work: impl FnOnce(*mut u8)) -> Result;
 }
 
 /// The way to guests' memory. Clones share it: the domain has one thread, and each use ends before the next begins.
@@ -86,8 +90,8 @@ impl Reach {
         Ok(work(&mut self.0.borrow_mut().map(domain, gfns, access)?))
     }
 
-    /// Writes a whole frame of the guest's grant table, a machine frame: the first two entries, and nothing in the others.
-    pub(super) fn write_grants(&self, domain: DomId, frame: u64, first: [GrantEntryV1; 2]) -> Result {
+    /// Writes a whole frame of the guest's grant table: the first two entries, and nothing in the others.
+    pub(super) fn write_grants(&self, domain: DomId, frame: Mfn, first: [GrantEntryV1; 2]) -> Result {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         entries[..first.len()].copy_from_slice(&first);
         // SAFETY: both are one page long, ours and what was just mapped.
@@ -96,8 +100,8 @@ impl Reach {
         })
     }
 
-    /// Reads a whole frame of the guest's grant table, a machine frame.
-    pub(super) fn read_grants(&self, domain: DomId, frame: u64) -> Result<Vec<GrantEntryV1>> {
+    /// Reads a whole frame of the guest's grant table.
+    pub(super) fn read_grants(&self, domain: DomId, frame: Mfn) -> Result<Vec<GrantEntryV1>> {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         // SAFETY: both are one page long, what was just mapped and ours. Any bytes are an entry.
         self.0.borrow_mut().with_grants(domain, frame, Access::Read, |page| unsafe {
