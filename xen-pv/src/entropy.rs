@@ -56,16 +56,11 @@ impl fmt::Display for Origin {
 }
 
 /// Neither the processor nor the toolstack gives anything that could not be guessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the processor offers no random numbers (RDRAND), and the module has no 'seed' line as 'tsmc module' writes it"
+)]
 pub struct NoEntropy;
-
-impl fmt::Display for NoEntropy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the processor offers no random numbers (RDRAND), and the module has no 'seed' line as 'tsmc module' writes it")
-    }
-}
-
-impl core::error::Error for NoEntropy {}
 
 /// Gives the next word of the processor's generator.
 type Processor = fn() -> Option<u64>;
