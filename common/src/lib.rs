@@ -7,6 +7,7 @@ extern crate std;
 
 pub mod control;
 pub mod cost;
+pub mod cursor;
 mod guest;
 pub mod hex;
 mod identity;
