@@ -21,13 +21,13 @@ pub mod kind;
 pub mod label;
 pub mod machine;
 pub mod memory;
-mod page_set;
 pub mod pager;
 mod paging_ring;
 pub mod policy;
 mod ram;
 pub mod reach;
 pub mod source;
+mod sparse_set;
 pub mod target;
 pub mod walk;
 

@@ -33,9 +33,9 @@ use xen_abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS
 use xen_abi::{Errno, Port};
 
 use super::error::{Operation, Result};
-use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
 use super::reach::{Reach, numbers, put};
+use super::sparse_set::SparseSet;
 use crate::event::Channel;
 use crate::hypercall;
 use crate::window::{Access, Held};
@@ -60,7 +60,7 @@ pub struct Pager {
     /// Requests of virtual CPUs that wait, unanswered, the oldest first: at most [`WAITING`] between two calls.
     waiting: Vec<VmEvent>,
     faults: VecDeque<Fault>,
-    absent: PageSet,
+    absent: SparseSet,
     /// The guest's virtual CPUs.
     vcpus: usize,
     crowd: Crowd,

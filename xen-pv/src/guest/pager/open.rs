@@ -14,9 +14,9 @@ use super::{Crowd, Pager};
 use crate::event::Channel;
 use crate::guest::domctl::command::{PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_OP};
 use crate::guest::error::{Error, Operation, Result};
-use crate::guest::page_set::PageSet;
 use crate::guest::paging_ring::PagingRing;
 use crate::guest::reach::Reach;
+use crate::guest::sparse_set::SparseSet;
 use crate::guest::{domctl, machine, memory};
 use crate::hypercall;
 use crate::window::Held;
@@ -106,7 +106,7 @@ impl Pager {
             channel,
             waiting: Vec::new(),
             faults: VecDeque::new(),
-            absent: PageSet::default(),
+            absent: SparseSet::default(),
             vcpus: vcpus as usize,
             crowd: Crowd::default(),
             inherited: Vec::new(),
