@@ -90,8 +90,7 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
-    let (_, free) = heap::usage();
-    let mut config = options.config(mac, free, security);
+    let mut config = options.config(mac, heap::free(), security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
     config.nic = Some(interface);
     banner(total, &platform.features(), origin, &config, mtu);
