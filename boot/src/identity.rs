@@ -1,4 +1,4 @@
-//! Who the agent is: from the module that the toolstack gave it beside its image. Or nobody, if its command line says so.
+//! The agent's identity, read from the module that the toolstack gave it beside its image; none if its command line says so.
 
 use agent::command_line::AgentOptions;
 use agent::secure::{Identity, Security};

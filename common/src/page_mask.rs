@@ -1,4 +1,4 @@
-//! Which pages of a batch.
+//! Some pages of a batch, as a bit mask.
 
 use core::ops::{BitAnd, BitOr, Sub};
 

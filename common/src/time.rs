@@ -1,4 +1,4 @@
-//! Points in time, and spans as numbers.
+//! Points in time, and spans in nanoseconds.
 
 use core::ops::{Add, Sub};
 use core::time::Duration;

@@ -1,8 +1,12 @@
-//! An agent dies while a guest misses pages, and another takes the guest over: `arm=DOMAIN` is the first agent, which must find that no
-//! page is absent of a guest that writes to its memory, makes most pages absent, spoils them and waits for its end; `adopt=DOMAIN` is
-//! the second, which must find exactly those pages, and gives each one its content back when somebody touches it or its turn comes.
-//! `hold=DOMAIN` tells whether a guest ran that is destroyed while it is held. `leave=DOMAIN` frees pages of a guest as if it had left,
-//! and looks at what they hold then.
+//! Adoption of a guest: its agent dies while the guest misses pages, and another takes it over. The word on the command line says
+//! which part this domain plays.
+//!
+//! - `arm=DOMAIN`, the first agent: finds that no page is absent of a guest that writes to its memory, makes most pages absent,
+//!   spoils them and waits for its end.
+//! - `adopt=DOMAIN`, the second: finds exactly those pages, and gives each one its content back when somebody touches it or its
+//!   turn comes.
+//! - `hold=DOMAIN` tells whether a guest ran that is destroyed while it is held.
+//! - `leave=DOMAIN` frees pages of a guest as if it had left, and looks at what they hold then.
 
 use alloc::format;
 use alloc::string::{String, ToString};

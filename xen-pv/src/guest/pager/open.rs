@@ -1,4 +1,4 @@
-//! How a pager comes to its ring, for a guest that is being built or from an agent that is gone, and how it leaves it.
+//! Opens the ring of a pager, of a new guest or of one whose agent is gone, and closes it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

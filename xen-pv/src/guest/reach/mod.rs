@@ -1,4 +1,4 @@
-//! The way to guests' memory: all guests share it, a batch of pages at a time, and some pages are held for long.
+//! Maps guests' memory: a batch of pages at a time for all guests, and a few pages for long.
 //!
 //! [`foreign`] is the one provider there is. Which one it is concerns nobody outside this folder.
 

@@ -1,4 +1,4 @@
-//! How a guest that leaves is stopped, and whose it is from then on.
+//! Stops a guest that leaves, commits it, and gives it back or ends it.
 
 use alloc::vec::Vec;
 
