@@ -100,7 +100,7 @@ pub enum Wait {
     /// The other agent, to call.
     #[error("the other host's agent did not connect in time")]
     Call,
-    /// The other agent, to build the guest's frame.
+    /// The other agent, to build the guest.
     #[error("the other host's agent did not answer in time")]
     Build,
     /// The toolstack, to suspend the guest.

@@ -178,8 +178,8 @@ impl wanted::DirtyLog for Source {
 }
 
 impl wanted::SaveMachine for Source {
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.source.frame().map_err(failure)
+    fn config(&mut self) -> Result<Vec<u8>> {
+        self.source.config().map_err(failure)
     }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -290,8 +290,8 @@ impl wanted::Pager for Target {
 }
 
 impl wanted::LoadMachine for Target {
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        let rings = self.target.build(frame).map_err(failure)?;
+    fn build(&mut self, config: &[u8]) -> Result<Rings> {
+        let rings = self.target.build(config).map_err(failure)?;
         self.listen();
         Ok(rings)
     }

@@ -205,7 +205,7 @@ impl DirtyLog for Still {
 }
 
 impl SaveMachine for Still {
-    fn frame(&mut self) -> Result<Vec<u8>> {
+    fn config(&mut self) -> Result<Vec<u8>> {
         unasked()
     }
 

@@ -19,7 +19,7 @@ use target::Coming;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     OpenSource,
-    Frame,
+    Config,
     LogOn,
     FindRam,
     Read,
@@ -48,7 +48,7 @@ pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Fin
 /// Everything that may fail before the commit.
 pub const BEFORE_COMMIT: [Op; 16] = [
     Op::OpenSource,
-    Op::Frame,
+    Op::Config,
     Op::LogOn,
     Op::FindRam,
     Op::Read,

@@ -38,7 +38,7 @@ pub enum State {
     Suspend,
     /// Source: the guest belongs to the target; it can never run here again.
     Committed,
-    /// Target: the frame of the guest stands, memory follows. It stays so until [`State::Ready`].
+    /// Target: the guest is built, memory follows. It stays so until [`State::Ready`].
     Built {
         /// xenstore's ring.
         store: Gfn,

@@ -126,9 +126,9 @@ impl DirtyLog for Leaving {
 }
 
 impl SaveMachine for Leaving {
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.call(Op::Frame, 0)?;
-        Ok(b"a frame".to_vec())
+    fn config(&mut self) -> Result<Vec<u8>> {
+        self.call(Op::Config, 0)?;
+        Ok(b"a configuration".to_vec())
     }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {

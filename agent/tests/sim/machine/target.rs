@@ -125,9 +125,9 @@ impl Pager for Coming {
 }
 
 impl LoadMachine for Coming {
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+    fn build(&mut self, config: &[u8]) -> Result<Rings> {
         self.0.call(Op::Build, 0)?;
-        assert_eq!(frame, b"a frame");
+        assert_eq!(config, b"a configuration");
         Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
     }
 

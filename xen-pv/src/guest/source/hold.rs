@@ -7,8 +7,8 @@ use common::{DomId, Gfn};
 use super::{AWAY_LABEL, Source, Stage};
 use crate::guest::dirty_log::Read;
 use crate::guest::error::{Error, Result};
-use crate::guest::frame::State;
 use crate::guest::label::{self, Sid};
+use crate::guest::machine_config::State;
 use crate::guest::{domctl, machine};
 
 /// Our pause counts of a guest that has left: one from when its state was taken, one from the commit.
