@@ -200,8 +200,8 @@ impl wanted::SourceHold for Source {
         self.source.retain().map_err(failure)
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.source.release().map_err(failure)
+    fn give_back(&mut self) -> Result<()> {
+        self.source.give_back().map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {
@@ -302,8 +302,8 @@ impl wanted::LoadMachine for Target {
 }
 
 impl wanted::TargetHold for Target {
-    fn release(&mut self) -> Result<()> {
-        self.target.release().map_err(failure)
+    fn let_run(&mut self) -> Result<()> {
+        self.target.let_run().map_err(failure)
     }
 
     fn has_run(&mut self) -> Result<bool> {

@@ -227,7 +227,7 @@ impl SourceHold for Still {
         unasked()
     }
 
-    fn release(&mut self) -> Result<()> {
+    fn give_back(&mut self) -> Result<()> {
         unasked()
     }
 
@@ -304,7 +304,7 @@ impl LoadMachine for Nobody {
 }
 
 impl TargetHold for Nobody {
-    fn release(&mut self) -> Result<()> {
+    fn let_run(&mut self) -> Result<()> {
         match *self {}
     }
 

@@ -216,7 +216,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         });
         let _ = timer.within(SUSPEND_WAIT, suspended).await;
     }
-    match departure.source.release() {
+    match departure.source.give_back() {
         // Nothing is left to give back.
         Ok(()) | Err(PlatformError::Gone) => {}
         Err(error) => {

@@ -91,7 +91,7 @@ fn a_guest_that_the_toolstack_takes_for_running_runs_on() {
 fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
     let mut world = World::new(Scenario::default());
     world.suspends = false;
-    world.fail(Op::Release, 0);
+    world.fail(Op::GiveBack, 0);
     world.start();
     assert!(world.run(300_000), "{:?}", world.states);
     let Some(State::Failed { reason, .. }) = world.state(0) else { panic!("{:?}", world.states) };
@@ -104,7 +104,7 @@ fn a_cancelled_guest_that_cannot_be_given_back_counts_as_more_than_cancelled() {
     let mut world = World::new(Scenario::default());
     world.start();
     assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
-    world.fail(Op::Release, 0);
+    world.fail(Op::GiveBack, 0);
     world.cancel(0);
     assert!(world.run(300_000), "{:?}", world.states);
     let Some(State::Failed { cause: Cause::Other, reason }) = world.state(0) else { panic!("{:?}", world.states) };

@@ -20,7 +20,7 @@ use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.
 ///
-/// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
+/// We hold a pause count of it until [`Target::let_run`]. Dropping it before gives the count and the pager back; the toolstack
 /// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
 pub struct Target {
     reach: Reach,
@@ -279,7 +279,7 @@ impl Target {
     }
 
     /// Gives our pause count back: the guest runs as soon as the toolstack lets it.
-    pub fn release(&mut self) -> Result {
+    pub fn let_run(&mut self) -> Result {
         if self.held {
             domctl::unpause(self.domain)?;
             self.held = false;

@@ -164,8 +164,8 @@ impl SourceHold for Leaving {
         Ok(())
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.call(Op::Release, 0)?;
+    fn give_back(&mut self) -> Result<()> {
+        self.call(Op::GiveBack, 0)?;
         let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();

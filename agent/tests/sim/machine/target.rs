@@ -140,8 +140,8 @@ impl LoadMachine for Coming {
 }
 
 impl TargetHold for Coming {
-    fn release(&mut self) -> Result<()> {
-        self.0.call(Op::ReleaseThere, 0)?;
+    fn let_run(&mut self) -> Result<()> {
+        self.0.call(Op::LetRun, 0)?;
         let mut guest = self.1.borrow_mut();
         assert!(guest.state_loaded);
         if guest.released {

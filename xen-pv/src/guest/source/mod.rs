@@ -33,7 +33,7 @@ pub const PRIVATE: u64 = 2;
 /// A running guest, opened for leaving.
 ///
 /// Dropping it before [`Source::retain`] undoes what it did: the dirty log goes off, and a guest whose state was taken goes on
-/// as if its suspend had been cancelled. A guest that suspended and was not stopped here needs [`Source::release`]. After
+/// as if its suspend had been cancelled. A guest that suspended and was not stopped here needs [`Source::give_back`]. After
 /// [`Source::retain`] dropping it changes nothing about the guest.
 pub struct Source {
     reach: Reach,
@@ -82,7 +82,7 @@ impl Source {
     }
 
     /// Opens a guest that an agent which is gone was sending away, as that agent left it, and changes nothing about it until
-    /// [`Source::release`] or [`Source::destroy`]. `memo` is what [`Source::memo`] gave that agent.
+    /// [`Source::give_back`] or [`Source::destroy`]. `memo` is what [`Source::memo`] gave that agent.
     pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self> {
         let info = domctl::live_info(domain)?;
         if info.handle != uuid {
