@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use core::pin::pin;
 
 use common::DomId;
-use common::control::{Cause, Mode, SessionToken, Size, State};
+use common::control::{FailureCause, Mode, SessionToken, Size, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
@@ -220,7 +220,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         // Nothing is left to give back.
         Ok(()) | Err(PlatformError::Gone) => {}
         Err(error) => {
-            cause = Cause::Other;
+            cause = FailureCause::Other;
             reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
         }
     }
