@@ -179,8 +179,8 @@ impl wanted::DirtyLog for Source {
 }
 
 impl wanted::SaveMachine for Source {
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.source.frame().map_err(failure)
+    fn config(&mut self) -> Result<Vec<u8>> {
+        self.source.config().map_err(failure)
     }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -201,8 +201,8 @@ impl wanted::SourceHold for Source {
         self.source.retain().map_err(failure)
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.source.release().map_err(failure)
+    fn give_back(&mut self) -> Result<()> {
+        self.source.give_back().map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {
@@ -291,8 +291,8 @@ impl wanted::Pager for Target {
 }
 
 impl wanted::LoadMachine for Target {
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        let rings = self.target.build(frame).map_err(failure)?;
+    fn build(&mut self, config: &[u8]) -> Result<Rings> {
+        let rings = self.target.build(config).map_err(failure)?;
         self.listen();
         Ok(rings)
     }
@@ -303,8 +303,8 @@ impl wanted::LoadMachine for Target {
 }
 
 impl wanted::TargetHold for Target {
-    fn release(&mut self) -> Result<()> {
-        self.target.release().map_err(failure)
+    fn let_run(&mut self) -> Result<()> {
+        self.target.let_run().map_err(failure)
     }
 
     fn has_run(&mut self) -> Result<bool> {

@@ -34,7 +34,7 @@ use crate::line::{Line, ParseError};
 pub use interface::{Interface, InterfaceKind};
 pub use report::{Progress, Summary};
 pub use request::Request;
-pub use state::{Cause, State};
+pub use state::{FailureCause, State};
 pub use status::AgentStatus;
 
 /// The agent's directory, relative to the home of its domain in xenstore.

@@ -19,7 +19,7 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::control::{Cause, Request, State};
+use common::control::{FailureCause, Request, State};
 use common::{Backends, DomId, Rings};
 
 use crate::agents::{Agent, Session, Way};
@@ -145,7 +145,7 @@ fn wait_for_guest(
             }
             Some(State::Failed { cause, reason }) => {
                 return Err(match cancelled {
-                    Some(why) if *cause == Cause::Cancelled => why,
+                    Some(why) if *cause == FailureCause::Cancelled => why,
                     _ => Refusal::Agent(reason.clone()),
                 });
             }

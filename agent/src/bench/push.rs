@@ -205,7 +205,7 @@ impl DirtyLog for Still {
 }
 
 impl SaveMachine for Still {
-    fn frame(&mut self) -> Result<Vec<u8>> {
+    fn config(&mut self) -> Result<Vec<u8>> {
         unasked()
     }
 
@@ -227,7 +227,7 @@ impl SourceHold for Still {
         unasked()
     }
 
-    fn release(&mut self) -> Result<()> {
+    fn give_back(&mut self) -> Result<()> {
         unasked()
     }
 
@@ -304,7 +304,7 @@ impl LoadMachine for Nobody {
 }
 
 impl TargetHold for Nobody {
-    fn release(&mut self) -> Result<()> {
+    fn let_run(&mut self) -> Result<()> {
         match *self {}
     }
 

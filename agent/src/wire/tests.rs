@@ -33,7 +33,7 @@ proptest! {
             let session = SessionToken(session);
             there_and_back(Message::Hello(Hello { channel, purpose, session, binding }));
         }
-        there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, frame: &blob }));
+        there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, config: &blob }));
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();
         prop_assert!(Message::demanded(&demand).flat_map(|demanded| demanded.emit()).eq(demand.iter().copied()));
         prop_assert!(Message::demanded(&demand).map(|demanded| demanded.gfn.0).eq(gfns.iter().map(|gfn| gfn << 1 >> 1)));

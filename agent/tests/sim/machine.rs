@@ -20,7 +20,7 @@ use target::Coming;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     OpenSource,
-    Frame,
+    Config,
     LogOn,
     FindRam,
     Read,
@@ -28,7 +28,7 @@ pub enum Op {
     Clean,
     MachineState,
     Retain,
-    Release,
+    GiveBack,
     Free,
     Destroy,
     OpenTarget,
@@ -39,17 +39,17 @@ pub enum Op {
     Arm,
     LoadState,
     Fill,
-    ReleaseThere,
+    LetRun,
     Finish,
 }
 
 /// Everything that may fail after it, and is tried again.
-pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Free, Op::Destroy];
+pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::LetRun, Op::Finish, Op::Free, Op::Destroy];
 
 /// Everything that may fail before the commit.
 pub const BEFORE_COMMIT: [Op; 16] = [
     Op::OpenSource,
-    Op::Frame,
+    Op::Config,
     Op::LogOn,
     Op::FindRam,
     Op::Read,

@@ -75,7 +75,10 @@ pub fn away_and_back(fixture: &mut Fixture) -> Result<()> {
     assert_held(&report)?;
     let console = said(&dom0)?;
     // It hears of the loss from xenstore, or sees first that the card has been reset: either way it says that the card is back.
-    ensure!(console.contains("network: the device is back"), "the card was not taken away, or did not come back:\n{console}");
+    ensure!(
+        console.contains("network: the device is back"),
+        "the card was not taken away, or did not come back:\n{console}"
+    );
     fixture.set_nic(None)
 }
 

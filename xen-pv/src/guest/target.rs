@@ -10,9 +10,9 @@ use xen_abi::hvm::{
 use xen_abi::{Errno, Port};
 
 use super::error::{Error, Operation, Result};
-use super::frame::{Frame, State};
 use super::kind::Kind;
 use super::label::{Label, Sid};
+use super::machine_config::{MachineConfig, State};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, ram, walk};
@@ -20,7 +20,7 @@ use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.
 ///
-/// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
+/// We hold a pause count of it until [`Target::let_run`]. Dropping it before gives the count and the pager back; the toolstack
 /// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
 pub struct Target {
     reach: Reach,
@@ -118,50 +118,52 @@ impl Target {
         memory::max_gfn(self.domain)
     }
 
-    /// Builds what the source's frame describes: all of the guest but its memory and its state.
-    pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+    /// Builds what the source's configuration describes: all of the guest but its memory and its state.
+    pub fn build(&mut self, config: &[u8]) -> Result<Rings> {
         let (label, backends) = self.shell.take().ok_or(Error::Refused("the domain is built already"))?;
-        let frame = Frame::decode(frame, self.kind)?;
-        let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
+        let config = MachineConfig::decode(config, self.kind)?;
+        let rings = Rings { store: Gfn(config.param(PARAM_STORE_PFN)), console: Gfn(config.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
-            return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
+            return Err(Error::Malformed("machine configuration: no rings for xenstore and console"));
         }
-        if !label.is_for(&frame.label) {
+        if !label.is_for(&config.label) {
             return Err(Error::Refused("the domain was made for guests of another label"));
         }
         let info = self.info()?;
-        if info.vcpus() != frame.vcpus {
-            return Err(Error::Malformed("guest frame: another number of vCPUs than the domain was made with"));
+        if info.vcpus() != config.vcpus {
+            return Err(Error::Malformed(
+                "machine configuration: another number of vCPUs than the domain was made with",
+            ));
         }
         // Two more than the guest has: the pager's ring and one to spare. Without enough memory it ends here.
-        memory::claim(self.domain, (frame.pages + 2).min(info.max_pages))?;
+        memory::claim(self.domain, (config.pages + 2).min(info.max_pages))?;
         self.claimed = true;
-        machine::set_cpu_policy(self.domain, &frame.policy)?;
+        machine::set_cpu_policy(self.domain, &config.policy)?;
         self.build_rings(rings, backends)?;
-        self.build_pager(&frame, rings)?;
-        self.build_params(&frame, backends)?;
+        self.build_pager(&config, rings)?;
+        self.build_params(&config, backends)?;
         self.keep_anchor()?;
         self.rings = Some(rings);
         Ok(rings)
     }
 
     /// The pager's ring borrows a frame number for a moment; the guest's own ring page, if it has one, comes later.
-    fn build_pager(&mut self, frame: &Frame, rings: Rings) -> Result {
-        let gfn = match frame.param(PARAM_PAGING_RING_PFN) {
+    fn build_pager(&mut self, config: &MachineConfig, rings: Rings) -> Result {
+        let gfn = match config.param(PARAM_PAGING_RING_PFN) {
             0 => self.kind.paging_ring,
             gfn => Gfn(gfn),
         };
         if [rings.store, rings.console].contains(&gfn) {
-            return Err(Error::Malformed("guest frame: rings share a page"));
+            return Err(Error::Malformed("machine configuration: rings share a page"));
         }
-        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, frame.vcpus)?;
+        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, config.vcpus)?;
         Ok(())
     }
 
-    fn build_params(&self, frame: &Frame, backends: Backends) -> Result {
+    fn build_params(&self, config: &MachineConfig, backends: Backends) -> Result {
         let channels =
             [(PARAM_STORE_EVTCHN, backends.store_port.into()), (PARAM_CONSOLE_EVTCHN, backends.console_port.into())];
-        for &(index, value) in frame.params.iter().chain(&channels) {
+        for &(index, value) in config.params.iter().chain(&channels) {
             machine::set_param(self.domain, index, value)?;
         }
         Ok(())
@@ -279,7 +281,7 @@ impl Target {
     }
 
     /// Gives our pause count back: the guest runs as soon as the toolstack lets it.
-    pub fn release(&mut self) -> Result {
+    pub fn let_run(&mut self) -> Result {
         if self.held {
             domctl::unpause(self.domain)?;
             self.held = false;

@@ -1,4 +1,4 @@
-//! What one agent tells the other about a guest's machine, as bytes: the frame (before memory) and the state (after).
+//! What one agent tells the other about a guest's machine, as bytes: the configuration (before memory) and the state (after).
 //!
 //! Little-endian, every count checked against a limit before anything is allocated. The reader believes nothing: parameters
 //! that are not on the list are refused, and frame numbers that lie outside the guest.
@@ -12,7 +12,7 @@ use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
 use super::machine::{MAX_CONTEXT, Policy};
 
-const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
+const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
 const MAX_LEAVES: usize = 1024;
 const MAX_MSRS: usize = 256;
@@ -21,7 +21,7 @@ const MAX_GFN: u64 = 1 << 34;
 
 /// What the target builds before memory arrives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frame {
+pub struct MachineConfig {
     /// Pages the guest owns.
     pub pages: u64,
     /// Its highest frame number.
@@ -36,7 +36,7 @@ pub struct Frame {
     pub label: Label,
 }
 
-impl Frame {
+impl MachineConfig {
     /// The value of a parameter, 0 if it is not set.
     pub fn param(&self, index: u32) -> u64 {
         self.params.iter().find(|param| param.0 == index).map_or(0, |param| param.1)
@@ -45,7 +45,7 @@ impl Frame {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_u32(&mut out, FRAME_MAGIC);
+        put_u32(&mut out, CONFIG_MAGIC);
         put_u32(&mut out, self.vcpus);
         put_u64(&mut out, self.pages);
         put_u64(&mut out, self.max_gfn);
@@ -73,7 +73,7 @@ impl Frame {
     /// From bytes of the other agent, for a guest of this kind.
     pub fn decode(bytes: &[u8], kind: &Kind) -> Result<Self> {
         let mut bytes = Reader { rest: bytes, what: MALFORMED };
-        if bytes.u32()? != FRAME_MAGIC {
+        if bytes.u32()? != CONFIG_MAGIC {
             return Err(MALFORMED);
         }
         let (vcpus, pages, max_gfn) = (bytes.u32()?, bytes.u64()?, bytes.u64()?);
@@ -155,7 +155,7 @@ impl State {
     }
 }
 
-const MALFORMED: Error = Error::Malformed("guest frame");
+const MALFORMED: Error = Error::Malformed("machine configuration");
 const MALFORMED_STATE: Error = Error::Malformed("machine state");
 
 fn put_u32(out: &mut Vec<u8>, value: u32) {
@@ -206,8 +206,8 @@ mod tests {
     use super::*;
     use crate::guest::kind::PVH;
 
-    fn frame() -> Frame {
-        Frame {
+    fn config() -> MachineConfig {
+        MachineConfig {
             pages: 65536,
             max_gfn: 0xfefff,
             vcpus: 2,
@@ -221,8 +221,8 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_survives_the_wire() {
-        assert_eq!(Frame::decode(&frame().encode(), &PVH), Ok(frame()));
+    fn a_config_survives_the_wire() {
+        assert_eq!(MachineConfig::decode(&config().encode(), &PVH), Ok(config()));
     }
 
     #[test]
@@ -240,12 +240,12 @@ mod tests {
 
     #[test]
     fn every_truncation_and_any_surplus_is_refused() {
-        let bytes = frame().encode();
+        let bytes = config().encode();
         for length in 0..bytes.len() {
-            assert!(Frame::decode(&bytes[..length], &PVH).is_err(), "{length} bytes");
+            assert!(MachineConfig::decode(&bytes[..length], &PVH).is_err(), "{length} bytes");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(Frame::decode(&longer, &PVH).is_err());
+        assert!(MachineConfig::decode(&longer, &PVH).is_err());
     }
 
     #[test]
@@ -257,15 +257,15 @@ mod tests {
             vec![(PARAM_STORE_PFN, 0xff000)],
             vec![(PARAM_IDENT_PT, 0xff000 << 12)],
         ] {
-            let frame = Frame { params, ..frame() };
-            assert_eq!(Frame::decode(&frame.encode(), &PVH), Err(MALFORMED), "{:?}", frame.params);
+            let config = MachineConfig { params, ..config() };
+            assert_eq!(MachineConfig::decode(&config.encode(), &PVH), Err(MALFORMED), "{:?}", config.params);
         }
     }
 
     #[test]
     fn a_huge_count_is_refused_before_it_is_allocated() {
-        let mut bytes = frame().encode();
+        let mut bytes = config().encode();
         bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Frame::decode(&bytes, &PVH), Err(MALFORMED));
+        assert_eq!(MachineConfig::decode(&bytes, &PVH), Err(MALFORMED));
     }
 }
