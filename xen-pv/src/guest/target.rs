@@ -12,7 +12,7 @@ use xen_abi::{Errno, Port};
 use super::error::{Error, Operation, Result};
 use super::kind::Kind;
 use super::label::{Label, Sid};
-use super::machine_config::{MachineConfig, State};
+use super::machine_config::{MachineConfig, Param, State};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, ram, walk};
@@ -161,9 +161,9 @@ impl Target {
     }
 
     fn build_params(&self, config: &MachineConfig, backends: Backends) -> Result {
-        let channels =
-            [(PARAM_STORE_EVTCHN, backends.store_port.into()), (PARAM_CONSOLE_EVTCHN, backends.console_port.into())];
-        for &(index, value) in config.params.iter().chain(&channels) {
+        let channels = [(PARAM_STORE_EVTCHN, backends.store_port), (PARAM_CONSOLE_EVTCHN, backends.console_port)]
+            .map(|(index, port)| Param { index, value: port.into() });
+        for Param { index, value } in config.params.iter().copied().chain(channels) {
             machine::set_param(self.domain, index, value)?;
         }
         Ok(())

@@ -12,7 +12,7 @@ use super::dirty_log::DirtyLog;
 use super::error::{Error, Result};
 use super::kind::Kind;
 use super::label::{self, Label, Sid};
-use super::machine_config::MachineConfig;
+use super::machine_config::{MachineConfig, Param};
 use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
@@ -150,7 +150,7 @@ impl Source {
         for &(index, _) in self.kind.params {
             match machine::param(self.domain, index)? {
                 0 => {}
-                value => params.push((index, value)),
+                value => params.push(Param { index, value }),
             }
         }
         let policy = machine::cpu_policy(self.domain)?;
