@@ -38,23 +38,19 @@ struct Waker {
 }
 
 /// Why the agent cannot serve.
+#[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// It is told what makes no sense, or does not know this hypervisor. Started again, it would say the same.
+    #[error("{0}")]
     Permanent(String),
     /// Something around it fails.
+    #[error("{0}")]
     Transient(String),
 }
 
 impl StartError {
     fn permanent(error: impl fmt::Display) -> Self {
         Self::Permanent(error.to_string())
-    }
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Permanent(reason) | Self::Transient(reason)) = self;
-        f.write_str(reason)
     }
 }
 
