@@ -100,9 +100,8 @@ impl wanted::Platform for Platform {
         hold: Hold,
         frames: u64,
     ) -> Result<(Target, PageSet)> {
-        let (target, absent) =
+        let (target, missing) =
             target::Target::adopt(self.reach.clone(), domain, uuid, hold, frames).map_err(failure)?;
-        let missing = PageSet::from_words(absent, frames);
         let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
         target.listen();
         Ok((target, missing))

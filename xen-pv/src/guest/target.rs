@@ -1,14 +1,13 @@
 //! A guest that arrives on this host.
 
-use alloc::vec::Vec;
-
-use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, PageMask, Rings};
+use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::GetDomainInfo;
 use xen_abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
 };
 use xen_abi::{Errno, Port};
 
+use super::absent::Pages;
 use super::error::{Error, Operation, Result};
 use super::kind::Kind;
 use super::label::{Label, Sid};
@@ -63,20 +62,19 @@ impl Target {
         })
     }
 
-    /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives one bit for each frame that
-    /// may be absent. That agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may still be there.
-    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, Vec<u64>)> {
+    /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives the pages that may be absent. That
+    /// agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may
+    /// still be there.
+    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, PageSet)> {
         let info = domctl::live_info(domain)?;
         let kind = Kind::made_for(&info).map_err(|_| Error::Refused(ANOTHER_GUEST))?;
         if info.handle != uuid {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
-        let pages = absent::find(domain, kind, frames)?;
-        let gfns = |(at, word): (u64, &u64)| PageMask(*word).iter().map(move |bit| Gfn(at * 64 + bit as u64));
-        let absent = || (0..).zip(&pages.absent).flat_map(gfns);
+        let Pages { absent, present } = absent::find(domain, kind, frames)?;
         let gfn = ram::free_gfn(domain, kind)?;
-        let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent(), &pages.present)?;
-        if pager.is_none() && absent().next().is_some() {
+        let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent.iter(), &present)?;
+        if pager.is_none() && !absent.is_empty() {
             return Err(Error::Refused("pages of the guest are absent, and this hypervisor does not page for it"));
         }
         // It may have been released after the agent had said that it was not; if it has run, whoever paused it is not us.
@@ -85,7 +83,7 @@ impl Target {
             Self { reach, domain, kind, shell: None, rings: None, pager, anchor: None, held, claimed: true };
         target.expect_faults();
         target.keep_anchor()?;
-        Ok((target, pages.absent))
+        Ok((target, absent))
     }
 
     /// Who waited for a page when the agent before us died does not say so again. A guess saves it a wait for the push.

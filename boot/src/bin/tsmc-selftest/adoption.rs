@@ -17,7 +17,7 @@ use core::time::Duration;
 use boot::say;
 use boot::start::Machine;
 use common::time::Instant;
-use common::{BATCH, Content, DomId, Gfn, Hold, Page, PageMask};
+use common::{BATCH, Content, DomId, Gfn, Hold, Page, PageMask, PageSet};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::Reach;
@@ -30,7 +30,7 @@ use xen_pv::{event, time};
 use crate::{Outcome, check};
 
 /// Every fourth batch of pages stays present.
-const LEFT_ALONE: usize = 4;
+const LEFT_ALONE: u64 = 4;
 /// Where a Linux guest's kernel begins: at 16 MiB.
 const KERNEL: u64 = 0x1000;
 /// Most pages that virtual CPUs need first.
@@ -50,7 +50,7 @@ pub fn play(machine: &mut Machine, part: impl FnOnce(&Reach, &mut Window) -> Out
 /// The first agent.
 pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
     let (mut target, absent) = open(reach, domain)?;
-    let found = pages(&absent).count();
+    let found = absent.count();
     check(found == 0, || format!("of a guest that misses nothing {found} pages were found absent"))?;
     // A migration never makes these absent either: Xen writes to some while it switches virtual CPUs, and with nobody to serve
     // the ring that ends the host (`xen/common/wait.c`).
@@ -58,8 +58,8 @@ pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
     let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
     let needed = walk::first_touched(&context, NEEDED, read);
     let mut armed = 0;
-    for batch in (0..absent.len()).filter(|batch| batch % LEFT_ALONE != 0) {
-        let all = (0..BATCH).map(|at| Gfn((batch * BATCH + at) as u64));
+    for batch in (0..absent.frames().div_ceil(BATCH as u64)).filter(|batch| batch % LEFT_ALONE != 0) {
+        let all = (0..BATCH as u64).map(|at| Gfn(batch * BATCH as u64 + at));
         let gfns: Vec<Gfn> = all.filter(|gfn| !needed.contains(gfn)).collect();
         let mask = target.arm(&gfns).map_err(text)?;
         for gfn in mask.pick(gfns) {
@@ -80,10 +80,10 @@ pub fn arm(reach: &Reach, domain: DomId) -> Outcome {
 pub fn adopt(reach: &Reach, domain: DomId) -> Outcome {
     let begun = time::now();
     let (mut target, absent) = open(reach, domain)?;
-    say!("ADOPTION found {} in {} ms", pages(&absent).count(), (time::now() - begun).as_millis());
+    say!("ADOPTION found {} in {} ms", absent.count(), (time::now() - begun).as_millis());
     let port: Vec<_> = target.fault_port().into_iter().collect();
     let mut faults = 0;
-    for (count, gfn) in pages(&absent).enumerate() {
+    for (count, gfn) in absent.iter().enumerate() {
         let deadline = time::now() + if count % BATCH == 0 { PAUSE } else { Duration::ZERO };
         while let Some(gfn) = next_fault(&mut target, &port, deadline)? {
             faults += 1;
@@ -141,7 +141,7 @@ pub fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
 }
 
 /// Opens a guest whose agent, if it had one, is gone.
-fn open(reach: &Reach, domain: DomId) -> Result<(Target, Vec<u64>), String> {
+fn open(reach: &Reach, domain: DomId) -> Result<(Target, PageSet), String> {
     let uuid = domctl::live_info(domain).map_err(text)?.handle;
     let frames = memory::max_gfn(domain).map_err(text)? + 1;
     Target::adopt(reach.clone(), domain, uuid, Hold::Released, frames).map_err(text)
@@ -171,10 +171,6 @@ fn spoilt(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<Page, String> {
     let read = reach.read(domain, &[gfn], &mut page).map_err(text)?;
     check(!read.is_empty(), || "an absent page cannot be read".to_string())?;
     Ok(page[0].map(|byte| !byte))
-}
-
-fn pages(bits: &[u64]) -> impl Iterator<Item = Gfn> {
-    (0..bits.len() * 64).filter(|at| bits[at / 64] >> (at % 64) & 1 != 0).map(|at| Gfn(at as u64))
 }
 
 fn wait_until(holds: impl Fn() -> bool) -> Outcome {
