@@ -34,7 +34,7 @@ const TOKEN: &str = "pcifront";
 const DIRECTORY: &str = "device/pci/0";
 
 /// How long the backend may take for an operation; Linux's frontend gives it 2 s.
-const OPERATION: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the device cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -189,7 +189,7 @@ impl Pcifront {
         }
         link.operations.begin(address, operation);
         link.channel.notify();
-        let deadline = time::now() + OPERATION;
+        let deadline = time::now() + PATIENCE;
         while !link.operations.is_done() {
             if time::now() >= deadline {
                 link.silent = true;

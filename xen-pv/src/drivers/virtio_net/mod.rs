@@ -56,7 +56,7 @@ const TX: u16 = 1;
 const MOST_BUFFERS: u16 = 17;
 
 /// How often the device is asked whether it still works.
-const CHECK: Duration = Duration::from_secs(1);
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Largest IP packet where nothing else is said.
 const MTU: u16 = 1500;
@@ -180,7 +180,7 @@ impl VirtioNet {
         let Some(live) = &mut self.live else { return };
         let now = time::now();
         if live.link.is_running() && now >= live.next_check {
-            live.next_check = now + CHECK;
+            live.next_check = now + CHECK_EVERY;
             if let Err(broken) = live.common.check() {
                 live.link.end(broken);
             }
@@ -218,7 +218,7 @@ impl VirtioNet {
         let link = Rc::new(Link { notify, running: Cell::new(true), broken: Cell::new(None) });
         match self.begin(&common, &device, &link) {
             Ok((description, channel, queue)) => {
-                let next_check = time::now() + CHECK;
+                let next_check = time::now() + CHECK_EVERY;
                 self.live = Some(Live { common, link, channel, held, next_check });
                 Ok((description, queue))
             }

@@ -170,7 +170,8 @@ impl Queue {
         self.free.last().copied()
     }
 
-    /// Adds a buffer of some parts; the device does not see it before [`Queue::publish`]. There must be as many free descriptors, and a part.
+    /// Adds a buffer of some parts; the device does not see it before [`Queue::publish`]. There must be a part, and as many free
+    /// descriptors as parts.
     pub fn add(&mut self, parts: &[Part], direction: Direction) -> u16 {
         assert!(!parts.is_empty() && parts.len() <= self.free.len());
         let write = if direction == Direction::FromDevice { WRITE } else { 0 };
