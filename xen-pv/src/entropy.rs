@@ -93,7 +93,7 @@ impl Entropy {
         };
         words.iter().flat_map(|words| words.iter()).for_each(|word| mix(&word.to_le_bytes()));
         mix(seed.map_or(&[], |seed| &*seed.0));
-        mix(&time::wall_clock_ns().to_le_bytes());
+        mix(&time::since_1970().as_nanos().to_le_bytes());
         // SAFETY: every x86-64 processor has it.
         mix(&unsafe { _rdtsc() }.to_le_bytes());
         domain.iter().for_each(|value| mix(value));

@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::time::Duration;
 
 use common::time::Instant;
 use xen_abi::start_info::VcpuTimeInfo;
@@ -32,9 +33,9 @@ pub fn now() -> Instant {
     Instant::from_ns(LAST.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
-/// Nanoseconds since 1970.
-pub fn wall_clock_ns() -> u64 {
-    let Some(shared) = shared_info::get() else { return 0 };
+/// The time since 1970; nothing before the shared page is mapped.
+pub fn since_1970() -> Duration {
+    let Some(shared) = shared_info::get() else { return Duration::ZERO };
     let base = loop {
         let before = shared.wc_version.load(Ordering::Acquire);
         let seconds = u64::from(shared.wc_sec.load(Ordering::Relaxed))
@@ -42,10 +43,10 @@ pub fn wall_clock_ns() -> u64 {
         let nanoseconds = u64::from(shared.wc_nsec.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         if before & 1 == 0 && shared.wc_version.load(Ordering::Relaxed) == before {
-            break seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds);
+            break Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds));
         }
     };
-    base.wrapping_add(now().ns())
+    base.saturating_add(now() - Instant::default())
 }
 
 /// What Xen's sample says for a value of the cycle counter.
