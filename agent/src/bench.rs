@@ -35,7 +35,7 @@ const BUFFERS: Buffers = Buffers { receive: IN_FLIGHT_BULK + SPARE, send: IN_FLI
 
 /// Which of up to [`BATCH`] pages are zero.
 pub fn zero_mask(pages: &[Page]) -> PageMask {
-    pages.iter().enumerate().fold(0, |mask, (index, page)| mask | PageMask::from(is_zero(page)) << index)
+    (0..pages.len()).filter(|index| is_zero(&pages[*index])).collect()
 }
 
 /// What is compared of a page at the switch.
@@ -146,7 +146,7 @@ impl Ends {
 
 /// One more connection: the end that called, the end that was called.
 fn connect(ends: &mut [End; 2]) -> [Connection; 2] {
-    let timer = Timer::new(|| 0);
+    let timer = Timer::new(Instant::default);
     let there = Connection::listen(&ends[1].net, &timer, 7, BUFFERS).expect("the port is free");
     let peer = "10.0.0.2:7".parse().expect("it is an address");
     let net = ends[0].net.clone();

@@ -134,8 +134,7 @@ impl Outlet {
         self.front(Kind::Pages, batch.body_len()).await?;
         let mut index = 0;
         while index < gfns.len() {
-            let is_zero = |at: usize| zero >> at & 1 == 1;
-            let run = (index..gfns.len()).take_while(|at| !is_zero(*at)).count();
+            let run = (index..gfns.len()).take_while(|at| !zero.contains(*at)).count();
             if run > 0 {
                 self.link.write(pages[index..index + run].as_flattened()).await?;
             }

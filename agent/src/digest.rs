@@ -85,10 +85,10 @@ mod tests {
 
     use super::*;
     use crate::host::budget::Budget;
-    use crate::tasks::Timer;
+    use crate::tasks::{Instant, Timer};
 
     fn budget(bytes: usize) -> Budget {
-        Budget::new(bytes, 0, Timer::new(|| 0))
+        Budget::new(bytes, 0, Timer::new(Instant::default))
     }
 
     #[test]

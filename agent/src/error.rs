@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
 
 use common::Gfn;
-use common::control::{Cause, State};
+use common::control::{FailureCause, State};
 use thiserror::Error;
 
 /// Why a session ended early, and who is to blame.
@@ -49,12 +49,12 @@ impl SessionError {
     }
 
     /// What the toolstack must know of it besides the text.
-    pub(crate) fn cause(&self) -> Cause {
+    pub(crate) fn cause(&self) -> FailureCause {
         match self {
-            Self::Cancelled => Cause::Cancelled,
-            Self::Refused(Refusal::Gone | Refusal::Lost | Refusal::Discarded) => Cause::Gone,
-            Self::Refused(Refusal::NotLeft | Refusal::Revoked) => Cause::Back,
-            _ => Cause::Other,
+            Self::Cancelled => FailureCause::Cancelled,
+            Self::Refused(Refusal::Gone | Refusal::Lost | Refusal::Discarded) => FailureCause::Gone,
+            Self::Refused(Refusal::NotLeft | Refusal::Revoked) => FailureCause::Back,
+            _ => FailureCause::Other,
         }
     }
 }
@@ -100,7 +100,7 @@ pub enum Wait {
     /// The other agent, to call.
     #[error("the other host's agent did not connect in time")]
     Call,
-    /// The other agent, to build the guest's frame.
+    /// The other agent, to build the guest.
     #[error("the other host's agent did not answer in time")]
     Build,
     /// The toolstack, to suspend the guest.

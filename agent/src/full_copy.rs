@@ -88,7 +88,7 @@ async fn copy<S: Source>(
         let protected = departure.timer.spend(asking, || departure.source.protected(&batch))?;
         let (mut clean, mut dirty) = (Batch::new(), Batch::new());
         for (index, gfn) in batch.into_iter().enumerate() {
-            let is_clean = protected >> index & 1 == 1 && !departure.pages.is_dirty(gfn);
+            let is_clean = protected.contains(index) && !departure.pages.is_dirty(gfn);
             let _ = if is_clean { &mut clean } else { &mut dirty }.push(gfn);
         }
         departure.pages.defer(&dirty);
@@ -215,7 +215,7 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         }
         let arming = &mut arrival.ledger.borrow_mut().steps.arm;
         let mask = arrival.timer.spend(arming, || target.arm(&batch))?;
-        sets.armed.extend(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
-        armed += u64::from(mask.count_ones());
+        sets.armed.extend(mask.pick(batch));
+        armed += mask.count() as u64;
     }
 }

@@ -57,6 +57,7 @@ use core::time::Duration;
 
 use common::control::{AgentStatus, Size};
 use common::cost;
+use common::time::Instant;
 use smoltcp::phy::Device;
 
 pub use config::{Address, Config, MTU};
@@ -89,8 +90,8 @@ pub enum Wake {
     Now,
     /// At once, but first whoever else waits for the processor: somebody waits for what was just sent or filled.
     AfterOthers,
-    /// At this time of [`Platform::now_ns`], or earlier if an event comes.
-    At(u64),
+    /// At this time of [`Platform::now`], or earlier if an event comes.
+    At(Instant),
     /// When an event comes: a packet, a fault, a change in the store.
     OnEvent,
 }
@@ -119,7 +120,7 @@ where
         platform.random(&mut seed);
         let platform = Rc::new(RefCell::new(platform));
         let clock = platform.clone();
-        let timer = Timer::new(move || clock.borrow().now_ns());
+        let timer = Timer::new(move || clock.borrow().now());
         let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
         let net = Rc::new(RefCell::new(net));
         let config = Rc::new(config);
@@ -193,7 +194,7 @@ where
         let net = self.host.net.borrow_mut().poll_at(now).map(|at| if at <= now { now + DEVICE_FULL } else { at });
         match net.into_iter().chain(timer.take_earliest()).min() {
             Some(at) if at <= now => Wake::Now,
-            Some(at) => Wake::At(at.ns()),
+            Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
     }

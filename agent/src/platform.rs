@@ -10,6 +10,7 @@ mod memory;
 mod pager;
 mod store;
 
+use common::time::Instant;
 use common::{Backends, DomId, Features, Hold, PageSet};
 
 use crate::error::PlatformError;
@@ -57,8 +58,8 @@ pub trait Platform {
     /// A guest that arrives on this host.
     type Target: Target;
 
-    /// Nanoseconds since some fixed point; never runs backwards.
-    fn now_ns(&self) -> u64;
+    /// The time; never runs backwards.
+    fn now(&self) -> Instant;
     /// Fills `bytes` with entropy.
     fn random(&mut self, bytes: &mut [u8]);
     /// What the hypervisor can do.
@@ -66,11 +67,11 @@ pub trait Platform {
     /// Opens a running guest for leaving; changes nothing about it.
     fn open_source(&mut self, domain: DomId) -> Result<Self::Source>;
     /// Opens a domain that the toolstack has created and whose memory is still empty.
-    /// The agent's own pause count is taken: the guest cannot run before [`TargetHold::release`].
+    /// The agent's own pause count is taken: the guest cannot run before [`TargetHold::let_run`].
     fn open_target(&mut self, domain: DomId, backends: Backends) -> Result<Self::Target>;
     /// Opens a guest that an earlier life of this agent was sending away, and changes nothing about it yet: its dirty log
     /// may be on, it may be suspended and held by that life's pause count, and it may be retained
-    /// ([`SourceHold::is_retained`]). [`SourceHold::release`] then undoes all of that, [`SourceMemory::read`],
+    /// ([`SourceHold::is_retained`]). [`SourceHold::give_back`] then undoes all of that, [`SourceMemory::read`],
     /// [`SourceMemory::find_ram`] and [`SourceHold::destroy`] work as ever. `memo` is what [`Guest::memo`] gave that life;
     /// a domain with another `uuid` is refused.
     fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self::Source>;

@@ -8,7 +8,7 @@
 //!  full_copy::send      --- Ram, Pages, Hints -->                full_copy::take
 //!  switchover::leave    --- Dirty, Pages, State, Switch -->      switchover::take
 //!                       <-- Ready ---                            switchover::prepare
-//!  commit               --- Commit -->                           release
+//!  commit               --- Commit -->                           let_run
 //!  dirty_copy::serve    <-- Demand ---, --- Pages -->            stay
 //!  destroy              <-- Complete ---                         finish
 //! ```
@@ -22,7 +22,7 @@
 //! source does not run the guest again, and the hypervisor refuses everybody else. The source keeps every page until the
 //! target has said [`Message::Complete`](crate::wire::Message::Complete), and only then destroys the guest. One thing
 //! undoes the commit: the target's [`Message::Revoked`](crate::wire::Message::Revoked), which says that its copy never
-//! ran and never will, since its domain is dying. Only then is [`SourceHold::release`] called below that line.
+//! ran and never will, since its domain is dying. Only then is [`SourceHold::give_back`] called below that line.
 //!
 //! `Commit` is sent after `retain`, never before; a target that has said `Ready` and hears nothing more does not know
 //! on which side of the line the source is, so it neither runs the guest nor drops it: it asks.
@@ -34,7 +34,7 @@
 //! is said by [`epilogue`]; what an agent's next life must know stands in a [`note`](crate::host::note).
 //!
 //! [`SourceHold::retain`]: crate::platform::SourceHold::retain
-//! [`SourceHold::release`]: crate::platform::SourceHold::release
+//! [`SourceHold::give_back`]: crate::platform::SourceHold::give_back
 
 pub(crate) mod arrival;
 pub(crate) mod departure;

@@ -190,10 +190,10 @@ impl<S: Source> Departure<S> {
     }
 
     /// Says what the guest is.
-    pub(crate) async fn welcome(&mut self, info: &GuestInfo, frame: &[u8]) -> Result<(), SessionError> {
+    pub(crate) async fn welcome(&mut self, info: &GuestInfo, config: &[u8]) -> Result<(), SessionError> {
         let GuestInfo { pages, uuid, .. } = *info;
         let verify = !matches!(self.verify, Verify::No);
-        let welcome = Welcome { pages, frames: self.pages.frames(), uuid, verify, frame };
+        let welcome = Welcome { pages, frames: self.pages.frames(), uuid, verify, config };
         self.connections.control.send(Message::Welcome(welcome)).await
     }
 

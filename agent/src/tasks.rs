@@ -9,50 +9,13 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::cell::Cell;
 use core::future::{Future, poll_fn};
-use core::ops::{Add, Sub};
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
-/// A time of the machine's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Instant {
-    ns: u64,
-}
+pub(crate) use common::time::{Instant, ns};
 
-impl Instant {
-    pub(crate) const fn from_ns(ns: u64) -> Self {
-        Self { ns }
-    }
-
-    pub(crate) const fn ns(self) -> u64 {
-        self.ns
-    }
-}
-
-impl Add<Duration> for Instant {
-    type Output = Self;
-
-    fn add(self, span: Duration) -> Self {
-        Self { ns: self.ns.saturating_add(ns(span)) }
-    }
-}
-
-impl Sub for Instant {
-    type Output = Duration;
-
-    /// How long after `then` it is; nothing if it is before.
-    fn sub(self, then: Self) -> Duration {
-        Duration::from_nanos(self.ns.saturating_sub(then.ns))
-    }
-}
-
-/// A span in nanoseconds: of centuries, the longest that there are.
-pub(crate) const fn ns(span: Duration) -> u64 {
-    span.as_secs() * 1_000_000_000 + span.subsec_nanos() as u64
-}
-
-/// The same in milliseconds.
+/// A span in milliseconds.
 pub(crate) const fn ms(span: Duration) -> u64 {
     ns(span) / 1_000_000
 }
@@ -70,15 +33,15 @@ pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) struct Timer(Rc<Inner>);
 
 struct Inner {
-    clock: Box<dyn Fn() -> u64>,
+    clock: Box<dyn Fn() -> Instant>,
     earliest: Cell<Option<Instant>>,
     again: Cell<bool>,
     hurry: Cell<bool>,
 }
 
 impl Timer {
-    /// `clock` gives nanoseconds that never run backwards.
-    pub(crate) fn new(clock: impl Fn() -> u64 + 'static) -> Self {
+    /// `clock` never runs backwards.
+    pub(crate) fn new(clock: impl Fn() -> Instant + 'static) -> Self {
         Self(Rc::new(Inner {
             clock: Box::new(clock),
             earliest: Cell::default(),
@@ -88,7 +51,7 @@ impl Timer {
     }
 
     pub(crate) fn now(&self) -> Instant {
-        Instant::from_ns((self.0.clock)())
+        (self.0.clock)()
     }
 
     /// Does `work`, and adds to `spent` what it took.

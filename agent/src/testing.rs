@@ -40,7 +40,7 @@ impl Pair {
         let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, Instant::default())));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();
-        Self { net, device, timer: Timer::new(move || time.get()), clock }
+        Self { net, device, timer: Timer::new(move || Instant::from_ns(time.get())), clock }
     }
 
     /// One more connection: the end that called, the end that was called.

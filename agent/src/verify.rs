@@ -161,7 +161,7 @@ fn compare<T: Target>(
         return Ok(0);
     }
     let read = arrival.target.borrow_mut().read(&gfns, &mut verifier.pages[..gfns.len()])?;
-    if (read.count_ones() as usize) < gfns.len() {
+    if read.count() < gfns.len() {
         return Err(SessionError::Refused(Refusal::Unreadable));
     }
     let mut equal = 0;

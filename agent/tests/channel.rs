@@ -6,7 +6,7 @@ mod sim;
 use std::collections::HashSet;
 
 use agent::secure::Security;
-use common::control::{Cause, State};
+use common::control::{FailureCause, State};
 use sim::guest::Here;
 use sim::{Scenario, World, key, sealed};
 
@@ -84,7 +84,7 @@ fn a_guest_does_not_go_where_another_trusted_agent_calls_for_it_first() {
     assert!(world.run_until(10_000, |world| world.state(0).is_some()));
     world.intrude(sealed(2, &[0]));
     assert!(world.run(60_000), "{:?}", world.states);
-    let failed = State::Failed { cause: Cause::Other, reason: CONTESTED.into() };
+    let failed = State::Failed { cause: FailureCause::Other, reason: CONTESTED.into() };
     assert_eq!(world.state(0), Some(&failed), "{:?}", world.states);
     assert!(world.guest.borrow().runs_here());
 }
@@ -96,7 +96,7 @@ fn a_guest_stays_if_another_trusted_agent_calls_for_it_as_well() {
     assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
     world.intrude(sealed(2, &[0]));
     assert!(world.run(60_000), "{:?}", world.states);
-    let failed = |reason: String| State::Failed { cause: Cause::Other, reason };
+    let failed = |reason: String| State::Failed { cause: FailureCause::Other, reason };
     assert_eq!(world.state(0), Some(&failed(CONTESTED.into())), "{:?}", world.states);
     let told = format!("the other host's agent gave up: {CONTESTED}");
     assert_eq!(world.state(1), Some(&failed(told)), "{:?}", world.states);

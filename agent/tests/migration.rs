@@ -17,7 +17,7 @@ mod turns;
 #[path = "migration/verify.rs"]
 mod verify;
 
-use common::control::{Cause, Mode, State, Summary};
+use common::control::{FailureCause, Mode, State, Summary};
 use sim::guest::{Guest, Here};
 use sim::link::Quality;
 use sim::machine::Op;
@@ -210,11 +210,11 @@ fn a_request_that_makes_no_sense_is_answered() {
     let mut world = World::new(Scenario::default());
     world.ask(0, "out-0-1", "out domain=99 mode=tsmc");
     assert!(world.run_until(1000, |world| world.state(0).is_some()));
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Gone, reason: "the guest is gone".into() }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: FailureCause::Gone, reason: "the guest is gone".into() }));
     world.ask(0, "out-0-2", "out of order");
     assert!(world.run_until(1000, |world| world.states[0][0].len() == 2));
     let reason = "the toolstack's request is malformed: domain is missing".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Other, reason }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: FailureCause::Other, reason }));
 }
 
 /// Absent pages do not show in what the hypervisor tells of a guest; the agent itself must know that it is not whole.
@@ -230,7 +230,7 @@ fn a_guest_in_hand_is_in_no_second_hand() {
     world.ask(1, "twice-2", "out domain=1000 mode=tsmc");
     world.run_until(20, |_| false);
     let reason = "an earlier migration of the guest has not ended here; see 'tsmc status'".to_string();
-    let failed = State::Failed { cause: Cause::Other, reason };
+    let failed = State::Failed { cause: FailureCause::Other, reason };
     for (host, id) in [(0, "twice-0"), (0, "twice-1"), (1, "twice-2")] {
         assert_eq!(world.answer(host, id).as_ref(), Some(&failed), "{id}");
     }

@@ -4,7 +4,7 @@
 mod sim;
 
 use agent::error::Refusal;
-use common::control::{Cause, State};
+use common::control::{FailureCause, State};
 use sim::guest::Here;
 use sim::machine::{NOT_ENFORCED, RESUMED};
 use sim::{Scenario, World};
@@ -153,7 +153,7 @@ fn a_source_whose_guest_was_destroyed_after_the_commit_says_so_and_nobody_goes_o
     world.guest.borrow_mut().here = Here::Gone;
     assert!(world.run_until(5_000, |world| world.state(0).is_some_and(State::is_end)), "{:?}", world.states);
     let lost = Refusal::Lost.to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Gone, reason: lost.clone() }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: FailureCause::Gone, reason: lost.clone() }));
     let told = State::Interrupted { reason: format!("the other host's agent gave up: {lost}") };
     assert!(world.run_until(5_000, |world| world.state(1) == Some(&told)), "{:?}", world.states);
     world.run_until(5_000, |_| false);
@@ -175,7 +175,7 @@ fn only_a_guest_that_never_ran_may_be_withdrawn() {
     };
     assert_eq!(withdraw(&mut world, "early"), State::Complete);
     assert!(world.run(FOR_EVER), "{:?}", world.states);
-    let has_run = State::Failed { cause: Cause::Other, reason: Refusal::HasRun.to_string() };
+    let has_run = State::Failed { cause: FailureCause::Other, reason: Refusal::HasRun.to_string() };
     assert_eq!(withdraw(&mut world, "late"), has_run);
 }
 

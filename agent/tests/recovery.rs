@@ -11,7 +11,7 @@ mod sim;
 mod soak;
 
 use agent::error::{Refusal, SessionError};
-use common::control::{Cause, State};
+use common::control::{FailureCause, State};
 use fault::{Fault, Run, When};
 use sim::guest::Here;
 use sim::link::Quality;
@@ -156,7 +156,7 @@ fn a_guest_that_had_not_left_when_its_agent_died_is_back() {
     assert!(world.run_until(FOR_EVER, |world| world.note(0).is_some()));
     world.kill(0);
     world.revive(0);
-    let back = failed(Cause::Back, Refusal::NotLeft);
+    let back = failed(FailureCause::Back, Refusal::NotLeft);
     assert!(world.run_until(FOR_EVER, |world| world.state(0) == Some(&back)), "{:?}", world.states);
     assert!(world.guest.borrow().runs_here());
 }
@@ -179,7 +179,7 @@ fn discard(world: &mut World, id: &str) -> State {
     world.answer(0, id).expect("an answer")
 }
 
-fn failed(cause: Cause, reason: impl ToString) -> State {
+fn failed(cause: FailureCause, reason: impl ToString) -> State {
     State::Failed { cause, reason: reason.to_string() }
 }
 
@@ -189,8 +189,8 @@ fn what_is_kept_for_a_host_that_is_gone_can_be_discarded() {
     world.kill(1);
     assert_eq!(discard(&mut world, "discard-1"), State::Complete);
     assert_eq!(world.guest.borrow().here, Here::Destroyed);
-    assert_eq!(world.state(0), Some(&failed(Cause::Gone, Refusal::Discarded)));
-    assert_eq!(discard(&mut world, "discard-2"), failed(Cause::Gone, Refusal::Gone));
+    assert_eq!(world.state(0), Some(&failed(FailureCause::Gone, Refusal::Discarded)));
+    assert_eq!(discard(&mut world, "discard-2"), failed(FailureCause::Gone, Refusal::Gone));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn a_target_that_nobody_can_answer_waits_until_its_domain_is_destroyed() {
     assert_eq!(world.state(1), Some(&State::Ready), "{:?}", world.states);
     world.guest.borrow_mut().created = false;
     assert!(
-        world.run_until(5_000, |world| world.state(1) == Some(&failed(Cause::Gone, Refusal::Gone))),
+        world.run_until(5_000, |world| world.state(1) == Some(&failed(FailureCause::Gone, Refusal::Gone))),
         "{:?}",
         world.states
     );
@@ -244,13 +244,13 @@ fn a_target_that_nobody_can_answer_waits_until_its_domain_is_destroyed() {
 fn nothing_is_discarded_that_somebody_may_still_want() {
     // One that runs here, one that is being sent, one whose pages the target fetches.
     let mut world = World::new(small());
-    assert_eq!(discard(&mut world, "discard-1"), failed(Cause::Other, "the guest has not left this host"));
+    assert_eq!(discard(&mut world, "discard-1"), failed(FailureCause::Other, "the guest has not left this host"));
     let slow = Quality { bytes_per_second: 100_000, ..small().quality };
     for state in [State::Copying, State::Committed] {
         let mut world = World::new(Scenario { quality: slow, ..small() });
         world.start();
         assert!(world.run_until(FOR_EVER, |world| world.state(0) == Some(&state)));
-        assert_eq!(discard(&mut world, "discard-1"), failed(Cause::Other, Refusal::InHand));
+        assert_eq!(discard(&mut world, "discard-1"), failed(FailureCause::Other, Refusal::InHand));
         assert_eq!(world.state(0), Some(&state), "the test comes too late");
         assert!(world.run(FOR_EVER), "{:?}", world.states);
         world.guest.borrow().check_complete();

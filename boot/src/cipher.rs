@@ -1,4 +1,4 @@
-//! Which code seals and opens on this processor. The cipher's crates ask `cpufeatures`, and this asks the same.
+//! Which implementation of the cipher this processor's features select. The cipher's crates ask `cpufeatures`, and this asks the same.
 
 use core::fmt;
 

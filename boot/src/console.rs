@@ -1,4 +1,4 @@
-//! What an image says, under its name.
+//! Lines on the console, each with the image's name in front.
 
 use core::fmt::{self, Write};
 

@@ -19,10 +19,9 @@ pub fn init(pages: Pages) {
     unsafe { HEAP.0.lock().init(pages.start().as_ptr(), pages.count() * PAGE_SIZE) };
 }
 
-/// Bytes in use and bytes free.
-pub fn usage() -> (usize, usize) {
-    let heap = HEAP.0.lock();
-    (heap.used(), heap.free())
+/// Bytes that are free.
+pub fn free() -> usize {
+    HEAP.0.lock().free()
 }
 
 // SAFETY: blocks come from `Heap`, which hands out each byte once. There is one thread and no interrupt: the lock is

@@ -1,4 +1,4 @@
-//! What the entry code and the start must agree on about the image in memory.
+//! Sizes and addresses of the image in memory, for the entry code and for what starts after it.
 
 /// Bytes of the stack. Deepest is an encrypted handshake inside a poll of the network stack.
 pub const STACK: usize = 256 * 1024;

@@ -1,4 +1,4 @@
-//! The end: say where, then tell Xen that the domain crashed.
+//! The panic handler: says where it happened, then tells Xen that the domain crashed.
 
 use core::fmt::{self, Write};
 use core::panic::PanicInfo;

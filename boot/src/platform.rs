@@ -7,6 +7,7 @@ use core::cell::RefCell;
 use agent::error::PlatformError;
 use agent::platform as wanted;
 use agent::platform::{ARRIVALS, Result};
+use common::time::Instant;
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::{Errno, Port};
@@ -64,8 +65,8 @@ impl wanted::Platform for Platform {
     type Source = Source;
     type Target = Target;
 
-    fn now_ns(&self) -> u64 {
-        time::now_ns()
+    fn now(&self) -> Instant {
+        time::now()
     }
 
     fn random(&mut self, bytes: &mut [u8]) {
@@ -99,9 +100,8 @@ impl wanted::Platform for Platform {
         hold: Hold,
         frames: u64,
     ) -> Result<(Target, PageSet)> {
-        let (target, absent) =
+        let (target, missing) =
             target::Target::adopt(self.reach.clone(), domain, uuid, hold, frames).map_err(failure)?;
-        let missing = PageSet::from_words(absent, frames);
         let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
         target.listen();
         Ok((target, missing))
@@ -178,8 +178,8 @@ impl wanted::DirtyLog for Source {
 }
 
 impl wanted::SaveMachine for Source {
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.source.frame().map_err(failure)
+    fn config(&mut self) -> Result<Vec<u8>> {
+        self.source.config().map_err(failure)
     }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -200,8 +200,8 @@ impl wanted::SourceHold for Source {
         self.source.retain().map_err(failure)
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.source.release().map_err(failure)
+    fn give_back(&mut self) -> Result<()> {
+        self.source.give_back().map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {
@@ -290,8 +290,8 @@ impl wanted::Pager for Target {
 }
 
 impl wanted::LoadMachine for Target {
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
-        let rings = self.target.build(frame).map_err(failure)?;
+    fn build(&mut self, config: &[u8]) -> Result<Rings> {
+        let rings = self.target.build(config).map_err(failure)?;
         self.listen();
         Ok(rings)
     }
@@ -302,8 +302,8 @@ impl wanted::LoadMachine for Target {
 }
 
 impl wanted::TargetHold for Target {
-    fn release(&mut self) -> Result<()> {
-        self.target.release().map_err(failure)
+    fn let_run(&mut self) -> Result<()> {
+        self.target.let_run().map_err(failure)
     }
 
     fn has_run(&mut self) -> Result<bool> {

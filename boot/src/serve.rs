@@ -38,38 +38,34 @@ struct Waker {
 }
 
 /// Why the agent cannot serve.
-pub enum Refusal {
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
     /// It is told what makes no sense, or does not know this hypervisor. Started again, it would say the same.
+    #[error("{0}")]
     Permanent(String),
     /// Something around it fails.
+    #[error("{0}")]
     Transient(String),
 }
 
-impl Refusal {
+impl StartError {
     fn permanent(error: impl fmt::Display) -> Self {
         Self::Permanent(error.to_string())
     }
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Permanent(reason) | Self::Transient(reason)) = self;
-        f.write_str(reason)
-    }
-}
-
-impl From<String> for Refusal {
+impl From<String> for StartError {
     fn from(reason: String) -> Self {
         Self::Transient(reason)
     }
 }
 
 /// Runs the agent; comes back only with the reason why it cannot.
-pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
+pub fn run(mut machine: Machine) -> Result<Infallible, StartError> {
     let store = machine.store.take().ok_or_else(|| "there is no xenstore".to_string())?;
     let store = Rc::new(RefCell::new(store));
     let outcome = serve(machine, store.clone());
-    if let Err(Refusal::Permanent(reason)) = &outcome {
+    if let Err(StartError::Permanent(reason)) = &outcome {
         // For who cannot see the console; it is said there too.
         let node = format!("{ROOT}/{REFUSED}");
         let _ = store.borrow_mut().write(&node, reason.as_bytes());
@@ -77,21 +73,20 @@ pub fn run(mut machine: Machine) -> Result<Infallible, Refusal> {
     outcome
 }
 
-fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallible, Refusal> {
-    let options = AgentOptions::parse(&machine.command_line).map_err(Refusal::permanent)?;
+fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallible, StartError> {
+    let options = AgentOptions::parse(&machine.command_line).map_err(StartError::permanent)?;
     agent::os::log_to_console(options.log_level);
-    let (security, entropy) = identity::take(&mut machine, &options).map_err(Refusal::permanent)?;
+    let (security, entropy) = identity::take(&mut machine, &options).map_err(StartError::permanent)?;
     let origin = entropy.origin();
     hermit::init(entropy);
-    domctl::check_version().map_err(Refusal::permanent)?;
+    domctl::check_version().map_err(StartError::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
     let Up { nic, device, interface, mac, mtu } = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
     let total = memory.total_pages() / 256;
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
-    let (_, free) = heap::usage();
-    let mut config = options.config(mac, free, security);
+    let mut config = options.config(mac, heap::free(), security);
     config.beside = (memory.total_pages() as usize * PAGE_SIZE).saturating_sub(config.memory);
     config.nic = Some(interface);
     banner(total, &platform.features(), origin, &config, mtu);

@@ -7,10 +7,9 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
+use common::control::{REQUESTS, ROOT};
 use xen_pv::xenstore::{self, Xenstore};
 
-/// The agent's directory, relative to the domain's.
-const DIRECTORY: &str = "data/tsmc";
 const TOKEN: &str = "requests";
 
 /// Most changes that wait to be read; the oldest fall out.
@@ -20,7 +19,7 @@ const CHANGES: usize = 256;
 pub struct Store {
     /// Shared with the main loop, which follows the network's backend through it.
     xenstore: Rc<RefCell<Xenstore>>,
-    /// Paths below [`DIRECTORY`] that have changed.
+    /// Paths below [`ROOT`] that have changed.
     changed: VecDeque<String>,
     /// That of them whose value is on its way.
     reading: Option<String>,
@@ -31,7 +30,7 @@ impl Store {
     pub fn new(store: Rc<RefCell<Xenstore>>) -> Result<Self, xenstore::Error> {
         {
             let mut store = store.borrow_mut();
-            let requests = format!("{DIRECTORY}/request");
+            let requests = format!("{ROOT}/{REQUESTS}");
             store.mkdir(&requests)?;
             store.watch(&requests, TOKEN)?;
         }
@@ -42,7 +41,7 @@ impl Store {
     fn gather_changes(&mut self) {
         let mut xenstore = self.xenstore.borrow_mut();
         while let Some(change) = xenstore.next_change(|change| change.token == TOKEN) {
-            let path = change.path.strip_prefix(DIRECTORY).and_then(|path| path.strip_prefix('/'));
+            let path = change.path.strip_prefix(ROOT).and_then(|path| path.strip_prefix('/'));
             let Some(path) = path.filter(|path| !self.changed.iter().any(|known| known == path)) else { continue };
             if self.changed.len() >= CHANGES {
                 self.changed.pop_front();
@@ -86,5 +85,5 @@ impl agent::platform::Store for Store {
 }
 
 fn below(path: &str) -> String {
-    format!("{DIRECTORY}/{path}")
+    format!("{ROOT}/{path}")
 }

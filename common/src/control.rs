@@ -34,7 +34,7 @@ use crate::line::{Line, ParseError};
 pub use interface::{Interface, InterfaceKind};
 pub use report::{Progress, Summary};
 pub use request::Request;
-pub use state::{Cause, State};
+pub use state::{FailureCause, State};
 pub use status::AgentStatus;
 
 /// The agent's directory, relative to the home of its domain in xenstore.
@@ -173,6 +173,12 @@ pub struct Size {
 }
 
 impl Size {
+    /// That of a line; what an older agent or helper says nothing of counts as nothing.
+    pub fn of_line(line: &Line<'_>) -> Result<Self, ParseError> {
+        let field = |key| Ok(line.optional(key)?.unwrap_or(0));
+        Ok(Self { frames: field("frames")?, digests: field("digests")? })
+    }
+
     /// That of a guest with so much memory that is not verified. Hypervisor and toolstack put rings and tables below 4 GiB: a
     /// guest has frames there, however small it is, and a hole as large as they may need.
     pub fn of_memory(mib: u64) -> Self {
@@ -194,12 +200,6 @@ impl fmt::Display for Size {
         let Self { frames, digests } = self;
         write!(f, "frames={frames} digests={digests}")
     }
-}
-
-/// What an older agent or helper says nothing of counts as nothing.
-fn size_of(line: &Line<'_>) -> Result<Size, ParseError> {
-    let field = |key| Ok(line.optional(key)?.unwrap_or(0));
-    Ok(Size { frames: field("frames")?, digests: field("digests")? })
 }
 
 fn write_key(f: &mut fmt::Formatter<'_>, key: &Option<PublicKey>) -> fmt::Result {

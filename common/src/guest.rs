@@ -3,11 +3,8 @@
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
 
-/// Most pages that one call to a guest's memory names: one bit each in a [`PageMask`].
+/// Most pages that one call to a guest's memory names: one bit each in a [`PageMask`](crate::PageMask).
 pub const BATCH: usize = 64;
-
-/// Which pages of a batch an operation covered: bit `i` stands for the `i`-th page of the call.
-pub type PageMask = u64;
 
 /// The bytes of one page.
 pub type Page = [u8; PAGE_SIZE];

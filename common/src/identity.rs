@@ -1,4 +1,4 @@
-//! What an agent is told of who it is, and whom it knows.
+//! An agent's identity as text: its private key, and the public keys of the agents that it knows.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};

@@ -1,4 +1,4 @@
-//! Who an agent is.
+//! Public keys of agents.
 
 use alloc::string::{String, ToString};
 use core::fmt;

@@ -7,16 +7,20 @@ extern crate std;
 
 pub mod control;
 pub mod cost;
+pub mod cursor;
 mod guest;
 pub mod hex;
 mod identity;
 mod key;
 mod line;
+mod page_mask;
 mod page_set;
 pub mod stream;
+pub mod time;
 
-pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, Rings, Span};
+pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, Rings, Span};
 pub use identity::{IdentityError, Keys};
 pub use key::PublicKey;
-pub use line::ParseError;
+pub use line::{Line, ParseError};
+pub use page_mask::PageMask;
 pub use page_set::PageSet;

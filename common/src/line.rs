@@ -15,14 +15,15 @@ pub enum ParseError {
 }
 
 /// A line, looked at field by field.
-#[derive(Clone, Copy)]
-pub(crate) struct Line<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Line<'a> {
     fields: &'a str,
     reason: Option<&'a str>,
 }
 
 impl<'a> Line<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+    /// The line without what surrounds it.
+    pub fn new(text: &'a str) -> Self {
         let text = text.trim_matches(['\n', '\0', ' ']);
         match text.split_once(" reason=") {
             Some((fields, reason)) => Self { fields, reason: Some(reason) },
@@ -31,23 +32,23 @@ impl<'a> Line<'a> {
     }
 
     /// The bare first word, or nothing.
-    pub(crate) fn word(&self) -> &'a str {
+    pub fn word(&self) -> &'a str {
         let first = self.fields.split(' ').next().unwrap_or_default();
         if first.contains('=') { "" } else { first }
     }
 
     /// Every `key=value` of the line.
-    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    pub fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         self.fields.split(' ').filter_map(|part| part.split_once('='))
     }
 
     /// The value of `key`.
-    pub(crate) fn field<T: FromStr>(&self, key: &'static str) -> Result<T, ParseError> {
+    pub fn field<T: FromStr>(&self, key: &'static str) -> Result<T, ParseError> {
         self.optional(key)?.ok_or(ParseError::Missing(key))
     }
 
     /// The value of `key`, if the line has it.
-    pub(crate) fn optional<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
+    pub fn optional<T: FromStr>(&self, key: &'static str) -> Result<Option<T>, ParseError> {
         match self.pairs().find(|(name, _)| *name == key) {
             None => Ok(None),
             Some((_, value)) => value.parse().map(Some).map_err(|_| ParseError::Bad(key)),
@@ -55,7 +56,7 @@ impl<'a> Line<'a> {
     }
 
     /// The free text at the end.
-    pub(crate) fn reason(&self) -> Result<String, ParseError> {
+    pub fn reason(&self) -> Result<String, ParseError> {
         self.reason.map(ToString::to_string).ok_or(ParseError::Missing("reason"))
     }
 }

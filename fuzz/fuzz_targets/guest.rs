@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use xen_pv::guest::frame::{Frame, State};
+use xen_pv::guest::machine_config::{MachineConfig, State};
 use xen_pv::guest::kind::PVH;
 use xen_pv::guest::walk;
 
@@ -10,8 +10,8 @@ use xen_pv::guest::walk;
 const LIMIT: usize = 512;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(frame) = Frame::decode(bytes, &PVH) {
-        assert_eq!(Frame::decode(&frame.encode(), &PVH), Ok(frame));
+    if let Ok(config) = MachineConfig::decode(bytes, &PVH) {
+        assert_eq!(MachineConfig::decode(&config.encode(), &PVH), Ok(config));
     }
     if let Ok(state) = State::decode(bytes) {
         assert_eq!(State::decode(&state.encode()), Ok(state));

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
 
+use common::Rings;
 use common::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
 
 use crate::name::AGENT_NAME;
@@ -122,10 +123,10 @@ impl Session {
     }
 
     /// Where the rings of the domain that is being filled are, once its frame stands.
-    pub fn rings(&self, store: &mut Xenstore) -> Result<Option<(u64, u64)>, XenstoreError> {
+    pub fn rings(&self, store: &mut Xenstore) -> Result<Option<Rings>, XenstoreError> {
         let built = store.read(&self.node(&self.id.built()))?.and_then(|text| text.parse().ok());
         Ok(built.and_then(|state| match state {
-            State::Built { store, console } => Some((store.0, console.0)),
+            State::Built { store, console } => Some(Rings { store, console }),
             _ => None,
         }))
     }

@@ -8,6 +8,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 
+use common::Rings;
+
 /// How loud a line in libxl's log is; `xl` shows [`Level::Info`] and above unless told otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
@@ -43,12 +45,7 @@ pub enum Message<'a> {
     /// Everything that is fixed when a guest is created has arrived; nothing is missing. Answered: zero.
     StaticDataDone,
     /// Where the rings of xenstore and the console are.
-    RestoreResults {
-        /// Guest frame of xenstore's ring.
-        store_gfn: u64,
-        /// Guest frame of the console's ring.
-        console_gfn: u64,
-    },
+    RestoreResults(Rings),
     /// The last message. Answered.
     Complete {
         /// Why the operation failed, as an error number; zero if it did not.
@@ -70,7 +67,7 @@ impl Message<'_> {
             Self::Progress { .. } => 2,
             Self::Suspend => 3,
             Self::StaticDataDone => 8,
-            Self::RestoreResults { .. } => 9,
+            Self::RestoreResults(_) => 9,
             Self::Complete { .. } => 10,
         }
     }
@@ -93,9 +90,9 @@ impl Message<'_> {
             }
             Self::Suspend => {}
             Self::StaticDataDone => put_u32(&mut body, 0),
-            Self::RestoreResults { store_gfn, console_gfn } => {
-                put_u64(&mut body, *store_gfn);
-                put_u64(&mut body, *console_gfn);
+            Self::RestoreResults(rings) => {
+                put_u64(&mut body, rings.store.0);
+                put_u64(&mut body, rings.console.0);
             }
             Self::Complete { errno } => {
                 let result: i32 = if *errno == 0 { 0 } else { -1 };
@@ -186,6 +183,8 @@ impl Libxl {
 
 #[cfg(test)]
 mod tests {
+    use common::Gfn;
+
     use super::*;
 
     #[test]
@@ -199,7 +198,7 @@ mod tests {
     fn callbacks_carry_their_arguments() {
         assert_eq!(Message::Suspend.encode(), b"\x02\0\x03\0");
         assert_eq!(
-            Message::RestoreResults { store_gfn: 0xfeffc, console_gfn: 0xfefff }.encode(),
+            Message::RestoreResults(Rings { store: Gfn(0xfeffc), console: Gfn(0xfefff) }).encode(),
             b"\x12\0\x09\0\xfc\xef\x0f\0\0\0\0\0\xff\xef\x0f\0\0\0\0\0"
         );
         assert_eq!(Message::Complete { errno: 0 }.encode(), b"\x0a\0\x0a\0\0\0\0\0\0\0\0\0");

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use common::control::Mode;
+use common::{Gfn, Rings};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
@@ -56,7 +57,7 @@ pub fn serve(call: Arguments, words: &[String]) -> io::Result<()> {
     libxl.log(Level::Error, &format!("domain {domain} cannot {way} host '{}': {refusal}", host.trim()));
     if matches!(call, Arguments::Restore(_)) {
         // libxl complains about a helper that names no rings, whatever else happened.
-        libxl.send(&Message::RestoreResults { store_gfn: 0, console_gfn: 0 })?;
+        libxl.send(&Message::RestoreResults(Rings { store: Gfn(0), console: Gfn(0) }))?;
     }
     libxl.complete(Errno::CANCELED.raw_os_error())
 }

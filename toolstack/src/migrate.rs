@@ -20,7 +20,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::refusal::Refusal;
 use crate::xenstore::Xenstore;
-use course::{Course, Look};
+use course::{Course, Snapshot};
 pub use outcome::{EXIT_STATUS, Outcome};
 use preflight::Guest;
 use screen::Screen;
@@ -106,13 +106,13 @@ impl Attempt<'_> {
     fn until_xl_ends(&mut self) -> io::Result<bool> {
         let begun = Instant::now();
         loop {
-            let look = self.look();
+            let seen = self.look();
             if let Some(succeeded) = self.xl.ended()? {
                 return Ok(succeeded);
             }
             let late = self.order.timeout.is_some_and(|seconds| begun.elapsed() > Duration::from_secs(seconds));
             let interrupted = self.is_interrupted();
-            if self.given_up.is_none() && !look.has_left() && (interrupted || late) {
+            if self.given_up.is_none() && !seen.has_left() && (interrupted || late) {
                 self.given_up = Some(if interrupted { "interrupted" } else { "it took too long" });
                 self.screen.say("giving it up");
                 // As long as no agent knows of it, or can be told, `xl` is ended; its helper puts everything back.
@@ -128,9 +128,9 @@ impl Attempt<'_> {
     fn until_clear(&mut self, succeeded: bool) -> Outcome {
         let mut open_since = Instant::now();
         loop {
-            let look = self.look();
+            let seen = self.look();
             let begun = self.course.has_begun();
-            match look.state {
+            match seen.state {
                 Some(State::Complete) => return Outcome::Moved,
                 Some(State::Failed { reason, .. }) => return Outcome::stayed(reason, self.given_up),
                 // Not a guest for an agent.
@@ -154,16 +154,16 @@ impl Attempt<'_> {
     }
 
     /// Looks how far it is, and says so.
-    fn look(&mut self) -> Look {
+    fn look(&mut self) -> Snapshot {
         // A xenstored that does not answer is no reason to leave `xl` alone.
-        let look = self.course.look(&mut self.store).unwrap_or_default();
+        let seen = self.course.look(&mut self.store).unwrap_or_default();
         for line in self.xl.lines() {
             if self.order.verbose {
                 self.screen.say(&line);
             }
         }
-        self.screen.show(&look);
-        look
+        self.screen.show(&seen);
+        seen
     }
 
     fn is_interrupted(&self) -> bool {

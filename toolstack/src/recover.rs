@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::DomId;
-use common::control::{Cause, Request, State};
+use common::control::{FailureCause, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::kept::{self, End};
@@ -197,7 +197,7 @@ fn settled(store: &mut Xenstore, session: &Session, since: Instant) -> Result<Op
 fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Became, Refusal> {
     Ok(match (end.way, state) {
         // The agent did not take it up.
-        (_, State::Failed { cause: Cause::Cancelled | Cause::Other, reason }) => Became::Over(reason),
+        (_, State::Failed { cause: FailureCause::Cancelled | FailureCause::Other, reason }) => Became::Over(reason),
         (_, state) if state.is_end() => Became::Over(conclude(store, end, state)?),
         (Way::Out, State::Committed) => {
             Became::Open("it has left; the agents have met again, and its pages follow".into())
@@ -216,7 +216,7 @@ fn conclude_taken_up(store: &mut Xenstore, end: End, state: State) -> Result<Bec
 /// Does what is left to do for dom0 when a migration has ended like this, and says what became of the guest.
 fn conclude(store: &mut Xenstore, end: End, state: State) -> Result<String, Refusal> {
     let became = match (end.way, state) {
-        (_, State::Failed { cause: Cause::Gone, reason }) => format!("{reason}; nothing is left to recover"),
+        (_, State::Failed { cause: FailureCause::Gone, reason }) => format!("{reason}; nothing is left to recover"),
         (Way::Out, State::Failed { reason, .. }) => match come_back(store, end.domain) {
             Ok(()) => format!("{reason}; xenstored has been told"),
             Err(error) => format!("{reason}, but will not suspend again: {error}"),

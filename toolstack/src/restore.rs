@@ -19,8 +19,8 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use common::control::{Cause, Request, State};
-use common::{Backends, DomId};
+use common::control::{FailureCause, Request, State};
+use common::{Backends, DomId, Rings};
 
 use crate::agents::{Agent, Session, Way};
 use crate::arguments::RestoreArguments;
@@ -67,8 +67,8 @@ pub fn restore(
     let request = Request::In { domain: DomId(arguments.domain), peer, key, session, size, backends };
     let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
-    let (store_gfn, console_gfn) = follow(libxl, store, waiter, session, arguments.domain)?;
-    Ok(libxl.send(&Message::RestoreResults { store_gfn, console_gfn })?)
+    let rings = follow(libxl, store, waiter, session, arguments.domain)?;
+    Ok(libxl.send(&Message::RestoreResults(rings))?)
 }
 
 /// Waits until the guest belongs to this side; gives its rings.
@@ -78,7 +78,7 @@ fn follow(
     waiter: &mut Waiter,
     mut session: Session,
     domain: u16,
-) -> Result<(u64, u64), Refusal> {
+) -> Result<Rings, Refusal> {
     let arrived = wait_for_guest(libxl, store, waiter, &mut session, domain);
     if arrived.is_err() {
         // The domain is about to be destroyed: the agent must let go of it.
@@ -92,7 +92,7 @@ fn follow(
 #[derive(Default)]
 struct Said {
     state: Option<State>,
-    rings: Option<(u64, u64)>,
+    rings: Option<Rings>,
     note: Option<String>,
     waits: bool,
 }
@@ -126,7 +126,7 @@ fn wait_for_guest(
     waiter: &mut Waiter,
     session: &mut Session,
     domain: u16,
-) -> Result<(u64, u64), Refusal> {
+) -> Result<Rings, Refusal> {
     let mut said = Said::default();
     // What nobody looks at here comes most often: how far the agent is.
     let mut look = true;
@@ -145,7 +145,7 @@ fn wait_for_guest(
             }
             Some(State::Failed { cause, reason }) => {
                 return Err(match cancelled {
-                    Some(why) if *cause == Cause::Cancelled => why,
+                    Some(why) if *cause == FailureCause::Cancelled => why,
                     _ => Refusal::Agent(reason.clone()),
                 });
             }

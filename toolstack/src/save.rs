@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use common::DomId;
-use common::control::{Cause, Mode, Progress, Request, State};
+use common::control::{FailureCause, Mode, Progress, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
@@ -291,9 +291,9 @@ impl<'a> Save<'a> {
 
     /// What to tell the operator when the agent gave up. It may have been asked to and have done so for another reason, of
     /// which it knows more than we do.
-    fn why(&mut self, cause: Cause, reason: String) -> Refusal {
+    fn why(&mut self, cause: FailureCause, reason: String) -> Refusal {
         match self.cancelled.take() {
-            Some(cancelled) if cause == Cause::Cancelled => cancelled.why,
+            Some(cancelled) if cause == FailureCause::Cancelled => cancelled.why,
             _ => Refusal::Agent(reason),
         }
     }

@@ -7,9 +7,11 @@
 
 use std::net::SocketAddrV4;
 
-use common::PublicKey;
 use common::control::{Mode, SessionToken, Size};
+use common::{Line, ParseError, PublicKey};
 
+/// What our record begins with.
+const NAME: &str = "tsmc";
 /// The version of our record.
 const RECORD_VERSION: &str = "2";
 
@@ -98,7 +100,7 @@ impl Invitation {
         out.extend_from_slice(&xen.1.to_le_bytes());
         let Self { session, peer, key, mode, size } = self;
         let key = key.map_or_else(String::new, |key| format!(" key={key}"));
-        let body = format!("tsmc version={RECORD_VERSION} session={session} peer={peer} mode={mode} {size}{key}");
+        let body = format!("{NAME} version={RECORD_VERSION} session={session} peer={peer} mode={mode} {size}{key}");
         out.extend_from_slice(&RECORD.to_le_bytes());
         out.extend_from_slice(&(body.len() as u32).to_le_bytes());
         out.extend_from_slice(body.as_bytes());
@@ -116,27 +118,21 @@ impl Invitation {
         }
         let body = rest.get(..body).ok_or(StreamError::Malformed("it is cut short"))?;
         let line = str::from_utf8(body).map_err(|_| StreamError::Malformed("our record is no text"))?;
-        let fields =
-            line.strip_prefix("tsmc ").ok_or(StreamError::Malformed("our record does not start with its name"))?;
-        let value = |key: &str| {
-            let mut pairs = fields.split(' ').filter_map(|word| word.split_once('='));
-            pairs.find(|(name, _)| *name == key).map(|(_, value)| value)
-        };
-        match value("version") {
-            Some(RECORD_VERSION) => {}
-            other => return Err(StreamError::Version(other.unwrap_or("unknown").into())),
+        let line = Line::new(line);
+        if line.word() != NAME {
+            return Err(StreamError::Malformed("our record does not start with its name"));
         }
-        let parsed = || {
-            let session = value("session")?.parse().ok()?;
-            let peer = value("peer")?.parse().ok()?;
-            let mode = value("mode")?.parse().ok()?;
-            let key = value("key").map(str::parse).transpose().ok()?;
-            // An older helper says nothing of it.
-            let number = |key| value(key).map_or(Ok(0), str::parse);
-            let size = Size { frames: number("frames").ok()?, digests: number("digests").ok()? };
-            Some(Self { session, peer, key, mode, size })
-        };
-        parsed().ok_or(StreamError::Malformed("our record names no session, peer or mode, or no proper key"))
+        match line.field::<String>("version") {
+            Ok(version) if version == RECORD_VERSION => {}
+            other => return Err(StreamError::Version(other.unwrap_or("unknown".into()))),
+        }
+        let no_sense = |_| StreamError::Malformed("our record names no session, peer or mode, or no proper key");
+        Self::of_line(&line).map_err(no_sense)
+    }
+
+    fn of_line(line: &Line<'_>) -> Result<Self, ParseError> {
+        let (session, peer, mode) = (line.field("session")?, line.field("peer")?, line.field("mode")?);
+        Ok(Self { session, peer, key: line.optional("key")?, mode, size: Size::of_line(line)? })
     }
 }
 

@@ -1,5 +1,9 @@
 //! `vm_event.h`: requests of the hypervisor to a pager, and the responses.
 
+use common::PAGE_SIZE;
+
+use crate::ring::RingHeader;
+
 /// `VM_EVENT_INTERFACE_VERSION`; a response with another one is dropped.
 pub const INTERFACE_VERSION: u32 = 7;
 /// The virtual CPU waits for the response. A response with it lets it go on.
@@ -47,27 +51,10 @@ pub struct MemPaging {
     pub flags: u32,
 }
 
-/// The head of the ring page (`DEFINE_RING_TYPES` of `io/ring.h`).
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub struct RingHeader {
-    /// Requests made.
-    pub req_prod: u32,
-    /// Notify at this request.
-    pub req_event: u32,
-    /// Responses made.
-    pub rsp_prod: u32,
-    /// Notify at this response.
-    pub rsp_event: u32,
-    /// Private.
-    pub pad: [u8; 48],
-}
-
 /// Slots of the ring: what a page holds, rounded down to a power of two.
 pub const SLOTS: u32 = 8;
 
 const _: () = {
     assert!(size_of::<VmEvent>() == 400);
-    assert!(size_of::<RingHeader>() == 64);
-    assert!((4096 - 64) / 400 >= SLOTS as usize && (4096 - 64) / 400 < 2 * SLOTS as usize);
+    assert!(SLOTS == 1 << ((PAGE_SIZE - size_of::<RingHeader>()) / size_of::<VmEvent>()).ilog2());
 };

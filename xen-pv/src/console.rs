@@ -1,34 +1,22 @@
 //! The console: a ring that the toolstack's console daemon reads; the hypervisor's own console where there is none.
 
-use core::cell::UnsafeCell;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use spin::Mutex;
+use xen_abi::ring::{CONSOLE_OUTPUT, ConsoleInterface};
 use xen_abi::start_info::{SIF_INITDOMAIN, StartInfo};
 
 use crate::event::{self, Channel};
 use crate::{hypercall, memory, time, window};
 
-const IN: usize = 1024;
-const OUT: usize = 2048;
 /// How long a full ring may hold us up before output is dropped.
-const PATIENCE_NS: u64 = 20_000_000;
-
-/// `struct xencons_interface`.
-#[repr(C)]
-struct Ring {
-    input: UnsafeCell<[u8; IN]>,
-    output: UnsafeCell<[u8; OUT]>,
-    in_cons: AtomicU32,
-    in_prod: AtomicU32,
-    out_cons: AtomicU32,
-    out_prod: AtomicU32,
-}
+const PATIENCE: Duration = Duration::from_millis(20);
 
 struct Console {
-    ring: NonNull<Ring>,
+    ring: NonNull<ConsoleInterface>,
     channel: Channel,
 }
 
@@ -71,22 +59,22 @@ impl Console {
     fn write(&self, text: &[u8]) {
         // SAFETY: mapped for ever; all fields are atomics or cells.
         let ring = unsafe { self.ring.as_ref() };
-        let deadline = time::now_ns() + PATIENCE_NS;
+        let deadline = time::now() + PATIENCE;
         let mut rest = text;
         while !rest.is_empty() {
             let produced = ring.out_prod.load(Ordering::Relaxed);
             let waiting = produced.wrapping_sub(ring.out_cons.load(Ordering::Acquire)) as usize;
-            let free = OUT.saturating_sub(waiting);
+            let free = CONSOLE_OUTPUT.saturating_sub(waiting);
             if free == 0 {
                 self.channel.take_pending();
-                if time::now_ns() >= deadline {
+                if time::now() >= deadline {
                     return;
                 }
                 event::wait(&[self.channel.port()], Some(deadline));
                 continue;
             }
-            let at = produced as usize % OUT;
-            let count = rest.len().min(free).min(OUT - at);
+            let at = produced as usize % CONSOLE_OUTPUT;
+            let count = rest.len().min(free).min(CONSOLE_OUTPUT - at);
             // SAFETY: inside the ring; the other side reads only up to `out_prod`.
             unsafe { window::copy(rest.as_ptr(), ring.output.get().cast::<u8>().add(at), count) };
             ring.out_prod.store(produced.wrapping_add(count as u32), Ordering::Release);

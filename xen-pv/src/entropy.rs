@@ -11,6 +11,7 @@ use core::fmt;
 use blake2::{Blake2s256, Digest};
 use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
+use common::hex;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::time;
@@ -25,17 +26,10 @@ const WORDS: usize = 8;
 pub struct Seed(Zeroizing<[u8; SEED]>);
 
 impl Seed {
-    /// Reads 64 hexadecimal digits.
+    /// Reads 64 hexadecimal digits, in constant time.
     pub fn parse(digits: &str) -> Option<Self> {
-        let (pairs, []) = digits.as_bytes().as_chunks::<2>() else { return None };
-        if pairs.len() != SEED {
-            return None;
-        }
         let mut seed = Zeroizing::new([0; SEED]);
-        for (byte, pair) in seed.iter_mut().zip(pairs) {
-            let nibble = |digit: u8| char::from(digit).to_digit(16);
-            *byte = (nibble(pair[0])? * 16 + nibble(pair[1])?) as u8;
-        }
+        hex::parse_into(digits, &mut *seed)?;
         Some(Self(seed))
     }
 }
@@ -62,16 +56,11 @@ impl fmt::Display for Origin {
 }
 
 /// Neither the processor nor the toolstack gives anything that could not be guessed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the processor offers no random numbers (RDRAND), and the module has no 'seed' line as 'tsmc module' writes it"
+)]
 pub struct NoEntropy;
-
-impl fmt::Display for NoEntropy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the processor offers no random numbers (RDRAND), and the module has no 'seed' line as 'tsmc module' writes it")
-    }
-}
-
-impl core::error::Error for NoEntropy {}
 
 /// Gives the next word of the processor's generator.
 type Processor = fn() -> Option<u64>;
@@ -104,7 +93,7 @@ impl Entropy {
         };
         words.iter().flat_map(|words| words.iter()).for_each(|word| mix(&word.to_le_bytes()));
         mix(seed.map_or(&[], |seed| &*seed.0));
-        mix(&time::wall_clock_ns().to_le_bytes());
+        mix(&time::since_1970().as_nanos().to_le_bytes());
         // SAFETY: every x86-64 processor has it.
         mix(&unsafe { _rdtsc() }.to_le_bytes());
         domain.iter().for_each(|value| mix(value));

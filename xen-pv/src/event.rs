@@ -5,6 +5,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use common::DomId;
+use common::time::Instant;
 use xen_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND,
     EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
@@ -92,12 +93,12 @@ pub fn take_pending(port: Port) -> bool {
     word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
 }
 
-/// Sleeps until one of the ports is pending or system time reaches `deadline_ns`; without a deadline for ever.
+/// Sleeps until one of the ports is pending or system time reaches `deadline`; without a deadline for ever.
 /// At most 128 ports count. It may return earlier: Xen wakes whoever waits for several ports on any event.
-pub fn wait(ports: &[Port], deadline_ns: Option<u64>) {
+pub fn wait(ports: &[Port], deadline: Option<Instant>) {
     let nr_ports = ports.len().min(POLL_PORTS) as u32;
     // A deadline of 0 would mean "none" to Xen.
-    let timeout = deadline_ns.map_or(0, |deadline| deadline.max(1));
+    let timeout = deadline.map_or(0, |deadline| deadline.ns().max(1));
     let mut call = Poll { ports: ports.as_ptr().cast(), nr_ports, timeout };
     // SAFETY: the structure of this operation; `Port` is a `u32`. A failure means that a port is closed: the caller
     // looks around and comes again.

@@ -25,6 +25,7 @@ pub mod memory;
 pub mod module;
 pub mod processor;
 mod pte;
+mod ring;
 pub mod sched;
 pub mod shared_info;
 pub mod time;

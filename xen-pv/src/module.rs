@@ -2,7 +2,6 @@
 //!
 //! Xen's domain builder maps it between the image and the list of machine frames, where nothing else ever is.
 
-use core::fmt;
 use core::ops::Range;
 use core::ptr::NonNull;
 
@@ -13,27 +12,18 @@ use zeroize::Zeroize;
 pub const LIMIT: u64 = 256 << 10;
 
 /// Why what is said about a module cannot be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ModuleError {
     /// It is named by its first frame, for images that ask for that; ours does not.
+    #[error("the module (ramdisk=) is not mapped")]
     NotMapped,
     /// It is not between the image and the list of machine frames.
+    #[error("the module (ramdisk=) is not where a module can be")]
     Outside,
     /// It is longer than [`LIMIT`].
+    #[error("the module (ramdisk=) has more than {LIMIT} bytes")]
     TooLong,
 }
-
-impl fmt::Display for ModuleError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotMapped => f.write_str("the module (ramdisk=) is not mapped"),
-            Self::Outside => f.write_str("the module (ramdisk=) is not where a module can be"),
-            Self::TooLong => write!(f, "the module (ramdisk=) has more than {LIMIT} bytes"),
-        }
-    }
-}
-
-impl core::error::Error for ModuleError {}
 
 /// The module. Its bytes are wiped when it is dropped: it holds keys.
 pub struct Module {

@@ -1,4 +1,4 @@
-//! What the domain's one virtual processor is let do beyond what it starts with.
+//! Turns AVX on where the domain's CPU policy offers it.
 
 use core::arch::asm;
 use core::arch::x86_64::CpuidResult;

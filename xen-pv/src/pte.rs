@@ -1,4 +1,4 @@
-//! What the domain's page-table entries say besides the frame.
+//! Flags of the domain's page-table entries.
 
 use core::arch::x86_64::__cpuid;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Giving the processor up, for a while or for ever.
+//! Yields the processor, or shuts the domain down.
 
 use xen_abi::sched::{SCHEDOP_SHUTDOWN, SCHEDOP_YIELD, SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, Shutdown};
 

@@ -2,15 +2,17 @@
 
 use core::arch::x86_64::_rdtsc;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::time::Duration;
 
+use common::time::Instant;
 use xen_abi::start_info::VcpuTimeInfo;
 
 use crate::shared_info;
 
-/// System time in nanoseconds, as SCHEDOP_poll takes it; 0 before the shared page is mapped.
-pub fn now_ns() -> u64 {
+/// System time; the clock's beginning before the shared page is mapped.
+pub fn now() -> Instant {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let Some(vcpu) = shared_info::vcpu() else { return 0 };
+    let Some(vcpu) = shared_info::vcpu() else { return Instant::default() };
     // SAFETY: points into the mapped page; only read through volatile reads below.
     let time = unsafe { &raw const (*vcpu).time };
     let now = loop {
@@ -28,12 +30,12 @@ pub fn now_ns() -> u64 {
         }
     };
     // Samples of two processors may disagree by a little: never go back.
-    LAST.fetch_max(now, Ordering::Relaxed).max(now)
+    Instant::from_ns(LAST.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
-/// Nanoseconds since 1970.
-pub fn wall_clock_ns() -> u64 {
-    let Some(shared) = shared_info::get() else { return 0 };
+/// The time since 1970; nothing before the shared page is mapped.
+pub fn since_1970() -> Duration {
+    let Some(shared) = shared_info::get() else { return Duration::ZERO };
     let base = loop {
         let before = shared.wc_version.load(Ordering::Acquire);
         let seconds = u64::from(shared.wc_sec.load(Ordering::Relaxed))
@@ -41,10 +43,10 @@ pub fn wall_clock_ns() -> u64 {
         let nanoseconds = u64::from(shared.wc_nsec.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         if before & 1 == 0 && shared.wc_version.load(Ordering::Relaxed) == before {
-            break seconds.wrapping_mul(1_000_000_000).wrapping_add(nanoseconds);
+            break Duration::from_secs(seconds).saturating_add(Duration::from_nanos(nanoseconds));
         }
     };
-    base.wrapping_add(now_ns())
+    base.saturating_add(now() - Instant::default())
 }
 
 /// What Xen's sample says for a value of the cycle counter.

@@ -4,7 +4,7 @@
 
 use core::ptr::NonNull;
 
-use common::{BATCH, DomId, PAGE_SIZE};
+use common::{BATCH, DomId, PAGE_SIZE, PageMask};
 use xen_abi::mmu::{MMU_NORMAL_PT_UPDATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp, PTE_ADDRESS, PTES};
 use xen_abi::{Errno, Mfn, PAGE_SHIFT};
 
@@ -44,14 +44,14 @@ impl Window {
         for (index, (update, frame)) in updates.iter_mut().zip(frames).enumerate() {
             *update = MmuUpdate { ptr: self.entry(index), val: entry_value(*frame, flags) };
         }
-        let mut mask = 0;
+        let mut mask = PageMask::default();
         let mut error = None;
         let mut next = 0;
         while next < count {
             // SAFETY: the entries are the window's, empty, and nobody holds a reference into it.
             let (done, result) = unsafe { hypercall::mmu_update(&updates[next..count], owner) };
             let done = (done as usize).min(count - next);
-            mask |= ones(next, done);
+            (next..next + done).for_each(|index| mask.insert(index));
             next += done;
             match result {
                 Ok(()) if done > 0 => {}
@@ -74,7 +74,7 @@ impl Window {
     /// Maps up to [`BATCH`] frames for as long as the result lives; they are contiguous by address.
     pub fn hold_all(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<Held, (Window, Errno)> {
         let mapping = self.map(owner, frames, access);
-        if frames.len() > BATCH || mapping.mask != ones(0, frames.len()) {
+        if frames.len() > BATCH || mapping.mask != PageMask::first(frames.len()) {
             let errno = mapping.error.unwrap_or(Errno::E2BIG);
             drop(mapping);
             return Err((self, errno));
@@ -87,13 +87,13 @@ impl Window {
     /// As if a frame were mapped.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn held(self) -> Held {
-        Held { window: Some(self), mask: 1 }
+        Held { window: Some(self), mask: PageMask::first(1) }
     }
 
     /// Maps up to [`BATCH`] frames for ever; they are contiguous by address.
     pub fn keep(mut self, owner: DomId, frames: &[u64], access: Access) -> Result<NonNull<u8>, Errno> {
         let mapping = self.map(owner, frames, access);
-        if frames.len() > BATCH || mapping.mask != ones(0, frames.len()) {
+        if frames.len() > BATCH || mapping.mask != PageMask::first(frames.len()) {
             return Err(mapping.error.unwrap_or(Errno::E2BIG));
         }
         core::mem::forget(mapping);
@@ -112,21 +112,19 @@ impl Window {
         NonNull::new((self.address + (index * PAGE_SIZE) as u64) as *mut u8).expect("windows are not at address 0")
     }
 
-    fn unmap(&mut self, mask: u64) {
-        if mask == 0 {
+    fn unmap(&mut self, mask: PageMask) {
+        if mask.is_empty() {
             return;
         }
         let mut updates = [MmuUpdate::default(); BATCH];
-        let mut count = 0;
-        for index in (0..BATCH).filter(|index| mask >> index & 1 != 0) {
-            updates[count] = MmuUpdate { ptr: self.entry(index), val: 0 };
-            count += 1;
+        for (update, index) in updates.iter_mut().zip(mask.iter()) {
+            *update = MmuUpdate { ptr: self.entry(index), val: 0 };
         }
         let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
         // SAFETY: a mapping is the only way to the pages, and it is being dropped. The flush takes the old translations
         // away before the addresses are used again. Neither call can fail for entries of our own.
         unsafe {
-            let _ = hypercall::mmu_update(&updates[..count], DomId::SELF);
+            let _ = hypercall::mmu_update(&updates[..mask.count()], DomId::SELF);
             let _ = hypercall::mmuext_op(&[flush], DomId::SELF);
         }
     }
@@ -138,22 +136,17 @@ fn entry_value(frame: u64, flags: u64) -> u64 {
     frame.min(PTE_ADDRESS >> PAGE_SHIFT) << PAGE_SHIFT | flags
 }
 
-/// `count` ones from bit `first`.
-fn ones(first: usize, count: usize) -> u64 {
-    if count == 0 { 0 } else { u64::MAX >> (64 - count) << first }
-}
-
 /// Pages behind a window; dropping it takes them away.
 #[derive(Debug)]
 pub struct Mapping<'a> {
     window: &'a mut Window,
-    mask: u64,
+    mask: PageMask,
     error: Option<Errno>,
 }
 
 impl Mapping<'_> {
-    /// Which frames of the call are mapped: bit `i` stands for the `i`-th.
-    pub fn mask(&self) -> u64 {
+    /// Which frames of the call are mapped.
+    pub fn mask(&self) -> PageMask {
         self.mask
     }
 
@@ -188,7 +181,7 @@ impl Mapping<'_> {
 
     /// Address of a page, if it is mapped.
     pub fn mapped(&self, index: usize) -> Option<NonNull<u8>> {
-        (index < BATCH && self.mask >> index & 1 != 0).then(|| self.window.page(index))
+        self.mask.contains(index).then(|| self.window.page(index))
     }
 }
 
@@ -202,7 +195,7 @@ impl Drop for Mapping<'_> {
 #[derive(Debug)]
 pub struct Held {
     window: Option<Window>,
-    mask: u64,
+    mask: PageMask,
 }
 
 impl Held {
@@ -298,14 +291,6 @@ pub unsafe fn clear(at: *mut u8, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn masks_cover_whole_batches() {
-        assert_eq!(ones(0, 0), 0);
-        assert_eq!(ones(0, 64), u64::MAX);
-        assert_eq!(ones(3, 2), 0b11000);
-        assert_eq!(ones(63, 1), 1 << 63);
-    }
 
     #[test]
     fn a_frame_number_never_reaches_the_flags_or_wraps() {

@@ -26,7 +26,7 @@ use crate::platform::{
 };
 use crate::secure::{Link, Security};
 use crate::source::{Departure, Terms};
-use crate::tasks::Timer;
+use crate::tasks::{Instant, Timer};
 use crate::wire::{Channel, Hello, Kind, Message, Purpose};
 
 /// Pages that stand for all of a guest's: more than the processor's caches hold.
@@ -94,7 +94,7 @@ impl Leaver {
 /// An agent's parts, without anybody who asks it for anything.
 fn host(end: &End, clock: fn() -> u64) -> Host<Here> {
     let options = AgentOptions::parse("ip=10.0.0.1/24 port=7").expect("a command line");
-    let timer = Timer::new(clock);
+    let timer = Timer::new(move || Instant::from_ns(clock()));
     Host {
         platform: Rc::new(RefCell::new(Here(clock))),
         net: end.net.clone(),
@@ -116,8 +116,8 @@ impl Platform for Here {
     type Source = Still;
     type Target = Nobody;
 
-    fn now_ns(&self) -> u64 {
-        self.0()
+    fn now(&self) -> Instant {
+        Instant::from_ns(self.0())
     }
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill(0);
@@ -174,7 +174,7 @@ impl SourceMemory for Still {
         for (gfn, page) in gfns.iter().zip(into) {
             *page = self.0[gfn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize % self.0.len()];
         }
-        Ok(PageMask::MAX)
+        Ok(PageMask::first(gfns.len()))
     }
 
     fn is_pinned(&self, _: &Page) -> bool {
@@ -205,7 +205,7 @@ impl DirtyLog for Still {
 }
 
 impl SaveMachine for Still {
-    fn frame(&mut self) -> Result<Vec<u8>> {
+    fn config(&mut self) -> Result<Vec<u8>> {
         unasked()
     }
 
@@ -227,7 +227,7 @@ impl SourceHold for Still {
         unasked()
     }
 
-    fn release(&mut self) -> Result<()> {
+    fn give_back(&mut self) -> Result<()> {
         unasked()
     }
 
@@ -304,7 +304,7 @@ impl LoadMachine for Nobody {
 }
 
 impl TargetHold for Nobody {
-    fn release(&mut self) -> Result<()> {
+    fn let_run(&mut self) -> Result<()> {
         match *self {}
     }
 

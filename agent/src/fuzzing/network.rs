@@ -26,7 +26,7 @@ pub fn network(bytes: &[u8]) {
     let (mut frames, clock) = (Frames::default(), Rc::new(RefCell::new(0)));
     let net = Rc::new(RefCell::new(Net::new(&config, &mut frames, 1, Instant::default())));
     let time = clock.clone();
-    let timer = Timer::new(move || *time.borrow());
+    let timer = Timer::new(move || Instant::from_ns(*time.borrow()));
     net.borrow_mut().open_datagrams(7077);
     let mut tasks = [listening(net.clone(), timer.clone()), calling(net.clone(), timer.clone())];
     net.borrow_mut().poll(&mut frames, Instant::default());

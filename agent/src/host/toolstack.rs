@@ -9,7 +9,7 @@ use core::cell::{Cell, RefCell};
 use core::fmt;
 use core::time::Duration;
 
-use common::control::{self, AgentStatus, Cause, Progress, Request, RequestId, State, Summary};
+use common::control::{self, AgentStatus, FailureCause, Progress, Request, RequestId, State, Summary};
 
 use crate::platform::Store;
 use crate::tasks::{Instant, Timer, rate};
@@ -205,7 +205,7 @@ impl<S: Store> Registry<S> {
             Some(Err(error)) => format!("the toolstack's request is malformed: {error}"),
             None => "the toolstack's request is not text".to_string(),
         };
-        toolstack.state(State::Failed { cause: Cause::Other, reason });
+        toolstack.state(State::Failed { cause: FailureCause::Other, reason });
         None
     }
 

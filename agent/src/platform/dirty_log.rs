@@ -6,7 +6,7 @@ use super::Result;
 
 /// The record of a guest's writes, while it is copied.
 pub trait DirtyLog {
-    /// Turns the dirty log on; from here on every write is recorded, until `SourceHold::release` or drop.
+    /// Turns the dirty log on; from here on every write is recorded, until `SourceHold::give_back` or drop.
     fn log_on(&mut self) -> Result<()>;
     /// Which of up to [`BATCH`](common::BATCH) pages are RAM of which the next write will be recorded. The log alone does
     /// not tell: pages that the guest has been given since it was turned on or cleaned are written to unrecorded until it

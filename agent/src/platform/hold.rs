@@ -16,17 +16,17 @@ pub trait SourceHold {
     /// suspended is resumed and told that the suspend was cancelled. Valid at any time before [`SourceHold::retain`], also
     /// without `SaveMachine::machine_state`. After it, valid only when the target has said that the guest never ran
     /// there; it undoes the retaining first.
-    fn release(&mut self) -> Result<()>;
+    fn give_back(&mut self) -> Result<()>;
     /// Ends the guest and frees its memory. Only valid after [`SourceHold::retain`].
     fn destroy(&mut self) -> Result<()>;
 }
 
 /// The hold on a guest that arrives.
 ///
-/// Dropping it before [`TargetHold::release`] gives back the pager and the pause count; the toolstack destroys the domain.
+/// Dropping it before [`TargetHold::let_run`] gives back the pager and the pause count; the toolstack destroys the domain.
 pub trait TargetHold {
     /// Gives back the agent's pause count: the guest runs as soon as the toolstack wants it to.
-    fn release(&mut self) -> Result<()>;
+    fn let_run(&mut self) -> Result<()>;
     /// Whether the guest has run at all on this host. Also answers, and for good, when the domain is dying.
     fn has_run(&mut self) -> Result<bool>;
 }

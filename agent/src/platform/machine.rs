@@ -8,9 +8,9 @@ use super::Result;
 
 /// Saves the machine of a guest that leaves.
 pub trait SaveMachine {
-    /// What the target needs to build the guest's frame before memory arrives: CPU policy, HVM parameters.
+    /// What the target needs to build the guest before its memory arrives: CPU policy, HVM parameters.
     /// Opaque to the agent.
-    fn frame(&mut self) -> Result<Vec<u8>>;
+    fn config(&mut self) -> Result<Vec<u8>>;
     /// After the guest suspended: takes the agent's pause count, copies the last of the dirty log, and returns the machine
     /// state (TSC, HVM context), opaque to the agent. From here on a resume means "cancelled" to the guest.
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>>;
@@ -21,9 +21,9 @@ pub trait SaveMachine {
 
 /// Loads the machine of a guest that arrives.
 pub trait LoadMachine {
-    /// Builds what the source's [`SaveMachine::frame`] describes: CPU policy, parameters, the special pages (allocated and
+    /// Builds what the source's [`SaveMachine::config`] describes: CPU policy, parameters, the special pages (allocated and
     /// zeroed), the grants that xenstore and the console need, the pager's ring where there is one.
-    fn build(&mut self, frame: &[u8]) -> Result<Rings>;
+    fn build(&mut self, config: &[u8]) -> Result<Rings>;
     /// Loads what [`SaveMachine::machine_state`] returned.
     fn load_state(&mut self, state: &[u8]) -> Result<()>;
 }

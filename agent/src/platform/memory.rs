@@ -28,7 +28,7 @@ pub trait TargetMemory {
     /// `LoadMachine::build` made them, are left as they are. An order of 9 may fail where one of 0 would not.
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
     /// Clears up to [`BATCH`](common::BATCH) populated frames and takes them away again, armed or not. Only valid before
-    /// `TargetHold::release`.
+    /// `TargetHold::let_run`.
     fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
     /// Writes up to [`BATCH`](common::BATCH) populated pages that are not armed, or armed and not faulted on; the mask says
     /// which were written.

@@ -160,7 +160,7 @@ pub(super) async fn adopt<P: Platform>(
     Ok(())
 }
 
-/// A guest's frame that stands, and how much is to come.
+/// A guest that is built, and how much is to come.
 struct Built<T> {
     target: T,
     rings: Rings,
@@ -170,7 +170,7 @@ struct Built<T> {
     verifier: Option<Verifier>,
 }
 
-/// Hears what the guest is and builds its frame.
+/// Hears what the guest is and builds it.
 async fn build<P: Platform>(
     host: &Host<P>,
     inlet: &mut Inlet,
@@ -186,10 +186,10 @@ async fn build<P: Platform>(
     if welcome.uuid != target.info()?.uuid {
         return Err(SessionError::Refused(Refusal::OtherGuest));
     }
-    let Welcome { frames, pages, uuid, verify, frame } = welcome;
+    let Welcome { frames, pages, uuid, verify, config } = welcome;
     memory.add_sets(frames, cost::ARRIVAL_SETS)?;
     let verifier = if verify { Some(Verifier::new(frames, memory)?) } else { None };
-    let rings = target.build(frame)?;
+    let rings = target.build(config)?;
     Ok(Built { target, rings, frames, pages, uuid, verifier })
 }
 

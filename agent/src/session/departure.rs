@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use core::pin::pin;
 
 use common::DomId;
-use common::control::{Cause, Mode, SessionToken, Size, State};
+use common::control::{FailureCause, Mode, SessionToken, Size, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
@@ -56,7 +56,7 @@ async fn leave<P: Platform>(
     // It may have waited for long.
     let (mut source, info) = open(host, domain)?;
     reserve(&mut memory, &info)?;
-    let frame = source.frame()?;
+    let config = source.config()?;
     // The target hears the size for whose like room is kept here, whatever the guest has become: hosts in a circle count on that.
     let (invitation, called) = invite(host, toolstack, size).await?;
     // The target has begun; others that go there have, too, and will end.
@@ -78,7 +78,7 @@ async fn leave<P: Platform>(
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
     let outcome = {
-        let migration = pin!(migrate(host, &mut departure, &info, &frame, &note));
+        let migration = pin!(migrate(host, &mut departure, &info, &config, &note));
         let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
         let others = select3(listening.as_mut(), cancelled(&host.timer, toolstack), calls);
         match select(migration, others).await {
@@ -181,10 +181,10 @@ async fn migrate<P: Platform>(
     host: &Host<P>,
     departure: &mut Departure<P::Source>,
     info: &GuestInfo,
-    frame: &[u8],
+    config: &[u8],
     note: &str,
 ) -> Result<Committed, SessionError> {
-    departure.welcome(info, frame).await?;
+    departure.welcome(info, config).await?;
     let inbox = departure.inbox.clone();
     let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.can_page.get())).await;
     let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;
@@ -216,11 +216,11 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         });
         let _ = timer.within(SUSPEND_WAIT, suspended).await;
     }
-    match departure.source.release() {
+    match departure.source.give_back() {
         // Nothing is left to give back.
         Ok(()) | Err(PlatformError::Gone) => {}
         Err(error) => {
-            cause = Cause::Other;
+            cause = FailureCause::Other;
             reason = format!("{reason}; and the guest could not be given back, see whether it runs: {error}");
         }
     }

@@ -117,7 +117,7 @@ pub(super) async fn adopt<P: Platform>(
     let invitation = host.pending.expect(note.session, Purpose::Recover, note.key);
     let Some(committed) = Committed::of(&source) else {
         // dom0 may always have back a guest that has not left.
-        source.release()?;
+        source.give_back()?;
         drop((source, claim, seat));
         let (answer, state) = over(Refusal::NotLeft);
         toolstack.state(state);
@@ -194,7 +194,7 @@ impl<S: Source> Departure<S> {
 
     /// Undoes the commit: the target has said that its copy never ran and never will. Gives what to say of it.
     async fn take_back(&mut self, _: Committed) -> Refusal {
-        match self.insist("the guest cannot be taken back", S::release).await {
+        match self.insist("the guest cannot be taken back", S::give_back).await {
             Ok(()) => Refusal::Revoked,
             Err(_) => Refusal::Lost,
         }

@@ -132,7 +132,7 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
     let timer = &arrival.timer;
     if matches!(arrival.phase.get(), Phase::InDoubt | Phase::Committed) {
         timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
-        insist(arrival, T::release).await;
+        insist(arrival, T::let_run).await;
         arrival.phase.set(Phase::Released);
         arrival.toolstack.note(&arrival.notes.borrow().running);
         arrival.toolstack.state(State::Running);

@@ -6,7 +6,7 @@ use core::net::SocketAddrV4;
 use core::pin::pin;
 use core::time::Duration;
 
-use common::{Gfn, PAGE_SIZE, Page, PageSet};
+use common::{Gfn, PAGE_SIZE, Page, PageMask, PageSet};
 
 use super::is_zero;
 use crate::datagram::DatagramChannel;
@@ -88,7 +88,7 @@ impl Answering {
                         if !allowance.take(timer.now()) {
                             break;
                         }
-                        if source.read(&[gfn], &mut page[..]) == Ok(1) {
+                        if source.read(&[gfn], &mut page[..]) == Ok(PageMask::first(1)) {
                             send_pieces(channel, from, gfn, &page[0], pieces);
                         }
                     }

@@ -56,7 +56,7 @@ pub(crate) type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionEr
 #[derive(Default)]
 pub(crate) struct Inbox {
     pub(crate) phase: Cell<Phase>,
-    /// Whether the target can page, once it has built the guest's frame.
+    /// Whether the target can page, once it has built the guest.
     pub(crate) can_page: Cell<Option<bool>>,
     pub(crate) ready: Cell<bool>,
     demands: RefCell<VecDeque<Gfn>>,

@@ -1,7 +1,7 @@
 //! The source's pages: read, told apart, sent, counted.
 
+use common::PageMask;
 use common::control::Mode;
-use common::{BATCH, PageMask};
 
 use super::{Batch, Departure, is_zero};
 use crate::error::{Refusal, SessionError};
@@ -10,8 +10,8 @@ use crate::verify;
 use crate::wire::Cause;
 
 impl<S: Source> Departure<S> {
-    /// Reads up to [`BATCH`] pages and sends them, in bulk or, when demanded, on the control connection. Gives the
-    /// pages that could not be read.
+    /// Reads up to [`BATCH`](common::BATCH) pages and sends them, in bulk or, when demanded, on the control connection. Gives
+    /// the pages that could not be read.
     pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {
         let (zero, unreadable) = self.read(gfns)?;
         if self.pages.count_sends(gfns) > 2 && self.mode != Mode::Precopy {
@@ -21,7 +21,7 @@ impl<S: Source> Departure<S> {
             return Ok(unreadable);
         }
         let (sent, summary) = (gfns.len() as u64, &mut self.ledger.summary);
-        summary.zero_pages += u64::from(zero.count_ones());
+        summary.zero_pages += zero.count() as u64;
         summary.most_sends = self.pages.most_sends();
         match cause {
             Cause::Copy => summary.stage1_pages += sent,
@@ -41,7 +41,7 @@ impl<S: Source> Departure<S> {
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
     pub(crate) async fn send_as_zeros(&mut self, cause: Cause, gfns: &Batch) -> Result<(), SessionError> {
-        let zero = if gfns.len() == BATCH { PageMask::MAX } else { (1 << gfns.len()) - 1 };
+        let zero = PageMask::first(gfns.len());
         let sending = self.connections.of(cause).send_pages(cause, gfns, &self.batch, zero);
         self.answering.beside(&mut self.source, self.pages.ram(), sending).await
     }
@@ -54,7 +54,7 @@ impl<S: Source> Departure<S> {
     /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
     /// others.
     pub(crate) fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
-        let (mut zero, mut unreadable) = (0, Batch::new());
+        let (mut zero, mut unreadable) = (PageMask::default(), Batch::new());
         if gfns.is_empty() {
             return Ok((zero, unreadable));
         }
@@ -64,7 +64,7 @@ impl<S: Source> Departure<S> {
         let mut kept = 0;
         for index in 0..gfns.len() {
             let gfn = gfns[index];
-            if mask >> index & 1 == 0 {
+            if !mask.contains(index) {
                 let _ = unreadable.push(gfn);
                 continue;
             }
@@ -74,7 +74,7 @@ impl<S: Source> Departure<S> {
                 to[kept] = from[0];
             }
             if is_zero(&self.batch[kept]) {
-                zero |= 1 << kept;
+                zero.insert(kept);
             } else if self.source.is_pinned(&self.batch[kept]) {
                 self.pages.pin(gfn);
             }

@@ -1,6 +1,6 @@
 //! The target's pages: what is known of each, and how one comes to where it belongs.
 
-use common::{BATCH, Content, Fault, Gfn, PageSet, cost};
+use common::{BATCH, Content, Fault, Gfn, PageMask, PageSet, cost};
 
 use super::Arrival;
 use crate::error::{PeerFault, Refusal, SessionError};
@@ -72,17 +72,17 @@ impl<T: Target> Arrival<T> {
         }
         let target = &mut *self.target.borrow_mut();
         let begun = self.timer.now();
-        let written = if writes.is_empty() { 0 } else { target.write(&writes)? };
-        let filled = if fills.is_empty() { 0 } else { target.fill(&fills)? };
+        let written = if writes.is_empty() { PageMask::default() } else { target.write(&writes)? };
+        let filled = if fills.is_empty() { PageMask::default() } else { target.fill(&fills)? };
         let now = self.timer.now();
         self.ledger.borrow_mut().steps.write += now - begun;
         for (contents, mask) in [(&writes, written), (&fills, filled)] {
-            let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, page)| *page);
+            let done = mask.pick(contents.iter().copied());
             verify::check(self, done.clone())?;
             done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
         self.timer.nudge();
-        if ((written.count_ones() + filled.count_ones()) as usize) < writes.len() + fills.len() {
+        if written.count() + filled.count() < writes.len() + fills.len() {
             return Err(SessionError::Refused(Refusal::Unwritable));
         }
         self.count(pages);
@@ -96,7 +96,7 @@ impl<T: Target> Arrival<T> {
             return;
         }
         match self.target.borrow_mut().fill(&[(gfn, content)]) {
-            Ok(1) => {
+            Ok(done) if !done.is_empty() => {
                 verify::check_rescued(self, gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;

@@ -14,7 +14,7 @@ use crate::error::WireError;
 const HEAD: usize = 32;
 pub(super) const LIMIT: usize = HEAD + 8 * BATCH;
 /// Frames that one message is about, at most.
-const SPAN: u64 = PageMask::BITS as u64;
+const SPAN: u64 = BATCH as u64;
 
 /// Checked digests from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +30,15 @@ impl<'a> Digests<'a> {
     /// Checks what a peer sent.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut cursor = Cursor::new(bytes);
-        let (first, pages, zero, spared) = (cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?);
+        let first = cursor.u64()?;
+        let [pages, zero, spared] = [cursor.u64()?, cursor.u64()?, cursor.u64()?].map(PageMask);
         if !first.is_multiple_of(SPAN) || first.checked_add(SPAN).is_none() {
             return Err(WireError::Value("frame number"));
         }
-        if pages == 0 || (zero | spared) & !pages != 0 || zero & spared != 0 {
+        if pages.is_empty() || !((zero | spared) - pages).is_empty() || !(zero & spared).is_empty() {
             return Err(WireError::Value("mask of digests"));
         }
-        let digests = cursor.take(8 * (pages & !zero & !spared).count_ones() as usize)?;
+        let digests = cursor.take(8 * (pages - zero - spared).count())?;
         if digests.as_chunks::<8>().0.contains(&[0; 8]) {
             return Err(WireError::Value("digest"));
         }
@@ -49,14 +50,13 @@ impl<'a> Digests<'a> {
     pub fn each(&self) -> impl Iterator<Item = (Gfn, Option<Digest>)> + use<'a> {
         let Self { first, pages, zero, spared, digests } = *self;
         let mut digests = digests.as_chunks::<8>().0.iter();
-        let members = (0..SPAN).filter(move |bit| pages >> bit & 1 == 1);
-        members.map(move |bit| {
-            let digest = match (zero >> bit & 1, spared >> bit & 1) {
-                (1, _) => Some(ZERO_PAGE),
-                (_, 1) => None,
+        pages.iter().map(move |index| {
+            let digest = match (zero.contains(index), spared.contains(index)) {
+                (true, _) => Some(ZERO_PAGE),
+                (_, true) => None,
                 _ => digests.next().and_then(|bytes| Digest::new(u64::from_le_bytes(*bytes))),
             };
-            (Gfn(first + bit), digest)
+            (Gfn(first + index as u64), digest)
         })
     }
 
@@ -65,7 +65,7 @@ impl<'a> Digests<'a> {
         let first = pages.first().map_or(0, |(gfn, _)| gfn.0 / SPAN * SPAN);
         let mask = |which: fn(Option<Digest>) -> bool| {
             let chosen = pages.iter().filter(|(_, digest)| which(*digest));
-            chosen.fold(0, |mask: PageMask, (gfn, _)| mask | 1 << (gfn.0 % SPAN))
+            chosen.map(|(gfn, _)| (gfn.0 % SPAN) as usize).collect::<PageMask>().0
         };
         let masks = [mask(|_| true), mask(|digest| digest == Some(ZERO_PAGE)), mask(|digest| digest.is_none())];
         [first].into_iter().chain(masks).for_each(|word| into.extend_from_slice(&word.to_le_bytes()));

@@ -75,8 +75,8 @@ pub struct Welcome<'a> {
     pub uuid: [u8; 16],
     /// Every page is told as a digest at the switch, and compared.
     pub verify: bool,
-    /// What [`SaveMachine::frame`](crate::platform::SaveMachine::frame) gave.
-    pub frame: &'a [u8],
+    /// What [`SaveMachine::config`](crate::platform::SaveMachine::config) gave.
+    pub config: &'a [u8],
 }
 
 /// A message, checked.
@@ -137,7 +137,7 @@ impl<'a> Message<'a> {
                     frames: cursor.u64()?,
                     uuid: cursor.array()?,
                     verify: flag(cursor.u8()?.into(), "flag")?,
-                    frame: cursor.rest(),
+                    config: cursor.rest(),
                 }));
             }
             Kind::Built => Self::Built { can_page: flag(cursor.u32()?, "ability to page")? },
@@ -181,7 +181,7 @@ impl<'a> Message<'a> {
                 into.extend_from_slice(&welcome.frames.to_le_bytes());
                 into.extend_from_slice(&welcome.uuid);
                 into.push(u8::from(welcome.verify));
-                into.extend_from_slice(welcome.frame);
+                into.extend_from_slice(welcome.config);
                 Kind::Welcome
             }
             Self::Built { can_page } => {

@@ -33,7 +33,7 @@ pub enum Kind {
     Hello = 1,
     /// Source: what the guest is.
     Welcome = 2,
-    /// Target: the guest's frame stands.
+    /// Target: the guest is built.
     Built = 3,
     /// Source: which frames of a chunk are RAM.
     Ram = 4,

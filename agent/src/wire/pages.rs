@@ -55,7 +55,7 @@ impl Pages<'_> {
     pub fn emit(&self, into: &mut Vec<u8>) {
         let first = self.gfns.first().copied().unwrap_or_default();
         into.extend_from_slice(&[self.gfns.len() as u8, self.cause as u8, 0, 0, 0, 0, 0, 0]);
-        into.extend_from_slice(&self.zero.to_le_bytes());
+        into.extend_from_slice(&self.zero.0.to_le_bytes());
         into.extend_from_slice(&first.0.to_le_bytes());
         for gfn in self.gfns.iter().skip(1) {
             into.extend_from_slice(&((gfn.0 - first.0) as u32).to_le_bytes());
@@ -64,7 +64,7 @@ impl Pages<'_> {
 
     /// Bytes of the whole body.
     pub fn body_len(&self) -> usize {
-        let filled = self.gfns.len() - self.zero.count_ones() as usize;
+        let filled = self.gfns.len() - self.zero.count();
         HEAD + 4 * (self.gfns.len() - 1) + filled * PAGE_SIZE
     }
 }
@@ -91,8 +91,8 @@ impl<'a> Arriving<'a> {
         if count == 0 || count > BATCH {
             return Err(WireError::Value("number of pages"));
         }
-        let zero = cursor.u64()?;
-        if count < BATCH && zero >> count != 0 {
+        let zero = PageMask(cursor.u64()?);
+        if !(zero - PageMask::first(count)).is_empty() {
             return Err(WireError::Value("zero mask"));
         }
         let first = cursor.u64()?;
@@ -108,7 +108,7 @@ impl<'a> Arriving<'a> {
         if first.checked_add(u64::from(last)).is_none() {
             return Err(WireError::Value("frame number"));
         }
-        let filled = cursor.take((count - zero.count_ones() as usize) * PAGE_SIZE)?;
+        let filled = cursor.take((count - zero.count()) * PAGE_SIZE)?;
         cursor.end()?;
         Ok(Self { cause, first, distances, zero, filled })
     }
@@ -120,7 +120,7 @@ impl<'a> Arriving<'a> {
 
     /// How many of them are zero.
     pub fn zeros(&self) -> u64 {
-        u64::from(self.zero.count_ones())
+        self.zero.count() as u64
     }
 
     /// Which pages, ascending.
@@ -136,7 +136,7 @@ impl<'a> Arriving<'a> {
         let zero = self.zero;
         let mut filled = self.filled.chunks_exact(PAGE_SIZE);
         self.gfns().enumerate().map(move |(index, gfn)| {
-            let bytes = if zero >> index & 1 == 1 { None } else { filled.next() };
+            let bytes = if zero.contains(index) { None } else { filled.next() };
             let page = bytes.and_then(|bytes| <&Page>::try_from(bytes).ok());
             (gfn, page.map_or(Content::Zero, Content::Bytes))
         })

@@ -6,7 +6,7 @@ use super::*;
 use crate::digest::{Digest, ZERO_PAGE};
 use crate::error::WireError;
 use common::control::SessionToken;
-use common::{Content, Gfn, PageSet, Span};
+use common::{Content, Gfn, PageMask, PageSet, Span};
 use proptest::prelude::*;
 
 fn there_and_back(message: Message<'_>) {
@@ -33,7 +33,7 @@ proptest! {
             let session = SessionToken(session);
             there_and_back(Message::Hello(Hello { channel, purpose, session, binding }));
         }
-        there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, frame: &blob }));
+        there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, config: &blob }));
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();
         prop_assert!(Message::demanded(&demand).flat_map(|demanded| demanded.emit()).eq(demand.iter().copied()));
         prop_assert!(Message::demanded(&demand).map(|demanded| demanded.gfn.0).eq(gfns.iter().map(|gfn| gfn << 1 >> 1)));
@@ -68,20 +68,20 @@ proptest! {
         gfns in proptest::collection::btree_set(0..100_000u64, 1..=64), zero in any::<u64>(), base in any::<u32>(),
     ) {
         let gfns: Vec<Gfn> = gfns.into_iter().map(|gfn| Gfn(gfn + u64::from(base))).collect();
-        let zero = if gfns.len() == 64 { zero } else { zero & ((1 << gfns.len()) - 1) };
+        let zero = PageMask(zero) & PageMask::first(gfns.len());
         let pages = Pages { cause: Cause::Push, gfns: &gfns, zero };
         let mut body = Vec::new();
         pages.emit(&mut body);
-        for (index, gfn) in gfns.iter().enumerate().filter(|(index, _)| zero >> index & 1 == 0) {
+        for (index, gfn) in gfns.iter().enumerate().filter(|(index, _)| !zero.contains(*index)) {
             body.extend_from_slice(&[gfn.0 as u8 ^ index as u8; PAGE_SIZE]);
         }
         prop_assert_eq!(body.len(), pages.body_len());
         let back = Arriving::parse(&body).unwrap();
-        prop_assert_eq!(back.zeros(), u64::from(zero.count_ones()));
+        prop_assert_eq!(back.zeros(), zero.count() as u64);
         prop_assert!(back.gfns().eq(gfns.iter().copied()));
         for (index, (gfn, content)) in back.contents().enumerate() {
             match content {
-                Content::Zero => prop_assert!(zero >> index & 1 == 1),
+                Content::Zero => prop_assert!(zero.contains(index)),
                 Content::Bytes(page) => prop_assert_eq!(page, &[gfn.0 as u8 ^ index as u8; PAGE_SIZE]),
             }
         }

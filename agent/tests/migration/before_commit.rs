@@ -1,6 +1,6 @@
 //! What fails or is given up before the commit leaves the guest at its source.
 
-use common::control::{Cause, State};
+use common::control::{FailureCause, State};
 
 use crate::sim::guest::Here;
 use crate::sim::machine::{BEFORE_COMMIT, Op};
@@ -65,7 +65,7 @@ fn an_absent_agent_is_named() {
     world.start();
     assert!(world.run_until(60_000, |world| world.state(0).is_some_and(State::is_end)));
     let reason = "the other host's agent did not connect in time".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Other, reason }));
+    assert_eq!(world.state(0), Some(&State::Failed { cause: FailureCause::Other, reason }));
     stays(&mut world);
 }
 
@@ -91,7 +91,7 @@ fn a_guest_that_the_toolstack_takes_for_running_runs_on() {
 fn a_guest_that_cannot_be_given_back_is_not_said_to_run() {
     let mut world = World::new(Scenario::default());
     world.suspends = false;
-    world.fail(Op::Release, 0);
+    world.fail(Op::GiveBack, 0);
     world.start();
     assert!(world.run(300_000), "{:?}", world.states);
     let Some(State::Failed { reason, .. }) = world.state(0) else { panic!("{:?}", world.states) };
@@ -104,10 +104,12 @@ fn a_cancelled_guest_that_cannot_be_given_back_counts_as_more_than_cancelled() {
     let mut world = World::new(Scenario::default());
     world.start();
     assert!(world.run_until(10_000, |world| world.state(0) == Some(&State::Copying)));
-    world.fail(Op::Release, 0);
+    world.fail(Op::GiveBack, 0);
     world.cancel(0);
     assert!(world.run(300_000), "{:?}", world.states);
-    let Some(State::Failed { cause: Cause::Other, reason }) = world.state(0) else { panic!("{:?}", world.states) };
+    let Some(State::Failed { cause: FailureCause::Other, reason }) = world.state(0) else {
+        panic!("{:?}", world.states)
+    };
     assert!(reason.starts_with("cancelled by the toolstack; and the guest could not be given back"), "{reason}");
 }
 
@@ -124,7 +126,8 @@ fn both_toolstacks_can_cancel_before_the_commit() {
             world.cancel(side);
             assert!(world.run(300_000), "{side} {ms}: {:?}", world.states);
             stays(&mut world);
-            let cancelled = |end| matches!(world.state(end), Some(State::Failed { cause: Cause::Cancelled, .. }));
+            let cancelled =
+                |end| matches!(world.state(end), Some(State::Failed { cause: FailureCause::Cancelled, .. }));
             assert!(cancelled(side) && !cancelled(1 - side), "{side} {ms}: {:?}", world.states);
         }
     }
@@ -139,6 +142,6 @@ fn a_guest_destroyed_before_it_ran_is_back_at_the_source() {
     assert!(world.run(300_000), "{:?}", world.states);
     stays(&mut world);
     let reason = "the guest never ran on the other host; it is back".to_string();
-    assert_eq!(world.state(0), Some(&State::Failed { cause: Cause::Back, reason }));
-    assert!(matches!(world.state(1), Some(State::Failed { cause: Cause::Gone, .. })), "{:?}", world.states);
+    assert_eq!(world.state(0), Some(&State::Failed { cause: FailureCause::Back, reason }));
+    assert!(matches!(world.state(1), Some(State::Failed { cause: FailureCause::Gone, .. })), "{:?}", world.states);
 }

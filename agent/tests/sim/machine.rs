@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use agent::error::PlatformError;
 use agent::platform::{Platform, Result};
+use common::time::Instant;
 use common::{BATCH, Backends, DomId, Features, Gfn, Hold, PageMask, PageSet};
 
 use super::guest::{Here, Shared};
@@ -19,7 +20,7 @@ use target::Coming;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     OpenSource,
-    Frame,
+    Config,
     LogOn,
     FindRam,
     Read,
@@ -27,7 +28,7 @@ pub enum Op {
     Clean,
     MachineState,
     Retain,
-    Release,
+    GiveBack,
     Free,
     Destroy,
     OpenTarget,
@@ -38,17 +39,17 @@ pub enum Op {
     Arm,
     LoadState,
     Fill,
-    ReleaseThere,
+    LetRun,
     Finish,
 }
 
 /// Everything that may fail after it, and is tried again.
-pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::ReleaseThere, Op::Finish, Op::Free, Op::Destroy];
+pub const AFTER_COMMIT: [Op; 6] = [Op::Read, Op::Fill, Op::LetRun, Op::Finish, Op::Free, Op::Destroy];
 
 /// Everything that may fail before the commit.
 pub const BEFORE_COMMIT: [Op; 16] = [
     Op::OpenSource,
-    Op::Frame,
+    Op::Config,
     Op::LogOn,
     Op::FindRam,
     Op::Read,
@@ -116,8 +117,8 @@ impl Platform for Machine {
     type Source = Leaving;
     type Target = Coming;
 
-    fn now_ns(&self) -> u64 {
-        self.clock.get()
+    fn now(&self) -> Instant {
+        Instant::from_ns(self.clock.get())
     }
     fn random(&mut self, bytes: &mut [u8]) {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);
@@ -200,5 +201,5 @@ const MEMO: u64 = 0x1234_5678_9abc_def0;
 /// Set bits within the mask of `count` pages.
 fn mask(count: usize, is_set: impl Fn(usize) -> bool) -> PageMask {
     assert!(count <= BATCH);
-    (0..count).filter(|index| is_set(*index)).fold(0, |mask, index| mask | 1 << index)
+    (0..count).filter(|index| is_set(*index)).collect()
 }

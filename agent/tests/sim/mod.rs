@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
-use common::control::{Cause, Mode, Progress, Request, State, Summary};
+use common::control::{FailureCause, Mode, Progress, Request, State, Summary};
 use common::{PublicKey, cost};
 
 use guest::{Guest, Shared};
@@ -239,7 +239,8 @@ impl World {
                     self.guests.borrow()[guest].borrow_mut().created = false;
                 }
                 // So the helper says; it has nothing to hand to another agent.
-                self.states[guest][end].push(State::Failed { cause: Cause::Other, reason: "the agent died".into() });
+                self.states[guest][end]
+                    .push(State::Failed { cause: FailureCause::Other, reason: "the agent died".into() });
             }
         }
     }
@@ -304,7 +305,7 @@ impl World {
                     self.gave_way += 1;
                     next = 0;
                 }
-                Wake::At(time) => next = next.min(time),
+                Wake::At(time) => next = next.min(time.ns()),
                 Wake::OnEvent => {}
             }
         }

@@ -3,18 +3,18 @@
 #![no_main]
 
 use boot::say;
-use boot::serve::{self, Refusal};
+use boot::serve::{self, StartError};
 use boot::start::Machine;
 use xen_pv::sched::{self, Reason};
 
 boot::entry_point!(main);
 
 fn main(machine: Machine) -> ! {
-    let Err(refusal) = serve::run(machine);
-    say!("cannot serve: {refusal}");
+    let Err(error) = serve::run(machine);
+    say!("cannot serve: {error}");
     // Toolstacks are told to start a crashed agent again, which mends neither its command line nor the hypervisor.
-    sched::shutdown(match refusal {
-        Refusal::Permanent(_) => Reason::Poweroff,
-        Refusal::Transient(_) => Reason::Crash,
+    sched::shutdown(match error {
+        StartError::Permanent(_) => Reason::Poweroff,
+        StartError::Transient(_) => Reason::Crash,
     })
 }

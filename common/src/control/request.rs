@@ -5,7 +5,7 @@ use core::fmt;
 use core::net::SocketAddrV4;
 use core::str::FromStr;
 
-use super::{Mode, SessionToken, Size, size_of, write_key};
+use super::{Mode, SessionToken, Size, write_key};
 use crate::guest::{Backends, DomId};
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
@@ -95,7 +95,7 @@ impl FromStr for Request {
                 peer: line.field("peer")?,
                 key: line.optional("key")?,
                 session: line.field("session")?,
-                size: size_of(&line)?,
+                size: Size::of_line(&line)?,
                 backends: Backends {
                     store_port: line.field("store_port")?,
                     store_domain: DomId(line.field("store_domain")?),

@@ -6,7 +6,7 @@ use core::fmt;
 use core::net::Ipv4Addr;
 use core::str::FromStr;
 
-use super::{SessionToken, Size, size_of, write_key};
+use super::{SessionToken, Size, write_key};
 use crate::guest::Gfn;
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
@@ -38,7 +38,7 @@ pub enum State {
     Suspend,
     /// Source: the guest belongs to the target; it can never run here again.
     Committed,
-    /// Target: the frame of the guest stands, memory follows. It stays so until [`State::Ready`].
+    /// Target: the guest is built, memory follows. It stays so until [`State::Ready`].
     Built {
         /// xenstore's ring.
         store: Gfn,
@@ -60,7 +60,7 @@ pub enum State {
     /// Both: given up; the guest is at the source as it was.
     Failed {
         /// Why, for the toolstack.
-        cause: Cause,
+        cause: FailureCause,
         /// Why, for people, in one line.
         reason: String,
     },
@@ -68,7 +68,7 @@ pub enum State {
 
 /// Why a session failed, as far as the toolstack acts on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cause {
+pub enum FailureCause {
     /// The session's own toolstack gave it up.
     Cancelled,
     /// Nothing of the guest is left on this host.
@@ -80,7 +80,7 @@ pub enum Cause {
     Other,
 }
 
-impl fmt::Display for Cause {
+impl fmt::Display for FailureCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cancelled => "cancelled",
@@ -91,7 +91,7 @@ impl fmt::Display for Cause {
     }
 }
 
-impl FromStr for Cause {
+impl FromStr for FailureCause {
     type Err = Infallible;
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text {
@@ -142,7 +142,7 @@ impl FromStr for State {
                 address: line.field("address")?,
                 port: line.field("port")?,
                 key: line.optional("key")?,
-                size: size_of(&line)?,
+                size: Size::of_line(&line)?,
             },
             "copying" => Self::Copying,
             "suspend" => Self::Suspend,

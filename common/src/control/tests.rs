@@ -35,10 +35,10 @@ fn every_line_survives_the_trip_through_text() {
         State::Running,
         State::Complete,
         State::Interrupted { reason: reason.clone() },
-        State::Failed { cause: Cause::Cancelled, reason: reason.clone() },
-        State::Failed { cause: Cause::Gone, reason: reason.clone() },
-        State::Failed { cause: Cause::Back, reason: reason.clone() },
-        State::Failed { cause: Cause::Other, reason },
+        State::Failed { cause: FailureCause::Cancelled, reason: reason.clone() },
+        State::Failed { cause: FailureCause::Gone, reason: reason.clone() },
+        State::Failed { cause: FailureCause::Back, reason: reason.clone() },
+        State::Failed { cause: FailureCause::Other, reason },
     ] {
         survives(state);
     }
@@ -64,14 +64,14 @@ fn the_protocol_reads_as_agreed() {
     let request: Request = "out domain=5 mode=tsmc".parse().unwrap();
     assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: false });
     let failed = |cause| State::Failed { cause, reason: "no room".to_string() };
-    assert_eq!(failed(Cause::Cancelled).to_string(), "failed cause=cancelled reason=no room");
+    assert_eq!(failed(FailureCause::Cancelled).to_string(), "failed cause=cancelled reason=no room");
     let id: RequestId = "out-5".parse().unwrap();
     assert_eq!(id.suspended(), "request/out-5/suspended");
 }
 
 #[test]
 fn a_failure_of_no_known_cause_is_one_of_any_other() {
-    let failed = State::Failed { cause: Cause::Other, reason: "cancelled cause=gone".to_string() };
+    let failed = State::Failed { cause: FailureCause::Other, reason: "cancelled cause=gone".to_string() };
     for line in ["failed reason=cancelled cause=gone", "failed cause=tired reason=cancelled cause=gone"] {
         assert_eq!(line.parse(), Ok(failed.clone()), "{line}");
     }

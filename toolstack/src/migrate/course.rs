@@ -8,14 +8,14 @@ use crate::xenstore::{Xenstore, XenstoreError};
 
 /// What is seen of a migration at one moment.
 #[derive(Clone, Debug, Default)]
-pub struct Look {
+pub struct Snapshot {
     /// Where it stands, if it has begun.
     pub state: Option<State>,
     /// How far the stage is.
     pub progress: Option<Progress>,
 }
 
-impl Look {
+impl Snapshot {
     /// Whether the guest belongs to the other host.
     pub fn has_left(&self) -> bool {
         matches!(self.state, Some(State::Committed | State::Complete | State::Interrupted { .. }))
@@ -43,17 +43,17 @@ impl Course {
     }
 
     /// Looks where it stands.
-    pub fn look(&mut self, store: &mut Xenstore) -> Result<Look, Refusal> {
+    pub fn look(&mut self, store: &mut Xenstore) -> Result<Snapshot, Refusal> {
         if let Some(session) = &self.session
             && let Some(state) = session.state(store)?
         {
-            return Ok(Look { state: Some(state), progress: session.progress(store)? });
+            return Ok(Snapshot { state: Some(state), progress: session.progress(store)? });
         }
         // Not begun, or in the hands of another agent now.
         if let Some(session) = self.find(store)? {
             self.session = Some(session);
         }
-        Ok(Look::default())
+        Ok(Snapshot::default())
     }
 
     fn find(&self, store: &mut Xenstore) -> Result<Option<Session>, Refusal> {
@@ -88,7 +88,7 @@ mod tests {
         fake.set(&format!("{home}/out-5-00000001/state"), "failed cause=other reason=an earlier one");
         let mut course = Course::new(&mut store, 5).expect("an agent");
         fake.set(&format!("{home}/out-6-00000002/state"), "copying");
-        let mut look = || course.look(&mut store).map(|look| look.state).expect("an answer");
+        let mut look = || course.look(&mut store).map(|seen| seen.state).expect("an answer");
         assert_eq!(look(), None);
         fake.set(&format!("{home}/out-5-00000000/state"), "copying");
         look();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use common::control::{Progress, State};
 use serde_json::json;
 
-use super::course::Look;
+use super::course::Snapshot;
 use super::outcome::Outcome;
 use crate::{print, status};
 
@@ -50,8 +50,8 @@ impl Screen {
     }
 
     /// Shows where it stands, as far as that is news.
-    pub fn show(&mut self, look: &Look) {
-        if let Some(state) = look.state.as_ref().filter(|state| self.state.as_ref() != Some(*state)) {
+    pub fn show(&mut self, seen: &Snapshot) {
+        if let Some(state) = seen.state.as_ref().filter(|state| self.state.as_ref() != Some(*state)) {
             self.state = Some(state.clone());
             match self.form {
                 Form::Json => self.print(&json!({ "event": "state", "state": status::name(state) }).to_string()),
@@ -62,8 +62,8 @@ impl Screen {
                 }
             }
         }
-        let Some(progress) = look.progress.filter(|progress| progress.total > 0) else { return };
-        if look.state.as_ref().is_some_and(State::is_end) {
+        let Some(progress) = seen.progress.filter(|progress| progress.total > 0) else { return };
+        if seen.state.as_ref().is_some_and(State::is_end) {
             return;
         }
         let now = Instant::now();

@@ -6,7 +6,7 @@ use xen_abi::domctl::{self, *};
 use xen_abi::flask::{self, AccessOp, OcontextOp, RelabelOp, SidContextOp};
 use xen_abi::hvm::{self, DmOpBuffer, DmOpSetMemType, HvmGetMemType, HvmParam};
 use xen_abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
-use xen_abi::vm_event::{self, MemPaging, RingHeader, VmEvent};
+use xen_abi::vm_event::{self, MemPaging, VmEvent};
 
 use super::Fact;
 
@@ -144,7 +144,6 @@ fn memory(facts: &mut Vec<Fact>) {
 }
 
 fn vm_event(facts: &mut Vec<Fact>) {
-    layout!(@fields facts, "struct vm_event_sring", RingHeader { req_prod, req_event, rsp_prod, rsp_event });
     layout!(
         facts,
         "struct vm_event_st",
@@ -153,7 +152,6 @@ fn vm_event(facts: &mut Vec<Fact>) {
     layout!(facts, "struct vm_event_paging", MemPaging { gfn, p2mt, flags });
     numbers!(
         facts,
-        "offsetof(struct vm_event_sring, ring)" = size_of::<RingHeader>(),
         "__CONST_RING_SIZE(vm_event, 4096)" = vm_event::SLOTS,
         "VM_EVENT_INTERFACE_VERSION" = vm_event::INTERFACE_VERSION,
         "VM_EVENT_FLAG_VCPU_PAUSED" = vm_event::FLAG_VCPU_PAUSED,

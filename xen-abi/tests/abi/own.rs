@@ -8,6 +8,7 @@ use xen_abi::hypercall::{self, MulticallEntry};
 use xen_abi::mmu::{self, MmuUpdate, MmuextOp};
 use xen_abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
 use xen_abi::pciif::{self, MsixEntry, PciOp};
+use xen_abi::ring::{self, ConsoleInterface, RingHeader, XenstoreInterface};
 use xen_abi::sched::{self, Poll, Shutdown};
 use xen_abi::start_info::{SharedInfo, StartInfo, VcpuInfo, VcpuTimeInfo};
 use xen_abi::{version, xenstore};
@@ -23,6 +24,7 @@ pub fn all(facts: &mut Vec<Fact>) {
     grant_table(facts);
     start_info(facts);
     version(facts);
+    rings(facts);
     io(facts);
 }
 
@@ -162,6 +164,25 @@ fn version(facts: &mut Vec<Fact>) {
     numbers!(facts, "XENVER_version" = version::XENVER_VERSION, "XENVER_extraversion" = version::XENVER_EXTRAVERSION,);
 }
 
+fn rings(facts: &mut Vec<Fact>) {
+    layout!(@fields facts, "struct netif_tx_sring", RingHeader { req_prod, req_event, rsp_prod, rsp_event });
+    layout!(@fields facts, "struct vm_event_sring", RingHeader { req_prod, req_event, rsp_prod, rsp_event });
+    numbers!(
+        facts,
+        "offsetof(struct netif_tx_sring, ring)" = size_of::<RingHeader>(),
+        "offsetof(struct vm_event_sring, ring)" = size_of::<RingHeader>(),
+        "XENSTORE_RING_SIZE" = ring::XENSTORE_RING_SIZE,
+    );
+    layout!(
+        facts,
+        "struct xencons_interface",
+        ConsoleInterface { input: "in", output: "out", in_cons, in_prod, out_cons, out_prod }
+    );
+    layout!(@fields facts, "struct xenstore_domain_interface", XenstoreInterface {
+        req, rsp, req_cons, req_prod, rsp_cons, rsp_prod
+    });
+}
+
 fn io(facts: &mut Vec<Fact>) {
     layout!(facts, "struct netif_tx_request", TxRequest { gref, offset, flags, id, size });
     layout!(@fields facts, "struct netif_extra_info", ExtraGso {
@@ -182,14 +203,6 @@ fn io(facts: &mut Vec<Fact>) {
         "XEN_PCI_OP_conf_write" = pciif::XEN_PCI_OP_CONF_WRITE,
         "XEN_PCI_OP_enable_msix" = pciif::XEN_PCI_OP_ENABLE_MSIX,
         "XEN_PCI_OP_disable_msix" = pciif::XEN_PCI_OP_DISABLE_MSIX,
-        // Private to their modules, which have them written out.
-        "offsetof(struct netif_tx_sring, ring)" = 64,
-        "offsetof(struct xencons_interface, out)" = 1024,
-        "offsetof(struct xencons_interface, in_cons)" = 1024 + 2048,
-        "offsetof(struct xencons_interface, out_prod)" = 1024 + 2048 + 12,
-        "offsetof(struct xenstore_domain_interface, rsp)" = 1024,
-        "offsetof(struct xenstore_domain_interface, req_cons)" = 2048,
-        "offsetof(struct xenstore_domain_interface, rsp_prod)" = 2048 + 12,
         "sizeof(struct xsd_sockmsg)" = xenstore::HEADER,
         "XENSTORE_PAYLOAD_MAX" = xenstore::PAYLOAD_MAX,
     );

@@ -1,4 +1,4 @@
-//! TCP and UDP checksums of IPv4 packets in Ethernet frames, for what nobody else does.
+//! TCP and UDP checksums of IPv4 packets in Ethernet frames, where the other side does not vouch for them or compute them.
 
 const ETHERNET: usize = 14;
 const TCP: u8 = 6;

@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::time::Duration;
 
 use common::DomId;
 
@@ -9,7 +10,7 @@ use crate::time;
 use crate::xenstore::{self, Xenstore};
 
 /// How long a backend may take.
-const PATIENCE_NS: u64 = 20_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// States that both ends write.
 pub(super) mod state {
@@ -92,14 +93,14 @@ impl Backend {
 
     /// Waits until it is in one of some states.
     pub fn wait_for(&self, store: &mut Xenstore, wanted: &[u32]) -> Result<(), Error> {
-        let deadline = time::now_ns() + PATIENCE_NS;
+        let deadline = time::now() + PATIENCE;
         loop {
             let state = self.state(store)?;
             if wanted.contains(&state) {
                 return Ok(());
             }
             while !self.has_changed(store) {
-                if time::now_ns() >= deadline {
+                if time::now() >= deadline {
                     return Err(Error::Backend(state));
                 }
                 store.wait(deadline);

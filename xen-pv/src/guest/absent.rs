@@ -11,7 +11,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use common::{BATCH, DomId, Gfn};
+use common::{BATCH, DomId, Gfn, PageMask, PageSet};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_HAP;
 use xen_abi::hvm::MEM_RAM_RW;
@@ -24,8 +24,8 @@ use super::{domctl, memory};
 
 /// The pages of a guest.
 pub(super) struct Pages {
-    /// One bit for each frame number that is absent.
-    pub(super) absent: Vec<u64>,
+    /// Those that are absent.
+    pub(super) absent: PageSet,
     /// A few that are present.
     pub(super) present: Vec<Gfn>,
 }
@@ -48,7 +48,7 @@ pub(super) fn find(domain: DomId, kind: &'static Kind, frames: u64) -> Result<Pa
             looked?;
         }
     }
-    Ok(Pages { absent: bits, present })
+    Ok(Pages { absent: PageSet::from_words(bits, frames), present })
 }
 
 /// Leaves those frames in `bits` that look absent, and remembers a few of the others.
@@ -57,7 +57,7 @@ fn look(domain: DomId, bits: &mut [u64], present: &mut Vec<Gfn>) -> Result {
     for (first, word) in (0..).step_by(BATCH).zip(bits).filter(|(_, word)| **word != 0) {
         let mut gfns = [Gfn(0); BATCH];
         let mut count = 0;
-        for bit in (0..BATCH).filter(|bit| *word >> bit & 1 != 0) {
+        for bit in PageMask(*word).iter() {
             gfns[count] = Gfn(first + bit as u64);
             count += 1;
         }

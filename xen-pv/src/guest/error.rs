@@ -1,13 +1,12 @@
 //! Why an operation on a guest failed, and which permission of the security policy it needs.
 
-use core::fmt;
-
 use xen_abi::Errno;
 
 /// An operation on a guest that the hypervisor refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The hypervisor said no.
+    #[error("{} failed: {errno}", .operation.name())]
     Xen {
         /// To what.
         operation: Operation,
@@ -15,10 +14,13 @@ pub enum Error {
         errno: Errno,
     },
     /// The domain is dying: the hypervisor pretends to do what it is asked.
+    #[error("the domain is dying")]
     Dying,
     /// What the other host sent does not fit this domain or this hypervisor.
+    #[error("malformed {0}")]
     Malformed(&'static str),
     /// This guest, or this moment, does not allow it; the reason is a sentence.
+    #[error("{0}")]
     Refused(&'static str),
 }
 
@@ -150,16 +152,3 @@ impl Operation {
         Error::Xen { operation: self, errno }
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xen { operation, errno } => write!(f, "{} failed: {errno}", operation.name()),
-            Self::Dying => f.write_str("the domain is dying"),
-            Self::Malformed(what) => write!(f, "malformed {what}"),
-            Self::Refused(reason) => f.write_str(reason),
-        }
-    }
-}
-
-impl core::error::Error for Error {}

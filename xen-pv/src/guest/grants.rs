@@ -4,12 +4,12 @@
 use alloc::vec::Vec;
 
 use common::{DomId, Gfn};
-use xen_abi::Errno;
 use xen_abi::grant_table::{
     GNTST_OKAY, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GTF_PERMIT_ACCESS, GTF_WRITING, GetVersion, GrantEntryV1,
     QuerySize,
 };
 use xen_abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
+use xen_abi::{Errno, Mfn};
 
 use super::error::{Error, Operation, Result};
 use super::reach::Reach;
@@ -54,9 +54,9 @@ pub(super) fn find_mapped(reach: &Reach, domain: DomId, mapped: &mut Vec<Gfn>) -
     Ok(())
 }
 
-/// The machine frame that holds the part of the guest's grant table with this index, which must be below [`table_frames`].
-fn table_frame(domain: DomId, index: u32) -> Result<u64> {
-    let mut mfn = 0u64;
+/// The frame that holds the part of the guest's grant table with this index, which must be below [`table_frames`].
+fn table_frame(domain: DomId, index: u32) -> Result<Mfn> {
+    let mut mfn = 0;
     let mut arg = MemAcquireResource {
         domid: domain,
         r#type: RESOURCE_GRANT_TABLE,
@@ -69,7 +69,7 @@ fn table_frame(domain: DomId, index: u32) -> Result<u64> {
     // SAFETY: Xen writes one frame number.
     unsafe { hypercall::memory_op(XENMEM_ACQUIRE_RESOURCE, &mut arg) }
         .map_err(|errno| Operation::GrantTable.error(errno))?;
-    Ok(mfn)
+    Ok(Mfn(mfn))
 }
 
 /// The version of the guest's grant table.

@@ -25,7 +25,7 @@ mod open;
 #[cfg(test)]
 mod tests;
 
-use common::{BATCH, Content, DomId, Fault, Gfn};
+use common::{BATCH, Content, DomId, Fault, Gfn, PageMask};
 use xen_abi::hvm::{DMOP_SET_MEM_TYPE, DmOpBuffer, DmOpSetMemType, MEM_RAM_RW};
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::memory::{MemPagingOp, PAGING_OP_NOMINATE, PAGING_OP_PREP, XENMEM_PAGING_OP};
@@ -33,9 +33,9 @@ use xen_abi::vm_event::{FLAG_VCPU_PAUSED, MEM_PAGING_DROP_PAGE, MemPaging, SLOTS
 use xen_abi::{Errno, Port};
 
 use super::error::{Operation, Result};
-use super::page_set::PageSet;
 use super::paging_ring::PagingRing;
 use super::reach::{Reach, numbers, put};
+use super::sparse_set::SparseSet;
 use crate::event::Channel;
 use crate::hypercall;
 use crate::window::{Access, Held};
@@ -60,7 +60,7 @@ pub struct Pager {
     /// Requests of virtual CPUs that wait, unanswered, the oldest first: at most [`WAITING`] between two calls.
     waiting: Vec<VmEvent>,
     faults: VecDeque<Fault>,
-    absent: PageSet,
+    absent: SparseSet,
     /// The guest's virtual CPUs.
     vcpus: usize,
     crowd: Crowd,
@@ -94,16 +94,17 @@ impl Pager {
     }
 
     /// Makes up to 64 pages absent; says which are. A page that the hypervisor or anybody else has mapped stays present.
-    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<u64> {
-        let mut mask = 0;
+    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
+        let mut mask = PageMask::default();
         for (index, result) in self.paging_op(PAGING_OP_NOMINATE, gfns)?.into_iter().enumerate().take(gfns.len()) {
             match result {
                 Ok(()) => {
                     self.absent.insert(gfns[index]);
-                    mask |= 1 << index;
+                    mask.insert(index);
                 }
                 // Absent already, or not to be had.
-                Err(Errno::EBUSY) => mask |= u64::from(self.absent.contains(gfns[index])) << index,
+                Err(Errno::EBUSY) if self.absent.contains(gfns[index]) => mask.insert(index),
+                Err(Errno::EBUSY) => {}
                 Err(errno) => return Err(Operation::Paging.error(errno)),
             }
         }
@@ -130,7 +131,7 @@ impl Pager {
 
     /// Fills up to 64 absent pages, makes them present and wakes whoever waits; says which are done. A page that the guest
     /// replaced or gave back is done without being touched. One is not done while others leave no slot of the ring to it.
-    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         let pages = &pages[..pages.len().min(BATCH)];
         let gfns = &numbers(pages)[..pages.len()];
         self.drain(&[])?;
@@ -148,21 +149,21 @@ impl Pager {
 
     /// Makes up to 64 pages present, an absent one with what `put` has put there, if it is `mapped`; one that could not be has
     /// no content yet and must stay absent. Says which are present, or the guest's own business.
-    fn bring_back(&mut self, gfns: &[Gfn], mapped: u64, mut put: impl FnMut(usize)) -> Result<u64> {
-        let (mut done, mut again) = (0, all(gfns.len()));
+    fn bring_back(&mut self, gfns: &[Gfn], mapped: PageMask, mut put: impl FnMut(usize)) -> Result<PageMask> {
+        let (mut done, mut again) = (PageMask::default(), PageMask::first(gfns.len()));
         for _ in 0..ROUNDS {
             let mut round = core::mem::take(&mut again);
-            while round != 0 {
-                let some = ones(round).take(self.in_flight).fold(0, |mask, index| mask | 1 << index);
-                round &= !some;
+            while !round.is_empty() {
+                let some = round.iter().take(self.in_flight).collect();
+                round = round - some;
                 let absent = self.ask_for(gfns, some)?;
-                ones(absent & mapped & self.mine(gfns)).for_each(&mut put);
-                let good = some & (mapped | !absent);
+                (absent & mapped & self.mine(gfns)).iter().for_each(&mut put);
+                let good = some - (absent - mapped);
                 let present = self.make_present(gfns, absent, good)?;
-                done |= present;
-                again |= good & !present;
+                done = done | present;
+                again = again | (good - present);
             }
-            if again == 0 {
+            if again.is_empty() {
                 break;
             }
         }
@@ -170,13 +171,13 @@ impl Pager {
     }
 
     /// Which of these pages are absent as far as we know.
-    fn mine(&self, gfns: &[Gfn]) -> u64 {
-        gfns.iter().enumerate().fold(0, |mask, (index, gfn)| mask | u64::from(self.absent.contains(*gfn)) << index)
+    fn mine(&self, gfns: &[Gfn]) -> PageMask {
+        (0..gfns.len()).filter(|index| self.absent.contains(gfns[*index])).collect()
     }
 
     /// Asks for the pages that `some` names, as a device model would: an absent page that nobody waited for enters the way
     /// back, if there is a slot for it. Says which are absent; the others are the guest's own business by now.
-    fn ask_for(&mut self, gfns: &[Gfn], some: u64) -> Result<u64> {
+    fn ask_for(&mut self, gfns: &[Gfn], some: PageMask) -> Result<PageMask> {
         let (asked, count) = chosen(gfns, some);
         let asked = &asked[..count];
         let mut ops = [SET_RAM; SLOTS as usize];
@@ -190,11 +191,11 @@ impl Pager {
         }
         // SAFETY: each call is a complete operation on another domain; operations and buffers outlive it.
         unsafe { hypercall::multicall(&mut calls[..count]) }.map_err(|errno| Operation::MemoryType.error(errno))?;
-        let mut absent = 0;
-        for (call, index) in calls.iter().zip(ones(some)) {
+        let mut absent = PageMask::default();
+        for (call, index) in calls.iter().zip(some.iter()) {
             match call.outcome() {
                 // "Try again when it is back."
-                Err(Errno::EAGAIN) => absent |= 1 << index,
+                Err(Errno::EAGAIN) => absent.insert(index),
                 Err(errno @ (Errno::EPERM | Errno::EACCES | Errno::ESRCH)) => {
                     return Err(Operation::MemoryType.error(errno));
                 }
@@ -207,18 +208,18 @@ impl Pager {
     }
 
     /// Makes those of `gfns` present that `good` names; `absent` names those that were absent a moment ago. Says which are.
-    fn make_present(&mut self, gfns: &[Gfn], absent: u64, good: u64) -> Result<u64> {
+    fn make_present(&mut self, gfns: &[Gfn], absent: PageMask, good: PageMask) -> Result<PageMask> {
         let (some, count) = chosen(gfns, good);
         let results = self.paging_op(PAGING_OP_PREP, &some[..count])?;
-        let mut present = 0;
-        for (result, index) in results.into_iter().zip(ones(good & all(gfns.len()))) {
+        let mut present = PageMask::default();
+        for (result, index) in results.into_iter().zip(good.iter()) {
             let gfn = gfns[index];
             match result {
                 // It was asked for while the ring was full, or has just become the guest's own business.
-                Err(Errno::ENOENT) if absent >> index & 1 != 0 && self.absent.contains(gfn) => {}
+                Err(Errno::ENOENT) if absent.contains(index) && self.absent.contains(gfn) => {}
                 Ok(()) | Err(Errno::ENOENT) => {
                     self.absent.remove(gfn);
-                    present |= 1 << index;
+                    present.insert(index);
                 }
                 Err(errno) => return Err(Operation::Paging.error(errno)),
             }
@@ -327,24 +328,11 @@ const ROUNDS: u32 = 16;
 const SET_RAM: DmOpSetMemType =
     DmOpSetMemType { op: DMOP_SET_MEM_TYPE, pad: 0, nr: 1, mem_type: MEM_RAM_RW, pad2: 0, first_pfn: 0, rest: 0 };
 
-/// The indices of the ones of a mask.
-fn ones(mask: u64) -> impl Iterator<Item = usize> {
-    (0..BATCH).filter(move |index| mask >> index & 1 != 0)
-}
-
 /// Those of up to 64 pages that a mask names, and how many they are.
-fn chosen(gfns: &[Gfn], mask: u64) -> ([Gfn; BATCH], usize) {
-    let (mut some, mut count) = ([Gfn(0); BATCH], 0);
-    for index in ones(mask & all(gfns.len())) {
-        some[count] = gfns[index];
-        count += 1;
-    }
+fn chosen(gfns: &[Gfn], mask: PageMask) -> ([Gfn; BATCH], usize) {
+    let mut some = [Gfn(0); BATCH];
+    let count = some.iter_mut().zip(mask.pick(gfns)).map(|(some, gfn)| *some = *gfn).count();
     (some, count)
-}
-
-/// A mask of `count` ones.
-fn all(count: usize) -> u64 {
-    if count >= BATCH { u64::MAX } else { (1 << count) - 1 }
 }
 
 /// An answer that lets a virtual CPU go on and touches no page. To its own request it is the early one; otherwise it takes the

@@ -5,9 +5,8 @@ use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
 use common::PAGE_SIZE;
-use xen_abi::vm_event::{
-    FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, RingHeader, SLOTS, VmEvent,
-};
+use xen_abi::ring::RingHeader;
+use xen_abi::vm_event::{FLAG_VCPU_PAUSED, INTERFACE_VERSION, MEM_PAGING_DROP_PAGE, REASON_MEM_PAGING, SLOTS, VmEvent};
 
 use super::error::{Error, Result};
 use crate::window::copy;

@@ -1,5 +1,4 @@
-//! Whether the hypervisor holds a guest that has left: the commit relies on its security policy, in force, to refuse dom0 what
-//! would run or end such a guest.
+//! Whether the security policy is enforced and keeps dom0 from running or ending a guest that has left: the commit relies on it.
 
 use xen_abi::flask::*;
 

@@ -1,18 +1,17 @@
 //! A guest that arrives on this host.
 
-use alloc::vec::Vec;
-
-use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, Rings};
+use common::{Backends, Content, DomId, Fault, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::GetDomainInfo;
 use xen_abi::hvm::{
     PARAM_CONSOLE_EVTCHN, PARAM_CONSOLE_PFN, PARAM_PAGING_RING_PFN, PARAM_STORE_EVTCHN, PARAM_STORE_PFN,
 };
 use xen_abi::{Errno, Port};
 
+use super::absent::Pages;
 use super::error::{Error, Operation, Result};
-use super::frame::{Frame, State};
 use super::kind::Kind;
 use super::label::{Label, Sid};
+use super::machine_config::{MachineConfig, Param, State};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, ram, walk};
@@ -20,7 +19,7 @@ use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.
 ///
-/// We hold a pause count of it until [`Target::release`]. Dropping it before gives the count and the pager back; the toolstack
+/// We hold a pause count of it until [`Target::let_run`]. Dropping it before gives the count and the pager back; the toolstack
 /// destroys the domain. Dropping it later, with pages absent, leaves the pager's ring behind, and the guest waiting.
 pub struct Target {
     reach: Reach,
@@ -63,19 +62,19 @@ impl Target {
         })
     }
 
-    /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives one bit for each frame that
-    /// may be absent. That agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may still be there.
-    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, Vec<u64>)> {
+    /// Takes over a domain from an agent that is gone, with the faults of its absent pages; gives the pages that may be absent. That
+    /// agent had made none absent at or beyond `frames`. It had released the domain, unless `hold` says that its pause count may
+    /// still be there.
+    pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Self, PageSet)> {
         let info = domctl::live_info(domain)?;
         let kind = Kind::made_for(&info).map_err(|_| Error::Refused(ANOTHER_GUEST))?;
         if info.handle != uuid {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
-        let pages = absent::find(domain, kind, frames)?;
-        let absent = || (0..).zip(&pages.absent).flat_map(|(at, word)| bits(*word).map(move |bit| Gfn(at * 64 + bit)));
+        let Pages { absent, present } = absent::find(domain, kind, frames)?;
         let gfn = ram::free_gfn(domain, kind)?;
-        let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent(), &pages.present)?;
-        if pager.is_none() && absent().next().is_some() {
+        let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent.iter(), &present)?;
+        if pager.is_none() && !absent.is_empty() {
             return Err(Error::Refused("pages of the guest are absent, and this hypervisor does not page for it"));
         }
         // It may have been released after the agent had said that it was not; if it has run, whoever paused it is not us.
@@ -84,13 +83,14 @@ impl Target {
             Self { reach, domain, kind, shell: None, rings: None, pager, anchor: None, held, claimed: true };
         target.expect_faults();
         target.keep_anchor()?;
-        Ok((target, pages.absent))
+        Ok((target, absent))
     }
 
     /// Who waited for a page when the agent before us died does not say so again. A guess saves it a wait for the push.
     fn expect_faults(&mut self) {
         let (reach, domain) = (&self.reach, self.domain);
-        let read = |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(1);
+        let read =
+            |gfn, page: &mut Page| reach.read(domain, &[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
         // Without the context there is no guess.
         if let (Some(pager), Ok(context)) = (&mut self.pager, machine::context(domain)) {
             pager.expect_faults(walk::last_touched(&context, GUESSES, read).into_iter());
@@ -116,50 +116,52 @@ impl Target {
         memory::max_gfn(self.domain)
     }
 
-    /// Builds what the source's frame describes: all of the guest but its memory and its state.
-    pub fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+    /// Builds what the source's configuration describes: all of the guest but its memory and its state.
+    pub fn build(&mut self, config: &[u8]) -> Result<Rings> {
         let (label, backends) = self.shell.take().ok_or(Error::Refused("the domain is built already"))?;
-        let frame = Frame::decode(frame, self.kind)?;
-        let rings = Rings { store: Gfn(frame.param(PARAM_STORE_PFN)), console: Gfn(frame.param(PARAM_CONSOLE_PFN)) };
+        let config = MachineConfig::decode(config, self.kind)?;
+        let rings = Rings { store: Gfn(config.param(PARAM_STORE_PFN)), console: Gfn(config.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
-            return Err(Error::Malformed("guest frame: no rings for xenstore and console"));
+            return Err(Error::Malformed("machine configuration: no rings for xenstore and console"));
         }
-        if !label.is_for(&frame.label) {
+        if !label.is_for(&config.label) {
             return Err(Error::Refused("the domain was made for guests of another label"));
         }
         let info = self.info()?;
-        if info.vcpus() != frame.vcpus {
-            return Err(Error::Malformed("guest frame: another number of vCPUs than the domain was made with"));
+        if info.vcpus() != config.vcpus {
+            return Err(Error::Malformed(
+                "machine configuration: another number of vCPUs than the domain was made with",
+            ));
         }
         // Two more than the guest has: the pager's ring and one to spare. Without enough memory it ends here.
-        memory::claim(self.domain, (frame.pages + 2).min(info.max_pages))?;
+        memory::claim(self.domain, (config.pages + 2).min(info.max_pages))?;
         self.claimed = true;
-        machine::set_cpu_policy(self.domain, &frame.policy)?;
+        machine::set_cpu_policy(self.domain, &config.policy)?;
         self.build_rings(rings, backends)?;
-        self.build_pager(&frame, rings)?;
-        self.build_params(&frame, backends)?;
+        self.build_pager(&config, rings)?;
+        self.build_params(&config, backends)?;
         self.keep_anchor()?;
         self.rings = Some(rings);
         Ok(rings)
     }
 
     /// The pager's ring borrows a frame number for a moment; the guest's own ring page, if it has one, comes later.
-    fn build_pager(&mut self, frame: &Frame, rings: Rings) -> Result {
-        let gfn = match frame.param(PARAM_PAGING_RING_PFN) {
+    fn build_pager(&mut self, config: &MachineConfig, rings: Rings) -> Result {
+        let gfn = match config.param(PARAM_PAGING_RING_PFN) {
             0 => self.kind.paging_ring,
             gfn => Gfn(gfn),
         };
         if [rings.store, rings.console].contains(&gfn) {
-            return Err(Error::Malformed("guest frame: rings share a page"));
+            return Err(Error::Malformed("machine configuration: rings share a page"));
         }
-        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, frame.vcpus)?;
+        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, config.vcpus)?;
         Ok(())
     }
 
-    fn build_params(&self, frame: &Frame, backends: Backends) -> Result {
-        let channels =
-            [(PARAM_STORE_EVTCHN, backends.store_port.into()), (PARAM_CONSOLE_EVTCHN, backends.console_port.into())];
-        for &(index, value) in frame.params.iter().chain(&channels) {
+    fn build_params(&self, config: &MachineConfig, backends: Backends) -> Result {
+        let channels = [(PARAM_STORE_EVTCHN, backends.store_port), (PARAM_CONSOLE_EVTCHN, backends.console_port)]
+            .map(|(index, port)| Param { index, value: port.into() });
+        for Param { index, value } in config.params.iter().copied().chain(channels) {
             machine::set_param(self.domain, index, value)?;
         }
         Ok(())
@@ -171,7 +173,7 @@ impl Target {
             // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
             memory::populate(self.domain, gfn, 0).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
         }
-        if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != 0b11 {
+        if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != PageMask::first(gfns.len()) {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
         }
         let grants = grants::Reserved {
@@ -234,7 +236,7 @@ impl Target {
     }
 
     /// Writes up to 64 populated pages before the guest runs; says which were written. The rings are not the source's.
-    pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn write(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         if !self.held {
             return Err(Error::Refused("only absent pages of a running guest can be written"));
         }
@@ -246,12 +248,12 @@ impl Target {
     }
 
     /// Copies up to 64 pages out that are present; says which could be read.
-    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.reach.read(self.domain, gfns, into)
     }
 
     /// Makes up to 64 populated pages absent; says which are.
-    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<u64> {
+    pub fn arm(&mut self, gfns: &[Gfn]) -> Result<PageMask> {
         let rings = self.ring_gfns();
         if gfns.iter().any(|gfn| rings.contains(gfn)) {
             return Err(Error::Malformed("page list: names a ring"));
@@ -265,7 +267,7 @@ impl Target {
     }
 
     /// Fills up to 64 absent pages and makes them present; says which are.
-    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn fill(&mut self, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         self.pager()?.fill(pages)
     }
 
@@ -277,7 +279,7 @@ impl Target {
     }
 
     /// Gives our pause count back: the guest runs as soon as the toolstack lets it.
-    pub fn release(&mut self) -> Result {
+    pub fn let_run(&mut self) -> Result {
         if self.held {
             domctl::unpause(self.domain)?;
             self.held = false;
@@ -356,8 +358,3 @@ const GUESSES: usize = 64;
 /// 2 MiB: the most that Xen lets a domain like ours allocate at once.
 const MAX_ORDER: u8 = 9;
 const MAX_GFN: u64 = 1 << 40;
-
-/// The numbers of the bits that are set.
-fn bits(word: u64) -> impl Iterator<Item = u64> {
-    (0..64).filter(move |bit| word >> bit & 1 != 0)
-}

@@ -1,5 +1,4 @@
-//! What xenstore's messages are for: the answer that is waited for, the value that somebody looks in for, changes that wait to
-//! be asked for, and the rest.
+//! Sorts incoming xenstore messages into the pending reply, the background read and watch events.
 
 use alloc::collections::VecDeque;
 use alloc::string::String;

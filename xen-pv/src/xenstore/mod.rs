@@ -6,7 +6,9 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ptr::NonNull;
+use core::time::Duration;
 
+use common::time::Instant;
 use xen_abi::Port;
 use xen_abi::start_info::StartInfo;
 use xen_abi::xenstore::{Decoder, Kind, Malformed, Message, Part, encode};
@@ -25,7 +27,7 @@ use outbox::{Outbox, Update};
 use ring::Ring;
 
 /// How long an answer may take. The daemon may be busy for seconds, not for ever.
-const PATIENCE_NS: u64 = 30_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a request has no good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -170,9 +172,9 @@ impl Xenstore {
         self.inbox.has_news()
     }
 
-    /// Sleeps until something arrives or system time reaches `deadline_ns`.
-    pub fn wait(&mut self, deadline_ns: u64) {
-        event::wait(&[self.port()], Some(deadline_ns));
+    /// Sleeps until something arrives or system time reaches `deadline`.
+    pub fn wait(&mut self, deadline: Instant) {
+        event::wait(&[self.port()], Some(deadline));
     }
 
     fn update(&mut self, path: &str, update: Update) {
@@ -201,7 +203,7 @@ impl Xenstore {
 
     fn wait_for_answer(&mut self) -> Result<Message, Error> {
         self.pump()?;
-        let deadline = time::now_ns() + PATIENCE_NS;
+        let deadline = time::now() + PATIENCE;
         loop {
             if let Some(answer) = self.inbox.answer.take() {
                 return Ok(answer);
@@ -226,8 +228,8 @@ impl Xenstore {
         Ok(self.last_request)
     }
 
-    fn sleep(&mut self, deadline: u64) -> Result<(), Error> {
-        if time::now_ns() >= deadline {
+    fn sleep(&mut self, deadline: Instant) -> Result<(), Error> {
+        if time::now() >= deadline {
             return Err(Error::TimedOut);
         }
         event::wait(&[self.port()], Some(deadline));

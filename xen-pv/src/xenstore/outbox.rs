@@ -1,4 +1,4 @@
-//! What is to be written to xenstore when there is room for it, by nobody who waits.
+//! Writes to xenstore that no caller waits for, queued until the ring has room.
 //!
 //! A daemon that takes nothing for a while must not hold anybody up, nor fill the memory: of several values for a node only
 //! the last is kept, and of more nodes than can be remembered the last ones.

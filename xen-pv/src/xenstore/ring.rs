@@ -1,31 +1,19 @@
-//! The two byte rings that a domain shares with xenstore (`struct xenstore_domain_interface`).
+//! The two byte rings that a domain shares with xenstore.
 
-use core::cell::UnsafeCell;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
+use xen_abi::ring::{XENSTORE_RING_SIZE, XenstoreInterface};
+
+use crate::ring::BrokenRing;
 use crate::window;
 
 /// Bytes of each ring.
-const SIZE: u32 = 1024;
-
-#[repr(C)]
-struct Interface {
-    requests: UnsafeCell<[u8; SIZE as usize]>,
-    replies: UnsafeCell<[u8; SIZE as usize]>,
-    request_cons: AtomicU32,
-    request_prod: AtomicU32,
-    reply_cons: AtomicU32,
-    reply_prod: AtomicU32,
-}
-
-/// The daemon's indices make no sense: its ring is not to be used any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokenRing;
+const SIZE: u32 = XENSTORE_RING_SIZE as u32;
 
 /// Our end of both rings.
 #[derive(Debug)]
-pub struct Ring(NonNull<Interface>);
+pub struct Ring(NonNull<XenstoreInterface>);
 
 impl Ring {
     /// # Safety
@@ -37,44 +25,44 @@ impl Ring {
     /// Puts as many of `bytes` as there is room for; says how many.
     pub fn put(&mut self, bytes: &[u8]) -> Result<usize, BrokenRing> {
         let ring = self.interface();
-        let produced = ring.request_prod.load(Ordering::Relaxed);
-        let waiting = used(produced, ring.request_cons.load(Ordering::Acquire))?;
+        let produced = ring.req_prod.load(Ordering::Relaxed);
+        let waiting = used(produced, ring.req_cons.load(Ordering::Acquire))?;
         let mut done = 0;
         while done < bytes.len() && waiting + (done as u32) < SIZE {
             let at = produced.wrapping_add(done as u32) % SIZE;
             let free = SIZE - waiting - done as u32;
             let count = (bytes.len() - done).min(free as usize).min((SIZE - at) as usize);
-            // SAFETY: inside the ring, in the part that is ours until `request_prod` moves.
+            // SAFETY: inside the ring, in the part that is ours until `req_prod` moves.
             unsafe {
-                window::copy(bytes[done..].as_ptr(), ring.requests.get().cast::<u8>().add(at as usize), count);
+                window::copy(bytes[done..].as_ptr(), ring.req.get().cast::<u8>().add(at as usize), count);
             }
             done += count;
         }
-        ring.request_prod.store(produced.wrapping_add(done as u32), Ordering::Release);
+        ring.req_prod.store(produced.wrapping_add(done as u32), Ordering::Release);
         Ok(done)
     }
 
     /// Takes up to `into.len()` bytes; says how many.
     pub fn take(&mut self, into: &mut [u8]) -> Result<usize, BrokenRing> {
         let ring = self.interface();
-        let consumed = ring.reply_cons.load(Ordering::Relaxed);
-        let waiting = used(ring.reply_prod.load(Ordering::Acquire), consumed)?;
+        let consumed = ring.rsp_cons.load(Ordering::Relaxed);
+        let waiting = used(ring.rsp_prod.load(Ordering::Acquire), consumed)?;
         let total = into.len().min(waiting as usize);
         let mut done = 0;
         while done < total {
             let at = consumed.wrapping_add(done as u32) % SIZE;
             let count = (total - done).min((SIZE - at) as usize);
-            // SAFETY: inside the ring, in the part that is ours until `reply_cons` moves; `into` is ours.
+            // SAFETY: inside the ring, in the part that is ours until `rsp_cons` moves; `into` is ours.
             unsafe {
-                window::copy(ring.replies.get().cast::<u8>().add(at as usize), into[done..].as_mut_ptr(), count);
+                window::copy(ring.rsp.get().cast::<u8>().add(at as usize), into[done..].as_mut_ptr(), count);
             }
             done += count;
         }
-        ring.reply_cons.store(consumed.wrapping_add(done as u32), Ordering::Release);
+        ring.rsp_cons.store(consumed.wrapping_add(done as u32), Ordering::Release);
         Ok(done)
     }
 
-    fn interface(&self) -> &'static Interface {
+    fn interface(&self) -> &'static XenstoreInterface {
         // SAFETY: mapped for ever; all fields are atomics or cells.
         unsafe { self.0.as_ref() }
     }
@@ -90,17 +78,20 @@ fn used(produced: u32, consumed: u32) -> Result<u32, BrokenRing> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use alloc::boxed::Box;
+    use core::cell::UnsafeCell;
+    use core::sync::atomic::AtomicU32;
+
+    use super::*;
 
     fn ring(start: u32) -> Ring {
-        let interface = Interface {
-            requests: UnsafeCell::new([0; SIZE as usize]),
-            replies: UnsafeCell::new([0; SIZE as usize]),
-            request_cons: AtomicU32::new(start),
-            request_prod: AtomicU32::new(start),
-            reply_cons: AtomicU32::new(start),
-            reply_prod: AtomicU32::new(start),
+        let interface = XenstoreInterface {
+            req: UnsafeCell::new([0; SIZE as usize]),
+            rsp: UnsafeCell::new([0; SIZE as usize]),
+            req_cons: AtomicU32::new(start),
+            req_prod: AtomicU32::new(start),
+            rsp_cons: AtomicU32::new(start),
+            rsp_prod: AtomicU32::new(start),
         };
         Ring(NonNull::from(Box::leak(Box::new(interface))))
     }
@@ -108,11 +99,11 @@ mod tests {
     /// Plays the daemon: moves everything from the requests to the replies.
     fn echo(ring: &Ring) {
         let ring = ring.interface();
-        let produced = ring.request_prod.load(Ordering::Relaxed);
+        let produced = ring.req_prod.load(Ordering::Relaxed);
         // SAFETY: arrays of this test.
-        unsafe { *ring.replies.get() = *ring.requests.get() };
-        ring.request_cons.store(produced, Ordering::Relaxed);
-        ring.reply_prod.store(produced, Ordering::Relaxed);
+        unsafe { *ring.rsp.get() = *ring.req.get() };
+        ring.req_cons.store(produced, Ordering::Relaxed);
+        ring.rsp_prod.store(produced, Ordering::Relaxed);
     }
 
     #[test]
@@ -140,9 +131,9 @@ mod tests {
     #[test]
     fn indices_that_make_no_sense_are_refused() {
         let mut ring = ring(0);
-        ring.interface().reply_prod.store(1025, Ordering::Relaxed);
+        ring.interface().rsp_prod.store(1025, Ordering::Relaxed);
         assert_eq!(ring.take(&mut [0; 10]), Err(BrokenRing));
-        ring.interface().request_cons.store(1, Ordering::Relaxed);
+        ring.interface().req_cons.store(1, Ordering::Relaxed);
         assert_eq!(ring.put(&[0; 10]), Err(BrokenRing));
     }
 }

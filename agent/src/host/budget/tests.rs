@@ -1,12 +1,13 @@
 use common::PageSet;
 
 use super::*;
+use crate::tasks::Instant;
 
 const SMALL: Size = Size { frames: 1 << 20, digests: 0 };
 const LARGE: Size = Size { frames: 8 << 20, digests: 0 };
 
 fn budget(bytes: usize) -> Budget {
-    Budget::new(bytes, 0, Timer::new(|| 0))
+    Budget::new(bytes, 0, Timer::new(Instant::default))
 }
 
 /// What a guest takes at the source, and at the target.

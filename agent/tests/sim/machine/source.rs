@@ -126,9 +126,9 @@ impl DirtyLog for Leaving {
 }
 
 impl SaveMachine for Leaving {
-    fn frame(&mut self) -> Result<Vec<u8>> {
-        self.call(Op::Frame, 0)?;
-        Ok(b"a frame".to_vec())
+    fn config(&mut self) -> Result<Vec<u8>> {
+        self.call(Op::Config, 0)?;
+        Ok(b"a configuration".to_vec())
     }
 
     fn machine_state(&mut self, dirty: &mut [u64]) -> Result<Vec<u8>> {
@@ -164,8 +164,8 @@ impl SourceHold for Leaving {
         Ok(())
     }
 
-    fn release(&mut self) -> Result<()> {
-        self.call(Op::Release, 0)?;
+    fn give_back(&mut self) -> Result<()> {
+        self.call(Op::GiveBack, 0)?;
         let mut guest = self.1.borrow_mut();
         guest.logging = false;
         guest.log.clear();

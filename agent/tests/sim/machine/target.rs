@@ -125,9 +125,9 @@ impl Pager for Coming {
 }
 
 impl LoadMachine for Coming {
-    fn build(&mut self, frame: &[u8]) -> Result<Rings> {
+    fn build(&mut self, config: &[u8]) -> Result<Rings> {
         self.0.call(Op::Build, 0)?;
-        assert_eq!(frame, b"a frame");
+        assert_eq!(config, b"a configuration");
         Ok(Rings { store: Gfn(0xfeffc), console: Gfn(0xfeffe) })
     }
 
@@ -140,8 +140,8 @@ impl LoadMachine for Coming {
 }
 
 impl TargetHold for Coming {
-    fn release(&mut self) -> Result<()> {
-        self.0.call(Op::ReleaseThere, 0)?;
+    fn let_run(&mut self) -> Result<()> {
+        self.0.call(Op::LetRun, 0)?;
         let mut guest = self.1.borrow_mut();
         assert!(guest.state_loaded);
         if guest.released {

@@ -3,11 +3,13 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use agent::command_line::SelfTestOptions;
 use boot::say;
 use boot::start::Machine;
 use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT};
+use common::time::{Instant, ns};
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use xen_pv::time;
@@ -27,7 +29,7 @@ pub fn serve(machine: &mut Machine, options: &SelfTestOptions) -> Result<core::c
         moved |= sink.turn(&mut network);
         moved |= source.turn(&mut network);
         if !moved {
-            network.sleep(time::now_ns() + 1_000_000_000);
+            network.sleep(time::now() + Duration::from_secs(1));
         }
     }
 }
@@ -42,7 +44,7 @@ struct Service {
 /// A connection's state.
 #[derive(Default)]
 struct Exchange {
-    begun_ns: u64,
+    begun: Option<Instant>,
     sum: Checksum,
     pattern: Pattern,
     /// Bytes of the pattern still to be made.
@@ -68,9 +70,7 @@ impl Service {
         if !socket.is_active() {
             return false;
         }
-        if self.exchange.begun_ns == 0 {
-            self.exchange.begun_ns = time::now_ns();
-        }
+        self.exchange.begun.get_or_insert_with(time::now);
         match self.port {
             SINK_PORT => self.exchange.take(socket),
             _ => self.exchange.give(socket),
@@ -126,7 +126,7 @@ impl Exchange {
     }
 
     fn report(&self, what: &str) {
-        let took = time::now_ns() - self.begun_ns;
-        say!("meter: {} MiB {what}, {} MB/s", self.sum.count() >> 20, self.sum.count() * 1000 / took.max(1));
+        let took = self.begun.map_or(Duration::ZERO, |begun| time::now() - begun);
+        say!("meter: {} MiB {what}, {} MB/s", self.sum.count() >> 20, self.sum.count() * 1000 / ns(took).max(1));
     }
 }

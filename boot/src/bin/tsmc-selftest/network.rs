@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
+use core::time::Duration;
 
 use agent::MTU;
 use agent::command_line::SelfTestOptions;
@@ -14,9 +15,9 @@ use boot::nic::{self, Device, Nic};
 use boot::say;
 use boot::start::Machine;
 use common::stream::{Checksum, Pattern, SERVE_PORT, SINK_PORT, Trailer};
+use common::time::{Instant, ns};
 use smoltcp::iface::{Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
-use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Cidr};
 use xen_pv::event;
 use xen_pv::time;
@@ -29,12 +30,12 @@ const BYTES: u64 = 128 << 20;
 const RECEIVE_BUFFER: usize = 384 << 10;
 const SEND_BUFFER: usize = 1 << 20;
 /// How long each part may take.
-const PATIENCE_NS: u64 = 60_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(machine: &mut Machine, options: &SelfTestOptions, peer: Ipv4Addr) -> Outcome {
-    let before = time::now_ns();
+    let before = time::now();
     let mut network = Network::start(machine, options)?;
-    say!("network: connected in {} ms; {}", (time::now_ns() - before) / 1_000_000, network.features);
+    say!("network: connected in {} ms; {}", (time::now() - before).as_millis(), network.features);
     network.send(peer)?;
     network.receive(peer)
 }
@@ -82,9 +83,9 @@ impl Network {
     }
 
     /// Sleeps until a packet comes, smoltcp has something to do, or the deadline.
-    pub fn sleep(&mut self, deadline: u64) {
+    pub fn sleep(&mut self, deadline: Instant) {
         let delay = self.interface.poll_delay(now(), &self.sockets);
-        let wake = delay.map_or(deadline, |delay| time::now_ns() + delay.total_micros() * 1000);
+        let wake = delay.map_or(deadline, |delay| time::now() + delay.into());
         let ports: Vec<_> = self.nic.port().into_iter().collect();
         event::wait(&ports, Some(wake.min(deadline)));
         for port in ports {
@@ -98,7 +99,7 @@ impl Network {
         let (mut pattern, mut sum, mut sent) = (Pattern::default(), Checksum::default(), 0);
         let mut block = vec![0; 64 * 1024];
         let mut at = block.len();
-        let before = time::now_ns();
+        let before = time::now();
         self.until("sending", |socket| {
             while sent < BYTES && socket.can_send() {
                 if at == block.len() {
@@ -117,7 +118,7 @@ impl Network {
             true
         })?;
         let trailer = self.read_trailer()?;
-        report("sent to the peer", time::now_ns() - before);
+        report("sent to the peer", time::now() - before);
         check(trailer == sum.trailer(), || format!("network: the peer got {trailer:?}, not what was sent"))?;
         self.disconnect()
     }
@@ -125,7 +126,7 @@ impl Network {
     /// We check what the peer sends.
     fn receive(&mut self, peer: Ipv4Addr) -> Outcome {
         self.connect(peer, SERVE_PORT)?;
-        let before = time::now_ns();
+        let before = time::now();
         self.until("asking", |socket| socket.send_slice(&BYTES.to_le_bytes()) == Ok(8))?;
         let (mut sum, mut got) = (Checksum::default(), 0);
         self.until("receiving", |socket| {
@@ -139,7 +140,7 @@ impl Network {
             }
             got >= BYTES
         })?;
-        report("received from the peer", time::now_ns() - before);
+        report("received from the peer", time::now() - before);
         let trailer = self.read_trailer()?;
         check(trailer == sum.trailer(), || format!("network: the peer sent {trailer:?}, not what arrived"))?;
         self.disconnect()
@@ -171,14 +172,14 @@ impl Network {
 
     /// Polls until `done` says so.
     fn until(&mut self, what: &str, mut done: impl FnMut(&mut tcp::Socket<'_>) -> bool) -> Outcome {
-        let deadline = time::now_ns() + PATIENCE_NS;
+        let deadline = time::now() + PATIENCE;
         loop {
             let changed = self.poll();
             if done(self.sockets.get_mut(self.socket)) {
                 self.poll();
                 return Ok(());
             }
-            check(time::now_ns() < deadline, || format!("network: {what} takes too long"))?;
+            check(time::now() < deadline, || format!("network: {what} takes too long"))?;
             if !changed {
                 self.sleep(deadline);
             }
@@ -194,11 +195,11 @@ fn new_socket() -> tcp::Socket<'static> {
     socket
 }
 
-fn report(what: &str, took_ns: u64) {
-    let rate = BYTES * 1000 / took_ns.max(1);
-    say!("network: {} MiB {what} in {} ms, {rate} MB/s", BYTES >> 20, took_ns / 1_000_000);
+fn report(what: &str, took: Duration) {
+    let rate = BYTES * 1000 / ns(took).max(1);
+    say!("network: {} MiB {what} in {} ms, {rate} MB/s", BYTES >> 20, took.as_millis());
 }
 
-fn now() -> Instant {
-    Instant::from_micros((time::now_ns() / 1000) as i64)
+fn now() -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros((time::now().ns() / 1000) as i64)
 }

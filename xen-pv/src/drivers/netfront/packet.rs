@@ -6,7 +6,7 @@ use xen_abi::netif::{
     SLOTS_MIN,
 };
 
-use super::ring::BrokenRing;
+use crate::ring::BrokenRing;
 
 /// A piece of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,23 +5,12 @@
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32, Ordering, fence};
+use core::sync::atomic::{Ordering, fence};
 
 use common::PAGE_SIZE;
+use xen_abi::ring::RingHeader;
 
-/// The head of the page (`struct xxx_sring`).
-#[repr(C)]
-struct Header {
-    request_prod: AtomicU32,
-    request_event: AtomicU32,
-    response_prod: AtomicU32,
-    response_event: AtomicU32,
-    pad: [AtomicU32; 12],
-}
-
-/// The backend's index makes no sense: the ring is not to be used any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokenRing;
+use crate::ring::BrokenRing;
 
 /// One ring. `Request` and `Response` are plain data of which any bytes are valid.
 #[derive(Debug)]
@@ -42,13 +31,13 @@ impl<Request: Copy, Response: Copy> Ring<Request, Response> {
     /// # Safety
     /// The page must be ours for ever, and only this ring may use it.
     pub unsafe fn new(page: NonNull<u8>) -> Self {
-        let slots = (PAGE_SIZE - size_of::<Header>()) / Self::SLOT;
+        let slots = (PAGE_SIZE - size_of::<RingHeader>()) / Self::SLOT;
         let ring = Self { page, size: 1 << slots.ilog2(), produced: 0, consumed: 0, kinds: PhantomData };
         let header = ring.header();
-        header.request_prod.store(0, Ordering::Relaxed);
-        header.response_prod.store(0, Ordering::Relaxed);
-        header.request_event.store(1, Ordering::Relaxed);
-        header.response_event.store(1, Ordering::Release);
+        header.req_prod.store(0, Ordering::Relaxed);
+        header.rsp_prod.store(0, Ordering::Relaxed);
+        header.req_event.store(1, Ordering::Relaxed);
+        header.rsp_event.store(1, Ordering::Release);
         ring
     }
 
@@ -89,16 +78,16 @@ impl<Request: Copy, Response: Copy> Ring<Request, Response> {
     #[must_use]
     pub fn publish(&mut self) -> bool {
         let header = self.header();
-        let old = header.request_prod.load(Ordering::Relaxed);
-        header.request_prod.store(self.produced, Ordering::Release);
+        let old = header.req_prod.load(Ordering::Relaxed);
+        header.req_prod.store(self.produced, Ordering::Release);
         fence(Ordering::SeqCst);
-        let event = header.request_event.load(Ordering::Relaxed);
+        let event = header.req_event.load(Ordering::Relaxed);
         self.produced.wrapping_sub(event) < self.produced.wrapping_sub(old)
     }
 
     /// Responses that wait.
     pub fn waiting(&self) -> Result<u32, BrokenRing> {
-        let waiting = self.header().response_prod.load(Ordering::Acquire).wrapping_sub(self.consumed);
+        let waiting = self.header().rsp_prod.load(Ordering::Acquire).wrapping_sub(self.consumed);
         if waiting <= self.in_flight() { Ok(waiting) } else { Err(BrokenRing) }
     }
 
@@ -116,18 +105,18 @@ impl<Request: Copy, Response: Copy> Ring<Request, Response> {
 
     /// Asks for a notification once `count` more responses are there; true if one is there already.
     pub fn arm(&mut self, count: u32) -> Result<bool, BrokenRing> {
-        self.header().response_event.store(self.consumed.wrapping_add(count), Ordering::Relaxed);
+        self.header().rsp_event.store(self.consumed.wrapping_add(count), Ordering::Relaxed);
         fence(Ordering::SeqCst);
         Ok(self.waiting()? > 0)
     }
 
-    fn header(&self) -> &'static Header {
+    fn header(&self) -> &'static RingHeader {
         // SAFETY: the page is ours for ever, and the header is all atomics.
         unsafe { self.page.cast().as_ref() }
     }
 
     fn slot(&self, index: u32) -> *mut u8 {
-        let offset = size_of::<Header>() + (index % self.size) as usize * Self::SLOT;
+        let offset = size_of::<RingHeader>() + (index % self.size) as usize * Self::SLOT;
         // SAFETY: `size` slots fit behind the header.
         unsafe { self.page.as_ptr().add(offset) }
     }
@@ -146,23 +135,23 @@ mod tests {
         // SAFETY: a leaked page.
         let mut ring = unsafe { Ring::new(page) };
         (ring.produced, ring.consumed) = (start, start);
-        for index in [&ring.header().request_prod, &ring.header().response_prod] {
+        for index in [&ring.header().req_prod, &ring.header().rsp_prod] {
             index.store(start, Ordering::Relaxed);
         }
-        ring.header().request_event.store(start.wrapping_add(1), Ordering::Relaxed);
+        ring.header().req_event.store(start.wrapping_add(1), Ordering::Relaxed);
         ring
     }
 
     /// Plays the backend: answers `count` requests with their first word.
     fn answer(ring: &Ring<[u32; 3], u32>, count: u32) {
         let header = ring.header();
-        let mut at = header.response_prod.load(Ordering::Relaxed);
+        let mut at = header.rsp_prod.load(Ordering::Relaxed);
         for _ in 0..count {
             // SAFETY: inside the page.
             unsafe { ring.slot(at).cast::<u32>().write(ring.slot(at).cast::<[u32; 3]>().read()[0] + 1) };
             at = at.wrapping_add(1);
         }
-        header.response_prod.store(at, Ordering::Relaxed);
+        header.rsp_prod.store(at, Ordering::Relaxed);
     }
 
     #[test]
@@ -188,7 +177,7 @@ mod tests {
         assert!(ring.publish());
         ring.put([0; 3]);
         assert!(!ring.publish());
-        ring.header().request_event.store(3, Ordering::Relaxed);
+        ring.header().req_event.store(3, Ordering::Relaxed);
         ring.put([0; 3]);
         assert!(ring.publish());
     }
@@ -200,7 +189,7 @@ mod tests {
         let _ = ring.publish();
         answer(&ring, 2);
         assert_eq!(ring.waiting(), Err(BrokenRing));
-        ring.header().response_prod.store(8, Ordering::Relaxed);
+        ring.header().rsp_prod.store(8, Ordering::Relaxed);
         assert_eq!(ring.waiting(), Err(BrokenRing));
     }
 
@@ -210,7 +199,7 @@ mod tests {
         ring.put([0; 3]);
         let _ = ring.publish();
         assert_eq!(ring.arm(1), Ok(false));
-        assert_eq!(ring.header().response_event.load(Ordering::Relaxed), 1);
+        assert_eq!(ring.header().rsp_event.load(Ordering::Relaxed), 1);
         answer(&ring, 1);
         assert_eq!(ring.arm(1), Ok(true));
     }

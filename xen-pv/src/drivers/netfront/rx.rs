@@ -12,12 +12,13 @@ use xen_abi::Errno;
 use xen_abi::netif::{RxRequest, RxResponse, SLOTS_MIN};
 
 use super::packet::Packet;
-use super::ring::{BrokenRing, Ring};
+use super::ring::Ring;
 use crate::drivers::buffers::append;
 use crate::drivers::{Broken, Receive, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
+use crate::ring::BrokenRing;
 use crate::window::Access;
 
 /// Slots of the ring.

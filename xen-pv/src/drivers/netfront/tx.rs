@@ -11,12 +11,13 @@ use xen_abi::netif::{
     NETTXF_EXTRA_INFO, NETTXF_MORE_DATA, SLOTS_MIN, TxRequest, TxResponse,
 };
 
-use super::ring::{BrokenRing, Ring};
+use super::ring::Ring;
 use crate::drivers::buffers::FreeBuffers;
 use crate::drivers::{Broken, MAX_TX_SIZE, Transmit, checksum};
 use crate::event::Channel;
 use crate::grant::Grant;
 use crate::memory::Pages;
+use crate::ring::BrokenRing;
 use crate::window::Access;
 
 /// Pages of a large buffer.

@@ -4,6 +4,8 @@
 //! [`Config`] it reads and writes configuration space through the page that both share. The device's registers are mapped
 //! straight from its BARs ([`Registers`]), and its interrupt is bound as an event channel.
 
+use core::time::Duration;
+
 use xen_abi::{Errno, pciif};
 
 use super::xenbus::{self, Backend, state};
@@ -32,7 +34,7 @@ const TOKEN: &str = "pcifront";
 const DIRECTORY: &str = "device/pci/0";
 
 /// How long the backend may take for an operation; Linux's frontend gives it 2 s.
-const OPERATION_NS: u64 = 5_000_000_000;
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why the device cannot be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,9 +189,9 @@ impl Pcifront {
         }
         link.operations.begin(address, operation);
         link.channel.notify();
-        let deadline = time::now_ns() + OPERATION_NS;
+        let deadline = time::now() + PATIENCE;
         while !link.operations.is_done() {
-            if time::now_ns() >= deadline {
+            if time::now() >= deadline {
                 link.silent = true;
                 return Err(Failure::Silent);
             }

@@ -1,6 +1,8 @@
 //! The registers that every virtio device has: `struct virtio_pci_common_cfg` (virtio 1.2, section 4.1.4.3).
 
-use super::error::Refusal;
+use core::time::Duration;
+
+use super::error::Unusable;
 use super::queue::{Broken, SIZE};
 use crate::drivers::pci::Registers;
 use crate::{event, time};
@@ -33,7 +35,7 @@ const RUNNING: u8 = ACKNOWLEDGE | DRIVER | DRIVER_OK | FEATURES_OK;
 
 /// How often a reset is looked for, and how long is slept between.
 const RESET_LOOKS: usize = 1000;
-const RESET_SLEEP_NS: u64 = 1_000_000;
+const RESET_SLEEP: Duration = Duration::from_millis(1);
 
 /// Fewest entries of a queue: the largest packet must fit.
 const FEWEST: u16 = 32;
@@ -66,15 +68,15 @@ impl Common {
     }
 
     /// Resets the device; waits, at most a second.
-    pub fn reset(&self) -> Result<(), Refusal> {
+    pub fn reset(&self) -> Result<(), Unusable> {
         self.0.write(DEVICE_STATUS, 0u8);
         for _ in 0..RESET_LOOKS {
             if self.status() == 0 {
                 return Ok(());
             }
-            event::wait(&[], Some(time::now_ns() + RESET_SLEEP_NS));
+            event::wait(&[], Some(time::now() + RESET_SLEEP));
         }
-        Err(Refusal::NoReset)
+        Err(Unusable::NoReset)
     }
 
     /// Tells the device that there is a driver, and reads what it offers.
@@ -89,35 +91,35 @@ impl Common {
     }
 
     /// Tells the device what is taken.
-    pub fn accept(&self, features: u64) -> Result<(), Refusal> {
+    pub fn accept(&self, features: u64) -> Result<(), Unusable> {
         for (select, half) in [(0u32, features as u32), (1, (features >> 32) as u32)] {
             self.0.write(DRIVER_FEATURE_SELECT, select);
             self.0.write(DRIVER_FEATURE, half);
         }
         self.0.write(DEVICE_STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
-        if self.status() & FEATURES_OK == 0 { Err(Refusal::Features) } else { Ok(()) }
+        if self.status() & FEATURES_OK == 0 { Err(Unusable::Features) } else { Ok(()) }
     }
 
     /// Entries that a queue will have.
-    pub fn queue_size(&self, index: u16) -> Result<u16, Refusal> {
+    pub fn queue_size(&self, index: u16) -> Result<u16, Unusable> {
         if index >= self.0.read::<u16>(NUM_QUEUES) {
-            return Err(Refusal::Queue(index, 0));
+            return Err(Unusable::Queue(index, 0));
         }
         self.0.write(QUEUE_SELECT, index);
         let most = self.0.read::<u16>(QUEUE_SIZE);
         if most < FEWEST {
-            return Err(Refusal::Queue(index, most));
+            return Err(Unusable::Queue(index, most));
         }
         Ok(1 << most.min(SIZE).ilog2())
     }
 
     /// Hands a queue to the device, with interrupt 0.
-    pub fn enable_queue(&self, index: u16, size: u16, place: Place) -> Result<(), Refusal> {
+    pub fn enable_queue(&self, index: u16, size: u16, place: Place) -> Result<(), Unusable> {
         self.0.write(QUEUE_SELECT, index);
         self.0.write(QUEUE_SIZE, size);
         self.0.write(QUEUE_MSIX_VECTOR, 0u16);
         if self.0.read::<u16>(QUEUE_MSIX_VECTOR) != 0 || self.0.read::<u16>(QUEUE_SIZE) != size {
-            return Err(Refusal::Queue(index, size));
+            return Err(Unusable::Queue(index, size));
         }
         let addresses = [(QUEUE_DESC, place.descriptors), (QUEUE_DRIVER, place.available), (QUEUE_DEVICE, place.used)];
         for (offset, address) in addresses {

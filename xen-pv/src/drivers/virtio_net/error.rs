@@ -5,7 +5,7 @@ use crate::drivers::pci::{self, Failure};
 
 /// Why a device is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Unusable {
     /// It is no virtio network device.
     #[error("{:04x}:{:04x} is no virtio network device (1af4:1041)", .0.vendor, .0.device)]
     NotNetwork(Identity),
@@ -46,7 +46,7 @@ pub enum Error {
     Pci(#[from] pci::Error),
     /// It is not to be used.
     #[error("PCI: {0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] Unusable),
 }
 
 impl From<Failure> for Error {

@@ -1,6 +1,6 @@
 //! What the device offers and what is taken of it (virtio 1.2, sections 5.1.3 and 6).
 
-use super::error::Refusal;
+use super::error::Unusable;
 
 const CSUM: u64 = 1;
 const GUEST_CSUM: u64 = 1 << 1;
@@ -22,8 +22,8 @@ pub struct Features(u64);
 impl Features {
     /// What is taken of what the device offers. One that goes past the IOMMU is refused: it would write to the host's memory
     /// at addresses that nobody checks.
-    pub fn negotiate(offered: u64) -> Result<Self, Refusal> {
-        let needed = [(VERSION_1, Refusal::Legacy), (ACCESS_PLATFORM, Refusal::PastIommu), (MAC, Refusal::NoMac)];
+    pub fn negotiate(offered: u64) -> Result<Self, Unusable> {
+        let needed = [(VERSION_1, Unusable::Legacy), (ACCESS_PLATFORM, Unusable::PastIommu), (MAC, Unusable::NoMac)];
         if let Some((_, refusal)) = needed.into_iter().find(|(bit, _)| offered & bit == 0) {
             return Err(refusal);
         }
@@ -106,11 +106,11 @@ mod tests {
 
     #[test]
     fn a_device_past_the_iommu_is_refused_whatever_else_it_offers() {
-        assert_eq!(Features::negotiate(!ACCESS_PLATFORM), Err(Refusal::PastIommu));
-        assert!(Refusal::PastIommu.to_string().contains("VIRTIO_F_ACCESS_PLATFORM"));
-        assert_eq!(Features::negotiate(!VERSION_1), Err(Refusal::Legacy));
-        assert_eq!(Features::negotiate(!MAC), Err(Refusal::NoMac));
-        assert_eq!(Features::negotiate(0), Err(Refusal::Legacy));
+        assert_eq!(Features::negotiate(!ACCESS_PLATFORM), Err(Unusable::PastIommu));
+        assert!(Unusable::PastIommu.to_string().contains("VIRTIO_F_ACCESS_PLATFORM"));
+        assert_eq!(Features::negotiate(!VERSION_1), Err(Unusable::Legacy));
+        assert_eq!(Features::negotiate(!MAC), Err(Unusable::NoMac));
+        assert_eq!(Features::negotiate(0), Err(Unusable::Legacy));
     }
 
     #[test]

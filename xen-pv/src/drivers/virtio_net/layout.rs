@@ -1,6 +1,6 @@
 //! Where a virtio device's registers are: the vendor's capabilities of its configuration space (virtio 1.2, section 4.1.4).
 
-use super::error::Refusal;
+use super::error::Unusable;
 use crate::drivers::pci::config::{self, Bar, CAPABILITY_VENDOR, Config};
 use crate::drivers::pci::{Error, Width};
 
@@ -39,7 +39,7 @@ pub struct Layout {
 pub fn find(config: &mut impl Config) -> Result<Layout, super::error::Error> {
     let identity = config::identity(config)?;
     if identity.vendor != VENDOR || !DEVICES.contains(&identity.device) {
-        return Err(Refusal::NotNetwork(identity).into());
+        return Err(Unusable::NotNetwork(identity).into());
     }
     let (mut common, mut notify, mut device) = (None, None, None);
     for at in config::capabilities(config, CAPABILITY_VENDOR)? {
@@ -59,12 +59,12 @@ pub fn find(config: &mut impl Config) -> Result<Layout, super::error::Error> {
             _ => {}
         }
     }
-    let (notify, multiplier) = notify.ok_or(Refusal::Structure("notification"))?;
+    let (notify, multiplier) = notify.ok_or(Unusable::Structure("notification"))?;
     Ok(Layout {
-        common: common.ok_or(Refusal::Structure("common configuration"))?,
+        common: common.ok_or(Unusable::Structure("common configuration"))?,
         notify,
         multiplier,
-        device: device.ok_or(Refusal::Structure("network configuration"))?,
+        device: device.ok_or(Unusable::Structure("network configuration"))?,
     })
 }
 
@@ -130,10 +130,10 @@ mod tests {
         for (at, value) in [(0x4c, 55), (0x48, 0x3ff0), (0x48, u32::MAX), (0x48, 2), (0x44, 6), (0x44, 0), (0x4c, 0)] {
             let mut space = qemu();
             space.word(at, value);
-            assert_eq!(find(&mut space), Err(Refusal::Structure("common configuration").into()), "{at:#x} {value:#x}");
+            assert_eq!(find(&mut space), Err(Unusable::Structure("common configuration").into()), "{at:#x} {value:#x}");
         }
         let mut space = qemu();
         space.word(0x64, u32::from_le_bytes([CAPABILITY_VENDOR, 0, 16, NOTIFY]));
-        assert_eq!(find(&mut space), Err(Refusal::Structure("notification").into()));
+        assert_eq!(find(&mut space), Err(Unusable::Structure("notification").into()));
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! [`VirtioNet`] brings the device up, follows it as it goes and comes, and stops it when it says what cannot be. Everything
 //! that it says is a claim: where its registers are, what is used, how long it is. The device reaches memory only through the
-//! IOMMU; one that does not say so is refused ([`Refusal::PastIommu`]).
+//! IOMMU; one that does not say so is refused ([`Unusable::PastIommu`]).
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::Cell;
+use core::time::Duration;
 
 use common::PAGE_SIZE;
+use common::time::Instant;
 use xen_abi::{Errno, PAGE_SHIFT, Port};
 
 use super::pci::{self, Pcifront, Registers, Step, config, map};
@@ -35,7 +37,7 @@ mod tests;
 mod tx;
 
 use common_config::{Common, Place};
-pub use error::{Error, Refusal};
+pub use error::{Error, Unusable};
 pub use features::Features;
 use layout::Layout;
 pub use queue::Broken;
@@ -54,7 +56,7 @@ const TX: u16 = 1;
 const MOST_BUFFERS: u16 = 17;
 
 /// How often the device is asked whether it still works.
-const CHECK_NS: u64 = 1_000_000_000;
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Largest IP packet where nothing else is said.
 const MTU: u16 = 1500;
@@ -100,7 +102,7 @@ struct Live {
     link: Rc<Link>,
     channel: Channel,
     held: Held,
-    next_check: u64,
+    next_check: Instant,
 }
 
 /// What a device is.
@@ -176,9 +178,9 @@ impl VirtioNet {
     /// Stops a device that does not work, or said what cannot be.
     fn check(&mut self) {
         let Some(live) = &mut self.live else { return };
-        let now = time::now_ns();
+        let now = time::now();
         if live.link.is_running() && now >= live.next_check {
-            live.next_check = now + CHECK_NS;
+            live.next_check = now + CHECK_EVERY;
             if let Err(broken) = live.common.check() {
                 live.link.end(broken);
             }
@@ -216,7 +218,7 @@ impl VirtioNet {
         let link = Rc::new(Link { notify, running: Cell::new(true), broken: Cell::new(None) });
         match self.begin(&common, &device, &link) {
             Ok((description, channel, queue)) => {
-                let next_check = time::now_ns() + CHECK_NS;
+                let next_check = time::now() + CHECK_EVERY;
                 self.live = Some(Live { common, link, channel, held, next_check });
                 Ok((description, queue))
             }
@@ -244,7 +246,7 @@ impl VirtioNet {
         common.accept(features.bits())?;
         let description = describe(device, features)?;
         if self.description.is_some_and(|before| before.mac != description.mac) {
-            return Err(Refusal::Another.into());
+            return Err(Unusable::Another.into());
         }
         let channel = self.front.interrupt()?;
         let address = |pages: &Pages, page: usize| pages.mfn(page).0 << PAGE_SHIFT;
@@ -280,21 +282,21 @@ fn map_all(window: Window, layout: &Layout) -> Result<(Held, Mapped), (Window, E
         inside.then(|| config::Bar { address: layout.notify.address + u64::from(offset), size: 2 })
     };
     let [Some(rx), Some(tx)] = offsets.map(place) else {
-        return Err((window, Refusal::Structure("notification").into()));
+        return Err((window, Unusable::Structure("notification").into()));
     };
     let (held, registers) = map(window, &[layout.common, layout.device, rx, tx]).map_err(failed)?;
     let Ok([common, device, rx, tx]) = <[Registers; 4]>::try_from(registers) else {
-        return Err((held.release(), Refusal::Structure("registers").into()));
+        return Err((held.release(), Unusable::Structure("registers").into()));
     };
     Ok((held, Mapped { common: Common::new(common), device, notify: [rx, tx] }))
 }
 
 /// What the network device's own configuration says (`struct virtio_net_config`).
-fn describe(device: &Registers, features: Features) -> Result<Description, Refusal> {
+fn describe(device: &Registers, features: Features) -> Result<Description, Unusable> {
     const MTU_OFFSET: usize = 10;
     let mac = core::array::from_fn(|index| device.read::<u8>(index));
     if mac[0] & 1 != 0 || mac == [0; 6] {
-        return Err(Refusal::NoMac);
+        return Err(Unusable::NoMac);
     }
     let said = if features.mtu() { device.read(MTU_OFFSET) } else { MTU };
     let most = if features.mergeable() { u16::MAX } else { MTU_OF_PAGE };
@@ -308,7 +310,7 @@ fn queues(
     features: Features,
     link: &Rc<Link>,
     address: impl Fn(&Pages, usize) -> u64,
-) -> Result<(Rx, Tx), Refusal> {
+) -> Result<(Rx, Tx), Unusable> {
     let (rx_rings, rest) = pages.split(queue::PAGES);
     let (tx_rings, rest) = rest.split(queue::PAGES);
     let (rx_pages, tx_pages) = rest.split(queue::SIZE.into());
@@ -319,7 +321,7 @@ fn queues(
         let second = address(rings, 1);
         let (available, used) = (second + queue::AVAILABLE as u64, second + queue::USED as u64);
         common.enable_queue(index, size, Place { descriptors: address(rings, 0), available, used })?;
-        Ok::<_, Refusal>(queue)
+        Ok::<_, Unusable>(queue)
     };
     let (rx, tx) = (make(RX, &rx_rings)?, make(TX, &tx_rings)?);
     let addresses: Vec<u64> = (0..rx_pages.count()).map(|page| address(&rx_pages, page)).collect();

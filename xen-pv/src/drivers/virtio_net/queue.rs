@@ -85,6 +85,15 @@ pub enum Direction {
     FromDevice,
 }
 
+/// A piece of a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Where it is, as the device addresses memory.
+    pub address: u64,
+    /// Its bytes.
+    pub length: u32,
+}
+
 /// A buffer that the device is done with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
@@ -161,13 +170,13 @@ impl Queue {
         self.free.last().copied()
     }
 
-    /// Adds a buffer of some parts, each an address and its bytes; the device does not see it before [`Queue::publish`].
-    /// There must be as many free descriptors, and a part.
-    pub fn add(&mut self, parts: &[(u64, u32)], direction: Direction) -> u16 {
+    /// Adds a buffer of some parts; the device does not see it before [`Queue::publish`]. There must be a part, and as many free
+    /// descriptors as parts.
+    pub fn add(&mut self, parts: &[Part], direction: Direction) -> u16 {
         assert!(!parts.is_empty() && parts.len() <= self.free.len());
         let write = if direction == Direction::FromDevice { WRITE } else { 0 };
         let head = self.free[self.free.len() - 1];
-        for (index, &(address, length)) in parts.iter().enumerate() {
+        for (index, &Part { address, length }) in parts.iter().enumerate() {
             let this = self.free.pop().expect("there are as many");
             let more = index + 1 < parts.len();
             let next = if more { self.free[self.free.len() - 1] } else { 0 };

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use common::PAGE_SIZE;
 
 use super::header::{self, Received};
-use super::queue::{Broken, Direction, Queue, Used};
+use super::queue::{Broken, Direction, Part, Queue, Used};
 use super::{Features, Link, MOST_BUFFERS};
 use crate::drivers::buffers::append;
 use crate::drivers::{self, Receive, checksum};
@@ -95,7 +95,7 @@ impl Rx {
     fn offer(&mut self) {
         while let Some(head) = self.queue.next_head() {
             let address = self.addresses[usize::from(head)];
-            self.queue.add(&[(address, PAGE_SIZE as u32)], Direction::FromDevice);
+            self.queue.add(&[Part { address, length: PAGE_SIZE as u32 }], Direction::FromDevice);
             self.unpublished += 1;
         }
     }

@@ -219,7 +219,7 @@ fn a_device_that_is_gone_or_wants_a_reset_is_found_out() {
 
 #[test]
 fn queues_that_are_too_small_or_missing_are_refused() {
-    for (queues_said, size, refusal) in [(1, 256, Refusal::Queue(1, 0)), (2, 16, Refusal::Queue(0, 16))] {
+    for (queues_said, size, unusable) in [(1, 256, Unusable::Queue(1, 0)), (2, 16, Unusable::Queue(0, 16))] {
         let registers = Pages::leak(1);
         // SAFETY: a leaked page.
         let common = Common::new(unsafe { Registers::over(registers.start(), 56) });
@@ -228,7 +228,7 @@ fn queues_that_are_too_small_or_missing_are_refused() {
             // SAFETY: inside the page.
             unsafe { registers.start().add(at).cast::<u16>().write(value) };
         }
-        assert_eq!(common.queue_size(0).and_then(|_| common.queue_size(1)), Err(refusal));
+        assert_eq!(common.queue_size(0).and_then(|_| common.queue_size(1)), Err(unusable));
     }
 }
 
@@ -246,8 +246,8 @@ fn a_hardware_address_is_one_of_one_device_and_packets_fit_a_buffer() {
     assert_eq!(describe(ALL, with(2, 9000)).map(|found| (found.mac, found.mtu)), Ok(([2, 0, 0, 0, 0, 1], 9000)));
     assert_eq!(describe(ALL & !(1 << 15), with(2, 9000)).map(|found| found.mtu), Ok(4070));
     assert_eq!(describe(ALL & !(1 << 3), with(2, 9000)).map(|found| found.mtu), Ok(1500));
-    assert_eq!(describe(ALL, with(1, 1500)), Err(Refusal::NoMac));
-    assert_eq!(describe(ALL, [0; 12]), Err(Refusal::NoMac));
+    assert_eq!(describe(ALL, with(1, 1500)), Err(Unusable::NoMac));
+    assert_eq!(describe(ALL, [0; 12]), Err(Unusable::NoMac));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use core::num::NonZeroU16;
 use common::PAGE_SIZE;
 
 use super::header;
-use super::queue::{Broken, Direction, Queue, SIZE};
+use super::queue::{Broken, Direction, Part, Queue, SIZE};
 use super::{Features, Link, MOST_BUFFERS};
 use crate::drivers::buffers::FreeBuffers;
 use crate::drivers::{self, MAX_TX_SIZE, Transmit};
@@ -99,9 +99,9 @@ impl Tx {
     }
 }
 
-/// What of a buffer's pages the device reads: addresses and bytes, pages that follow each other together.
-fn parts(addresses: &[u64], length: usize) -> ([(u64, u32); LARGE_PAGES], usize) {
-    let mut parts = [(0, 0); LARGE_PAGES];
+/// What of a buffer's pages the device reads, pages that follow each other together; and how many parts that is.
+fn parts(addresses: &[u64], length: usize) -> ([Part; LARGE_PAGES], usize) {
+    let mut parts = [Part::default(); LARGE_PAGES];
     let mut count = 0;
     let mut left = length;
     for &address in addresses {
@@ -109,9 +109,9 @@ fn parts(addresses: &[u64], length: usize) -> ([(u64, u32); LARGE_PAGES], usize)
         left -= bytes as usize;
         match parts[..count].last_mut() {
             _ if bytes == 0 => break,
-            Some((start, so_far)) if *start + u64::from(*so_far) == address => *so_far += bytes,
+            Some(part) if part.address + u64::from(part.length) == address => part.length += bytes,
             _ => {
-                parts[count] = (address, bytes);
+                parts[count] = Part { address, length: bytes };
                 count += 1;
             }
         }
@@ -158,9 +158,9 @@ mod tests {
 
     #[test]
     fn pages_that_follow_each_other_are_one_part() {
-        let told = |addresses: &[u64], length| {
+        let told = |addresses: &[u64], length| -> Vec<(u64, u32)> {
             let (parts, count) = parts(addresses, length);
-            parts[..count].to_vec()
+            parts[..count].iter().map(|part| (part.address, part.length)).collect()
         };
         assert_eq!(told(&[0x1000, 0x2000, 0x5000, 0x4000], 0x3005), [(0x1000, 0x2000), (0x5000, 0x1000), (0x4000, 5)]);
         assert_eq!(told(&[0x1000, 0x2000], 0x1000), [(0x1000, 0x1000)]);

@@ -1,4 +1,4 @@
-//! The kinds of guests that can move, and what there is to know of each: a table for a kind.
+//! The kinds of guests that can move, with a table of facts for each.
 //!
 //! [`pinned`] finds the pages that must never be absent.
 

@@ -1,9 +1,9 @@
-//! How a pager comes to its ring, for a guest that is being built or from an agent that is gone, and how it leaves it.
+//! Opens the ring of a pager, of a new guest or of one whose agent is gone, and closes it.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use common::{Content, DomId, Gfn};
+use common::{Content, DomId, Gfn, PageMask};
 use xen_abi::domctl::{VM_EVENT_DISABLE, VM_EVENT_ENABLE, VM_EVENT_OP_PAGING, VmEventOp};
 use xen_abi::hvm::PARAM_PAGING_RING_PFN;
 use xen_abi::hypercall::MulticallEntry;
@@ -14,9 +14,9 @@ use super::{Crowd, Pager};
 use crate::event::Channel;
 use crate::guest::domctl::command::{PAUSEDOMAIN, UNPAUSEDOMAIN, VM_EVENT_OP};
 use crate::guest::error::{Error, Operation, Result};
-use crate::guest::page_set::PageSet;
 use crate::guest::paging_ring::PagingRing;
 use crate::guest::reach::Reach;
+use crate::guest::sparse_set::SparseSet;
 use crate::guest::{domctl, machine, memory};
 use crate::hypercall;
 use crate::window::Held;
@@ -106,7 +106,7 @@ impl Pager {
             channel,
             waiting: Vec::new(),
             faults: VecDeque::new(),
-            absent: PageSet::default(),
+            absent: SparseSet::default(),
             vcpus: vcpus as usize,
             crowd: Crowd::default(),
             inherited: Vec::new(),
@@ -127,11 +127,11 @@ impl Pager {
             if self.inherited.is_empty() {
                 break;
             }
-            if self.arm(&[*gfn])? != 0 {
+            if !self.arm(&[*gfn])?.is_empty() {
                 let mut is_back = false;
                 // Enough for 128 virtual CPUs that each ask once.
                 for _ in 0..4 {
-                    is_back = is_back || self.bring_back(&[*gfn], 1, |_| ())? == 1;
+                    is_back = is_back || !self.bring_back(&[*gfn], PageMask::first(1), |_| ())?.is_empty();
                 }
                 if !is_back {
                     return Err(Error::Refused("the guest leaves no room on the ring of its pager"));

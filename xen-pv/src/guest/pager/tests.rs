@@ -54,7 +54,7 @@ impl Guest {
         let mut pager = Pager::new(reach, DomId(1), held, side, channel, vcpus as u32);
         let gfns: Vec<Gfn> = (0..pages).map(Gfn).collect();
         for some in gfns.chunks(BATCH) {
-            assert_eq!(pager.arm(some), Ok(all(some.len())));
+            assert_eq!(pager.arm(some), Ok(PageMask::first(some.len())));
         }
         Self { xen, pager, demanded: Vec::new() }
     }
@@ -78,7 +78,7 @@ impl Guest {
     }
 
     /// Pages come from the source; says which are done.
-    fn fill(&mut self, gfns: &[Gfn]) -> u64 {
+    fn fill(&mut self, gfns: &[Gfn]) -> PageMask {
         let page = [ARRIVED; PAGE_SIZE];
         let pages: Vec<_> = gfns.iter().map(|gfn| (*gfn, Content::Bytes(&page))).collect();
         self.pager.fill(&pages).expect("a fill")
@@ -86,7 +86,7 @@ impl Guest {
 
     fn fill_demanded(&mut self) {
         for some in core::mem::take(&mut self.demanded).chunks(BATCH) {
-            assert_eq!(self.fill(some), all(some.len()));
+            assert_eq!(self.fill(some), PageMask::first(some.len()));
         }
     }
 
@@ -145,7 +145,7 @@ fn a_page_stays_demanded_whose_virtual_cpu_was_answered_early() {
     assert_eq!(spins, [[true; 12].as_slice(), &[false; 4]].concat());
     assert_eq!(guest.demanded, (0..16).map(Gfn).collect::<Vec<_>>());
     // The first comes: its virtual CPU goes on, although nobody answers it.
-    assert_eq!(guest.fill(&[Gfn(0)]), 1);
+    assert_eq!(guest.fill(&[Gfn(0)]), PageMask(1));
     guest.run(0..1);
     assert_eq!(guest.xen.borrow().vcpus[0].wants, None);
     guest.serve();
@@ -183,7 +183,7 @@ fn a_page_that_finds_no_slot_is_asked_for_again_at_once() {
     // Backends take every slot before the first page is asked for.
     guest.xen.borrow_mut().meanwhile = (56..64).collect();
     (0..8).for_each(|gfn| guest.xen.borrow_mut().populate(None, 48 + gfn));
-    assert_eq!(guest.fill(&(0..32).map(Gfn).collect::<Vec<_>>()), all(32));
+    assert_eq!(guest.fill(&(0..32).map(Gfn).collect::<Vec<_>>()), PageMask::first(32));
     assert!((0..32).all(|gfn| guest.xen.borrow().types[&gfn] == Type::Ram));
     assert_eq!(guest.pager.absent(), 32);
 }
@@ -199,22 +199,22 @@ fn a_page_that_never_finds_a_slot_is_not_done() {
         unsafe { PagingRing::new(page) }
     });
     (0..8).for_each(|_| full.borrow_mut().put(0, FLAG_FOREIGN, 7));
-    assert_eq!(guest.fill(&[Gfn(0), Gfn(1)]), 0);
+    assert_eq!(guest.fill(&[Gfn(0), Gfn(1)]), PageMask(0));
     assert!(full.borrow().refused > 0);
     assert_eq!(guest.pager.absent(), 8);
     assert!(guest.pager.finish().is_err());
     guest.pager.ring = ring;
     full = guest.xen.clone();
-    assert_eq!(guest.fill(&[Gfn(0), Gfn(1)]), 0b11);
+    assert_eq!(guest.fill(&[Gfn(0), Gfn(1)]), PageMask(0b11));
     assert_eq!(full.borrow().types[&1], Type::Ram);
 }
 
 #[test]
 fn a_mask_chooses_among_the_pages_there_are() {
     let gfns: [Gfn; BATCH] = core::array::from_fn(|index| Gfn(100 + index as u64));
-    let (some, count) = chosen(&gfns[..3], u64::MAX);
+    let (some, count) = chosen(&gfns[..3], PageMask::first(BATCH));
     assert_eq!(some[..count], gfns[..3]);
-    let (some, count) = chosen(&gfns, 1 << 63 | 1);
+    let (some, count) = chosen(&gfns, PageMask(1 << 63 | 1));
     assert_eq!(some[..count], [Gfn(100), Gfn(163)]);
-    assert_eq!(chosen(&[], u64::MAX).1, 0);
+    assert_eq!(chosen(&[], PageMask::first(BATCH)).1, 0);
 }

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use common::{BATCH, DomId, Gfn};
 use xen_abi::mmu::{MMU_PT_UPDATE_NO_TRANSLATE, MMUEXT_TLB_FLUSH_LOCAL, MmuUpdate, MmuextOp};
-use xen_abi::{Errno, PAGE_SHIFT};
+use xen_abi::{Errno, Mfn, PAGE_SHIFT};
 
 use super::Provider;
 use crate::guest::error::{Error, Operation, Result};
@@ -21,32 +21,6 @@ pub(super) struct Foreign {
 impl Foreign {
     pub(super) fn new(batch: Window, spare: Vec<Window>) -> Self {
         Self { batch, spare }
-    }
-
-    /// Maps a frame of the guest's grant table, a machine frame, for as long as `work` takes.
-    pub(super) fn with_grants(
-        &mut self,
-        domain: DomId,
-        frame: u64,
-        access: Access,
-        work: impl FnOnce(*mut u8),
-    ) -> Result {
-        let flags = match access {
-            Access::Read => read_only(),
-            Access::Write => read_write(),
-        };
-        let (entry, page) = (self.batch.entry(0), self.batch.page(0));
-        let error = |errno| operation(access).error(errno);
-        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame << PAGE_SHIFT | flags };
-        let unmap = MmuUpdate { ptr: entry, val: 0 };
-        let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
-        // SAFETY: the window is ours alone while it is borrowed, and empty. Nothing points there when it is unmapped.
-        unsafe {
-            hypercall::mmu_update(&[map], domain).1.map_err(error)?;
-            work(page.as_ptr());
-            hypercall::mmu_update(&[unmap], DomId::SELF).1.map_err(error)?;
-            hypercall::mmuext_op(&[flush], DomId::SELF).map_err(error)
-        }
     }
 }
 
@@ -74,6 +48,25 @@ impl Provider for Foreign {
 
     fn let_go(&mut self, held: Held) {
         self.spare.push(held.release());
+    }
+
+    fn with_grants(&mut self, domain: DomId, frame: Mfn, access: Access, work: impl FnOnce(*mut u8)) -> Result {
+        let flags = match access {
+            Access::Read => read_only(),
+            Access::Write => read_write(),
+        };
+        let (entry, page) = (self.batch.entry(0), self.batch.page(0));
+        let error = |errno| operation(access).error(errno);
+        let map = MmuUpdate { ptr: entry | MMU_PT_UPDATE_NO_TRANSLATE, val: frame.0 << PAGE_SHIFT | flags };
+        let unmap = MmuUpdate { ptr: entry, val: 0 };
+        let flush = MmuextOp { cmd: MMUEXT_TLB_FLUSH_LOCAL, ..MmuextOp::default() };
+        // SAFETY: the window is ours alone while it is borrowed, and empty. Nothing points there when it is unmapped.
+        unsafe {
+            hypercall::mmu_update(&[map], domain).1.map_err(error)?;
+            work(page.as_ptr());
+            hypercall::mmu_update(&[unmap], DomId::SELF).1.map_err(error)?;
+            hypercall::mmuext_op(&[flush], DomId::SELF).map_err(error)
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The way to guests' memory: all guests share it, a batch of pages at a time, and some pages are held for long.
+//! Maps guests' memory: a batch of pages at a time for all guests, and a few pages for long.
 //!
 //! [`foreign`] is the one provider there is. Which one it is concerns nobody outside this folder.
 
@@ -7,7 +7,8 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page};
+use common::{BATCH, Content, DomId, Gfn, PAGE_SIZE, Page, PageMask};
+use xen_abi::Mfn;
 use xen_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 
 use super::error::Result;
@@ -32,6 +33,9 @@ trait Provider {
 
     /// Ends what [`Provider::hold`] began.
     fn let_go(&mut self, held: Held);
+
+    /// Maps a frame of the guest's grant table, which is none of its pages, for as long as `work` takes.
+    fn with_grants(&mut self, domain: DomId, frame: Mfn, access: Access, work: impl FnOnce(*mut u8)) -> Result;
 }
 
 /// The way to guests' memory. Clones share it: the domain has one thread, and each use ends before the next begins.
@@ -45,7 +49,7 @@ impl Reach {
     }
 
     /// Copies up to [`BATCH`] pages out; says which could be read.
-    pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         let count = gfns.len().min(into.len()).min(BATCH);
         self.mapped(domain, &gfns[..count], Access::Read, |mapping| {
             for (index, page) in into[..count].iter_mut().enumerate() {
@@ -56,7 +60,7 @@ impl Reach {
     }
 
     /// Writes up to [`BATCH`] pages; says which could be written.
-    pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<u64> {
+    pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         let pages = &pages[..pages.len().min(BATCH)];
         self.mapped(domain, &numbers(pages)[..pages.len()], Access::Write, |mapping| {
             for (index, page) in pages.iter().enumerate() {
@@ -71,8 +75,7 @@ impl Reach {
     pub fn free(&self, domain: DomId, gfns: &[Gfn]) -> Result {
         let pages: Vec<_> = gfns.iter().take(BATCH).map(|gfn| (*gfn, Content::Zero)).collect();
         let cleared = self.write(domain, &pages)?;
-        let cleared = pages.iter().enumerate().filter(|(index, _)| cleared >> index & 1 == 1);
-        let gfns: Vec<Gfn> = cleared.map(|(_, page)| page.0).collect();
+        let gfns: Vec<Gfn> = cleared.pick(gfns.iter().copied()).collect();
         memory::free_some(domain, &gfns)
     }
 
@@ -87,8 +90,8 @@ impl Reach {
         Ok(work(&mut self.0.borrow_mut().map(domain, gfns, access)?))
     }
 
-    /// Writes a whole frame of the guest's grant table, a machine frame: the first two entries, and nothing in the others.
-    pub(super) fn write_grants(&self, domain: DomId, frame: u64, first: [GrantEntryV1; 2]) -> Result {
+    /// Writes a whole frame of the guest's grant table: the first two entries, and nothing in the others.
+    pub(super) fn write_grants(&self, domain: DomId, frame: Mfn, first: [GrantEntryV1; 2]) -> Result {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         entries[..first.len()].copy_from_slice(&first);
         // SAFETY: both are one page long, ours and what was just mapped.
@@ -97,8 +100,8 @@ impl Reach {
         })
     }
 
-    /// Reads a whole frame of the guest's grant table, a machine frame.
-    pub(super) fn read_grants(&self, domain: DomId, frame: u64) -> Result<Vec<GrantEntryV1>> {
+    /// Reads a whole frame of the guest's grant table.
+    pub(super) fn read_grants(&self, domain: DomId, frame: Mfn) -> Result<Vec<GrantEntryV1>> {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         // SAFETY: both are one page long, what was just mapped and ours. Any bytes are an entry.
         self.0.borrow_mut().with_grants(domain, frame, Access::Read, |page| unsafe {

@@ -1,4 +1,4 @@
-//! How a guest that leaves is stopped, and whose it is from then on.
+//! Stops a guest that leaves, commits it, and gives it back or ends it.
 
 use alloc::vec::Vec;
 
@@ -7,8 +7,8 @@ use common::{DomId, Gfn};
 use super::{AWAY_LABEL, Source, Stage};
 use crate::guest::dirty_log::Read;
 use crate::guest::error::{Error, Result};
-use crate::guest::frame::State;
 use crate::guest::label::{self, Sid};
+use crate::guest::machine_config::State;
 use crate::guest::{domctl, machine};
 
 /// Our pause counts of a guest that has left: one from when its state was taken, one from the commit.
@@ -102,7 +102,7 @@ impl Source {
 
     /// Gives the guest back: its label, if it had lost it; the dirty log goes off; and if it has suspended it goes on here
     /// and finds that its suspend was cancelled.
-    pub fn release(&mut self) -> Result {
+    pub fn give_back(&mut self) -> Result {
         if self.stage == Stage::Away {
             label::relabel(self.domain, self.own)?;
             self.stage = Stage::Held;
@@ -157,7 +157,7 @@ impl Drop for Source {
     fn drop(&mut self) {
         match self.stage {
             // Nobody is left to tell about an error here.
-            Stage::Held => drop(self.release()),
+            Stage::Held => drop(self.give_back()),
             Stage::Away => self.leave_log(),
             // An open log goes off by itself.
             Stage::Open | Stage::Over => {}

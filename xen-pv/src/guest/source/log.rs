@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use common::Gfn;
+use common::{Gfn, PageMask};
 use xen_abi::hvm::MEM_RAM_RO;
 
 use super::Source;
@@ -30,14 +30,13 @@ impl Source {
     }
 
     /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded.
-    pub fn protected(&self, gfns: &[Gfn]) -> Result<u64> {
+    pub fn protected(&self, gfns: &[Gfn]) -> Result<PageMask> {
         if !self.hap {
             // With shadow paging a page is recorded when it is first mapped for writing, however new it is.
-            return Ok(u64::MAX);
+            return Ok(PageMask::first(gfns.len()));
         }
         let types = memory::types(self.domain, gfns)?;
-        let read_only = types.iter().take(gfns.len()).enumerate().filter(|(_, kind)| **kind == MEM_RAM_RO);
-        Ok(read_only.fold(0, |mask, (index, _)| mask | 1 << index))
+        Ok((0..gfns.len()).filter(|index| types[*index] == MEM_RAM_RO).collect())
     }
 
     /// Copies the dirty log into `dirty` without clearing it.

@@ -4,15 +4,15 @@
 
 use alloc::vec::Vec;
 
-use common::{DomId, Gfn, Page};
+use common::{DomId, Gfn, Page, PageMask};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::hvm::{PARAM_CONSOLE_PFN, PARAM_STORE_PFN};
 
 use super::dirty_log::DirtyLog;
 use super::error::{Error, Result};
-use super::frame::Frame;
 use super::kind::Kind;
 use super::label::{self, Label, Sid};
+use super::machine_config::{MachineConfig, Param};
 use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
@@ -33,7 +33,7 @@ pub const PRIVATE: u64 = 2;
 /// A running guest, opened for leaving.
 ///
 /// Dropping it before [`Source::retain`] undoes what it did: the dirty log goes off, and a guest whose state was taken goes on
-/// as if its suspend had been cancelled. A guest that suspended and was not stopped here needs [`Source::release`]. After
+/// as if its suspend had been cancelled. A guest that suspended and was not stopped here needs [`Source::give_back`]. After
 /// [`Source::retain`] dropping it changes nothing about the guest.
 pub struct Source {
     reach: Reach,
@@ -82,7 +82,7 @@ impl Source {
     }
 
     /// Opens a guest that an agent which is gone was sending away, as that agent left it, and changes nothing about it until
-    /// [`Source::release`] or [`Source::destroy`]. `memo` is what [`Source::memo`] gave that agent.
+    /// [`Source::give_back`] or [`Source::destroy`]. `memo` is what [`Source::memo`] gave that agent.
     pub fn adopt(reach: Reach, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self> {
         let info = domctl::live_info(domain)?;
         if info.handle != uuid {
@@ -143,20 +143,20 @@ impl Source {
         memory::max_gfn(self.domain)
     }
 
-    /// What the target needs before memory arrives, for [`Frame::decode`].
-    pub fn frame(&self) -> Result<Vec<u8>> {
+    /// What the target needs before memory arrives, for [`MachineConfig::decode`].
+    pub fn config(&self) -> Result<Vec<u8>> {
         let info = self.info()?;
         let mut params = Vec::new();
         for &(index, _) in self.kind.params {
             match machine::param(self.domain, index)? {
                 0 => {}
-                value => params.push((index, value)),
+                value => params.push(Param { index, value }),
             }
         }
         let policy = machine::cpu_policy(self.domain)?;
         let (max_gfn, label) = (self.max_gfn()?, Label::of(Sid(info.ssidref))?);
-        let frame = Frame { pages: info.tot_pages, max_gfn, vcpus: info.vcpus(), policy, params, label };
-        Ok(frame.encode())
+        let config = MachineConfig { pages: info.tot_pages, max_gfn, vcpus: info.vcpus(), policy, params, label };
+        Ok(config.encode())
     }
 
     /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others. A scan from frame 0
@@ -175,8 +175,8 @@ impl Source {
         ram::are_ram(self.domain, gfns)
     }
 
-    /// Copies up to 64 pages out; the mask says which could be read.
-    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<u64> {
+    /// Copies up to 64 pages out; says which could be read.
+    pub fn read(&self, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         self.reach.read(self.domain, gfns, into)
     }
 
@@ -186,7 +186,7 @@ impl Source {
         for &index in self.kind.needed {
             gfns.extend(self.kind.page(index, machine::param(self.domain, index)?));
         }
-        let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(1);
+        let read = |gfn, page: &mut Page| self.read(&[gfn], core::slice::from_mut(page)) == Ok(PageMask::first(1));
         let rest = walk::first_touched(&self.context, limit, read);
         gfns.extend(rest.into_iter().filter(|gfn| !self.private.contains(gfn)));
         gfns.truncate(limit);

@@ -45,11 +45,14 @@ impl Device {
     }
 }
 
+const PART: Part = Part { address: 0, length: 1 };
+
 #[test]
 fn buffers_pass_the_wrap_of_ring_and_index() {
     let (mut queue, mut device) = queue(4, true);
     for round in 0..70_000u32 {
-        let head = queue.add(&[(round.into(), 1), (7, 2)], Direction::ToDevice);
+        let head = queue
+            .add(&[Part { address: round.into(), length: 1 }, Part { address: 7, length: 2 }], Direction::ToDevice);
         let _ = queue.publish();
         assert_eq!(device.word(AVAILABLE + INDEX).load(Ordering::Relaxed), (round + 1) as u16);
         let (address, length, flags, next) = device.descriptor(&queue, head);
@@ -66,14 +69,14 @@ fn buffers_pass_the_wrap_of_ring_and_index() {
 fn a_buffer_that_the_device_does_not_have_breaks_the_queue() {
     for id in [1, 2, 3, 4, 65536, u32::MAX] {
         let (mut queue, mut device) = queue(4, true);
-        assert_eq!(queue.add(&[(0, 1), (0, 1)], Direction::FromDevice), 0);
+        assert_eq!(queue.add(&[PART; 2], Direction::FromDevice), 0);
         let _ = queue.publish();
         device.uses(id, 0);
         assert_eq!(queue.pop(), Err(Broken::Id(id)), "1 is a later part of a buffer, the others are nothing");
     }
     let (mut queue, mut device) = queue(4, true);
     for _ in 0..2 {
-        queue.add(&[(0, 1)], Direction::FromDevice);
+        queue.add(&[PART], Direction::FromDevice);
     }
     let _ = queue.publish();
     device.uses(0, 0);
@@ -85,7 +88,7 @@ fn a_buffer_that_the_device_does_not_have_breaks_the_queue() {
 #[test]
 fn more_used_buffers_than_there_are_break_the_queue() {
     let (mut queue, mut device) = queue(4, true);
-    queue.add(&[(0, 1)], Direction::FromDevice);
+    queue.add(&[PART], Direction::FromDevice);
     let _ = queue.publish();
     device.uses(0, 0);
     device.uses(0, 0);
@@ -100,7 +103,7 @@ fn more_used_buffers_than_there_are_break_the_queue() {
 fn the_device_is_notified_only_when_it_asked() {
     let (mut queue, device) = queue(8, true);
     let mut add = || {
-        queue.add(&[(0, 1)], Direction::ToDevice);
+        queue.add(&[PART], Direction::ToDevice);
         queue.publish()
     };
     assert!(add());
@@ -110,10 +113,10 @@ fn the_device_is_notified_only_when_it_asked() {
     assert!(add());
     let (mut queue, device) = self::queue(8, false);
     assert!(!queue.publish(), "nothing is new");
-    queue.add(&[(0, 1)], Direction::ToDevice);
+    queue.add(&[PART], Direction::ToDevice);
     assert!(queue.publish());
     device.word(USED + FLAGS).store(NO_NOTIFY, Ordering::Relaxed);
-    queue.add(&[(0, 1)], Direction::ToDevice);
+    queue.add(&[PART], Direction::ToDevice);
     assert!(!queue.publish());
 }
 
@@ -121,7 +124,7 @@ fn the_device_is_notified_only_when_it_asked() {
 fn interrupts_come_only_when_asked_for_and_arming_tells_of_what_came_before_it() {
     let (mut queue, mut device) = queue(8, true);
     for _ in 0..4 {
-        queue.add(&[(0, 1)], Direction::ToDevice);
+        queue.add(&[PART], Direction::ToDevice);
     }
     let _ = queue.publish();
     assert_eq!((queue.arm(1), device.interrupts_at()), (Ok(false), 0));
@@ -133,7 +136,7 @@ fn interrupts_come_only_when_asked_for_and_arming_tells_of_what_came_before_it()
 
     let (mut queue, mut device) = self::queue(8, false);
     let masked = |device: &Device| device.word(AVAILABLE + FLAGS).load(Ordering::Relaxed) == NO_INTERRUPT;
-    queue.add(&[(0, 1)], Direction::ToDevice);
+    queue.add(&[PART], Direction::ToDevice);
     let _ = queue.publish();
     assert!(masked(&device));
     assert_eq!(queue.arm(1), Ok(false));

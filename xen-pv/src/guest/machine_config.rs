@@ -1,10 +1,11 @@
-//! What one agent tells the other about a guest's machine, as bytes: the frame (before memory) and the state (after).
+//! What one agent tells the other about a guest's machine, as bytes: the configuration (before memory) and the state (after).
 //!
 //! Little-endian, every count checked against a limit before anything is allocated. The reader believes nothing: parameters
 //! that are not on the list are refused, and frame numbers that lie outside the guest.
 
 use alloc::vec::Vec;
 
+use common::cursor::{Cursor, WrongLength};
 use xen_abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
 
 use super::error::{Error, Result};
@@ -12,7 +13,7 @@ use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
 use super::machine::{MAX_CONTEXT, Policy};
 
-const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
+const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
 const MAX_LEAVES: usize = 1024;
 const MAX_MSRS: usize = 256;
@@ -21,7 +22,7 @@ const MAX_GFN: u64 = 1 << 34;
 
 /// What the target builds before memory arrives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Frame {
+pub struct MachineConfig {
     /// Pages the guest owns.
     pub pages: u64,
     /// Its highest frame number.
@@ -30,22 +31,31 @@ pub struct Frame {
     pub vcpus: u32,
     /// Its processor's features.
     pub policy: Policy,
-    /// Its parameters, index and value, without those that are zero.
-    pub params: Vec<(u32, u64)>,
+    /// Its parameters, without those that are zero.
+    pub params: Vec<Param>,
     /// Its label in the security policy: it must not arrive as a guest that is less protected.
     pub label: Label,
 }
 
-impl Frame {
+/// An HVM parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Which one.
+    pub index: u32,
+    /// What it is set to.
+    pub value: u64,
+}
+
+impl MachineConfig {
     /// The value of a parameter, 0 if it is not set.
     pub fn param(&self, index: u32) -> u64 {
-        self.params.iter().find(|param| param.0 == index).map_or(0, |param| param.1)
+        self.params.iter().find(|param| param.index == index).map_or(0, |param| param.value)
     }
 
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        put_u32(&mut out, FRAME_MAGIC);
+        put_u32(&mut out, CONFIG_MAGIC);
         put_u32(&mut out, self.vcpus);
         put_u64(&mut out, self.pages);
         put_u64(&mut out, self.max_gfn);
@@ -61,9 +71,9 @@ impl Frame {
             put_u64(&mut out, msr.val);
         }
         put_u32(&mut out, self.params.len() as u32);
-        for &(index, value) in &self.params {
-            put_u32(&mut out, index);
-            put_u64(&mut out, value);
+        for param in &self.params {
+            put_u32(&mut out, param.index);
+            put_u64(&mut out, param.value);
         }
         put_u32(&mut out, self.label.as_str().len() as u32);
         out.extend_from_slice(self.label.as_str().as_bytes());
@@ -72,16 +82,19 @@ impl Frame {
 
     /// From bytes of the other agent, for a guest of this kind.
     pub fn decode(bytes: &[u8], kind: &Kind) -> Result<Self> {
-        let mut bytes = Reader { rest: bytes, what: MALFORMED };
-        if bytes.u32()? != FRAME_MAGIC {
-            return Err(MALFORMED);
+        Self::parse(Cursor::new(bytes), kind).map_err(|_| MALFORMED)
+    }
+
+    fn parse(mut bytes: Cursor<'_>, kind: &Kind) -> Parsed<Self> {
+        if bytes.u32()? != CONFIG_MAGIC {
+            return Err(Unreadable);
         }
         let (vcpus, pages, max_gfn) = (bytes.u32()?, bytes.u64()?, bytes.u64()?);
         if vcpus == 0 || max_gfn > MAX_GFN || pages > max_gfn + 1 {
-            return Err(MALFORMED);
+            return Err(Unreadable);
         }
         let mut policy = Policy::default();
-        for _ in 0..bytes.count(MAX_LEAVES)? {
+        for _ in 0..count(&mut bytes, MAX_LEAVES)? {
             policy.leaves.push(CpuidLeaf {
                 leaf: bytes.u32()?,
                 subleaf: bytes.u32()?,
@@ -91,22 +104,22 @@ impl Frame {
                 d: bytes.u32()?,
             });
         }
-        for _ in 0..bytes.count(MAX_MSRS)? {
+        for _ in 0..count(&mut bytes, MAX_MSRS)? {
             policy.msrs.push(MsrEntry { idx: bytes.u32()?, flags: 0, val: bytes.u64()? });
         }
         let mut params = Vec::new();
-        for _ in 0..bytes.count(kind.params.len())? {
+        for _ in 0..count(&mut bytes, kind.params.len())? {
             let (index, value) = (bytes.u32()?, bytes.u64()?);
             let known = kind.params.iter().any(|&(known, _)| known == index);
-            let twice = params.iter().any(|&(other, _)| other == index);
+            let twice = params.iter().any(|other: &Param| other.index == index);
             let outside = kind.page(index, value).is_some_and(|gfn| gfn.0 > max_gfn);
             if !known || twice || outside {
-                return Err(MALFORMED);
+                return Err(Unreadable);
             }
-            params.push((index, value));
+            params.push(Param { index, value });
         }
-        let length = bytes.count(MAX_LABEL)?;
-        let label = Label::parse(bytes.take(length)?).ok_or(MALFORMED)?;
+        let length = count(&mut bytes, MAX_LABEL)?;
+        let label = Label::parse(bytes.take(length)?).ok_or(Unreadable)?;
         bytes.end()?;
         Ok(Self { pages, max_gfn, vcpus, policy, params, label })
     }
@@ -137,9 +150,12 @@ impl State {
 
     /// From bytes of the other agent.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let mut bytes = Reader { rest: bytes, what: MALFORMED_STATE };
+        Self::parse(Cursor::new(bytes)).map_err(|_| MALFORMED_STATE)
+    }
+
+    fn parse(mut bytes: Cursor<'_>) -> Parsed<Self> {
         if bytes.u32()? != STATE_MAGIC {
-            return Err(MALFORMED_STATE);
+            return Err(Unreadable);
         }
         let tsc = TscInfo {
             tsc_mode: bytes.u32()?,
@@ -148,14 +164,14 @@ impl State {
             pad: 0,
             elapsed_nsec: bytes.u64()?,
         };
-        let length = bytes.count(MAX_CONTEXT)?;
+        let length = count(&mut bytes, MAX_CONTEXT)?;
         let context = bytes.take(length)?.to_vec();
         bytes.end()?;
         Ok(Self { tsc, context })
     }
 }
 
-const MALFORMED: Error = Error::Malformed("guest frame");
+const MALFORMED: Error = Error::Malformed("machine configuration");
 const MALFORMED_STATE: Error = Error::Malformed("machine state");
 
 fn put_u32(out: &mut Vec<u8>, value: u32) {
@@ -166,35 +182,21 @@ fn put_u64(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-struct Reader<'a> {
-    rest: &'a [u8],
-    /// What to say if it makes no sense.
-    what: Error,
+/// What cannot be read; who asked knows what it should have been.
+struct Unreadable;
+
+type Parsed<T> = core::result::Result<T, Unreadable>;
+
+impl From<WrongLength> for Unreadable {
+    fn from(_: WrongLength) -> Self {
+        Self
+    }
 }
 
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(self.what)?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn u32(&mut self) -> Result<u32> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| self.what)?))
-    }
-
-    fn u64(&mut self) -> Result<u64> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| self.what)?))
-    }
-
-    fn count(&mut self, limit: usize) -> Result<usize> {
-        let count = self.u32()? as usize;
-        if count > limit { Err(self.what) } else { Ok(count) }
-    }
-
-    fn end(self) -> Result {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.what) }
-    }
+/// How many come next, `limit` at most.
+fn count(bytes: &mut Cursor<'_>, limit: usize) -> Parsed<usize> {
+    let count = bytes.u32()? as usize;
+    if count > limit { Err(Unreadable) } else { Ok(count) }
 }
 
 #[cfg(test)]
@@ -206,8 +208,12 @@ mod tests {
     use super::*;
     use crate::guest::kind::PVH;
 
-    fn frame() -> Frame {
-        Frame {
+    fn param(index: u32, value: u64) -> Param {
+        Param { index, value }
+    }
+
+    fn config() -> MachineConfig {
+        MachineConfig {
             pages: 65536,
             max_gfn: 0xfefff,
             vcpus: 2,
@@ -215,14 +221,14 @@ mod tests {
                 leaves: vec![CpuidLeaf { leaf: 1, subleaf: u32::MAX, a: 2, b: 3, c: 4, d: 5 }],
                 msrs: vec![MsrEntry { idx: 0x10a, flags: 0, val: 7 }],
             },
-            params: vec![(PARAM_STORE_PFN, 0xfeffc), (PARAM_CONSOLE_PFN, 0xfefff)],
+            params: vec![param(PARAM_STORE_PFN, 0xfeffc), param(PARAM_CONSOLE_PFN, 0xfefff)],
             label: Label::parse(b"system_u:system_r:nomigrate_t").expect("a label"),
         }
     }
 
     #[test]
-    fn a_frame_survives_the_wire() {
-        assert_eq!(Frame::decode(&frame().encode(), &PVH), Ok(frame()));
+    fn a_config_survives_the_wire() {
+        assert_eq!(MachineConfig::decode(&config().encode(), &PVH), Ok(config()));
     }
 
     #[test]
@@ -240,32 +246,32 @@ mod tests {
 
     #[test]
     fn every_truncation_and_any_surplus_is_refused() {
-        let bytes = frame().encode();
+        let bytes = config().encode();
         for length in 0..bytes.len() {
-            assert!(Frame::decode(&bytes[..length], &PVH).is_err(), "{length} bytes");
+            assert!(MachineConfig::decode(&bytes[..length], &PVH).is_err(), "{length} bytes");
         }
         let longer = [&bytes[..], &[0]].concat();
-        assert!(Frame::decode(&longer, &PVH).is_err());
+        assert!(MachineConfig::decode(&longer, &PVH).is_err());
     }
 
     #[test]
     fn unknown_repeated_and_outlying_parameters_are_refused() {
         for params in [
-            vec![(0, 1)],
-            vec![(PARAM_STORE_EVTCHN, 1)],
-            vec![(PARAM_STORE_PFN, 1), (PARAM_STORE_PFN, 2)],
-            vec![(PARAM_STORE_PFN, 0xff000)],
-            vec![(PARAM_IDENT_PT, 0xff000 << 12)],
+            vec![param(0, 1)],
+            vec![param(PARAM_STORE_EVTCHN, 1)],
+            vec![param(PARAM_STORE_PFN, 1), param(PARAM_STORE_PFN, 2)],
+            vec![param(PARAM_STORE_PFN, 0xff000)],
+            vec![param(PARAM_IDENT_PT, 0xff000 << 12)],
         ] {
-            let frame = Frame { params, ..frame() };
-            assert_eq!(Frame::decode(&frame.encode(), &PVH), Err(MALFORMED), "{:?}", frame.params);
+            let config = MachineConfig { params, ..config() };
+            assert_eq!(MachineConfig::decode(&config.encode(), &PVH), Err(MALFORMED), "{:?}", config.params);
         }
     }
 
     #[test]
     fn a_huge_count_is_refused_before_it_is_allocated() {
-        let mut bytes = frame().encode();
+        let mut bytes = config().encode();
         bytes[24..28].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(Frame::decode(&bytes, &PVH), Err(MALFORMED));
+        assert_eq!(MachineConfig::decode(&bytes, &PVH), Err(MALFORMED));
     }
 }

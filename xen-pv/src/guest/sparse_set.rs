@@ -1,4 +1,8 @@
-//! A sparse set of guest pages.
+//! A sparse set of guest pages, without a bound.
+//!
+//! Nobody tells the pager how many frames its guest will have, apart from the other host, which may say anything. A
+//! [`common::PageSet`] would have to grow while it is filled, and what grows takes twice its memory for a moment, for which no
+//! budget has room.
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
@@ -12,12 +16,12 @@ const WORDS: usize = LEAF as usize / 64;
 /// Grows by 4 KiB for every 128 MiB of the guest that it holds anything of: in the end one bit a page, and one part in a hundred
 /// more.
 #[derive(Debug, Default)]
-pub(super) struct PageSet {
+pub(super) struct SparseSet {
     leaves: BTreeMap<u64, Box<[u64; WORDS]>>,
     count: u64,
 }
 
-impl PageSet {
+impl SparseSet {
     pub(super) fn contains(&self, gfn: Gfn) -> bool {
         let (leaf, word, bit) = place(gfn);
         self.leaves.get(&leaf).is_some_and(|leaf| leaf[word] & bit != 0)
@@ -54,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_set_counts_each_page_once() {
-        let mut set = PageSet::default();
+        let mut set = SparseSet::default();
         for gfn in [0, 63, 64, 32767, 32768, 0xfefff, 0] {
             set.insert(Gfn(gfn));
         }
