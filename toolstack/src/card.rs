@@ -11,9 +11,9 @@ use std::path::Path;
 
 use common::DomId;
 use rustix::io::Errno;
+use xen_abi::privcmd::Privcmd;
 use xen_abi::{Mfn, PAGE_SHIFT};
 
-use crate::privcmd::Privcmd;
 use crate::xenstore::{Xenstore, XenstoreError};
 
 /// Who may have a network card that is passed through (`toolstack/flask/tsmc.te`).

@@ -25,7 +25,6 @@
 //! | [`refusal`] | why a migration does not happen |
 //! | [`stock`] | handing over to Xen's own helper |
 //! | [`status`] | the output of `tsmc status` |
-//! | [`privcmd`] | hypercalls that no tool of Xen's own makes; the only unsafe code here |
 //! | [`card`] | the agent's own network card, and taking it from dom0 |
 //! | [`lockdown`] | taking from dom0 what would undo the policy |
 //! | [`identity`] | keys of agents, and the module that an agent is started with |
@@ -49,7 +48,6 @@ pub mod monitor;
 pub mod name;
 pub mod peek;
 pub mod print;
-pub mod privcmd;
 pub mod process;
 pub mod recover;
 pub mod refusal;

@@ -1,4 +1,5 @@
-//! Xen's public interface as data: layouts and numbers, after `xen/include/public` of Xen 4.17. Nothing here calls anything.
+//! Xen's public interface as data: layouts and numbers, after `xen/include/public` of Xen 4.17. Nothing here calls anything, but
+//! for `privcmd`, which is there for programs in dom0 that ask for it (a feature).
 //!
 //! The modules are called after the headers; [`hypercall`] has the calls' own numbers, and [`xenstore`] the messages that
 //! xenstored takes and gives. `tests/abi.rs` holds every layout and number against Xen's own headers.
@@ -17,6 +18,8 @@ pub mod memory;
 pub mod mmu;
 pub mod netif;
 pub mod pciif;
+#[cfg(feature = "privcmd")]
+pub mod privcmd;
 pub mod ring;
 pub mod sched;
 pub mod start_info;

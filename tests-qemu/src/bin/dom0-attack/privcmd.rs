@@ -9,7 +9,7 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use toolstack::privcmd::Privcmd;
+use xen_abi::privcmd::Privcmd;
 
 /// A frame.
 pub const PAGE: usize = 4096;

@@ -1,19 +1,22 @@
 //! Hypercalls as any root process of dom0 may make them, through Linux's `privcmd` driver (`include/uapi/xen/privcmd.h`): what no tool
 //! of Xen's own does.
 
-use std::ffi::c_void;
+extern crate std;
+
+use core::ffi::c_void;
+use core::ptr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr;
 
 use common::DomId;
 use rustix::io::Result;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
-use xen_abi::Mfn;
-use xen_abi::domctl::{self, Body, Domctl, IomemPermission};
-use xen_abi::flask::{self, OcontextOp, SidContextOp};
-use xen_abi::hypercall::{DOMCTL, XSM_OP};
+
+use crate::Mfn;
+use crate::domctl::{self, Body, Domctl, IomemPermission};
+use crate::flask::{self, OcontextOp, SidContextOp};
+use crate::hypercall::{DOMCTL, XSM_OP};
 
 /// The driver.
 pub struct Privcmd(File);
