@@ -16,9 +16,9 @@ use core::task::Poll;
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask, PublicKey};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 
-use crate::channel::{Inlet, Outlet};
 use crate::command_line::AgentOptions;
 use crate::digest::{self, Digest};
+use crate::messages::{Inlet, Outlet};
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};

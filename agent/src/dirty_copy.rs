@@ -13,12 +13,12 @@ use common::control::{Progress, State};
 use common::{BATCH, Gfn, PAGE_SIZE, Span};
 use embassy_futures::select::{Either, select};
 
-use crate::channel::Inlet;
-use crate::datagram::DatagramChannel;
+use crate::datagram::DatagramSocket;
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
+use crate::messages::Inlet;
 use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
 use crate::rescue;
@@ -321,9 +321,9 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
 }
 
 /// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> SessionError {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> SessionError {
     arrival.timer.wait_for(|| arrival.is_running().then_some(())).await;
-    match select(say_demands(arrival), rescue::ask(arrival, channel)).await {
+    match select(say_demands(arrival), rescue::ask(arrival, socket)).await {
         Either::First(error) => error,
         Either::Second(never) => match never {},
     }

@@ -17,7 +17,6 @@ extern crate std;
 
 #[cfg(feature = "bench")]
 pub mod bench;
-mod channel;
 pub mod command_line;
 pub mod config;
 mod datagram;
@@ -30,6 +29,7 @@ pub mod fuzzing;
 mod host;
 mod ledger;
 mod limits;
+mod messages;
 mod net;
 pub mod os;
 pub mod platform;

@@ -17,7 +17,7 @@ use core::time::Duration;
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
 
-use crate::datagram::DatagramChannel;
+use crate::datagram::DatagramSocket;
 use crate::platform::Target;
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
@@ -38,17 +38,17 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_ECHO: Duration = Duration::from_secs(1);
 
 /// Asks for pages that are late. Never ends.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> Infallible {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
     let timer = &arrival.timer;
     let mut asking = Asking::new(timer.now());
     loop {
-        while channel.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
-        asking.probe(channel, timer.now());
-        asking.request(arrival, channel, timer.now());
+        while socket.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
+        asking.probe(socket, timer.now());
+        asking.request(arrival, socket, timer.now());
         let due = asking.due(arrival);
-        let sooner = timer.wait_for(|| (channel.has_mail() || asking.due(arrival) < due).then_some(()));
+        let sooner = timer.wait_for(|| (socket.has_mail() || asking.due(arrival) < due).then_some(()));
         select(sooner, timer.sleep_until(due)).await;
-        arrival.ledger.borrow_mut().summary.rescue_refused = channel.refused;
+        arrival.ledger.borrow_mut().summary.rescue_refused = socket.refused;
     }
 }
 
@@ -91,16 +91,16 @@ impl Asking {
         self.rtt.is_none() && self.unanswered >= PROBES
     }
 
-    fn probe(&mut self, channel: &mut DatagramChannel, now: Instant) {
+    fn probe(&mut self, socket: &mut DatagramSocket, now: Instant) {
         if now < self.next_probe {
             return;
         }
-        channel.send(&Rescue::Probe(now.ns()));
+        socket.send(&Rescue::Probe(now.ns()));
         self.unanswered = self.unanswered.saturating_add(1);
         if self.unanswered == PROBES && self.rtt.is_none() {
             log::warn!(
                 "no datagram comes through from {}: a lost packet may make the guest wait for a second",
-                channel.peer()
+                socket.peer()
             );
         }
         let pause = match self.rtt {
@@ -137,7 +137,7 @@ impl Asking {
     }
 
     /// Asks for those pages that are late.
-    fn request<T: Target>(&mut self, arrival: &Arrival<T>, channel: &mut DatagramChannel, now: Instant) {
+    fn request<T: Target>(&mut self, arrival: &Arrival<T>, socket: &mut DatagramSocket, now: Instant) {
         if self.is_deaf() || now < self.next_round {
             return;
         }
@@ -153,9 +153,9 @@ impl Asking {
             arrival.ledger.borrow_mut().summary.rescue_asked += 1;
         }
         if !wanted.is_empty() {
-            channel.send(&Rescue::Ask(&wanted));
+            socket.send(&Rescue::Ask(&wanted));
             self.next_probe = now;
-            self.probe(channel, now);
+            self.probe(socket, now);
             self.next_round = now + Duration::from_millis(1);
         }
     }

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use embassy_futures::select::{Either3, select3};
 
-use crate::channel::SharedOutlet;
+use crate::messages::SharedOutlet;
 use crate::secure::Link;
 use crate::tasks::Timer;
 use crate::wire::Message;

@@ -14,7 +14,6 @@ use core::cell::{Cell, RefCell};
 use common::control::{Progress, SessionToken, State};
 use common::{BATCH, PAGE_SIZE, cost};
 
-use crate::channel::SharedOutlet;
 use crate::datagram;
 use crate::error::{LinkError, SessionError};
 use crate::host::Host;
@@ -24,6 +23,7 @@ use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{COMMITTED, LAST_WORD};
+use crate::messages::SharedOutlet;
 use crate::net::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;

@@ -9,9 +9,9 @@
 
 use common::{BATCH, Content, Gfn, Page, PageSet};
 
-use crate::channel::Outlet;
 use crate::digest::{self, Digest, Kept};
 use crate::error::{PeerFault, Refusal, SessionError};
+use crate::messages::Outlet;
 use crate::platform::{Source, Target};
 use crate::source::{Batch, Departure, Verify};
 use crate::target::Arrival;

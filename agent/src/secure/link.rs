@@ -13,8 +13,8 @@ use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
 use crate::error::LinkError;
 use crate::net::Connection;
 
-/// One secured connection. Messages go in through [`Outlet`](crate::channel::Outlet) and come out of
-/// [`Inlet`](crate::channel::Inlet); here they are cut into records.
+/// One secured connection. Messages go in through [`Outlet`](crate::messages::Outlet) and come out of
+/// [`Inlet`](crate::messages::Inlet); here they are cut into records.
 ///
 /// A message begins with a record of its own, so that the receiver can put its records one after the other and has it
 /// whole, without copying.

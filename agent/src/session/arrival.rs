@@ -10,7 +10,6 @@ use embassy_futures::select::{Either, Either3, select, select3};
 use super::dialing;
 use super::epilogue;
 use super::stay::{self, Contact};
-use crate::channel::{Inlet, SharedOutlet};
 use crate::datagram::End;
 use crate::error::{PeerFault, Refusal, SessionError, Wait};
 use crate::host::budget::{Reservation, Want};
@@ -20,6 +19,7 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
 use crate::limits::{LAST_WORD, PEER_WAIT, UNCOMMITTED, WATCH};
+use crate::messages::{Inlet, SharedOutlet};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
 use crate::target::pages::Sets;
 use crate::target::verifier::Verifier;
@@ -95,7 +95,7 @@ async fn arrive<P: Platform>(
     let arrival = Arrival::new(host, toolstack, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
-        let channel = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
+        let socket = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
         let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
         let mut bulk = Inlet::new(bulk, &BULKS);
@@ -110,7 +110,7 @@ async fn arrive<P: Platform>(
             Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
         };
         let contact = match error {
-            None => Contact::Open { listening, bulk, channel },
+            None => Contact::Open { listening, bulk, socket },
             Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
                 arrival.close(arrival.abort(error).await.failed());
                 return Ok(());

@@ -11,7 +11,6 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::retained::{self, Contact};
-use crate::channel::Outlet;
 use crate::config::Config;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError, Wait};
 use crate::host::budget::Want;
@@ -20,6 +19,7 @@ use crate::host::note::{Note, Role};
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, SUSPEND_WAIT};
+use crate::messages::Outlet;
 use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
 use crate::source::{Committed, Departure, NOBODY, Phase, Terms, reserve, size_of};
 use crate::wire::{Message, Purpose};

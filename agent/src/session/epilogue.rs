@@ -11,12 +11,12 @@ use common::control::SessionToken;
 use embassy_futures::select::select;
 
 use super::dialing;
-use crate::channel::{Inlet, Outlet};
 use crate::error::SessionError;
 use crate::host::Host;
 use crate::host::listener::{self, Invitation};
 use crate::host::peers::Callee;
 use crate::limits::{CONTROL_LOST, EPILOGUE_RECALL, RECALL_AFTER};
+use crate::messages::{Inlet, Outlet};
 use crate::platform::Platform;
 use crate::target::CONTROLS;
 use crate::wire::{Message, Purpose};

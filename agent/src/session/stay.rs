@@ -14,13 +14,13 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing;
 use super::epilogue::Word;
-use crate::channel::{Inlet, Outlet};
-use crate::datagram::{self, DatagramChannel};
+use crate::datagram::{self, DatagramSocket};
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::Host;
 use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{COMMITTED, CONTROL_LOST, RECALL_AFTER, WATCH, WATCH_START, XEN_RETRY};
+use crate::messages::{Inlet, Outlet};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
 use crate::target::{Arrival, BULKS, CONTROLS, Phase};
@@ -36,7 +36,7 @@ pub(super) enum Contact<'a> {
     Open {
         listening: Listening<'a>,
         bulk: Inlet,
-        channel: DatagramChannel,
+        socket: DatagramSocket,
     },
     Cut,
     /// The source has said that it has nothing more of the guest: nobody calls it again.
@@ -70,8 +70,8 @@ pub(super) async fn stay<'a, P: Platform>(
         let mut life = pin!(live(arrival));
         loop {
             let error = match &mut contact {
-                Contact::Open { listening, bulk, channel } => {
-                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, channel));
+                Contact::Open { listening, bulk, socket } => {
+                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, socket));
                     match select3(life.as_mut(), listening.as_mut(), others).await {
                         Either3::First(end) => break end,
                         Either3::Second(Ok(())) => SessionError::Peer(PeerFault::OutOfTurn),
@@ -223,10 +223,10 @@ async fn call_again<'a, P: Platform>(
     tail::minding(links, arrival.timer.clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.faults.forget_demands();
-    let channel =
+    let socket =
         host.datagram_port.open(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
     let listening = listen(arrival, [control, bulk.clone()], inlet);
-    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), channel })
+    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), socket })
 }
 
 /// The source answers a call like this only once it has committed, or to say that it never will.
