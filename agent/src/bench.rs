@@ -199,7 +199,7 @@ impl End {
         let line = format!("ip=10.0.0.{number}/24 port=7");
         let options = AgentOptions::parse(&line).expect("a command line");
         let config = options.config([2, 0, 0, 0, 0, number], 0, Security::Plain);
-        let net = Net::new(&config, &mut cable, u64::from(number), Instant::default());
+        let net = Net::new(&config.network(), &mut cable, u64::from(number), Instant::default());
         Self { net: Rc::new(RefCell::new(net)), cable }
     }
 

@@ -25,7 +25,6 @@ use crate::rescue;
 use crate::source::{Batch, Committed, Departure, Phase};
 use crate::target::Arrival;
 use crate::tasks::Instant;
-use crate::verify;
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
@@ -344,7 +343,7 @@ pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inle
     loop {
         let placed = match bulk.next().await {
             Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place_for_good(&pages).await,
-            Ok(Message::Digests(digests)) => verify::take(arrival, &digests),
+            Ok(Message::Digests(digests)) => arrival.take_digests(&digests),
             Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
             Err(error) => Err(error),
         };

@@ -120,7 +120,7 @@ where
         let platform = Rc::new(RefCell::new(platform));
         let clock = platform.clone();
         let timer = Timer::new(move || clock.borrow().now_ns());
-        let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
+        let net = Net::new(&config.network(), &mut device, u64::from_le_bytes(seed), timer.now());
         let net = Rc::new(RefCell::new(net));
         let config = Rc::new(config);
         let pending = Rc::new(PendingSessions::default());

@@ -200,9 +200,9 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
         Message::Gone(body) => arrival.give_back(Message::gone(body))?,
         Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
-        Message::Digests(digests) => verify::take(arrival, digests)?,
+        Message::Digests(digests) => arrival.take_digests(digests)?,
         Message::Switch => {
-            verify::settle(arrival)?;
+            arrival.check_digests()?;
             return Ok(true);
         }
         _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),

@@ -24,7 +24,6 @@ use crate::messages::{Inlet, Outlet};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
 use crate::target::{Arrival, BULKS, CONTROLS, Phase};
-use crate::verify;
 use crate::wire::{CHUNK, Cause, Kind, Message, Purpose};
 use crate::{dirty_copy, tail};
 
@@ -196,7 +195,7 @@ async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), S
                 arrival.faults.tcp_is_late.set(false);
                 arrival.report(3);
             }
-            (_, Message::Digests(digests)) => verify::take(arrival, &digests)?,
+            (_, Message::Digests(digests)) => arrival.take_digests(&digests)?,
             (Phase::InDoubt, Message::Commit) => arrival.phase.set(Phase::Committed),
             (_, Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
             _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),

@@ -8,7 +8,6 @@ use crate::host::toolstack::Complaint;
 use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
 use crate::tasks::Instant;
-use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
 
 /// What is known of every page. A page that is RAM and in no other set has not been heard of.
@@ -78,7 +77,7 @@ impl<T: Target> Arrival<T> {
         self.ledger.borrow_mut().steps.write += now - begun;
         for (contents, mask) in [(&writes, written), (&fills, filled)] {
             let done = contents.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, page)| *page);
-            verify::check(self, done.clone())?;
+            self.check(done.clone())?;
             done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
         self.timer.nudge();
@@ -97,7 +96,7 @@ impl<T: Target> Arrival<T> {
         }
         match self.target.borrow_mut().fill(&[(gfn, content)]) {
             Ok(1) => {
-                verify::check_rescued(self, gfn, content);
+                self.check_rescued(gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;
                 self.faults.tcp_is_late.set(true);
