@@ -53,7 +53,6 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
-use core::time::Duration;
 
 use common::control::{AgentStatus, Size};
 use common::cost;
@@ -68,6 +67,7 @@ use host::claim::Domains;
 use host::listener::{self, Listener, PendingSessions};
 use host::peers::Peers;
 use host::toolstack::Registry;
+use limits::DEVICE_FULL;
 use net::Net;
 use platform::{Platform, Store};
 use secure::handshake::Entropy;
@@ -79,8 +79,6 @@ const TURNS: usize = 16;
 const SMALL: usize = 1 << 20;
 /// What no session may have. How large smoltcp's own structures are, the compiler decides.
 const _: () = assert!(cost::FIXED >= listener::MEMORY + net::MEMORY + SMALL);
-/// How soon to look again when the network device takes no more for now.
-const DEVICE_FULL: Duration = Duration::from_micros(500);
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

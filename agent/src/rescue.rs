@@ -18,24 +18,17 @@ use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
 
 use crate::datagram::DatagramSocket;
+use crate::limits::{
+    FIRST_RTT, LONGEST_ECHO, LONGEST_PAUSE, PROBE_AGAIN, PROBE_EVERY, PROBE_SELDOM, REQUEST_EVERY, RTT_SLACK,
+};
 use crate::platform::Target;
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
 use crate::tasks::{Instant, ns};
 use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
 
-/// What the way is taken to be before it has been measured.
-const FIRST_GUESS: Duration = Duration::from_millis(10);
-/// How often it is measured, and how often while nothing has come back.
-const PROBE_EVERY: Duration = Duration::from_millis(20);
-const PROBE_AGAIN: Duration = Duration::from_millis(10);
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
-const PROBE_SELDOM: Duration = Duration::from_secs(1);
-/// The longest time between two requests for a page.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-/// What an echo takes at most, for all we know.
-const LONGEST_ECHO: Duration = Duration::from_secs(1);
 
 /// Asks for pages that are late. Never ends.
 pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
@@ -74,7 +67,7 @@ impl Asking {
     fn new(now: Instant) -> Self {
         Self {
             rtt: None,
-            least: FIRST_GUESS,
+            least: FIRST_RTT,
             unanswered: 0,
             next_probe: now,
             next_round: now,
@@ -83,7 +76,7 @@ impl Asking {
     }
 
     fn round_trip(&self) -> Duration {
-        self.rtt.unwrap_or(FIRST_GUESS)
+        self.rtt.unwrap_or(FIRST_RTT)
     }
 
     /// Whether datagrams do not get through.
@@ -117,10 +110,10 @@ impl Asking {
         let rtt = self.round_trip();
         match wait.asked {
             None if tcp_is_late => wait.since,
-            None => wait.since + rtt * 2 + Duration::from_millis(2),
+            None => wait.since + rtt * 2 + RTT_SLACK,
             Some(asked) => {
                 // Four at this pace, then ever more seldom.
-                let pause = (self.least * 2 + Duration::from_millis(2)) * (1 << (wait.asks / 4).min(8));
+                let pause = (self.least * 2 + RTT_SLACK) * (1 << (wait.asks / 4).min(8));
                 asked + pause.min(LONGEST_PAUSE.max(rtt * 2))
             }
         }
@@ -156,7 +149,7 @@ impl Asking {
             socket.send(&Rescue::Ask(&wanted));
             self.next_probe = now;
             self.probe(socket, now);
-            self.next_round = now + Duration::from_millis(1);
+            self.next_round = now + REQUEST_EVERY;
         }
     }
 

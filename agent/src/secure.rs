@@ -21,7 +21,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 pub use identity::{Identity, public_key};
 
 pub(crate) use link::{Heard, Link};
-pub(crate) use preamble::{NoPreamble, Preamble, Protection, SessionName};
+pub(crate) use preamble::{Preamble, Protection, SessionName};
 
 /// Whether this agent's connections are sealed.
 #[derive(Clone, Debug)]

@@ -14,11 +14,11 @@ use crate::dirty_copy;
 use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
-use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
+use crate::limits::{AHEAD, BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
 use crate::source::{Batch, Departure, Phase};
 use crate::target::Arrival;
-use crate::tasks::Instant;
+use crate::tasks::{Instant, ms};
 use crate::verify;
 use crate::wire::{Cause, Demanded, Kind, Message, Set};
 
@@ -27,8 +27,6 @@ use crate::wire::{Cause, Demanded, Kind, Message, Set};
 const fn first_touched(vcpus: u32) -> usize {
     32 + 64 * vcpus as usize
 }
-/// How long sending recently dirtied pages ahead may take.
-const AHEAD_MS: u64 = 10;
 /// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
 const DRAINED: usize = 64 << 10;
 
@@ -165,7 +163,7 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<P
     }
     let vcpus = departure.source.info()?.vcpus;
     let touched = departure.source.first_touched(first_touched(vcpus))?;
-    let ahead = rate * AHEAD_MS / 1000 / PAGE_SIZE as u64;
+    let ahead = rate * ms(AHEAD) / 1000 / PAGE_SIZE as u64;
     Ok(departure.pages.take_urgent(touched, ahead as usize))
 }
 

@@ -7,10 +7,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
-use core::time::Duration;
 
 use common::control::{self, AgentStatus, FailureCause, Progress, Request, RequestId, State, Summary};
 
+use crate::limits::PROGRESS_EVERY;
 use crate::platform::Store;
 use crate::tasks::{Instant, Timer, rate};
 
@@ -18,8 +18,6 @@ use crate::tasks::{Instant, Timer, rate};
 const KEPT: usize = 8;
 /// Sessions that may run or wait. What a request takes before its turn comes is little.
 const SESSIONS: usize = 64;
-/// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// What fails again and again is said ever more seldom: the first time, the second, the fourth, and so on.
 #[derive(Clone, Debug, Default)]

@@ -9,7 +9,7 @@ use common::PublicKey;
 
 use super::Preamble;
 use super::datagram::Datagrams;
-use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
+use super::record::{Direction, LENGTH, MAX_PAYLOAD, TAG};
 use crate::error::LinkError;
 use crate::net::Connection;
 
@@ -266,8 +266,7 @@ impl Link {
         if let Some(direction) = &mut *self.0.into.borrow_mut()
             && let Some((payload, tag)) = record.split_last_chunk_mut::<TAG>()
         {
-            self.spend(&self.0.opening, || direction.open(&length, payload, tag))
-                .map_err(|Changed| LinkError::Changed)?;
+            self.spend(&self.0.opening, || direction.open(&length, payload, tag))?;
         }
         into.length += count;
         Ok(())

@@ -8,7 +8,7 @@ use common::control::SessionToken;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-use crate::error::{Refusal, VersionMismatch};
+use crate::error::{NoPreamble, Refusal, VersionMismatch};
 use crate::wire::ConnectionRole;
 
 const MAGIC: [u8; 4] = *b"TSMC";
@@ -49,15 +49,6 @@ impl SessionName {
         name.copy_from_slice(&whole[..16]);
         Self(name)
     }
-}
-
-/// What a caller said that is no preamble of this version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPreamble {
-    /// It is none at all.
-    Strange,
-    /// It is one of another version, and has this where the session's name would be.
-    Version(VersionMismatch, [u8; 16]),
 }
 
 /// What a connection is for: magic (4 bytes), version (1), protection (1), role (1), zero (1), the session's name (16).

@@ -4,22 +4,21 @@ use alloc::boxed::Box;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::pin::pin;
-use core::time::Duration;
 
 use common::{Gfn, PAGE_SIZE, Page, PageSet};
 
 use super::is_zero;
 use crate::datagram::DatagramSocket;
+use crate::limits::PAGE_EVERY;
 use crate::platform::Source;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{PIECE, PieceMask, Rescue};
 
 /// Datagrams that are looked at before others get a turn.
 const PER_TURN: usize = 16;
-/// Pages that may be asked for at once, and how soon one more after that: so many and no more are read and sent, however
-/// often a peer asks.
+/// Pages that may be asked for at once, and after that one in each [`PAGE_EVERY`]: so many and no more are read and sent,
+/// however often a peer asks.
 const BURST: u32 = 64;
-const PAGE_EVERY: Duration = Duration::from_micros(200);
 
 /// Answers what the target asks for by datagram.
 pub(crate) struct Answering {
@@ -118,6 +117,8 @@ fn send_pieces(socket: &mut DatagramSocket, to: SocketAddrV4, gfn: Gfn, page: &P
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
     use crate::tasks::ns;
 
