@@ -164,7 +164,7 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
     let begun = arrival.timer.now();
     let base = announced.first().0;
     let mut fresh = PageSet::new(announced.count());
-    fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
+    fresh.extend(announced.gfns().filter(|gfn| sets.announce(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
     for run in fresh.runs(fresh.bound()) {
         let (mut next, end) = (base + run.first.0, base + run.end().0);
         while next < end {
@@ -203,10 +203,10 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         while batch.len() < BATCH
             && let Some(gfn) = gfns.next()
         {
-            if !sets.ram.contains(gfn) {
+            if !sets.is_ram(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
-            if !sets.armed.contains(gfn) {
+            if !sets.is_armed(gfn) {
                 let _ = batch.push(gfn);
             }
         }
@@ -215,7 +215,7 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         }
         let arming = &mut arrival.ledger.borrow_mut().steps.arm;
         let mask = arrival.timer.spend(arming, || target.arm(&batch))?;
-        sets.armed.extend(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
+        sets.arm(batch.iter().enumerate().filter(|(index, _)| mask >> index & 1 == 1).map(|(_, gfn)| *gfn));
         armed += u64::from(mask.count_ones());
     }
 }

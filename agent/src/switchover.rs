@@ -217,20 +217,14 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
     let armed = full_copy::arm(arrival, stale)?;
     arrival.ledger.borrow_mut().summary.armed_switch += armed;
     let sets = &mut *arrival.sets.borrow_mut();
-    for gfn in stale.gfns() {
-        sets.present.remove(gfn);
-        sets.missing += u64::from(sets.absent.insert(gfn));
-    }
+    stale.gfns().for_each(|gfn| sets.mark_stale(gfn));
     Ok(())
 }
 
 /// Gets what is stale and cannot be armed.
 async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     // None of them comes back that has come: from the first on it is looked for the next.
-    let next_stubborn = |from| {
-        let sets = arrival.sets.borrow();
-        sets.absent.next_outside(&sets.armed, from)
-    };
+    let next_stubborn = |from| arrival.sets.borrow().next_stubborn(from);
     let mut next = next_stubborn(Gfn(0));
     while next.is_some() {
         let mut batch = heapless::Vec::<_, BATCH>::new();

@@ -4,6 +4,7 @@
 mod connections;
 pub(crate) mod faults;
 pub(crate) mod pages;
+pub(crate) mod sets;
 pub(crate) mod verifier;
 
 use alloc::rc::Rc;
@@ -31,7 +32,7 @@ use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message};
 use connections::Connections;
 use faults::Faults;
-use pages::Sets;
+use sets::Sets;
 use verifier::Verifier;
 
 /// What a source may say on each.
@@ -215,7 +216,7 @@ impl<T: Target> Arrival<T> {
         let (summary, sets) = (&ledger.summary, self.sets.borrow());
         let (done, total) = match stage {
             1 => (summary.stage1_pages.min(summary.pages), summary.pages),
-            _ => (summary.stage3_pages, summary.stage3_pages + sets.missing),
+            _ => (summary.stage3_pages, summary.stage3_pages + sets.missing()),
         };
         let bytes = ledger.stage_bytes(self.connections.bytes());
         let faults = ledger.waits.count() + self.faults.waiting().len() as u64;

@@ -21,7 +21,7 @@ use crate::ledger::Stage;
 use crate::limits::{LAST_WORD, PEER_WAIT, UNCOMMITTED, WATCH};
 use crate::messages::{Inlet, SharedOutlet};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
-use crate::target::pages::Sets;
+use crate::target::sets::Sets;
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
 use crate::wire::{Message, Purpose, Welcome};
@@ -212,7 +212,7 @@ async fn fill<P: Platform>(
         arrival.timer.yield_now().await;
     }
     // It may have grown on its way, and no page beyond what the note says is looked at when the guest is adopted.
-    let frames = arrival.sets.borrow().ram.frames();
+    let frames = arrival.sets.borrow().frames();
     *arrival.notes.borrow_mut() = Notes::new(host, &Note { frames, ..note.clone() });
     switchover::prepare(arrival).await
 }

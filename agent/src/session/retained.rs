@@ -83,8 +83,24 @@ pub(super) async fn see_off<P: Platform>(
             }
         };
     };
+    finish(host, departure, claim, invitation, ending, committed).await;
+}
+
+/// The end of such a session: the target hears of it, and the guest is destroyed once it has all of it.
+async fn finish<P: Platform>(
+    host: &Host<P>,
+    mut departure: Departure<P::Source>,
+    claim: Claim,
+    invitation: Invitation,
+    ending: Ending,
+    committed: Committed,
+) {
+    let mut to_destroy = None;
     let (answer, state) = match ending {
-        Ending::Complete => (Answer::Complete, State::Complete),
+        Ending::Complete => {
+            to_destroy = Some(committed);
+            (Answer::Complete, State::Complete)
+        }
         Ending::Lost => {
             log::error!("{}: {}", departure.toolstack.id, Refusal::Lost);
             over(Refusal::Lost)
@@ -92,8 +108,8 @@ pub(super) async fn see_off<P: Platform>(
         Ending::Revoked => over(departure.take_back(committed).await),
     };
     let _ = host.timer.within(LAST_WORD, departure.connections.control.send(answer.message())).await;
-    if ending == Ending::Complete {
-        departure.destroy(&claim).await;
+    if let Some(committed) = to_destroy {
+        departure.destroy(&claim, &committed).await;
     }
     departure.close(state);
     departure.connections.bulk.connection().abort();
@@ -153,8 +169,8 @@ fn over(refusal: Refusal) -> (Answer, State) {
 
 impl<S: Source> Departure<S> {
     /// Frees the guest's memory: the target has all of it.
-    async fn destroy(&mut self, claim: &Claim) {
-        if let Err(error) = self.free(claim).await {
+    async fn destroy(&mut self, claim: &Claim, committed: &Committed) {
+        if let Err(error) = self.free(claim, committed).await {
             log::warn!("{}: the guest's memory is freed all at once: {error}", self.toolstack.id);
         }
         let _ = self.insist("the guest that has left cannot be destroyed", S::destroy).await;
@@ -175,7 +191,7 @@ impl<S: Source> Departure<S> {
     /// Frees the guest's pages bit by bit, as long as there are many or this agent has other guests in hand. To destroy the domain
     /// with all of its memory is one hypercall, and nobody is served for as long as that takes, nor any session begun; when
     /// nobody is to be served, it takes least.
-    async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
+    async fn free(&mut self, claim: &Claim, _: &Committed) -> Result<(), PlatformError> {
         let mut next = Gfn(0);
         while let Some(mut chunk) = self.pages.chunk(next) {
             next = chunk.end();

@@ -138,7 +138,7 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
     }
     arrival.begin(Stage::DirtyCopy);
     // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
-    let whole = timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
+    let whole = timer.wait_for(|| (arrival.sets.borrow().missing() == 0 && arrival.ran.get()).then_some(()));
     match select(whole, dirty_copy::watch_faults(arrival)).await {
         Either::First(()) => insist(arrival, T::finish).await,
         Either::Second(never) => match never {},
@@ -254,7 +254,8 @@ async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Re
     let mut next = Gfn(0);
     loop {
         let sending = {
-            let absent = &arrival.sets.borrow().absent;
+            let sets = arrival.sets.borrow();
+            let absent = sets.absent();
             let Some(chunk) = absent.next_chunk(next, CHUNK) else { break };
             next = chunk.end();
             control.send_set(Kind::Missing, absent, chunk)

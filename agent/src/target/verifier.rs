@@ -69,7 +69,7 @@ impl<T: Target> Arrival<T> {
         let sets = &*self.sets.borrow();
         let mut here: heapless::Vec<(Gfn, Digest), BATCH> = heapless::Vec::new();
         for (gfn, digest) in digests.each() {
-            if !sets.ram.contains(gfn) {
+            if !sets.is_ram(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
             let Some(digest) = digest else {
@@ -77,13 +77,13 @@ impl<T: Target> Arrival<T> {
                 continue;
             };
             verifier.told.insert(gfn);
-            if sets.present.contains(gfn) && !sets.armed.contains(gfn) && !self.is_running() {
+            if sets.is_readable(gfn) && !self.is_running() {
                 let _ = here.push((gfn, digest));
                 continue;
             }
             let kept = match &mut verifier.kept {
                 Some(kept) => kept,
-                none => none.insert(Kept::new(&sets.absent, &mut self.memory.borrow_mut())?),
+                none => none.insert(Kept::new(sets.absent(), &mut self.memory.borrow_mut())?),
             };
             if !kept.set(gfn, Some(digest)) {
                 return Err(SessionError::Peer(PeerFault::MissingPages));
@@ -127,7 +127,7 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn check_digests(&self) -> Result<(), SessionError> {
         let verifier = &*self.verifier.borrow();
         let Some(verifier) = verifier else { return Ok(()) };
-        if verifier.told != self.sets.borrow().ram {
+        if verifier.told != *self.sets.borrow().ram() {
             return Err(SessionError::Peer(PeerFault::MissingPages));
         }
         match verifier.differing.next_from(Gfn(0)) {
