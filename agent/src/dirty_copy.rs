@@ -34,7 +34,7 @@ const MOST_BACKLOG: usize = IN_FLIGHT_BULK;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
-/// So many times that something pushed took are compared with the shortest of all.
+/// How many of the last push latencies are kept: their minimum is compared with the lowest of all.
 const LATELY: usize = 4;
 /// Most neighbours sent along with a demanded page.
 const NEIGHBOURS: u64 = 32;

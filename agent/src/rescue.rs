@@ -1,4 +1,4 @@
-//! A lost packet must not make a virtual CPU wait for TCP's timers.
+//! Asks by datagram for pages that a virtual CPU waits for and that a lost packet delays on TCP.
 //!
 //! TCP brings every page in the end, but smoltcp waits a second before it sends a lost packet once more, then two, then
 //! four, and everything behind it on the connection waits as well. So a page that somebody waits for and that has not

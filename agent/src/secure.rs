@@ -1,4 +1,4 @@
-//! How two agents know each other and keep what they say to themselves.
+//! Authenticates and encrypts the connections and datagrams between two agents.
 //!
 //! Every connection begins with a [`Preamble`] in clear, which only says what the connection is for. In sealed mode a
 //! Noise handshake follows ([`handshake`]): both agents prove that they hold the private key of their [`Identity`], and

@@ -1,4 +1,4 @@
-//! The end of what was sent on a connection, when it gets lost.
+//! Tail loss probes: small messages that make TCP notice when the last data it sent was lost.
 //!
 //! TCP notices a lost packet at once by what arrives behind it. Behind the last one nothing does: then only smoltcp's
 //! timer helps, after a second at the earliest, and in the switch a whole guest waits for it. So an end that is not

@@ -1,4 +1,4 @@
-//! What is still to be said when a session is over here.
+//! Delivers a finished session's last message until the peer has it, for the last eight sessions.
 //!
 //! A target that said it was ready and heard no more, or whose last word may not have been heard, calls again until it is
 //! answered; a source waits to be told. Each of them remembers only so many.

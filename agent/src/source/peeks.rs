@@ -1,4 +1,4 @@
-//! When to look at the dirty log, and how stage 1 gets on.
+//! When stage 1 reads the dirty log, and how many bytes of it may be in flight.
 
 use crate::limits::{ON_ITS_WAY, PEEK_EVERY};
 use crate::net::IN_FLIGHT_BULK;
