@@ -120,9 +120,6 @@ pub enum Wait {
 /// Why this agent will not move this guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Dirty pages cannot be logged.
-    #[error("this hypervisor cannot log which pages a guest dirties")]
-    NoDirtyLog,
     /// Pages of it are still elsewhere.
     #[error("pages of the guest have not arrived here from an earlier migration")]
     PagedOut,

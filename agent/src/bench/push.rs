@@ -134,7 +134,7 @@ impl Platform for Here {
     fn adopt_source(&mut self, _: DomId, _: [u8; 16], _: u64) -> Result<Still> {
         Err(PlatformError::Gone)
     }
-    fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: u64, _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
+    fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
         Err(PlatformError::Gone)
     }
     fn can_retain(&self) -> Result<()> {
@@ -154,10 +154,6 @@ struct Still(Vec<Page>);
 impl Guest for Still {
     fn info(&mut self) -> Result<GuestInfo> {
         unasked()
-    }
-
-    fn memo(&self) -> u64 {
-        0
     }
 }
 
@@ -219,6 +215,9 @@ impl SaveMachine for Still {
 }
 
 impl SourceHold for Still {
+    fn memo(&self) -> u64 {
+        0
+    }
     fn is_retained(&self) -> bool {
         true
     }
@@ -245,10 +244,6 @@ enum Nobody {}
 
 impl Guest for Nobody {
     fn info(&mut self) -> Result<GuestInfo> {
-        match *self {}
-    }
-
-    fn memo(&self) -> u64 {
         match *self {}
     }
 }

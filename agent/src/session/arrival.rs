@@ -90,8 +90,8 @@ async fn arrive<P: Platform>(
     };
     toolstack.state(State::Built { store: rings.store, console: rings.console });
 
-    let (memo, peer) = (target.memo(), callee.address);
-    let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
+    let peer = callee.address;
+    let note = Note { role: Role::Ready, domain, session, uuid, memo: 0, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, toolstack, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
@@ -142,7 +142,7 @@ pub(super) async fn adopt<P: Platform>(
         Role::Running => (Hold::Released, Phase::Released),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
     };
-    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold, note.frames);
+    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, hold, note.frames);
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
     let arrival = Arrival::new(host, toolstack, target, note, Sets::adopted(absent), pages, memory);
