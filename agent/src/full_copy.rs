@@ -38,8 +38,7 @@ pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copi
     departure.toolstack.state(State::Copying);
     departure.source.log_on()?;
     let mut next = Gfn(0);
-    while let Some(chunk) = departure.pages.chunk(next) {
-        next = chunk.end();
+    while let Some(chunk) = departure.pages.next_chunk(&mut next) {
         if departure.pages.find_ram(&mut departure.source, chunk)? {
             announce(departure, chunk).await?;
             if departure.mode == Mode::Postcopy {

@@ -137,8 +137,7 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     departure.grow()?;
     let mut next = Gfn(0);
-    while let Some(chunk) = departure.pages.chunk(next) {
-        next = chunk.end();
+    while let Some(chunk) = departure.pages.next_chunk(&mut next) {
         if departure.pages.look_again(&mut departure.source, chunk)? {
             full_copy::announce(departure, chunk).await?;
         }

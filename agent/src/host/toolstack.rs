@@ -7,6 +7,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::ops::ControlFlow;
+use core::time::Duration;
 
 use common::control::{self, AgentStatus, FailureCause, Progress, Request, RequestId, State, Summary};
 
@@ -30,6 +32,23 @@ impl Complaint {
         if self.0.is_power_of_two() {
             log::error!("{id}: {error}; trying again ({} times so far)", self.0);
         }
+    }
+}
+
+/// Does `work` until it has a result, with a `pause` and a [`Complaint`] after each error that may pass.
+pub(crate) async fn retry<T, E: fmt::Display>(
+    timer: &Timer,
+    id: &RequestId,
+    pause: Duration,
+    mut work: impl FnMut() -> ControlFlow<T, E>,
+) -> T {
+    let mut complaint = Complaint::default();
+    loop {
+        match work() {
+            ControlFlow::Break(result) => return result,
+            ControlFlow::Continue(error) => complaint.about(id, error),
+        }
+        timer.sleep(pause).await;
     }
 }
 

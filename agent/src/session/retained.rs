@@ -1,7 +1,9 @@
 //! The source's end after the commit: a guest that has left, whose pages are kept until the target has them all.
 
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::ToString;
+use core::ops::ControlFlow;
 use core::pin::pin;
 
 use common::Gfn;
@@ -14,7 +16,7 @@ use crate::host::budget::Want;
 use crate::host::claim::Claim;
 use crate::host::listener::{Called, Invitation};
 use crate::host::note::Note;
-use crate::host::toolstack::{Complaint, Toolstack};
+use crate::host::toolstack::{Toolstack, retry};
 use crate::host::{Host, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, XEN_RETRY};
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
@@ -178,14 +180,12 @@ impl<S: Source> Departure<S> {
 
     /// Asks the hypervisor for something after the commit until it is done, or the domain is gone.
     async fn insist(&mut self, what: &str, work: fn(&mut S) -> platform::Result<()>) -> platform::Result<()> {
-        let mut complaint = Complaint::default();
-        loop {
-            match work(&mut self.source) {
-                done @ (Ok(()) | Err(PlatformError::Gone)) => return done,
-                Err(error) => complaint.about(&self.toolstack.id, format_args!("{what}: {error}")),
-            }
-            self.timer.sleep(XEN_RETRY).await;
-        }
+        let Self { source, toolstack, timer, .. } = self;
+        let once = || match work(source) {
+            done @ (Ok(()) | Err(PlatformError::Gone)) => ControlFlow::Break(done),
+            Err(error) => ControlFlow::Continue(format!("{what}: {error}")),
+        };
+        retry(timer, &toolstack.id, XEN_RETRY, once).await
     }
 
     /// Frees the guest's pages bit by bit, as long as there are many or this agent has other guests in hand. To destroy the domain
@@ -193,8 +193,7 @@ impl<S: Source> Departure<S> {
     /// nobody is to be served, it takes least.
     async fn free(&mut self, claim: &Claim, _: &Committed) -> Result<(), PlatformError> {
         let mut next = Gfn(0);
-        while let Some(mut chunk) = self.pages.chunk(next) {
-            next = chunk.end();
+        while let Some(mut chunk) = self.pages.next_chunk(&mut next) {
             let few = self.source.info()?.pages <= AT_ONCE;
             self.pages.look(&mut self.source, chunk)?;
             while let Some(batch) = self.pages.next_found(&mut chunk) {

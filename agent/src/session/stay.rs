@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::future::Future;
+use core::ops::ControlFlow;
 use core::pin::{Pin, pin};
 
 use common::control::State;
@@ -17,7 +18,7 @@ use super::epilogue::Word;
 use crate::datagram::{self, DatagramSocket};
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::Host;
-use crate::host::toolstack::Complaint;
+use crate::host::toolstack::retry;
 use crate::ledger::Stage;
 use crate::limits::{COMMITTED, CONTROL_LOST, RECALL_AFTER, WATCH, WATCH_START, XEN_RETRY};
 use crate::messages::{Inlet, Outlet};
@@ -147,13 +148,11 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
 
 /// Asks the hypervisor for something after the commit, when nobody is helped by giving up, until it is done.
 async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::platform::Result<()>) {
-    let mut complaint = Complaint::default();
-    loop {
-        let done = work(&mut arrival.target.borrow_mut());
-        let Err(error) = done else { return };
-        complaint.about(&arrival.toolstack.id, error);
-        arrival.timer.sleep(XEN_RETRY).await;
-    }
+    let once = || match work(&mut arrival.target.borrow_mut()) {
+        Ok(()) => ControlFlow::Break(()),
+        Err(error) => ControlFlow::Continue(error),
+    };
+    retry(&arrival.timer, &arrival.toolstack.id, XEN_RETRY, once).await;
 }
 
 /// Notices that the guest begins to run. Ends when the domain is gone.

@@ -1,11 +1,13 @@
 //! How the target's pages come to where they belong.
 
+use core::ops::ControlFlow;
+
 use common::{BATCH, Content, Fault, Gfn, cost};
 
 use super::Arrival;
 use super::sets::Sets;
 use crate::error::{PeerFault, Refusal, SessionError};
-use crate::host::toolstack::Complaint;
+use crate::host::toolstack::retry;
 use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
 use crate::tasks::Instant;
@@ -82,19 +84,13 @@ impl<T: Target> Arrival<T> {
     /// As [`Arrival::place`], once the guest may run: then nobody is helped by giving up, and a page that cannot be filled
     /// now is tried again until it can.
     pub(crate) async fn place_for_good(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
-        let mut complaint = Complaint::default();
-        loop {
-            let error = match self.place(pages) {
-                Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable)))
-                    if self.is_running() =>
-                {
-                    error
-                }
-                placed => return placed,
-            };
-            complaint.about(&self.toolstack.id, error);
-            self.timer.sleep(PAGE_RETRY).await;
-        }
+        let once = || match self.place(pages) {
+            Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable))) if self.is_running() => {
+                ControlFlow::Continue(error)
+            }
+            placed => ControlFlow::Break(placed),
+        };
+        retry(&self.timer, &self.toolstack.id, PAGE_RETRY, once).await
     }
 
     /// Gives frames back that are RAM no more, before the guest runs here.
