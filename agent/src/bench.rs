@@ -16,9 +16,9 @@ use core::task::Poll;
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page, PageMask, PublicKey};
 use smoltcp::phy::{self, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 
-use crate::channel::{Inlet, Outlet};
 use crate::command_line::AgentOptions;
 use crate::digest::{self, Digest};
+use crate::messages::{Inlet, Outlet};
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net, SPARE};
 use crate::secure::record::{Direction, Key, LENGTH, MAX_PAYLOAD, TAG};
 use crate::secure::{Link, Security};
@@ -199,7 +199,7 @@ impl End {
         let line = format!("ip=10.0.0.{number}/24 port=7");
         let options = AgentOptions::parse(&line).expect("a command line");
         let config = options.config([2, 0, 0, 0, 0, number], 0, Security::Plain);
-        let net = Net::new(&config, &mut cable, u64::from(number), Instant::default());
+        let net = Net::new(&config.network(), &mut cable, u64::from(number), Instant::default());
         Self { net: Rc::new(RefCell::new(net)), cable }
     }
 

@@ -1,33 +1,13 @@
 //! What the agent is started with.
 
-use core::net::Ipv4Addr;
-use core::ops::RangeInclusive;
-
 use common::control::Interface;
 
+use crate::net;
+pub use crate::net::{Address, MTU};
 use crate::secure::Security;
 
 /// The port agents listen on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7077;
-
-/// What `mtu=` may be: from what every IPv4 network carries to what any is known to.
-pub const MTU: RangeInclusive<u16> = 576..=9216;
-
-/// How the agent comes to its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// It asks the network.
-    Dhcp,
-    /// It is told.
-    Static {
-        /// Its own address.
-        address: Ipv4Addr,
-        /// Bits of the network's prefix.
-        prefix: u8,
-        /// The way to other networks.
-        gateway: Option<Ipv4Addr>,
-    },
-}
 
 /// What the agent is started with.
 #[derive(Clone, Debug)]
@@ -48,4 +28,11 @@ pub struct Config {
     pub security: Security,
     /// The network interface that carries packets, to be told; nothing if nobody knows.
     pub nic: Option<Interface>,
+}
+
+impl Config {
+    /// What of it the network takes.
+    pub(crate) fn network(&self) -> net::Settings {
+        net::Settings { address: self.address, port: self.port, mtu: self.mtu, mac: self.mac }
+    }
 }

@@ -61,14 +61,14 @@ impl DatagramPort {
         Self { net, timer, port, mailboxes: RefCell::default(), stray: Cell::new(0) }
     }
 
-    /// Opens the channel of this end of a session to the agent at `peer`, until it is dropped.
+    /// Opens the socket of this end of a session to the agent at `peer`, until it is dropped.
     pub(crate) fn open(
         self: &Rc<Self>,
         session: SessionToken,
         end: End,
         sealing: Datagrams,
         peer: SocketAddrV4,
-    ) -> DatagramChannel {
+    ) -> DatagramSocket {
         let net = &mut *self.net.borrow_mut();
         net.open_datagrams(self.port);
         let session = SessionName::of(session);
@@ -81,7 +81,7 @@ impl DatagramPort {
         };
         let mailbox = Rc::new(Mailbox { name, unread: RefCell::default() });
         self.mailboxes.borrow_mut().push(Rc::downgrade(&mailbox));
-        DatagramChannel { datagram_port: self.clone(), mailbox, to, sealing, peer, scratch: Vec::new(), refused: 0 }
+        DatagramSocket { datagram_port: self.clone(), mailbox, to, sealing, peer, scratch: Vec::new(), refused: 0 }
     }
 
     /// Takes a turn: sorts what has come.
@@ -126,8 +126,8 @@ fn split(datagram: &[u8]) -> Option<(&[u8; 16], u64, &[u8])> {
     Some((name, u64::from_le_bytes(*counter), body))
 }
 
-/// A session's channel to the other agent.
-pub(crate) struct DatagramChannel {
+/// A session's socket to the other agent.
+pub(crate) struct DatagramSocket {
     datagram_port: Rc<DatagramPort>,
     mailbox: Rc<Mailbox>,
     /// What stands on a datagram for the other end.
@@ -139,7 +139,7 @@ pub(crate) struct DatagramChannel {
     pub(crate) refused: u64,
 }
 
-impl DatagramChannel {
+impl DatagramSocket {
     /// Where the peer's agent listens.
     pub(crate) fn peer(&self) -> SocketAddrV4 {
         self.peer
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
     use crate::secure::{Link, Preamble, Protection};
     use crate::testing::Pair;
-    use crate::wire::Channel;
+    use crate::wire::ConnectionRole;
     use common::Gfn;
 
     const HOME: &str = "10.0.0.1:7077";
@@ -217,7 +217,7 @@ mod tests {
     fn read(
         pair: &mut Pair,
         datagram_port: &DatagramPort,
-        channel: &mut DatagramChannel,
+        socket: &mut DatagramSocket,
         datagrams: &[&[u8]],
     ) -> Vec<u64> {
         let home = HOME.parse().unwrap();
@@ -227,7 +227,7 @@ mod tests {
         deliver(pair);
         datagram_port.poll();
         let mut stamps = Vec::new();
-        while channel.receive(|_, from, rescue| match rescue {
+        while socket.receive(|_, from, rescue| match rescue {
             Rescue::Probe(stamp) if from == home => stamps.push(stamp),
             other => panic!("{other:?} from {from}"),
         }) {}
@@ -237,18 +237,21 @@ mod tests {
     #[test]
     fn only_what_the_peer_sent_to_this_session_is_read_and_only_once() {
         let mut pair = Pair::new();
-        let preamble =
-            Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName::of(SESSION) };
+        let preamble = Preamble {
+            protection: Protection::Sealed,
+            role: ConnectionRole::Control,
+            session: SessionName::of(SESSION),
+        };
         let wire = pair.wire();
         let ([there, here], _) = pair.shake_hands(wire, preamble);
         let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
+        let mut socket = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
 
         let genuine: Vec<Vec<u8>> = (0..3).map(|stamp| sealed(&there, SESSION, &Rescue::Probe(stamp))).collect();
         // Out of order, and one twice.
         let sent = [&genuine[1][..], &genuine[0], &genuine[1]];
-        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &sent), [1, 0]);
-        assert_eq!(channel.refused, 1);
+        assert_eq!(read(&mut pair, &datagram_port, &mut socket, &sent), [1, 0]);
+        assert_eq!(socket.refused, 1);
 
         let mut changed = genuine[2].clone();
         *changed.last_mut().unwrap() ^= 1;
@@ -256,16 +259,16 @@ mod tests {
         renumbered[16] ^= 8;
         let reflected = sealed(&here, SESSION, &Rescue::Probe(7));
         let short = &genuine[2][..30];
-        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&changed, &renumbered, &reflected, short]), []);
-        assert_eq!((channel.refused, datagram_port.stray.get()), (5, 0));
+        assert_eq!(read(&mut pair, &datagram_port, &mut socket, &[&changed, &renumbered, &reflected, short]), []);
+        assert_eq!((socket.refused, datagram_port.stray.get()), (5, 0));
 
         let strange = sealed(&there, SessionToken([8; 16]), &Rescue::Probe(7));
         let long = vec![9; LONGEST + 1];
-        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&strange, &long, &[9; 20], &[]]), []);
-        assert_eq!((channel.refused, datagram_port.stray.get()), (5, 4));
+        assert_eq!(read(&mut pair, &datagram_port, &mut socket, &[&strange, &long, &[9; 20], &[]]), []);
+        assert_eq!((socket.refused, datagram_port.stray.get()), (5, 4));
 
         // None of this was in the way of what is genuine.
-        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&genuine[2]]), [2]);
+        assert_eq!(read(&mut pair, &datagram_port, &mut socket, &[&genuine[2]]), [2]);
     }
 
     #[test]
@@ -292,17 +295,17 @@ mod tests {
     fn who_is_not_where_the_peer_is_is_not_read() {
         let (mut pair, [there, here]) = Pair::plain();
         let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
+        let mut socket = datagram_port.open(SESSION, End::Source, here.datagrams(), "10.0.0.2:7077".parse().unwrap());
         let datagram = sealed(&there, SESSION, &Rescue::Probe(1));
-        assert_eq!(read(&mut pair, &datagram_port, &mut channel, &[&datagram]), []);
-        assert_eq!(channel.refused, 1);
+        assert_eq!(read(&mut pair, &datagram_port, &mut socket, &[&datagram]), []);
+        assert_eq!(socket.refused, 1);
     }
 
     #[test]
     fn a_flood_costs_no_more_than_a_mailbox() {
         let (mut pair, [there, here]) = Pair::plain();
         let datagram_port = Rc::new(DatagramPort::new(pair.net.clone(), pair.timer.clone(), 7077));
-        let mut channel = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
+        let mut socket = datagram_port.open(SESSION, End::Source, here.datagrams(), HOME.parse().unwrap());
         for _ in 0..10 {
             let piece = Rescue::Piece { gfn: Gfn(1), index: 0, bytes: &[1; crate::wire::PIECE] };
             let flood: Vec<Vec<u8>> = (0..30).map(|_| sealed(&there, SESSION, &piece)).collect();
@@ -313,11 +316,11 @@ mod tests {
             datagram_port.poll();
         }
         let mut unread = 0;
-        while channel.receive(|_, _, _| ()) {
+        while socket.receive(|_, _, _| ()) {
             unread += 1;
         }
         assert_eq!(unread, UNREAD);
-        drop(channel);
+        drop(socket);
         datagram_port.poll();
         assert!(datagram_port.mailboxes.borrow().is_empty());
     }

@@ -1,4 +1,4 @@
-//! What a page holds, in eight bytes: for telling whether both hosts hold the same.
+//! 64-bit digests of pages, to compare the memory of both hosts.
 //!
 //! A digest finds faults; it does not stop a liar. xxh3 is fast and not cryptographic.
 

@@ -13,19 +13,18 @@ use common::control::{Progress, State};
 use common::{BATCH, Gfn, PAGE_SIZE, Span};
 use embassy_futures::select::{Either, select};
 
-use crate::channel::Inlet;
-use crate::datagram::DatagramChannel;
+use crate::datagram::DatagramSocket;
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
+use crate::messages::Inlet;
 use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
 use crate::rescue;
 use crate::source::{Batch, Committed, Departure, Phase};
 use crate::target::Arrival;
 use crate::tasks::Instant;
-use crate::verify;
 use crate::wire::{Cause, Message};
 
 /// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
@@ -35,7 +34,7 @@ const MOST_BACKLOG: usize = IN_FLIGHT_BULK;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
-/// So many times that something pushed took are compared with the shortest of all.
+/// How many of the last push latencies are kept: their minimum is compared with the lowest of all.
 const LATELY: usize = 4;
 /// Most neighbours sent along with a demanded page.
 const NEIGHBOURS: u64 = 32;
@@ -321,9 +320,9 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
 }
 
 /// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> SessionError {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> SessionError {
     arrival.timer.wait_for(|| arrival.is_running().then_some(())).await;
-    match select(say_demands(arrival), rescue::ask(arrival, channel)).await {
+    match select(say_demands(arrival), rescue::ask(arrival, socket)).await {
         Either::First(error) => error,
         Either::Second(never) => match never {},
     }
@@ -344,7 +343,7 @@ pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inle
     loop {
         let placed = match bulk.next().await {
             Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place_for_good(&pages).await,
-            Ok(Message::Digests(digests)) => verify::take(arrival, &digests),
+            Ok(Message::Digests(digests)) => arrival.take_digests(&digests),
             Ok(_) => Err(SessionError::Peer(PeerFault::OutOfTurn)),
             Err(error) => Err(error),
         };

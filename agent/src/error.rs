@@ -1,5 +1,5 @@
-//! Everything that can go wrong, a layer an enum. What an error says is one sentence that an operator can act on; its type says
-//! who is to blame.
+//! Every error of this library, a type for each layer, which says who is to blame. What people are told of one is a sentence that
+//! an operator can act on.
 
 use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
@@ -120,9 +120,6 @@ pub enum Wait {
 /// Why this agent will not move this guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
-    /// Dirty pages cannot be logged.
-    #[error("this hypervisor cannot log which pages a guest dirties")]
-    NoDirtyLog,
     /// Pages of it are still elsewhere.
     #[error("pages of the guest have not arrived here from an earlier migration")]
     PagedOut,
@@ -302,6 +299,25 @@ pub enum LinkError {
     /// This agent cannot open another connection.
     #[error("no further connection can be opened")]
     Full,
+}
+
+/// A sealed record, or what is sealed like one, that is not what the other side sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changed;
+
+impl From<Changed> for LinkError {
+    fn from(_: Changed) -> Self {
+        Self::Changed
+    }
+}
+
+/// What a caller said that is no preamble of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoPreamble {
+    /// It is none at all.
+    Strange,
+    /// It is one of another version, and has this where the session's name would be.
+    Version(VersionMismatch, [u8; 16]),
 }
 
 /// What a peer sent that no correct agent sends.

@@ -38,8 +38,7 @@ pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copi
     departure.toolstack.state(State::Copying);
     departure.source.log_on()?;
     let mut next = Gfn(0);
-    while let Some(chunk) = departure.pages.chunk(next) {
-        next = chunk.end();
+    while let Some(chunk) = departure.pages.next_chunk(&mut next) {
         if departure.pages.find_ram(&mut departure.source, chunk)? {
             announce(departure, chunk).await?;
             if departure.mode == Mode::Postcopy {
@@ -164,7 +163,7 @@ fn populate<T: Target>(arrival: &Arrival<T>, announced: &Set<'_>) -> Result<(), 
     let begun = arrival.timer.now();
     let base = announced.first().0;
     let mut fresh = PageSet::new(announced.count());
-    fresh.extend(announced.gfns().filter(|gfn| sets.ram.insert(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
+    fresh.extend(announced.gfns().filter(|gfn| sets.announce(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
     for run in fresh.runs(fresh.bound()) {
         let (mut next, end) = (base + run.first.0, base + run.end().0);
         while next < end {
@@ -203,10 +202,10 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         while batch.len() < BATCH
             && let Some(gfn) = gfns.next()
         {
-            if !sets.ram.contains(gfn) {
+            if !sets.is_ram(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
-            if !sets.armed.contains(gfn) {
+            if !sets.is_armed(gfn) {
                 let _ = batch.push(gfn);
             }
         }
@@ -215,7 +214,7 @@ pub(crate) fn arm<T: Target>(arrival: &Arrival<T>, set: &Set<'_>) -> Result<u64,
         }
         let arming = &mut arrival.ledger.borrow_mut().steps.arm;
         let mask = arrival.timer.spend(arming, || target.arm(&batch))?;
-        sets.armed.extend(mask.pick(batch));
+        sets.arm(mask.pick(batch));
         armed += mask.count() as u64;
     }
 }

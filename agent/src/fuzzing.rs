@@ -14,12 +14,12 @@ use common::PublicKey;
 use common::control::SessionToken;
 use embassy_futures::select::{Either, select};
 
-use crate::channel::Inlet;
 use crate::command_line::AgentOptions;
 use crate::datagram::{DatagramPort, End};
 use crate::error::LinkError;
 use crate::host::listener::{Listener, PendingSessions};
 use crate::host::note::Note;
+use crate::messages::Inlet;
 use crate::net::{Buffers, Connection};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::record::{Direction, Key};
@@ -28,7 +28,7 @@ use crate::source::inbox::HEARD;
 use crate::target::{BULKS, CONTROLS};
 use crate::tasks::poll_once;
 use crate::testing::{ADDRESS, Pair, identity, take};
-use crate::wire::{Channel, Kind, Purpose, Rescue};
+use crate::wire::{ConnectionRole, Kind, Purpose, Rescue};
 
 pub use network::network;
 
@@ -174,7 +174,7 @@ fn note(bytes: &[u8]) {
 
 /// What agents say first that call for the session.
 fn preamble() -> Preamble {
-    Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName::of(SESSION) }
+    Preamble { protection: Protection::Sealed, role: ConnectionRole::Control, session: SessionName::of(SESSION) }
 }
 
 /// Agents 1 and 2, which know each other.

@@ -17,7 +17,6 @@ extern crate std;
 
 #[cfg(feature = "bench")]
 pub mod bench;
-mod channel;
 pub mod command_line;
 pub mod config;
 mod datagram;
@@ -30,6 +29,7 @@ pub mod fuzzing;
 mod host;
 mod ledger;
 mod limits;
+mod messages;
 mod net;
 pub mod os;
 pub mod platform;
@@ -53,7 +53,6 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::net::Ipv4Addr;
-use core::time::Duration;
 
 use common::control::{AgentStatus, Size};
 use common::cost;
@@ -69,6 +68,7 @@ use host::claim::Domains;
 use host::listener::{self, Listener, PendingSessions};
 use host::peers::Peers;
 use host::toolstack::Registry;
+use limits::DEVICE_FULL;
 use net::Net;
 use platform::{Platform, Store};
 use secure::handshake::Entropy;
@@ -80,8 +80,6 @@ const TURNS: usize = 16;
 const SMALL: usize = 1 << 20;
 /// What no session may have. How large smoltcp's own structures are, the compiler decides.
 const _: () = assert!(cost::FIXED >= listener::MEMORY + net::MEMORY + SMALL);
-/// How soon to look again when the network device takes no more for now.
-const DEVICE_FULL: Duration = Duration::from_micros(500);
 
 /// When [`Agent::poll`] wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +119,7 @@ where
         let platform = Rc::new(RefCell::new(platform));
         let clock = platform.clone();
         let timer = Timer::new(move || clock.borrow().now());
-        let net = Net::new(&config, &mut device, u64::from_le_bytes(seed), timer.now());
+        let net = Net::new(&config.network(), &mut device, u64::from_le_bytes(seed), timer.now());
         let net = Rc::new(RefCell::new(net));
         let config = Rc::new(config);
         let pending = Rc::new(PendingSessions::default());

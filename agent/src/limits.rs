@@ -1,4 +1,4 @@
-//! How long anybody waits for anybody, and how often something is tried again, each with its reason.
+//! How long anybody waits for anybody, and how often something is done or tried again, each with its reason.
 
 use core::time::Duration;
 
@@ -13,6 +13,10 @@ pub(crate) const INTRODUCTION_WAIT: Duration = Duration::from_secs(5);
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a closed connection may go on delivering what it still holds.
 pub(crate) const LINGER: Duration = Duration::from_secs(30);
+/// How often a caller that was turned away is worth a line.
+pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How soon to look again when the network device takes no more for now.
+pub(crate) const DEVICE_FULL: Duration = Duration::from_micros(500);
 /// How long a smaller packet size is kept before a further connection tries large packets again.
 pub(crate) const PATH_MTU_KEPT: Duration = Duration::from_secs(600);
 
@@ -48,6 +52,16 @@ pub(crate) const SUSPEND_POLL: Duration = Duration::from_millis(5);
 /// How long the target may take to be ready.
 pub(crate) const READY_WAIT: Duration = Duration::from_secs(60);
 
+// Stages 1 and 2, which take turns with the guest's own traffic.
+
+/// How often stage 1 is looked at, at the most.
+pub(crate) const PEEK_EVERY: Duration = Duration::from_millis(50);
+/// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
+/// between.
+pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(50);
+/// How long sending recently dirtied pages ahead may take: it is part of the downtime.
+pub(crate) const AHEAD: Duration = Duration::from_millis(10);
+
 // From `Ready` and the commit on: nothing ends the migration, connections are made anew.
 
 /// How long nothing may arrive on the control connection before both are given up.
@@ -71,3 +85,32 @@ pub(crate) const XEN_RETRY: Duration = Duration::from_secs(1);
 pub(crate) const WATCH: Duration = Duration::from_secs(1);
 /// The same of a guest that the toolstack is about to start.
 pub(crate) const WATCH_START: Duration = Duration::from_millis(20);
+
+// What is lost on the way, and noticed before TCP's timer does.
+
+/// What a round trip is taken to be before one has been measured.
+pub(crate) const FIRST_RTT: Duration = Duration::from_millis(10);
+/// What may come on top of round trips: the ends do other things as well.
+pub(crate) const RTT_SLACK: Duration = Duration::from_millis(2);
+/// What an acknowledgement takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
+pub(crate) const LONGEST_ACK: Duration = Duration::from_millis(100);
+/// How often to look whether packets that are lost again and again are too large.
+pub(crate) const TOO_LARGE_EVERY: Duration = Duration::from_secs(1);
+/// How often the round trip of datagrams is measured, how often before the first has come back, and how often once none seems
+/// to come through.
+pub(crate) const PROBE_EVERY: Duration = Duration::from_millis(20);
+pub(crate) const PROBE_AGAIN: Duration = Duration::from_millis(10);
+pub(crate) const PROBE_SELDOM: Duration = Duration::from_secs(1);
+/// What an echo takes at most, for all we know.
+pub(crate) const LONGEST_ECHO: Duration = Duration::from_secs(1);
+/// The longest time between two requests for a page.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long after some pages were asked for others may be, so that those share a datagram.
+pub(crate) const REQUEST_EVERY: Duration = Duration::from_millis(1);
+/// How often one more page may be asked for by datagram, once a burst has been.
+pub(crate) const PAGE_EVERY: Duration = Duration::from_micros(200);
+
+// The toolstack.
+
+/// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
+pub(crate) const PROGRESS_EVERY: Duration = Duration::from_secs(1);

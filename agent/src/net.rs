@@ -11,6 +11,7 @@ pub(crate) mod path_mtu;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
+use core::ops::RangeInclusive;
 
 use smoltcp::iface::{Config as InterfaceConfig, Interface, PollIngressSingleResult, PollResult};
 use smoltcp::iface::{SocketHandle, SocketSet};
@@ -18,7 +19,6 @@ use smoltcp::phy::Device;
 use smoltcp::socket::{Socket, dhcpv4, tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
-use crate::config::{Address, Config};
 use crate::tasks::Instant;
 pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use ingress_filter::IngressFilter;
@@ -40,6 +40,35 @@ pub(crate) const MEMORY: usize = loopback::MEMORY
     + LINGERING * (IN_FLIGHT_BULK + SPARE + (4 << 10))
     + 2 * (DATAGRAM_BYTES + DATAGRAMS * size_of::<udp::PacketMetadata>());
 
+/// What `mtu=` may be: from what every IPv4 network carries to what any is known to.
+pub const MTU: RangeInclusive<u16> = 576..=9216;
+
+/// How the agent comes to its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// It asks the network.
+    Dhcp,
+    /// It is told.
+    Static {
+        /// Its own address.
+        address: Ipv4Addr,
+        /// Bits of the network's prefix.
+        prefix: u8,
+        /// The way to other networks.
+        gateway: Option<Ipv4Addr>,
+    },
+}
+
+/// What the network is brought up with.
+pub(crate) struct Settings {
+    pub(crate) address: Address,
+    /// Where others call.
+    pub(crate) port: u16,
+    /// Bytes of the largest IP packet; `None` leaves it to the interface.
+    pub(crate) mtu: Option<u16>,
+    pub(crate) mac: [u8; 6],
+}
+
 /// The interface and all sockets.
 pub(crate) struct Net {
     interface: Interface,
@@ -58,19 +87,19 @@ pub(crate) struct Net {
 
 impl Net {
     /// Brings the interface up. `seed` makes sequence numbers and ports hard to guess.
-    pub(crate) fn new<D: Device + ?Sized>(config: &Config, device: &mut D, seed: u64, now: Instant) -> Self {
-        let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
-        let mut settings = InterfaceConfig::new(mac);
-        settings.random_seed = seed;
+    pub(crate) fn new<D: Device + ?Sized>(settings: &Settings, device: &mut D, seed: u64, now: Instant) -> Self {
+        let mac = HardwareAddress::Ethernet(EthernetAddress(settings.mac));
+        let mut config = InterfaceConfig::new(mac);
+        config.random_seed = seed;
         let capabilities = device.capabilities();
-        let mtu = config.mtu.map_or(capabilities.ip_mtu(), usize::from);
+        let mtu = settings.mtu.map_or(capabilities.ip_mtu(), usize::from);
         let path = PathMtu::new(mtu, capabilities.segmentation.tcpv4.is_some());
         let mut interface =
-            Interface::new(settings, &mut IngressFilter { device, port: config.port, path: &path }, instant(now));
+            Interface::new(config, &mut IngressFilter { device, port: settings.port, path: &path }, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
         // Before all others: the sockets are served in this order.
         let datagrams = sockets.add(udp::Socket::new(datagram_buffer(), datagram_buffer()));
-        let dhcp = match config.address {
+        let dhcp = match settings.address {
             Address::Dhcp => Some(sockets.add(dhcp_socket())),
             Address::Static { address, prefix, gateway } => {
                 set_address(&mut interface, Some(Ipv4Cidr::new(address, prefix)), gateway);
@@ -78,16 +107,16 @@ impl Net {
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        let loopback = Loopback::new(EthernetAddress(config.mac));
+        let loopback = Loopback::new(EthernetAddress(settings.mac));
         Self {
             interface,
             sockets,
             datagrams,
             dhcp,
             loopback,
-            port: config.port,
+            port: settings.port,
             path,
-            told_mtu: config.mtu.is_some(),
+            told_mtu: settings.mtu.is_some(),
             next_port,
             lingering: Vec::new(),
         }

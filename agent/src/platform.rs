@@ -72,18 +72,17 @@ pub trait Platform {
     /// Opens a guest that an earlier life of this agent was sending away, and changes nothing about it yet: its dirty log
     /// may be on, it may be suspended and held by that life's pause count, and it may be retained
     /// ([`SourceHold::is_retained`]). [`SourceHold::give_back`] then undoes all of that, [`SourceMemory::read`],
-    /// [`SourceMemory::find_ram`] and [`SourceHold::destroy`] work as ever. `memo` is what [`Guest::memo`] gave that life;
+    /// [`SourceMemory::find_ram`] and [`SourceHold::destroy`] work as ever. `memo` is what [`SourceHold::memo`] gave that life;
     /// a domain with another `uuid` is refused.
     fn adopt_source(&mut self, domain: DomId, uuid: [u8; 16], memo: u64) -> Result<Self::Source>;
     /// Opens a guest that an earlier life of this agent was filling, and takes over its faults; gives the frames that are
-    /// still absent, too. Whoever waits already for one of them shows as a [`Fault`](common::Fault) again. `memo` is what
-    /// [`Guest::memo`] gave that life; a domain with another `uuid` is refused, untouched. That life had made none absent at
-    /// or beyond `frames`, which is as far as the set reaches. Takes no more memory than that set and what the target keeps.
+    /// still absent, too. Whoever waits already for one of them shows as a [`Fault`](common::Fault) again. A domain with
+    /// another `uuid` is refused, untouched. That life had made none absent at or beyond `frames`, which is as far as the set
+    /// reaches. Takes no more memory than that set and what the target keeps.
     fn adopt_target(
         &mut self,
         domain: DomId,
         uuid: [u8; 16],
-        memo: u64,
         hold: Hold,
         frames: u64,
     ) -> Result<(Self::Target, PageSet)>;
@@ -101,9 +100,6 @@ pub trait Platform {
 pub trait Guest {
     /// What the guest is now.
     fn info(&mut self) -> Result<GuestInfo>;
-    /// What a later life of the agent must know to adopt this guest. Opaque to the agent; valid from the beginning at the
-    /// source, after [`LoadMachine::build`] at the target.
-    fn memo(&self) -> u64;
 }
 
 /// A guest that leaves: one provider for each thing that is asked of it.

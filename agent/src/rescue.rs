@@ -1,4 +1,4 @@
-//! A lost packet must not make a virtual CPU wait for TCP's timers.
+//! Asks by datagram for pages that a virtual CPU waits for and that a lost packet delays on TCP.
 //!
 //! TCP brings every page in the end, but smoltcp waits a second before it sends a lost packet once more, then two, then
 //! four, and everything behind it on the connection waits as well. So a page that somebody waits for and that has not
@@ -17,38 +17,31 @@ use core::time::Duration;
 use common::{BATCH, Content, Gfn, PAGE_SIZE, Page};
 use embassy_futures::select::select;
 
-use crate::datagram::DatagramChannel;
+use crate::datagram::DatagramSocket;
+use crate::limits::{
+    FIRST_RTT, LONGEST_ECHO, LONGEST_PAUSE, PROBE_AGAIN, PROBE_EVERY, PROBE_SELDOM, REQUEST_EVERY, RTT_SLACK,
+};
 use crate::platform::Target;
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
 use crate::tasks::{Instant, ns};
 use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
 
-/// What the way is taken to be before it has been measured.
-const FIRST_GUESS: Duration = Duration::from_millis(10);
-/// How often it is measured, and how often while nothing has come back.
-const PROBE_EVERY: Duration = Duration::from_millis(20);
-const PROBE_AGAIN: Duration = Duration::from_millis(10);
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
-const PROBE_SELDOM: Duration = Duration::from_secs(1);
-/// The longest time between two requests for a page.
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
-/// What an echo takes at most, for all we know.
-const LONGEST_ECHO: Duration = Duration::from_secs(1);
 
 /// Asks for pages that are late. Never ends.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, channel: &mut DatagramChannel) -> Infallible {
+pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
     let timer = &arrival.timer;
     let mut asking = Asking::new(timer.now());
     loop {
-        while channel.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
-        asking.probe(channel, timer.now());
-        asking.request(arrival, channel, timer.now());
+        while socket.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
+        asking.probe(socket, timer.now());
+        asking.request(arrival, socket, timer.now());
         let due = asking.due(arrival);
-        let sooner = timer.wait_for(|| (channel.has_mail() || asking.due(arrival) < due).then_some(()));
+        let sooner = timer.wait_for(|| (socket.has_mail() || asking.due(arrival) < due).then_some(()));
         select(sooner, timer.sleep_until(due)).await;
-        arrival.ledger.borrow_mut().summary.rescue_refused = channel.refused;
+        arrival.ledger.borrow_mut().summary.rescue_refused = socket.refused;
     }
 }
 
@@ -74,7 +67,7 @@ impl Asking {
     fn new(now: Instant) -> Self {
         Self {
             rtt: None,
-            least: FIRST_GUESS,
+            least: FIRST_RTT,
             unanswered: 0,
             next_probe: now,
             next_round: now,
@@ -83,7 +76,7 @@ impl Asking {
     }
 
     fn round_trip(&self) -> Duration {
-        self.rtt.unwrap_or(FIRST_GUESS)
+        self.rtt.unwrap_or(FIRST_RTT)
     }
 
     /// Whether datagrams do not get through.
@@ -91,16 +84,16 @@ impl Asking {
         self.rtt.is_none() && self.unanswered >= PROBES
     }
 
-    fn probe(&mut self, channel: &mut DatagramChannel, now: Instant) {
+    fn probe(&mut self, socket: &mut DatagramSocket, now: Instant) {
         if now < self.next_probe {
             return;
         }
-        channel.send(&Rescue::Probe(now.ns()));
+        socket.send(&Rescue::Probe(now.ns()));
         self.unanswered = self.unanswered.saturating_add(1);
         if self.unanswered == PROBES && self.rtt.is_none() {
             log::warn!(
                 "no datagram comes through from {}: a lost packet may make the guest wait for a second",
-                channel.peer()
+                socket.peer()
             );
         }
         let pause = match self.rtt {
@@ -117,10 +110,10 @@ impl Asking {
         let rtt = self.round_trip();
         match wait.asked {
             None if tcp_is_late => wait.since,
-            None => wait.since + rtt * 2 + Duration::from_millis(2),
+            None => wait.since + rtt * 2 + RTT_SLACK,
             Some(asked) => {
                 // Four at this pace, then ever more seldom.
-                let pause = (self.least * 2 + Duration::from_millis(2)) * (1 << (wait.asks / 4).min(8));
+                let pause = (self.least * 2 + RTT_SLACK) * (1 << (wait.asks / 4).min(8));
                 asked + pause.min(LONGEST_PAUSE.max(rtt * 2))
             }
         }
@@ -137,7 +130,7 @@ impl Asking {
     }
 
     /// Asks for those pages that are late.
-    fn request<T: Target>(&mut self, arrival: &Arrival<T>, channel: &mut DatagramChannel, now: Instant) {
+    fn request<T: Target>(&mut self, arrival: &Arrival<T>, socket: &mut DatagramSocket, now: Instant) {
         if self.is_deaf() || now < self.next_round {
             return;
         }
@@ -153,10 +146,10 @@ impl Asking {
             arrival.ledger.borrow_mut().summary.rescue_asked += 1;
         }
         if !wanted.is_empty() {
-            channel.send(&Rescue::Ask(&wanted));
+            socket.send(&Rescue::Ask(&wanted));
             self.next_probe = now;
-            self.probe(channel, now);
-            self.next_round = now + Duration::from_millis(1);
+            self.probe(socket, now);
+            self.next_round = now + REQUEST_EVERY;
         }
     }
 

@@ -1,4 +1,4 @@
-//! How two agents know each other and keep what they say to themselves.
+//! Authenticates and encrypts the connections and datagrams between two agents.
 //!
 //! Every connection begins with a [`Preamble`] in clear, which only says what the connection is for. In sealed mode a
 //! Noise handshake follows ([`handshake`]): both agents prove that they hold the private key of their [`Identity`], and
@@ -21,7 +21,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 pub use identity::{Identity, public_key};
 
 pub(crate) use link::{Heard, Link};
-pub(crate) use preamble::{NoPreamble, Preamble, Protection, SessionName};
+pub(crate) use preamble::{Preamble, Protection, SessionName};
 
 /// Whether this agent's connections are sealed.
 #[derive(Clone, Debug)]

@@ -18,7 +18,6 @@ use core::net::{Ipv4Addr, SocketAddrV4};
 use common::control::{Mode, Size, State};
 use common::{BATCH, Gfn, PAGE_SIZE, Page, cost};
 
-use crate::channel::Inlet;
 use crate::datagram::End;
 use crate::digest::Kept;
 use crate::error::{PlatformError, Refusal, SessionError};
@@ -29,6 +28,7 @@ use crate::host::peers::Seat;
 use crate::host::toolstack::{Complaint, Toolstack};
 use crate::ledger::Ledger;
 use crate::limits::{COMMITTED, PAUSE_GRACE, UNCOMMITTED};
+use crate::messages::Inlet;
 use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{Instant, Timer};
@@ -128,8 +128,8 @@ pub(crate) fn reserve(memory: &mut Reservation, info: &GuestInfo) -> Result<(), 
 /// What answers the datagrams of whoever called.
 pub(crate) fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answering {
     let peer = called.control.connection().peer().unwrap_or(NOBODY);
-    let channel = host.datagram_port.open(called.hello.session, End::Source, called.control.datagrams(), peer);
-    Answering::new(channel, host.timer.clone())
+    let socket = host.datagram_port.open(called.hello.session, End::Source, called.control.datagrams(), peer);
+    Answering::new(socket, host.timer.clone())
 }
 
 impl<S: Source> Departure<S> {

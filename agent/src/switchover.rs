@@ -14,11 +14,11 @@ use crate::dirty_copy;
 use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
 use crate::full_copy::{self, Copied};
 use crate::ledger::Stage;
-use crate::limits::{BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
+use crate::limits::{AHEAD, BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
 use crate::source::{Batch, Departure, Phase};
 use crate::target::Arrival;
-use crate::tasks::Instant;
+use crate::tasks::{Instant, ms};
 use crate::verify;
 use crate::wire::{Cause, Demanded, Kind, Message, Set};
 
@@ -27,8 +27,6 @@ use crate::wire::{Cause, Demanded, Kind, Message, Set};
 const fn first_touched(vcpus: u32) -> usize {
     32 + 64 * vcpus as usize
 }
-/// How long sending recently dirtied pages ahead may take.
-const AHEAD_MS: u64 = 10;
 /// Bytes of stage 1 that may still be on their way when the guest is asked to suspend.
 const DRAINED: usize = 64 << 10;
 
@@ -139,8 +137,7 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     departure.grow()?;
     let mut next = Gfn(0);
-    while let Some(chunk) = departure.pages.chunk(next) {
-        next = chunk.end();
+    while let Some(chunk) = departure.pages.next_chunk(&mut next) {
         if departure.pages.look_again(&mut departure.source, chunk)? {
             full_copy::announce(departure, chunk).await?;
         }
@@ -165,7 +162,7 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<P
     }
     let vcpus = departure.source.info()?.vcpus;
     let touched = departure.source.first_touched(first_touched(vcpus))?;
-    let ahead = rate * AHEAD_MS / 1000 / PAGE_SIZE as u64;
+    let ahead = rate * ms(AHEAD) / 1000 / PAGE_SIZE as u64;
     Ok(departure.pages.take_urgent(touched, ahead as usize))
 }
 
@@ -200,9 +197,9 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
         Message::Gone(body) => arrival.give_back(Message::gone(body))?,
         Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
-        Message::Digests(digests) => verify::take(arrival, digests)?,
+        Message::Digests(digests) => arrival.take_digests(digests)?,
         Message::Switch => {
-            verify::settle(arrival)?;
+            arrival.check_digests()?;
             return Ok(true);
         }
         _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
@@ -219,20 +216,14 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
     let armed = full_copy::arm(arrival, stale)?;
     arrival.ledger.borrow_mut().summary.armed_switch += armed;
     let sets = &mut *arrival.sets.borrow_mut();
-    for gfn in stale.gfns() {
-        sets.present.remove(gfn);
-        sets.missing += u64::from(sets.absent.insert(gfn));
-    }
+    stale.gfns().for_each(|gfn| sets.mark_stale(gfn));
     Ok(())
 }
 
 /// Gets what is stale and cannot be armed.
 async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     // None of them comes back that has come: from the first on it is looked for the next.
-    let next_stubborn = |from| {
-        let sets = arrival.sets.borrow();
-        sets.absent.next_outside(&sets.armed, from)
-    };
+    let next_stubborn = |from| arrival.sets.borrow().next_stubborn(from);
     let mut next = next_stubborn(Gfn(0));
     while next.is_some() {
         let mut batch = heapless::Vec::<_, BATCH>::new();

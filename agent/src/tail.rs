@@ -1,4 +1,4 @@
-//! The end of what was sent on a connection, when it gets lost.
+//! Tail loss probes: small messages that make TCP notice when the last data it sent was lost.
 //!
 //! TCP notices a lost packet at once by what arrives behind it. Behind the last one nothing does: then only smoltcp's
 //! timer helps, after a second at the earliest, and in the switch a whole guest waits for it. So an end that is not
@@ -10,15 +10,12 @@ use core::time::Duration;
 
 use embassy_futures::select::{Either3, select3};
 
-use crate::channel::SharedOutlet;
+use crate::limits::{FIRST_RTT, LONGEST_ACK, RTT_SLACK, TOO_LARGE_EVERY};
+use crate::messages::SharedOutlet;
 use crate::secure::Link;
 use crate::tasks::Timer;
 use crate::wire::Message;
 
-/// What an acknowledgement takes, before one has come.
-const FIRST_GUESS: Duration = Duration::from_millis(10);
-/// What it takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
-const LONGEST_GUESS: Duration = Duration::from_millis(100);
 /// Three acknowledgements that repeat the last one are a proof to TCP that something was lost. The first after it may not
 /// count, because it tells of new room as well.
 const NUDGES: usize = 4;
@@ -26,8 +23,6 @@ const NUDGES: usize = 4;
 const ROUNDS: u32 = 6;
 /// So many of the largest packets, acknowledged at once, are a proof that these arrive: small ones hardly come to so much.
 const PROOF: u64 = 4;
-/// How often to look after that whether what is lost again and again is too large.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// Does `work`, and minds meanwhile the end of what is sent on both links of a session.
 pub(crate) async fn minding<T>(links: [Link; 2], timer: Timer, work: impl Future<Output = T>) -> T {
@@ -52,9 +47,9 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
         let mut stuck = None;
         while connection.backlog() > 0 && connection.delivered() < end {
             let pause = if round < ROUNDS {
-                (usual.unwrap_or(FIRST_GUESS) * 2 + Duration::from_millis(2)) * (1 << round)
+                (usual.unwrap_or(FIRST_RTT) * 2 + RTT_SLACK) * (1 << round)
             } else {
-                LOOK
+                TOO_LARGE_EVERY
             };
             let progress = timer.wait_for(|| (connection.delivered() > seen).then_some(()));
             if timer.within(pause, progress).await.is_some() {
@@ -85,7 +80,7 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
             (round, nudged) = (round + 1, true);
         }
         if round == 0 {
-            let took = (timer.now() - since).min(LONGEST_GUESS);
+            let took = (timer.now() - since).min(LONGEST_ACK);
             usual = Some(usual.map_or(took, |usual| (usual + took) / 2));
         }
     }

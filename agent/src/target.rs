@@ -4,6 +4,7 @@
 mod connections;
 pub(crate) mod faults;
 pub(crate) mod pages;
+pub(crate) mod sets;
 pub(crate) mod verifier;
 
 use alloc::rc::Rc;
@@ -14,7 +15,6 @@ use core::cell::{Cell, RefCell};
 use common::control::{Progress, SessionToken, State};
 use common::{BATCH, PAGE_SIZE, cost};
 
-use crate::channel::SharedOutlet;
 use crate::datagram;
 use crate::error::{LinkError, SessionError};
 use crate::host::Host;
@@ -24,6 +24,7 @@ use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{COMMITTED, LAST_WORD};
+use crate::messages::SharedOutlet;
 use crate::net::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
@@ -31,7 +32,7 @@ use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message};
 use connections::Connections;
 use faults::Faults;
-use pages::Sets;
+use sets::Sets;
 use verifier::Verifier;
 
 /// What a source may say on each.
@@ -215,7 +216,7 @@ impl<T: Target> Arrival<T> {
         let (summary, sets) = (&ledger.summary, self.sets.borrow());
         let (done, total) = match stage {
             1 => (summary.stage1_pages.min(summary.pages), summary.pages),
-            _ => (summary.stage3_pages, summary.stage3_pages + sets.missing),
+            _ => (summary.stage3_pages, summary.stage3_pages + sets.missing()),
         };
         let bytes = ledger.stage_bytes(self.connections.bytes());
         let faults = ledger.waits.count() + self.faults.waiting().len() as u64;

@@ -37,7 +37,7 @@ impl Pair {
         let mut device = Loopback::new(Medium::Ethernet);
         let mac = [2, 0, 0, 0, 0, 1];
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config(mac, 0, Security::Plain);
-        let net = Rc::new(RefCell::new(Net::new(&config, &mut device, 1, Instant::default())));
+        let net = Rc::new(RefCell::new(Net::new(&config.network(), &mut device, 1, Instant::default())));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();
         Self { net, device, timer: Timer::new(move || Instant::from_ns(time.get())), clock }

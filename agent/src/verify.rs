@@ -6,25 +6,19 @@
 //!
 //! Backends do not stand still. What they write to a guest that has stopped is lost in any migration, and the guest's
 //! drivers know: they begin anew. Pages to which that happens are *spared*: they are not compared.
+//!
+//! Here is what the source does for it; the target's end is its [`Verifier`](crate::target::verifier::Verifier).
 
-use common::{BATCH, Content, Gfn, Page, PageSet};
+use common::{BATCH, Gfn, Page, PageSet};
 
-use crate::channel::Outlet;
 use crate::digest::{self, Digest, Kept};
-use crate::error::{PeerFault, Refusal, SessionError};
-use crate::platform::{Source, Target};
+use crate::error::SessionError;
+use crate::messages::Outlet;
+use crate::platform::Source;
 use crate::source::{Batch, Departure, Verify};
-use crate::target::Arrival;
-use crate::target::verifier::Verifier;
-use crate::tasks::ms;
-use crate::wire::{Cause, Digests};
-
-/// Differing pages of one migration that are named in the log.
-const NAMED: u64 = 16;
+use crate::wire::Cause;
 
 type Told = heapless::Vec<(Gfn, Option<Digest>), BATCH>;
-
-// The source.
 
 /// Makes room for the digests of what follows in stage 3.
 pub(crate) fn begin<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
@@ -103,133 +97,4 @@ async fn tell(outlet: &mut Outlet, told: &Told) -> Result<(), SessionError> {
         outlet.send_digests(block).await?;
     }
     Ok(())
-}
-
-// The target.
-
-/// Takes digests: compares what is here, keeps those of what is not.
-pub(crate) fn take<T: Target>(arrival: &Arrival<T>, digests: &Digests<'_>) -> Result<(), SessionError> {
-    let verifier = &mut *arrival.verifier.borrow_mut();
-    let Some(verifier) = verifier else {
-        // An agent that was started anew knows no digests; the source may not know of that.
-        return if arrival.is_running() { Ok(()) } else { Err(SessionError::Peer(PeerFault::OutOfTurn)) };
-    };
-    let (began, mut spared) = (arrival.timer.now(), 0);
-    let sets = &*arrival.sets.borrow();
-    let mut here: heapless::Vec<(Gfn, Digest), BATCH> = heapless::Vec::new();
-    for (gfn, digest) in digests.each() {
-        if !sets.ram.contains(gfn) {
-            return Err(SessionError::Peer(PeerFault::NoSuchPage));
-        }
-        let Some(digest) = digest else {
-            spared += u64::from(verifier.spare(gfn));
-            continue;
-        };
-        verifier.told.insert(gfn);
-        if sets.present.contains(gfn) && !sets.armed.contains(gfn) && !arrival.is_running() {
-            let _ = here.push((gfn, digest));
-            continue;
-        }
-        let kept = match &mut verifier.kept {
-            Some(kept) => kept,
-            none => none.insert(Kept::new(&sets.absent, &mut arrival.memory.borrow_mut())?),
-        };
-        if !kept.set(gfn, Some(digest)) {
-            return Err(SessionError::Peer(PeerFault::MissingPages));
-        }
-    }
-    let equal = compare(arrival, verifier, &here)?;
-    verifier.took += arrival.timer.now() - began;
-    let summary = &mut arrival.ledger.borrow_mut().summary;
-    summary.verified += equal;
-    summary.spared += spared;
-    summary.verify_ms = ms(verifier.took);
-    if arrival.is_running() {
-        summary.differing = verifier.differing.count();
-    }
-    Ok(())
-}
-
-/// Compares pages that are here with their digests; how many are equal.
-fn compare<T: Target>(
-    arrival: &Arrival<T>,
-    verifier: &mut Verifier,
-    here: &[(Gfn, Digest)],
-) -> Result<u64, SessionError> {
-    let gfns: Batch = here.iter().map(|(gfn, _)| *gfn).collect();
-    if gfns.is_empty() {
-        return Ok(0);
-    }
-    let read = arrival.target.borrow_mut().read(&gfns, &mut verifier.pages[..gfns.len()])?;
-    if read.count() < gfns.len() {
-        return Err(SessionError::Refused(Refusal::Unreadable));
-    }
-    let mut equal = 0;
-    for ((gfn, digest), page) in here.iter().zip(&verifier.pages) {
-        if digest::of(page) == *digest {
-            verifier.differing.remove(*gfn);
-            equal += 1;
-        } else if verifier.differing.insert(*gfn) {
-            name(arrival, &mut verifier.named, *gfn);
-        }
-    }
-    Ok(equal)
-}
-
-/// At the switch: every page must have been told about, and what is here must be the same.
-pub(crate) fn settle<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
-    let verifier = &*arrival.verifier.borrow();
-    let Some(verifier) = verifier else { return Ok(()) };
-    if verifier.told != arrival.sets.borrow().ram {
-        return Err(SessionError::Peer(PeerFault::MissingPages));
-    }
-    match verifier.differing.next_from(Gfn(0)) {
-        Some(first) => Err(SessionError::Differing { first, pages: verifier.differing.count() }),
-        None => Ok(()),
-    }
-}
-
-/// Compares what pages are filled with. Before the commit a difference ends the migration; after it, it is counted.
-pub(crate) fn check<'a, T: Target>(
-    arrival: &Arrival<T>,
-    pages: impl Iterator<Item = (Gfn, Content<'a>)>,
-) -> Result<(), SessionError> {
-    let verifier = &mut *arrival.verifier.borrow_mut();
-    let Some(Verifier { kept: Some(kept), differing, took, named, .. }) = verifier else { return Ok(()) };
-    let began = arrival.timer.now();
-    let mut equal = 0;
-    for (gfn, content) in pages {
-        let Some(digest) = kept.of(gfn) else { continue };
-        kept.set(gfn, None);
-        if digest::of_content(content) == digest {
-            equal += 1;
-            continue;
-        }
-        name(arrival, named, gfn);
-        if !arrival.is_running() {
-            return Err(SessionError::Differing { first: gfn, pages: 1 });
-        }
-        differing.insert(gfn);
-    }
-    *took += arrival.timer.now() - began;
-    let summary = &mut arrival.ledger.borrow_mut().summary;
-    summary.verified += equal;
-    summary.verify_ms = ms(*took);
-    if !differing.is_empty() {
-        summary.differing = differing.count();
-    }
-    Ok(())
-}
-
-/// The same for a page that came beside the connections, in stage 3. It may be ahead of the word that it is to be spared.
-pub(crate) fn check_rescued<T: Target>(arrival: &Arrival<T>, gfn: Gfn, content: Content<'_>) {
-    // Only before the commit is a difference an error.
-    let _ = check(arrival, core::iter::once((gfn, content)));
-}
-
-fn name<T: Target>(arrival: &Arrival<T>, named: &mut u64, gfn: Gfn) {
-    *named += 1;
-    if *named <= NAMED {
-        log::error!("{}: guest frame {:#x} differs from the source's", arrival.toolstack.id, gfn.0);
-    }
 }

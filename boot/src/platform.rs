@@ -50,8 +50,7 @@ impl Platform {
         let batch = memory.window()?;
         // Each guest that arrives needs addresses for its pager's ring.
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
-        // Every version of the hypervisor that is known has a dirty log.
-        let features = Features { dirty_log: true, paging: features::has_paging() };
+        let features = Features { paging: features::has_paging() };
         Ok(Self { reach: Reach::new(batch, rings), features, fault_ports: FaultPorts::default() })
     }
 
@@ -92,14 +91,7 @@ impl wanted::Platform for Platform {
         Ok(Source { source })
     }
 
-    fn adopt_target(
-        &mut self,
-        domain: DomId,
-        uuid: [u8; 16],
-        _: u64,
-        hold: Hold,
-        frames: u64,
-    ) -> Result<(Target, PageSet)> {
+    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Target, PageSet)> {
         let (target, missing) =
             target::Target::adopt(self.reach.clone(), domain, uuid, hold, frames).map_err(failure)?;
         let target = Target { target, domain, fault_ports: self.fault_ports.clone() };
@@ -130,10 +122,6 @@ impl wanted::Guest for Source {
         let max_gfn = self.source.max_gfn().map_err(failure)?;
         let info = guest_info(&self.source.info().map_err(failure)?, max_gfn);
         Ok(wanted::GuestInfo { pages: info.pages.saturating_sub(source::PRIVATE), ..info })
-    }
-
-    fn memo(&self) -> u64 {
-        self.source.memo()
     }
 }
 
@@ -192,6 +180,10 @@ impl wanted::SaveMachine for Source {
 }
 
 impl wanted::SourceHold for Source {
+    fn memo(&self) -> u64 {
+        self.source.memo()
+    }
+
     fn is_retained(&self) -> bool {
         self.source.is_retained()
     }
@@ -234,11 +226,6 @@ impl wanted::Guest for Target {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
         let max_gfn = self.target.max_gfn().map_err(failure)?;
         Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
-    }
-
-    // All that there is to know of such a guest, the hypervisor knows.
-    fn memo(&self) -> u64 {
-        0
     }
 }
 

@@ -139,14 +139,10 @@ impl Waker {
 }
 
 fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config, mtu: u16) {
-    let found: Vec<&str> = [(features.dirty_log, "dirty log"), (features.paging, "paging")]
-        .into_iter()
-        .filter_map(|(found, name)| found.then_some(name))
-        .collect();
     say!(
         "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
         env!("CARGO_PKG_VERSION"),
-        if found.is_empty() { String::from("no features") } else { found.join(", ") },
+        if features.paging { "dirty log, paging" } else { "dirty log" },
         ShownAddress(&config.address),
         config.port,
         config.mtu.unwrap_or(mtu),

@@ -102,8 +102,6 @@ pub struct Rings {
 /// What the hypervisor lets the agent do, found once at start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// Pages that a guest dirties can be logged.
-    pub dirty_log: bool,
     /// A guest's pages can be made absent and faults on them served.
     pub paging: bool,
 }

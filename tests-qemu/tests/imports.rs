@@ -9,6 +9,7 @@ use std::str::SplitWhitespace;
 /// The sources that are held to it. In `agent/src` only files: what a guest is at either end knows the notes and callees of sessions.
 const SOURCES: &[(&str, Unit)] = &[
     ("agent/src", Unit::File),
+    ("agent/src", Unit::Family),
     ("common/src", Unit::Folder),
     ("xen-abi/src", Unit::Folder),
     ("xen-pv/src", Unit::Folder),
@@ -22,6 +23,9 @@ const SOURCES: &[(&str, Unit)] = &[
 enum Unit {
     /// Files; those of two folders may import each other, as long as none imports what imports it.
     File,
+    /// Files, where a module's imports of what is inside it count as well, and the other way round: by them a circle may lead
+    /// through a module and one inside it, unless a module of the circle has all of it inside.
+    Family,
     /// Folders too: no file of one may import another's if any does the other way round.
     Folder,
 }
@@ -72,6 +76,9 @@ fn circles(files: &Files, root: &str, unit: Unit) -> String {
     let mut circles = BTreeSet::new();
     for (from, imported) in &graph {
         for mut circle in imported.keys().filter_map(|to| way(&graph, to, from)) {
+            if circle.iter().any(|module| circle.iter().all(|other| other.starts_with(module))) {
+                continue;
+            }
             // The same one, whichever of its files it was found from.
             let first = (0..circle.len()).min_by_key(|&index| circle[index]).unwrap_or(0);
             circle.rotate_left(first);
@@ -94,16 +101,18 @@ fn module<'a>(path: &'a str, root: &str) -> Option<Module<'a>> {
     (name != "lib" && name != "main").then(|| name.split('/').collect())
 }
 
-/// Who imports whom, but for modules inside each other.
+/// Who imports whom; modules inside each other only as a family.
 fn graph<'a>(files: &'a Files, modules: &BTreeMap<Module<'a>, &'a str>, unit: Unit) -> Graph<'a> {
     let mut graph = Graph::new();
     for (from, path) in modules {
-        for names in paths(&files[*path]) {
+        let inner = |name: &str| modules.contains_key(&[&from[..], &[name]].concat());
+        for names in paths(&files[*path], inner) {
             let Some(to) = resolve(from, &names, modules) else { continue };
             let shared = from.iter().zip(&to).take_while(|(from, to)| from == to).count();
-            if shared < from.len().min(to.len()) {
+            let is_family = shared == from.len().min(to.len());
+            if !is_family || matches!(unit, Unit::Family) && *from != to {
                 let [from, to] = [from, &to].map(|module| match unit {
-                    Unit::File => module.clone(),
+                    Unit::File | Unit::Family => module.clone(),
                     Unit::Folder => module[..=shared].to_vec(),
                 });
                 let words = format!("    {path}: {}\n", names.join("::"));
@@ -117,8 +126,12 @@ fn graph<'a>(files: &'a Files, modules: &BTreeMap<Module<'a>, &'a str>, unit: Un
 /// The innermost module that a path within `module` leads to, if it is one of ours.
 fn resolve<'a>(module: &[&'a str], path: &[&'a str], modules: &BTreeMap<Module<'a>, &str>) -> Option<Module<'a>> {
     let up = path.iter().take_while(|name| **name == "super").count();
-    let start = if up == 0 { 0 } else { module.len().saturating_sub(up) };
-    let mut to = [&module[..start], &path[up.max(1)..]].concat();
+    let (start, rest) = match path[0] {
+        "crate" => (0, &path[1..]),
+        "super" => (module.len().saturating_sub(up), &path[up..]),
+        _ => (module.len(), path),
+    };
+    let mut to = [&module[..start], rest].concat();
     while !modules.contains_key(&to) {
         to.pop()?;
     }
@@ -140,16 +153,23 @@ fn way<'g, 'a>(graph: &'g Graph<'a>, from: &'g Module<'a>, to: &Module<'a>) -> O
     None
 }
 
-/// The paths in a file's code that lead out of its module, of imports and elsewhere.
-fn paths(code: &str) -> Vec<Vec<&str>> {
+/// The paths in a file's code that lead to other modules, of imports and elsewhere: out of its own, or to an `inner` one.
+fn paths(code: &str, inner: impl Fn(&str) -> bool) -> Vec<Vec<&str>> {
     let mut words = code.split_whitespace().peekable();
     let mut paths = Vec::new();
-    while let Some(word) = words.peek() {
-        match *word {
+    let mut last = "";
+    while let Some(&word) = words.peek() {
+        match word {
             "crate" | "super" => branch(&mut words, Vec::new(), &mut paths),
+            _ if inner(word) && !["::", ".", "mod", "fn", "let"].contains(&last) => {
+                branch(&mut words, Vec::new(), &mut paths)
+            }
             _ => _ = words.next(),
         }
+        last = word;
     }
+    // A name alone may be anything.
+    paths.retain(|path| path.len() > 1 || ["crate", "super"].contains(&path[0]));
     paths
 }
 
@@ -183,6 +203,10 @@ fn a_circle_is_seen_however_it_is_imported() {
         ("house/mod.rs", "mod room;\npub use room::Door;\nfn f() -> bool { room::g() }"),
         ("house/room.rs", "use super::Window;\nfn g() { _ = (super::super::lamp::light::<u8>(), 1); }"),
         ("lamp.rs", "pub(crate) use super::desk::*;"),
+        // One of a module with what is inside it.
+        ("barn/mod.rs", "mod saw;\npub use saw::Saw;"),
+        ("barn/saw.rs", "use super::Nail;\nuse crate::wood::Oak;"),
+        ("wood.rs", "use crate::barn::Saw;"),
         // One of folders, not of files; neither comments nor tests count.
         ("park/gate.rs", "//! [`super::pond`]\nuse crate::tree::Leaf;"),
         ("park/mod.rs", "mod gate;\nmod pond;"),
@@ -195,6 +219,11 @@ fn a_circle_is_seen_however_it_is_imported() {
     made/src/house/room.rs: super::super::lamp::light
     made/src/lamp.rs: super::desk::*\n";
     assert_eq!(circles(&files, "made/src", Unit::File), of_files);
+    let of_family = "made/src/barn/mod.rs -> made/src/barn/saw.rs -> made/src/wood.rs -> made/src/barn/mod.rs
+    made/src/barn/mod.rs: saw::Saw
+    made/src/barn/saw.rs: crate::wood::Oak
+    made/src/wood.rs: crate::barn::Saw\n";
+    assert!(circles(&files, "made/src", Unit::Family).starts_with(of_family));
     let of_folders = "made/src/park/mod.rs -> made/src/tree.rs -> made/src/park/mod.rs
     made/src/park/gate.rs: crate::tree::Leaf
     made/src/tree.rs: crate::park::pond\n";

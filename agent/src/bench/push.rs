@@ -9,7 +9,6 @@ use common::control::{Mode, SessionToken, Size};
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, cost};
 
 use super::{End, Ends, connect, work};
-use crate::channel::Inlet;
 use crate::command_line::AgentOptions;
 use crate::datagram::DatagramPort;
 use crate::dirty_copy::{self, PUSH};
@@ -20,6 +19,7 @@ use crate::host::claim::Domains;
 use crate::host::listener::Called;
 use crate::host::peers::Peers;
 use crate::host::toolstack::Toolstack;
+use crate::messages::Inlet;
 use crate::platform::{
     DirtyLog, Guest, GuestInfo, LoadMachine, Pager, Platform, Result, SaveMachine, SourceHold, SourceMemory,
     TargetHold, TargetMemory,
@@ -27,7 +27,7 @@ use crate::platform::{
 use crate::secure::{Link, Security};
 use crate::source::{Departure, Terms};
 use crate::tasks::{Instant, Timer};
-use crate::wire::{Channel, Hello, Kind, Message, Purpose};
+use crate::wire::{ConnectionRole, Hello, Kind, Message, Purpose};
 
 /// Pages that stand for all of a guest's: more than the processor's caches hold.
 const PAGES: usize = 16 << 10;
@@ -49,7 +49,7 @@ impl Leaver {
         let [bulk, there] = connect(&mut ends).map(Link::plain);
         let host = host(&ends[0], clock);
         let hello = Hello {
-            channel: Channel::Control,
+            role: ConnectionRole::Control,
             purpose: Purpose::Begin,
             session: SessionToken([0; 16]),
             binding: [0; 32],
@@ -134,7 +134,7 @@ impl Platform for Here {
     fn adopt_source(&mut self, _: DomId, _: [u8; 16], _: u64) -> Result<Still> {
         Err(PlatformError::Gone)
     }
-    fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: u64, _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
+    fn adopt_target(&mut self, _: DomId, _: [u8; 16], _: Hold, _: u64) -> Result<(Nobody, PageSet)> {
         Err(PlatformError::Gone)
     }
     fn can_retain(&self) -> Result<()> {
@@ -154,10 +154,6 @@ struct Still(Vec<Page>);
 impl Guest for Still {
     fn info(&mut self) -> Result<GuestInfo> {
         unasked()
-    }
-
-    fn memo(&self) -> u64 {
-        0
     }
 }
 
@@ -219,6 +215,9 @@ impl SaveMachine for Still {
 }
 
 impl SourceHold for Still {
+    fn memo(&self) -> u64 {
+        0
+    }
     fn is_retained(&self) -> bool {
         true
     }
@@ -245,10 +244,6 @@ enum Nobody {}
 
 impl Guest for Nobody {
     fn info(&mut self) -> Result<GuestInfo> {
-        match *self {}
-    }
-
-    fn memo(&self) -> u64 {
         match *self {}
     }
 }

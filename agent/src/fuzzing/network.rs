@@ -24,7 +24,7 @@ pub fn network(bytes: &[u8]) {
     let line = if choice % 2 == 0 { "ip=10.0.0.1/24 gw=10.0.0.2" } else { "ip=dhcp" };
     let config = AgentOptions::parse(line).expect("a command line").config([2; 6], 0, Security::Plain);
     let (mut frames, clock) = (Frames::default(), Rc::new(RefCell::new(0)));
-    let net = Rc::new(RefCell::new(Net::new(&config, &mut frames, 1, Instant::default())));
+    let net = Rc::new(RefCell::new(Net::new(&config.network(), &mut frames, 1, Instant::default())));
     let time = clock.clone();
     let timer = Timer::new(move || Instant::from_ns(*time.borrow()));
     net.borrow_mut().open_datagrams(7077);

@@ -1,5 +1,4 @@
-//! Which domains are in somebody's hand: two sessions never work on the same one. Who has nothing more to do with one but to
-//! wait may be asked to let go of it.
+//! Which session owns which domain: never two at once; one that only waits can be asked to give it up.
 //!
 //! Pages that are only nominated do not show in what the hypervisor tells of a domain, so nothing but this keeps a guest
 //! whose memory is still arriving from being sent on, half of it unread.

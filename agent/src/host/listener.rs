@@ -14,26 +14,23 @@ use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::cmp::Reverse;
 use core::net::Ipv4Addr;
-use core::time::Duration;
 
 use common::PublicKey;
 use common::control::SessionToken;
 
-use crate::channel::Inlet;
 use crate::config::Config;
-use crate::error::{PeerFault, Refusal, SessionError};
-use crate::limits::INTRODUCTION_WAIT;
+use crate::error::{NoPreamble, PeerFault, Refusal, SessionError};
+use crate::limits::{INTRODUCTION_WAIT, REPORT_EVERY};
+use crate::messages::Inlet;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::secure::handshake::{self, Entropy};
-use crate::secure::{Link, NoPreamble, Preamble, Security, SessionName};
+use crate::secure::{Link, Preamble, Security, SessionName};
 use crate::tasks::{Instant, Task, Timer, poll_once};
-use crate::wire::{Channel, Hello, Kind, Message, Purpose};
+use crate::wire::{ConnectionRole, Hello, Kind, Message, Purpose};
 
 /// Callers that are listened to at once, and how many of those places are kept free.
 const CALLERS: usize = 5;
 const FREE: usize = 2;
-/// How often a caller that was turned away is worth a line.
-const REPORT: Duration = Duration::from_secs(1);
 /// The source sends much and is told little.
 pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT_BULK };
 /// What listening may take.
@@ -133,12 +130,12 @@ impl Expected {
             self.postponed = true;
             return Ok(());
         }
-        match (hello.channel, &self.control) {
-            (Channel::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
-            (Channel::Bulk, Some((_, control))) if control.binding() == hello.binding => {
+        match (hello.role, &self.control) {
+            (ConnectionRole::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
+            (ConnectionRole::Bulk, Some((_, control))) if control.binding() == hello.binding => {
                 self.bulk = Some((hello, link));
             }
-            (Channel::Bulk, _) => return Err(SessionError::Peer(PeerFault::Unbound)),
+            (ConnectionRole::Bulk, _) => return Err(SessionError::Peer(PeerFault::Unbound)),
         }
         Ok(())
     }
@@ -326,7 +323,7 @@ async fn accept(acceptor: Rc<Acceptor>, state: Rc<CallerState>) {
         return;
     }
     // Strangers do not get to fill the log.
-    acceptor.report_at.set(now + REPORT);
+    acceptor.report_at.set(now + REPORT_EVERY);
     match introduced {
         Some(Err(error)) => log::warn!("a caller was turned away: {error}"),
         _ => log::warn!("a caller was turned away: it did not say who it is"),
@@ -374,7 +371,7 @@ async fn admit(acceptor: &Acceptor, connection: Connection, preamble: Preamble) 
     };
     let mut inlet = Inlet::new(link.clone(), &[Kind::Hello]);
     let Message::Hello(hello) = inlet.next().await? else { return Err(SessionError::Peer(PeerFault::OutOfTurn)) };
-    if hello.channel != preamble.channel {
+    if hello.role != preamble.role {
         return Err(SessionError::Peer(PeerFault::Unbound));
     }
     let connection = link.clone();

@@ -1,4 +1,4 @@
-//! What an agent leaves for its next life.
+//! Notes: the record of a session that dom0 keeps, from which an agent that was restarted takes it up again.
 //!
 //! An agent that dies takes its sessions with it, but not the guests: the hypervisor keeps one that is retained, and one
 //! whose pages are still missing. A note says which session each belongs to. dom0 keeps it, and hands it to the agent's
@@ -47,7 +47,7 @@ pub(crate) struct Note {
     pub(crate) domain: DomId,
     pub(crate) session: SessionToken,
     pub(crate) uuid: [u8; 16],
-    /// What the platform wants to be told.
+    /// What the platform wants to be told of a guest that leaves; 0 of one that arrives.
     pub(crate) memo: u64,
     /// Frames of the guest.
     pub(crate) frames: u64,

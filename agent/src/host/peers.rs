@@ -1,5 +1,4 @@
-//! How many sessions of one way each other agent has here: one that never answers, or stalls all that it has, leaves room for
-//! others.
+//! Limits the sessions that one peer may have per direction, so that a stalled peer cannot use them all.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;

@@ -7,10 +7,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::fmt;
+use core::ops::ControlFlow;
 use core::time::Duration;
 
 use common::control::{self, AgentStatus, FailureCause, Progress, Request, RequestId, State, Summary};
 
+use crate::limits::PROGRESS_EVERY;
 use crate::platform::Store;
 use crate::tasks::{Instant, Timer, rate};
 
@@ -18,8 +20,6 @@ use crate::tasks::{Instant, Timer, rate};
 const KEPT: usize = 8;
 /// Sessions that may run or wait. What a request takes before its turn comes is little.
 const SESSIONS: usize = 64;
-/// Progress is not written more often than this: each time costs dom0 several turns of xenstored and of who reads it.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// What fails again and again is said ever more seldom: the first time, the second, the fourth, and so on.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,23 @@ impl Complaint {
         if self.0.is_power_of_two() {
             log::error!("{id}: {error}; trying again ({} times so far)", self.0);
         }
+    }
+}
+
+/// Does `work` until it has a result, with a `pause` and a [`Complaint`] after each error that may pass.
+pub(crate) async fn retry<T, E: fmt::Display>(
+    timer: &Timer,
+    id: &RequestId,
+    pause: Duration,
+    mut work: impl FnMut() -> ControlFlow<T, E>,
+) -> T {
+    let mut complaint = Complaint::default();
+    loop {
+        match work() {
+            ControlFlow::Break(result) => return result,
+            ControlFlow::Continue(error) => complaint.about(id, error),
+        }
+        timer.sleep(pause).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! A device that keeps from smoltcp what nobody sends who means well, and sends no packet that is too large for its way.
+//! Drops frames that no correct agent sends before smoltcp sees them, and sends no packet larger than the path carries.
 //!
 //! Two hosts that call each other at the same moment could open one connection from both sides: a call (SYN) then comes to
 //! a port from which this agent calls itself. Agents never do that, and smoltcp 0.14 panics over it where the host that it

@@ -225,7 +225,7 @@ mod tests {
         const LENGTH: usize = 700 << 10;
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config([2; 6], 0, Security::Plain);
         let mut outside = Outside::default();
-        let net = Rc::new(RefCell::new(Net::new(&config, &mut outside, 1, tasks::Instant::default())));
+        let net = Rc::new(RefCell::new(Net::new(&config.network(), &mut outside, 1, tasks::Instant::default())));
         let timer = Timer::new(tasks::Instant::default);
         let sizes = Buffers { receive: 384 << 10, send: 320 << 10 };
         let there = Connection::listen(&net, &timer, 7, sizes).unwrap();

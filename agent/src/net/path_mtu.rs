@@ -11,7 +11,7 @@ use core::num::NonZeroU16;
 
 use smoltcp::phy::{PacketMeta, TxToken};
 
-use crate::config::MTU;
+use super::MTU;
 use crate::limits::PATH_MTU_KEPT;
 use crate::tasks::Instant;
 

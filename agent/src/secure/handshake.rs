@@ -128,10 +128,10 @@ mod tests {
     use super::super::{Heard, Protection, SessionName};
     use super::*;
     use crate::testing::{Pair, Wire, entropy, identity, pass, take};
-    use crate::wire::Channel;
+    use crate::wire::ConnectionRole;
 
     const PREAMBLE: Preamble =
-        Preamble { protection: Protection::Sealed, channel: Channel::Control, session: SessionName([7; 16]) };
+        Preamble { protection: Protection::Sealed, role: ConnectionRole::Control, session: SessionName([7; 16]) };
 
     #[test]
     fn both_ends_learn_who_the_other_is_and_share_what_nobody_else_has() {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_preamble_that_was_changed_on_its_way_is_found_out() {
-        let bulk = Preamble { channel: Channel::Bulk, ..PREAMBLE };
+        let bulk = Preamble { role: ConnectionRole::Bulk, ..PREAMBLE };
         assert_eq!(shaken(2, &[1], bulk), (LinkError::TurnedAway.into(), LinkError::Changed.into()));
         let other = Preamble { session: SessionName([8; 16]), ..PREAMBLE };
         assert_eq!(shaken(2, &[1], other).1, LinkError::Changed.into());

@@ -9,12 +9,12 @@ use common::PublicKey;
 
 use super::Preamble;
 use super::datagram::Datagrams;
-use super::record::{Changed, Direction, LENGTH, MAX_PAYLOAD, TAG};
+use super::record::{Direction, LENGTH, MAX_PAYLOAD, TAG};
 use crate::error::LinkError;
 use crate::net::Connection;
 
-/// One secured connection. Messages go in through [`Outlet`](crate::channel::Outlet) and come out of
-/// [`Inlet`](crate::channel::Inlet); here they are cut into records.
+/// One secured connection. Messages go in through [`Outlet`](crate::messages::Outlet) and come out of
+/// [`Inlet`](crate::messages::Inlet); here they are cut into records.
 ///
 /// A message begins with a record of its own, so that the receiver can put its records one after the other and has it
 /// whole, without copying.
@@ -266,8 +266,7 @@ impl Link {
         if let Some(direction) = &mut *self.0.into.borrow_mut()
             && let Some((payload, tag)) = record.split_last_chunk_mut::<TAG>()
         {
-            self.spend(&self.0.opening, || direction.open(&length, payload, tag))
-                .map_err(|Changed| LinkError::Changed)?;
+            self.spend(&self.0.opening, || direction.open(&length, payload, tag))?;
         }
         into.length += count;
         Ok(())

@@ -8,8 +8,8 @@ use common::control::SessionToken;
 use snow::params::HashChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
-use crate::error::{Refusal, VersionMismatch};
-use crate::wire::Channel;
+use crate::error::{NoPreamble, Refusal, VersionMismatch};
+use crate::wire::ConnectionRole;
 
 const MAGIC: [u8; 4] = *b"TSMC";
 /// The version of the protocol: of this, and of all that follows. 1 had the token itself in clear.
@@ -51,20 +51,11 @@ impl SessionName {
     }
 }
 
-/// What a caller said that is no preamble of this version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NoPreamble {
-    /// It is none at all.
-    Strange,
-    /// It is one of another version, and has this where the session's name would be.
-    Version(VersionMismatch, [u8; 16]),
-}
-
-/// What a connection is for: magic (4 bytes), version (1), protection (1), channel (1), zero (1), the session's name (16).
+/// What a connection is for: magic (4 bytes), version (1), protection (1), role (1), zero (1), the session's name (16).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Preamble {
     pub(crate) protection: Protection,
-    pub(crate) channel: Channel,
+    pub(crate) role: ConnectionRole,
     pub(crate) session: SessionName,
 }
 
@@ -74,7 +65,7 @@ impl Preamble {
 
     /// Checks what a caller sent.
     pub(crate) fn parse(bytes: &[u8; Self::LEN]) -> Result<Self, NoPreamble> {
-        let [m, a, g, i, version, protection, channel, zero, session @ ..] = bytes;
+        let [m, a, g, i, version, protection, role, zero, session @ ..] = bytes;
         if [*m, *a, *g, *i] != MAGIC {
             return Err(NoPreamble::Strange);
         }
@@ -87,15 +78,15 @@ impl Preamble {
             1 => Protection::Sealed,
             _ => return Err(NoPreamble::Strange),
         };
-        let channel = Channel::from_number(*channel).filter(|_| *zero == 0).ok_or(NoPreamble::Strange)?;
-        Ok(Self { protection, channel, session: SessionName(*session) })
+        let role = ConnectionRole::from_number(*role).filter(|_| *zero == 0).ok_or(NoPreamble::Strange)?;
+        Ok(Self { protection, role, session: SessionName(*session) })
     }
 
     /// Its bytes.
     pub(crate) fn emit(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4..7].copy_from_slice(&[VERSION, self.protection as u8, self.channel as u8]);
+        bytes[4..7].copy_from_slice(&[VERSION, self.protection as u8, self.role as u8]);
         bytes[8..].copy_from_slice(&self.session.0);
         bytes
     }
@@ -122,8 +113,8 @@ mod tests {
     #[test]
     fn a_preamble_survives_the_wire_and_nothing_else_passes() {
         for protection in [Protection::Plain, Protection::Sealed] {
-            for channel in [Channel::Control, Channel::Bulk] {
-                let preamble = Preamble { protection, channel, session: SessionName([0xa5; 16]) };
+            for role in [ConnectionRole::Control, ConnectionRole::Bulk] {
+                let preamble = Preamble { protection, role, session: SessionName([0xa5; 16]) };
                 assert_eq!(Preamble::parse(&preamble.emit()), Ok(preamble));
                 for at in 0..8 {
                     let mut bytes = preamble.emit();

@@ -10,6 +10,8 @@ use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit};
 use common::PAGE_SIZE;
 use zeroize::Zeroizing;
 
+use crate::error::Changed;
+
 /// Bytes of a record's length.
 pub(crate) const LENGTH: usize = 4;
 /// Bytes of a record's tag.
@@ -22,10 +24,6 @@ const REKEY_EVERY: u64 = 1 << 20;
 /// Nonces that no record has: for the next key of a direction, and for its datagrams' key.
 const REKEY: u64 = u64::MAX;
 const DATAGRAMS: u64 = u64::MAX - 1;
-
-/// A record that is not what the other side sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Changed;
 
 /// A key of one direction.
 pub(crate) type Key = Zeroizing<[u8; 32]>;

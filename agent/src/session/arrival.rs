@@ -10,7 +10,6 @@ use embassy_futures::select::{Either, Either3, select, select3};
 use super::dialing;
 use super::epilogue;
 use super::stay::{self, Contact};
-use crate::channel::{Inlet, SharedOutlet};
 use crate::datagram::End;
 use crate::error::{PeerFault, Refusal, SessionError, Wait};
 use crate::host::budget::{Reservation, Want};
@@ -20,8 +19,9 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::ledger::Stage;
 use crate::limits::{LAST_WORD, PEER_WAIT, UNCOMMITTED, WATCH};
+use crate::messages::{Inlet, SharedOutlet};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
-use crate::target::pages::Sets;
+use crate::target::sets::Sets;
 use crate::target::verifier::Verifier;
 use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
 use crate::wire::{Message, Purpose, Welcome};
@@ -90,12 +90,12 @@ async fn arrive<P: Platform>(
     };
     toolstack.state(State::Built { store: rings.store, console: rings.console });
 
-    let (memo, peer) = (target.memo(), callee.address);
-    let note = Note { role: Role::Ready, domain, session, uuid, memo, frames, peer, key: callee.key };
+    let peer = callee.address;
+    let note = Note { role: Role::Ready, domain, session, uuid, memo: 0, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, toolstack, target, &note, Sets::new(frames), pages, memory);
     arrival.verifier.replace(verifier);
     let unheard = {
-        let channel = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
+        let socket = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
         let mut listening = stay::listen(&arrival, [control, bulk.clone()], inlet);
         let mut bulk = Inlet::new(bulk, &BULKS);
@@ -110,7 +110,7 @@ async fn arrive<P: Platform>(
             Either3::First(Err(error)) | Either3::Second(Err(error)) | Either3::Third(error) => Some(error),
         };
         let contact = match error {
-            None => Contact::Open { listening, bulk, channel },
+            None => Contact::Open { listening, bulk, socket },
             Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
                 arrival.close(arrival.abort(error).await.failed());
                 return Ok(());
@@ -142,7 +142,7 @@ pub(super) async fn adopt<P: Platform>(
         Role::Running => (Hold::Released, Phase::Released),
         Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
     };
-    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, note.memo, hold, note.frames);
+    let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, hold, note.frames);
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
     let arrival = Arrival::new(host, toolstack, target, note, Sets::adopted(absent), pages, memory);
@@ -212,7 +212,7 @@ async fn fill<P: Platform>(
         arrival.timer.yield_now().await;
     }
     // It may have grown on its way, and no page beyond what the note says is looked at when the guest is adopted.
-    let frames = arrival.sets.borrow().ram.frames();
+    let frames = arrival.sets.borrow().frames();
     *arrival.notes.borrow_mut() = Notes::new(host, &Note { frames, ..note.clone() });
     switchover::prepare(arrival).await
 }

@@ -11,7 +11,6 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
 use super::retained::{self, Contact};
-use crate::channel::Outlet;
 use crate::config::Config;
 use crate::error::{LinkError, PlatformError, Refusal, SessionError, Wait};
 use crate::host::budget::Want;
@@ -20,8 +19,9 @@ use crate::host::note::{Note, Role};
 use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, SUSPEND_WAIT};
-use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source};
-use crate::source::{Committed, Departure, NOBODY, Phase, Terms, reserve, size_of};
+use crate::messages::Outlet;
+use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source, SourceHold as _};
+use crate::source::{Committed, Departure, Listening, NOBODY, Phase, Terms, reserve, size_of};
 use crate::wire::{Message, Purpose};
 use crate::{full_copy, switchover};
 
@@ -77,25 +77,7 @@ async fn leave<P: Platform>(
     let terms = Terms { mode, verify, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
-    let outcome = {
-        let migration = pin!(migrate(host, &mut departure, &info, &config, &note));
-        let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
-        let others = select3(listening.as_mut(), cancelled(&host.timer, toolstack), calls);
-        match select(migration, others).await {
-            // A broken connection may have been closed for a reason that is still on its way.
-            Either::First(Err(error @ SessionError::Link(_))) => {
-                let told = host.timer.within(LAST_WORD, listening.as_mut()).await;
-                Err(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
-            }
-            Either::First(outcome) => outcome,
-            Either::Second(Either3::First(Ok(_))) => Err(SessionError::Refused(Refusal::GoneThere)),
-            Either::Second(Either3::First(Err(error))) => Err(error),
-            Either::Second(Either3::Second(())) => Err(SessionError::Cancelled),
-            // The target has lost us, and asks whether we have committed.
-            Either::Second(Either3::Third(Either::First(()))) => Err(LinkError::Lost.into()),
-            Either::Second(Either3::Third(Either::Second(()))) => Err(SessionError::Refused(Refusal::Contested)),
-        }
-    };
+    let outcome = until_committed(host, &mut departure, &mut listening, &invitation, &info, &config, &note).await;
     match outcome {
         Ok(committed) => {
             retained::see_off(host, departure, claim, invitation, Contact::Open(listening), committed).await
@@ -116,11 +98,38 @@ async fn leave<P: Platform>(
     Ok(())
 }
 
+/// Migrates up to the commit, unless the target, the toolstack or another caller ends it before.
+async fn until_committed<P: Platform>(
+    host: &Host<P>,
+    departure: &mut Departure<P::Source>,
+    listening: &mut Listening,
+    invitation: &Invitation,
+    info: &GuestInfo,
+    config: &[u8],
+    note: &str,
+) -> Result<Committed, SessionError> {
+    let toolstack = departure.toolstack.clone();
+    let migration = pin!(migrate(host, departure, info, config, note));
+    let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
+    let others = select3(listening.as_mut(), cancelled(&host.timer, &toolstack), calls);
+    match select(migration, others).await {
+        // A broken connection may have been closed for a reason that is still on its way.
+        Either::First(Err(error @ SessionError::Link(_))) => {
+            let told = host.timer.within(LAST_WORD, listening.as_mut()).await;
+            Err(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
+        }
+        Either::First(outcome) => outcome,
+        Either::Second(Either3::First(Ok(_))) => Err(SessionError::Refused(Refusal::GoneThere)),
+        Either::Second(Either3::First(Err(error))) => Err(error),
+        Either::Second(Either3::Second(())) => Err(SessionError::Cancelled),
+        // The target has lost us, and asks whether we have committed.
+        Either::Second(Either3::Third(Either::First(()))) => Err(LinkError::Lost.into()),
+        Either::Second(Either3::Third(Either::Second(()))) => Err(SessionError::Refused(Refusal::Contested)),
+    }
+}
+
 /// Opens the guest and refuses what is going to be impossible.
 fn open<P: Platform>(host: &Host<P>, domain: DomId) -> Result<(P::Source, GuestInfo), SessionError> {
-    if !host.platform.borrow().features().dirty_log {
-        return Err(SessionError::Refused(Refusal::NoDirtyLog));
-    }
     host.platform.borrow().can_retain()?;
     let mut source = host.platform.borrow_mut().open_source(domain)?;
     let info = source.info()?;

@@ -4,17 +4,17 @@ use core::convert::Infallible;
 
 use common::control::SessionToken;
 
-use crate::channel::SharedOutlet;
 use crate::error::{LinkError, Refusal, SessionError};
 use crate::host::Host;
 use crate::host::peers::Callee;
 use crate::limits::{PEER_WAIT, POSTPONE_EVERY, REDIAL_AFTER};
+use crate::messages::SharedOutlet;
 use crate::net::{Buffers, Connection};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, Preamble, Security, SessionName};
 use crate::target::{BULK_BUFFERS, CONTROL_BUFFERS};
-use crate::wire::{Channel, Hello, Message, Purpose};
+use crate::wire::{ConnectionRole, Hello, Message, Purpose};
 
 /// A call that only says that another will come.
 const SHORT: Buffers = Buffers { receive: 1 << 10, send: 1 << 10 };
@@ -54,10 +54,10 @@ pub(super) async fn both<P: Platform>(
     session: SessionToken,
     purpose: Purpose,
 ) -> Result<[Link; 2], SessionError> {
-    let control = one(host, callee, Channel::Control, session, CONTROL_BUFFERS).await?;
-    introduce(&control, Channel::Control, session, purpose, [0; 32]).await?;
-    let bulk = one(host, callee, Channel::Bulk, session, BULK_BUFFERS).await?;
-    introduce(&bulk, Channel::Bulk, session, purpose, control.binding()).await?;
+    let control = one(host, callee, ConnectionRole::Control, session, CONTROL_BUFFERS).await?;
+    introduce(&control, ConnectionRole::Control, session, purpose, [0; 32]).await?;
+    let bulk = one(host, callee, ConnectionRole::Bulk, session, BULK_BUFFERS).await?;
+    introduce(&bulk, ConnectionRole::Bulk, session, purpose, control.binding()).await?;
     Ok([control, bulk])
 }
 
@@ -66,8 +66,8 @@ pub(super) async fn postpone<P: Platform>(host: &Host<P>, callee: Callee, sessio
     loop {
         host.timer.sleep(POSTPONE_EVERY).await;
         let said = async {
-            let link = one(host, callee, Channel::Control, session, SHORT).await?;
-            introduce(&link, Channel::Control, session, Purpose::Postpone, [0; 32]).await
+            let link = one(host, callee, ConnectionRole::Control, session, SHORT).await?;
+            introduce(&link, ConnectionRole::Control, session, Purpose::Postpone, [0; 32]).await
         };
         // One that does not come through is said again. Why it did not is found when the turn has come.
         let _ = host.timer.within(POSTPONE_EVERY, said).await;
@@ -78,7 +78,7 @@ pub(super) async fn postpone<P: Platform>(host: &Host<P>, callee: Callee, sessio
 async fn one<P: Platform>(
     host: &Host<P>,
     callee: Callee,
-    channel: Channel,
+    role: ConnectionRole,
     session: SessionToken,
     buffers: Buffers,
 ) -> Result<Link, SessionError> {
@@ -89,7 +89,7 @@ async fn one<P: Platform>(
         return Err(SessionError::Refused(Refusal::UnknownPeer));
     }
     let connection = Connection::connect(&host.net, &host.timer, callee.address, buffers).await?;
-    let preamble = Preamble { protection: security.protection(), channel, session: SessionName::of(session) };
+    let preamble = Preamble { protection: security.protection(), role, session: SessionName::of(session) };
     // Said even if the other agent cannot take it: so it knows why nobody comes.
     connection.write_all(&preamble.emit()).await?;
     match (security, callee.key) {
@@ -106,12 +106,12 @@ async fn one<P: Platform>(
 
 async fn introduce(
     link: &Link,
-    channel: Channel,
+    role: ConnectionRole,
     session: SessionToken,
     purpose: Purpose,
     binding: [u8; 32],
 ) -> Result<(), SessionError> {
-    let hello = Hello { channel, purpose, session, binding };
+    let hello = Hello { role, purpose, session, binding };
     SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await?;
     // The other agent listens to a caller for a while only: whom it has not heard by then must call again.
     Ok(link.connection().arrived().await?)

@@ -1,4 +1,4 @@
-//! What is still to be said when a session is over here.
+//! Delivers a finished session's last message until the peer has it, for the last eight sessions.
 //!
 //! A target that said it was ready and heard no more, or whose last word may not have been heard, calls again until it is
 //! answered; a source waits to be told. Each of them remembers only so many.
@@ -11,12 +11,12 @@ use common::control::SessionToken;
 use embassy_futures::select::select;
 
 use super::dialing;
-use crate::channel::{Inlet, Outlet};
 use crate::error::SessionError;
 use crate::host::Host;
 use crate::host::listener::{self, Invitation};
 use crate::host::peers::Callee;
 use crate::limits::{CONTROL_LOST, EPILOGUE_RECALL, RECALL_AFTER};
+use crate::messages::{Inlet, Outlet};
 use crate::platform::Platform;
 use crate::target::CONTROLS;
 use crate::wire::{Message, Purpose};

@@ -1,7 +1,9 @@
 //! The source's end after the commit: a guest that has left, whose pages are kept until the target has them all.
 
+use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::ToString;
+use core::ops::ControlFlow;
 use core::pin::pin;
 
 use common::Gfn;
@@ -14,7 +16,7 @@ use crate::host::budget::Want;
 use crate::host::claim::Claim;
 use crate::host::listener::{Called, Invitation};
 use crate::host::note::Note;
-use crate::host::toolstack::{Complaint, Toolstack};
+use crate::host::toolstack::{Toolstack, retry};
 use crate::host::{Host, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, XEN_RETRY};
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
@@ -83,8 +85,24 @@ pub(super) async fn see_off<P: Platform>(
             }
         };
     };
+    finish(host, departure, claim, invitation, ending, committed).await;
+}
+
+/// The end of such a session: the target hears of it, and the guest is destroyed once it has all of it.
+async fn finish<P: Platform>(
+    host: &Host<P>,
+    mut departure: Departure<P::Source>,
+    claim: Claim,
+    invitation: Invitation,
+    ending: Ending,
+    committed: Committed,
+) {
+    let mut to_destroy = None;
     let (answer, state) = match ending {
-        Ending::Complete => (Answer::Complete, State::Complete),
+        Ending::Complete => {
+            to_destroy = Some(committed);
+            (Answer::Complete, State::Complete)
+        }
         Ending::Lost => {
             log::error!("{}: {}", departure.toolstack.id, Refusal::Lost);
             over(Refusal::Lost)
@@ -92,8 +110,8 @@ pub(super) async fn see_off<P: Platform>(
         Ending::Revoked => over(departure.take_back(committed).await),
     };
     let _ = host.timer.within(LAST_WORD, departure.connections.control.send(answer.message())).await;
-    if ending == Ending::Complete {
-        departure.destroy(&claim).await;
+    if let Some(committed) = to_destroy {
+        departure.destroy(&claim, &committed).await;
     }
     departure.close(state);
     departure.connections.bulk.connection().abort();
@@ -153,8 +171,8 @@ fn over(refusal: Refusal) -> (Answer, State) {
 
 impl<S: Source> Departure<S> {
     /// Frees the guest's memory: the target has all of it.
-    async fn destroy(&mut self, claim: &Claim) {
-        if let Err(error) = self.free(claim).await {
+    async fn destroy(&mut self, claim: &Claim, committed: &Committed) {
+        if let Err(error) = self.free(claim, committed).await {
             log::warn!("{}: the guest's memory is freed all at once: {error}", self.toolstack.id);
         }
         let _ = self.insist("the guest that has left cannot be destroyed", S::destroy).await;
@@ -162,23 +180,20 @@ impl<S: Source> Departure<S> {
 
     /// Asks the hypervisor for something after the commit until it is done, or the domain is gone.
     async fn insist(&mut self, what: &str, work: fn(&mut S) -> platform::Result<()>) -> platform::Result<()> {
-        let mut complaint = Complaint::default();
-        loop {
-            match work(&mut self.source) {
-                done @ (Ok(()) | Err(PlatformError::Gone)) => return done,
-                Err(error) => complaint.about(&self.toolstack.id, format_args!("{what}: {error}")),
-            }
-            self.timer.sleep(XEN_RETRY).await;
-        }
+        let Self { source, toolstack, timer, .. } = self;
+        let once = || match work(source) {
+            done @ (Ok(()) | Err(PlatformError::Gone)) => ControlFlow::Break(done),
+            Err(error) => ControlFlow::Continue(format!("{what}: {error}")),
+        };
+        retry(timer, &toolstack.id, XEN_RETRY, once).await
     }
 
     /// Frees the guest's pages bit by bit, as long as there are many or this agent has other guests in hand. To destroy the domain
     /// with all of its memory is one hypercall, and nobody is served for as long as that takes, nor any session begun; when
     /// nobody is to be served, it takes least.
-    async fn free(&mut self, claim: &Claim) -> Result<(), PlatformError> {
+    async fn free(&mut self, claim: &Claim, _: &Committed) -> Result<(), PlatformError> {
         let mut next = Gfn(0);
-        while let Some(mut chunk) = self.pages.chunk(next) {
-            next = chunk.end();
+        while let Some(mut chunk) = self.pages.next_chunk(&mut next) {
             let few = self.source.info()?.pages <= AT_ONCE;
             self.pages.look(&mut self.source, chunk)?;
             while let Some(batch) = self.pages.next_found(&mut chunk) {

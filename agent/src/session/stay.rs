@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::future::Future;
+use core::ops::ControlFlow;
 use core::pin::{Pin, pin};
 
 use common::control::State;
@@ -14,17 +15,16 @@ use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing;
 use super::epilogue::Word;
-use crate::channel::{Inlet, Outlet};
-use crate::datagram::{self, DatagramChannel};
+use crate::datagram::{self, DatagramSocket};
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::Host;
-use crate::host::toolstack::Complaint;
+use crate::host::toolstack::retry;
 use crate::ledger::Stage;
 use crate::limits::{COMMITTED, CONTROL_LOST, RECALL_AFTER, WATCH, WATCH_START, XEN_RETRY};
+use crate::messages::{Inlet, Outlet};
 use crate::platform::{Platform, Target};
 use crate::secure::Link;
 use crate::target::{Arrival, BULKS, CONTROLS, Phase};
-use crate::verify;
 use crate::wire::{CHUNK, Cause, Kind, Message, Purpose};
 use crate::{dirty_copy, tail};
 
@@ -36,7 +36,7 @@ pub(super) enum Contact<'a> {
     Open {
         listening: Listening<'a>,
         bulk: Inlet,
-        channel: DatagramChannel,
+        socket: DatagramSocket,
     },
     Cut,
     /// The source has said that it has nothing more of the guest: nobody calls it again.
@@ -70,8 +70,8 @@ pub(super) async fn stay<'a, P: Platform>(
         let mut life = pin!(live(arrival));
         loop {
             let error = match &mut contact {
-                Contact::Open { listening, bulk, channel } => {
-                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, channel));
+                Contact::Open { listening, bulk, socket } => {
+                    let others = select(dirty_copy::take_pushed(arrival, bulk), dirty_copy::ask(arrival, socket));
                     match select3(life.as_mut(), listening.as_mut(), others).await {
                         Either3::First(end) => break end,
                         Either3::Second(Ok(())) => SessionError::Peer(PeerFault::OutOfTurn),
@@ -139,7 +139,7 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
     }
     arrival.begin(Stage::DirtyCopy);
     // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
-    let whole = timer.wait_for(|| (arrival.sets.borrow().missing == 0 && arrival.ran.get()).then_some(()));
+    let whole = timer.wait_for(|| (arrival.sets.borrow().missing() == 0 && arrival.ran.get()).then_some(()));
     match select(whole, dirty_copy::watch_faults(arrival)).await {
         Either::First(()) => insist(arrival, T::finish).await,
         Either::Second(never) => match never {},
@@ -148,13 +148,11 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
 
 /// Asks the hypervisor for something after the commit, when nobody is helped by giving up, until it is done.
 async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::platform::Result<()>) {
-    let mut complaint = Complaint::default();
-    loop {
-        let done = work(&mut arrival.target.borrow_mut());
-        let Err(error) = done else { return };
-        complaint.about(&arrival.toolstack.id, error);
-        arrival.timer.sleep(XEN_RETRY).await;
-    }
+    let once = || match work(&mut arrival.target.borrow_mut()) {
+        Ok(()) => ControlFlow::Break(()),
+        Err(error) => ControlFlow::Continue(error),
+    };
+    retry(&arrival.timer, &arrival.toolstack.id, XEN_RETRY, once).await;
 }
 
 /// Notices that the guest begins to run. Ends when the domain is gone.
@@ -196,7 +194,7 @@ async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), S
                 arrival.faults.tcp_is_late.set(false);
                 arrival.report(3);
             }
-            (_, Message::Digests(digests)) => verify::take(arrival, &digests)?,
+            (_, Message::Digests(digests)) => arrival.take_digests(&digests)?,
             (Phase::InDoubt, Message::Commit) => arrival.phase.set(Phase::Committed),
             (_, Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
             _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
@@ -223,10 +221,10 @@ async fn call_again<'a, P: Platform>(
     tail::minding(links, arrival.timer.clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
     arrival.faults.forget_demands();
-    let channel =
+    let socket =
         host.datagram_port.open(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
     let listening = listen(arrival, [control, bulk.clone()], inlet);
-    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), channel })
+    Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), socket })
 }
 
 /// The source answers a call like this only once it has committed, or to say that it never will.
@@ -255,7 +253,8 @@ async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Re
     let mut next = Gfn(0);
     loop {
         let sending = {
-            let absent = &arrival.sets.borrow().absent;
+            let sets = arrival.sets.borrow();
+            let absent = sets.absent();
             let Some(chunk) = absent.next_chunk(next, CHUNK) else { break };
             next = chunk.end();
             control.send_set(Kind::Missing, absent, chunk)

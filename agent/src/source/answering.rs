@@ -4,26 +4,25 @@ use alloc::boxed::Box;
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
 use core::pin::pin;
-use core::time::Duration;
 
 use common::{Gfn, PAGE_SIZE, Page, PageMask, PageSet};
 
 use super::is_zero;
-use crate::datagram::DatagramChannel;
+use crate::datagram::DatagramSocket;
+use crate::limits::PAGE_EVERY;
 use crate::platform::Source;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{PIECE, PieceMask, Rescue};
 
 /// Datagrams that are looked at before others get a turn.
 const PER_TURN: usize = 16;
-/// Pages that may be asked for at once, and how soon one more after that: so many and no more are read and sent, however
-/// often a peer asks.
+/// Pages that may be asked for at once, and after that one in each [`PAGE_EVERY`]: so many and no more are read and sent,
+/// however often a peer asks.
 const BURST: u32 = 64;
-const PAGE_EVERY: Duration = Duration::from_micros(200);
 
 /// Answers what the target asks for by datagram.
 pub(crate) struct Answering {
-    channel: DatagramChannel,
+    socket: DatagramSocket,
     timer: Timer,
     /// The guest stands still here, and what is read is what the target must get.
     settled: bool,
@@ -51,8 +50,8 @@ impl Allowance {
 }
 
 impl Answering {
-    pub(crate) fn new(channel: DatagramChannel, timer: Timer) -> Self {
-        Self { channel, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
+    pub(crate) fn new(socket: DatagramSocket, timer: Timer) -> Self {
+        Self { socket, timer, settled: false, allowance: Allowance::default(), page: Box::new([[0; PAGE_SIZE]]) }
     }
 
     /// Answers from here on: after the commit.
@@ -79,24 +78,24 @@ impl Answering {
         if !self.settled {
             return;
         }
-        let Self { channel, timer, allowance, page, .. } = self;
+        let Self { socket, timer, allowance, page, .. } = self;
         for _ in 0..PER_TURN {
-            let read = |channel: &mut DatagramChannel, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
-                Rescue::Probe(stamp) => _ = channel.send_to(from, &Rescue::Echo(stamp)),
+            let read = |socket: &mut DatagramSocket, from: SocketAddrV4, rescue: Rescue<'_>| match rescue {
+                Rescue::Probe(stamp) => _ = socket.send_to(from, &Rescue::Echo(stamp)),
                 Rescue::Ask(wanted) => {
                     for (gfn, pieces) in Rescue::wanted(wanted).filter(|(gfn, _)| ram.contains(*gfn)) {
                         if !allowance.take(timer.now()) {
                             break;
                         }
                         if source.read(&[gfn], &mut page[..]) == Ok(PageMask::first(1)) {
-                            send_pieces(channel, from, gfn, &page[0], pieces);
+                            send_pieces(socket, from, gfn, &page[0], pieces);
                         }
                     }
                 }
                 // What a source says.
                 Rescue::Echo(_) | Rescue::Zero(_) | Rescue::Piece { .. } => {}
             };
-            if !channel.receive(read) {
+            if !socket.receive(read) {
                 return;
             }
         }
@@ -104,20 +103,22 @@ impl Answering {
     }
 }
 
-fn send_pieces(channel: &mut DatagramChannel, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
+fn send_pieces(socket: &mut DatagramSocket, to: SocketAddrV4, gfn: Gfn, page: &Page, pieces: PieceMask) {
     if is_zero(page) {
-        channel.send_to(to, &Rescue::Zero(gfn));
+        socket.send_to(to, &Rescue::Zero(gfn));
         return;
     }
     for (index, bytes) in page.as_chunks::<PIECE>().0.iter().enumerate() {
         if pieces >> index & 1 == 1 {
-            channel.send_to(to, &Rescue::Piece { gfn, index, bytes });
+            socket.send_to(to, &Rescue::Piece { gfn, index, bytes });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use core::time::Duration;
+
     use super::*;
     use crate::tasks::ns;
 

@@ -2,9 +2,9 @@
 
 use core::time::Duration;
 
-use crate::channel::Outlet;
 use crate::host::listener::Called;
 use crate::limits::Patience;
+use crate::messages::Outlet;
 use crate::net::IN_FLIGHT_CONTROL;
 use crate::wire::Cause;
 

@@ -9,8 +9,8 @@ use core::pin::Pin;
 
 use common::{Gfn, PageSet};
 
-use crate::channel::Inlet;
 use crate::error::{PeerFault, SessionError};
+use crate::messages::Inlet;
 use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message};
 

@@ -49,10 +49,12 @@ impl Pages {
         &self.left
     }
 
-    /// The chunk that begins with `first`, as far as the guest reaches.
-    pub(crate) fn chunk(&self, first: Gfn) -> Option<Span> {
-        let rest = Span::between(first, Gfn(self.frames));
-        (rest.count > 0).then_some(Span { count: rest.count.min(CHUNK), ..rest })
+    /// The chunk that begins with `next`, as far as the guest reaches by now; the one behind it is the next.
+    pub(crate) fn next_chunk(&self, next: &mut Gfn) -> Option<Span> {
+        let rest = Span::between(*next, Gfn(self.frames));
+        let chunk = Span { count: rest.count.min(CHUNK), ..rest };
+        *next = chunk.end();
+        (chunk.count > 0).then_some(chunk)
     }
 
     /// Lets every set reach the frames below `frames`.

@@ -1,17 +1,13 @@
-//! When to look at the dirty log, and how stage 1 gets on.
+//! When stage 1 reads the dirty log, and how many bytes of it may be in flight.
 
-use core::time::Duration;
-
+use crate::limits::{ON_ITS_WAY, PEEK_EVERY};
 use crate::net::IN_FLIGHT_BULK;
 use crate::tasks::{Instant, ns};
 
-/// How often stage 1 is looked at, at the most..
-const PEEK_EVERY: Duration = Duration::from_millis(50);
-/// ..and the dirty log, so many times as long as a look takes: it grows with the guest, which stands still for some of it.
+/// How seldom the dirty log is looked at: once in so many times as long as a look takes, which grows with the guest, and for
+/// some of which the guest stands still.
 const PEEK_SHARE: u32 = 20;
-/// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
-/// between; and at least so many bytes.
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+/// Bytes of stage 1 that may be on their way in any case.
 const LEAST_ON_ITS_WAY: u64 = 192 << 10;
 
 /// When it was looked, and when it will be.

@@ -5,8 +5,8 @@ use core::cell::{Cell, RefCell};
 use core::iter::Sum;
 use core::time::Duration;
 
-use crate::channel::SharedOutlet;
 use crate::limits::Patience;
+use crate::messages::SharedOutlet;
 use crate::secure::Link;
 
 /// Both connections to the source, as long as they last.

@@ -1,52 +1,25 @@
-//! The target's pages: what is known of each, and how one comes to where it belongs.
+//! How the target's pages come to where they belong.
 
-use common::{BATCH, Content, Fault, Gfn, PageMask, PageSet, cost};
+use core::ops::ControlFlow;
+
+use common::{BATCH, Content, Fault, Gfn, PageMask, cost};
 
 use super::Arrival;
+use super::sets::Sets;
 use crate::error::{PeerFault, Refusal, SessionError};
-use crate::host::toolstack::Complaint;
+use crate::host::toolstack::retry;
 use crate::limits::PAGE_RETRY;
 use crate::platform::Target;
 use crate::tasks::Instant;
-use crate::verify;
 use crate::wire::{Arriving, Cause, Demanded};
-
-/// What is known of every page. A page that is RAM and in no other set has not been heard of.
-pub(crate) struct Sets {
-    pub(crate) ram: PageSet,
-    /// Here, with the content that the guest will see.
-    pub(crate) present: PageSet,
-    /// A touch becomes a fault.
-    pub(crate) armed: PageSet,
-    /// Stale since the switch, and how many those are.
-    pub(crate) absent: PageSet,
-    pub(crate) missing: u64,
-    /// Demanded and not here yet.
-    pub(crate) requested: PageSet,
-}
-
-impl Sets {
-    pub(crate) fn new(frames: u64) -> Self {
-        let set = || PageSet::new(frames);
-        Self { ram: set(), present: set(), armed: set(), absent: set(), missing: 0, requested: set() }
-    }
-
-    /// Those of a guest that runs, of which so much is absent: all else is here, and nobody sends it.
-    pub(crate) fn adopted(absent: PageSet) -> Self {
-        let set = || PageSet::new(absent.frames());
-        let (missing, present, requested) = (absent.count(), set(), set());
-        Self { ram: absent.clone(), present, armed: absent.clone(), absent, missing, requested }
-    }
-}
 
 impl<T: Target> Arrival<T> {
     /// Lets the sets reach the frames below `frames`, if that is within the budget.
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
-        if frames > sets.ram.frames() {
-            let _moving = self.memory.borrow_mut().grow_sets(sets.ram.frames(), frames, cost::ARRIVAL_SETS)?;
-            let all = [&mut sets.ram, &mut sets.present, &mut sets.armed, &mut sets.absent, &mut sets.requested];
-            all.into_iter().for_each(|set| set.grow(frames));
+        if frames > sets.frames() {
+            let _moving = self.memory.borrow_mut().grow_sets(sets.frames(), frames, cost::ARRIVAL_SETS)?;
+            sets.grow(frames);
             if let Some(verifier) = &mut *self.verifier.borrow_mut() {
                 verifier.grow(frames, &mut self.memory.borrow_mut())?;
             }
@@ -61,10 +34,10 @@ impl<T: Target> Arrival<T> {
         let running = self.is_running();
         let (mut fills, mut writes) = (Contents::new(), Contents::new());
         for (gfn, content) in pages.contents() {
-            if !sets.ram.contains(gfn) {
+            if !sets.is_ram(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
-            if sets.armed.contains(gfn) {
+            if sets.is_armed(gfn) {
                 let _ = fills.push((gfn, content));
             } else if !running {
                 let _ = writes.push((gfn, content));
@@ -78,7 +51,7 @@ impl<T: Target> Arrival<T> {
         self.ledger.borrow_mut().steps.write += now - begun;
         for (contents, mask) in [(&writes, written), (&fills, filled)] {
             let done = mask.pick(contents.iter().copied());
-            verify::check(self, done.clone())?;
+            self.check(done.clone())?;
             done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
         self.timer.nudge();
@@ -92,12 +65,12 @@ impl<T: Target> Arrival<T> {
     /// Puts a page where it belongs that came by datagram, unless it has come otherwise. If that fails, TCP brings it still.
     pub(crate) fn place_rescued(&self, gfn: Gfn, content: Content<'_>) {
         let sets = &mut *self.sets.borrow_mut();
-        if !self.is_running() || !sets.armed.contains(gfn) {
+        if !self.is_running() || !sets.is_armed(gfn) {
             return;
         }
         match self.target.borrow_mut().fill(&[(gfn, content)]) {
             Ok(done) if !done.is_empty() => {
-                verify::check_rescued(self, gfn, content);
+                self.check_rescued(gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;
                 self.faults.tcp_is_late.set(true);
@@ -111,19 +84,13 @@ impl<T: Target> Arrival<T> {
     /// As [`Arrival::place`], once the guest may run: then nobody is helped by giving up, and a page that cannot be filled
     /// now is tried again until it can.
     pub(crate) async fn place_for_good(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
-        let mut complaint = Complaint::default();
-        loop {
-            let error = match self.place(pages) {
-                Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable)))
-                    if self.is_running() =>
-                {
-                    error
-                }
-                placed => return placed,
-            };
-            complaint.about(&self.toolstack.id, error);
-            self.timer.sleep(PAGE_RETRY).await;
-        }
+        let once = || match self.place(pages) {
+            Err(error @ (SessionError::Here(_) | SessionError::Refused(Refusal::Unwritable))) if self.is_running() => {
+                ControlFlow::Continue(error)
+            }
+            placed => ControlFlow::Break(placed),
+        };
+        retry(&self.timer, &self.toolstack.id, PAGE_RETRY, once).await
     }
 
     /// Gives frames back that are RAM no more, before the guest runs here.
@@ -131,11 +98,9 @@ impl<T: Target> Arrival<T> {
         let sets = &mut *self.sets.borrow_mut();
         let mut gone: heapless::Vec<Gfn, BATCH> = heapless::Vec::new();
         for gfn in gfns {
-            if !sets.ram.remove(gfn) {
+            if !sets.remove(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
-            sets.missing -= u64::from(sets.absent.remove(gfn));
-            [&mut sets.present, &mut sets.armed, &mut sets.requested].into_iter().for_each(|set| _ = set.remove(gfn));
             let _ = gone.push(gfn);
         }
         Ok(self.target.borrow_mut().free(&gone)?)
@@ -143,7 +108,7 @@ impl<T: Target> Arrival<T> {
 
     /// A page that the guest gave back needs no content.
     pub(crate) fn forget(&self, gfn: Gfn) {
-        if !self.sets.borrow().ram.contains(gfn) {
+        if !self.sets.borrow().is_ram(gfn) {
             return;
         }
         self.settle(&mut self.sets.borrow_mut(), gfn, self.timer.now());
@@ -151,12 +116,7 @@ impl<T: Target> Arrival<T> {
     }
 
     fn settle(&self, sets: &mut Sets, gfn: Gfn, now: Instant) {
-        sets.armed.remove(gfn);
-        sets.present.insert(gfn);
-        sets.requested.remove(gfn);
-        if sets.absent.remove(gfn) {
-            sets.missing -= 1;
-        }
+        sets.settle(gfn);
         if let Some(since) = self.faults.end(gfn) {
             self.ledger.borrow_mut().waits.add(now - since);
             self.timer.hurry();
@@ -182,21 +142,19 @@ impl<T: Target> Arrival<T> {
     /// Notes that somebody waits for a page, which will then be demanded.
     pub(crate) fn note_fault(&self, fault: Fault) {
         let (gfn, sets) = (fault.gfn, &mut *self.sets.borrow_mut());
-        if sets.absent.contains(gfn) && sets.requested.insert(gfn) {
+        if sets.request(gfn) {
             self.faults.begin(gfn, !fault.vcpu_waits, self.timer.now());
         }
     }
 
     /// The next pages to demand.
     pub(crate) fn take_unsaid(&self) -> heapless::Vec<Demanded, BATCH> {
-        self.faults.take_unsaid(&self.sets.borrow().requested)
+        self.faults.take_unsaid(self.sets.borrow().requested())
     }
 
     /// Every page that is RAM must be here or announced as stale, and only stale ones may be armed.
     pub(crate) fn check_nothing_left_out(&self) -> Result<(), SessionError> {
-        let Sets { ram, present, armed, absent, .. } = &*self.sets.borrow();
-        let known = ram.is_union_of(present, absent) && armed.next_outside(absent, Gfn(0)).is_none();
-        if known { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
+        if self.sets.borrow().are_complete() { Ok(()) } else { Err(SessionError::Peer(PeerFault::MissingPages)) }
     }
 }
 

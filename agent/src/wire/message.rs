@@ -11,16 +11,16 @@ use crate::error::WireError;
 
 /// What a connection is for. A session has one of each, both opened by the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Channel {
+pub enum ConnectionRole {
     /// Handshake, commit, demands and their answers.
     Control = 0,
     /// Everything that comes in bulk.
     Bulk = 1,
 }
 
-impl Channel {
+impl ConnectionRole {
     pub(crate) fn from_number(number: u8) -> Option<Self> {
-        [Self::Control, Self::Bulk].into_iter().find(|channel| *channel as u8 == number)
+        [Self::Control, Self::Bulk].into_iter().find(|role| *role as u8 == number)
     }
 }
 
@@ -39,7 +39,7 @@ pub enum Purpose {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
     /// What the connection is for.
-    pub channel: Channel,
+    pub role: ConnectionRole,
     /// Why the target calls.
     pub purpose: Purpose,
     /// Which session.
@@ -50,7 +50,7 @@ pub struct Hello {
 
 impl Hello {
     fn parse(cursor: &mut Cursor<'_>) -> Result<Self, WireError> {
-        let channel = Channel::from_number(cursor.u8()?).ok_or(WireError::Value("channel"))?;
+        let role = ConnectionRole::from_number(cursor.u8()?).ok_or(WireError::Value("connection role"))?;
         let purpose = match cursor.u8()? {
             0 => Purpose::Begin,
             1 => Purpose::Recover,
@@ -60,7 +60,7 @@ impl Hello {
         if cursor.u16()? != 0 {
             return Err(WireError::Reserved);
         }
-        Ok(Self { channel, purpose, session: SessionToken(cursor.array()?), binding: cursor.array()? })
+        Ok(Self { role, purpose, session: SessionToken(cursor.array()?), binding: cursor.array()? })
     }
 }
 
@@ -171,7 +171,7 @@ impl<'a> Message<'a> {
     pub fn emit(&self, into: &mut Vec<u8>) -> Kind {
         match self {
             Self::Hello(hello) => {
-                into.extend_from_slice(&[hello.channel as u8, hello.purpose as u8, 0, 0]);
+                into.extend_from_slice(&[hello.role as u8, hello.purpose as u8, 0, 0]);
                 into.extend_from_slice(&hello.session.0);
                 into.extend_from_slice(&hello.binding);
                 Kind::Hello

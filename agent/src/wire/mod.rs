@@ -13,7 +13,7 @@ mod rescue;
 mod set;
 
 pub use digests::Digests;
-pub use message::{Channel, Demanded, Hello, Message, Purpose, Welcome};
+pub use message::{ConnectionRole, Demanded, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
 pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
 pub use set::{CHUNK, Set};

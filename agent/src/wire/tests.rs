@@ -25,13 +25,13 @@ proptest! {
         gfns in proptest::collection::vec(any::<u64>(), 1..64), reason in "[ -~]{0,512}", can_page in any::<bool>(),
     ) {
         let binding = std::array::from_fn(|at| session[at % 16] ^ at as u8);
-        for (channel, purpose) in [
-            (Channel::Control, Purpose::Begin),
-            (Channel::Bulk, Purpose::Recover),
-            (Channel::Control, Purpose::Postpone),
+        for (role, purpose) in [
+            (ConnectionRole::Control, Purpose::Begin),
+            (ConnectionRole::Bulk, Purpose::Recover),
+            (ConnectionRole::Control, Purpose::Postpone),
         ] {
             let session = SessionToken(session);
-            there_and_back(Message::Hello(Hello { channel, purpose, session, binding }));
+            there_and_back(Message::Hello(Hello { role, purpose, session, binding }));
         }
         there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, config: &blob }));
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();

@@ -124,7 +124,7 @@ impl Platform for Machine {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);
     }
     fn features(&self) -> Features {
-        Features { dirty_log: true, paging: true }
+        Features { paging: true }
     }
     fn open_source(&mut self, domain: DomId) -> Result<Leaving> {
         self.call(Op::OpenSource, 0)?;
@@ -145,21 +145,14 @@ impl Platform for Machine {
         assert_eq!((guest.borrow().uuid, memo), (uuid, MEMO));
         Ok(Leaving(self.clone(), guest))
     }
-    fn adopt_target(
-        &mut self,
-        domain: DomId,
-        uuid: [u8; 16],
-        memo: u64,
-        hold: Hold,
-        frames: u64,
-    ) -> Result<(Coming, PageSet)> {
+    fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Coming, PageSet)> {
         self.call(Op::OpenTarget, 0)?;
         let shared = self.guest(domain)?;
         let guest = &mut *shared.borrow_mut();
         if !guest.created {
             return Err(PlatformError::Gone);
         }
-        assert_eq!((guest.uuid_there, memo), (uuid, MEMO));
+        assert_eq!(guest.uuid_there, uuid);
         assert!(hold == Hold::Held || !guest.held_there, "the note says otherwise");
         let mut missing = PageSet::new(frames);
         let absent = guest.there.iter().enumerate().filter(|(_, frame)| frame.is_some_and(|frame| frame.armed));

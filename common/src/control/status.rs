@@ -68,10 +68,8 @@ impl FromStr for AgentStatus {
 
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = [(self.dirty_log, "dirty-log"), (self.paging, "paging")];
-        let mut names = named.iter().filter(|(has, _)| *has).map(|(_, name)| *name);
-        f.write_str(names.next().unwrap_or("none"))?;
-        names.try_for_each(|name| write!(f, ",{name}"))
+        // Every hypervisor that is known can log which pages a guest dirties.
+        f.write_str(if self.paging { "dirty-log,paging" } else { "dirty-log" })
     }
 }
 
@@ -79,7 +77,6 @@ impl FromStr for Features {
     type Err = ParseError;
     /// Names of features that are not known here are skipped.
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let has = |name| text.split(',').any(|part| part == name);
-        Ok(Self { dirty_log: has("dirty-log"), paging: has("paging") })
+        Ok(Self { paging: text.split(',').any(|part| part == "paging") })
     }
 }

@@ -4,17 +4,17 @@ use core::task::Poll;
 use embassy_futures::select::{Either, select};
 
 use super::*;
-use crate::channel::SharedOutlet;
 use crate::command_line::AgentOptions;
 use crate::error::{LinkError, VersionMismatch};
+use crate::messages::SharedOutlet;
 use crate::secure::Heard;
 use crate::secure::Protection;
 use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
 
 const SESSION: SessionToken = SessionToken([7; 16]);
 
-fn preamble(protection: Protection, channel: Channel) -> Preamble {
-    Preamble { protection, channel, session: SessionName::of(SESSION) }
+fn preamble(protection: Protection, role: ConnectionRole) -> Preamble {
+    Preamble { protection, role, session: SessionName::of(SESSION) }
 }
 
 /// Agent 2, which expects agent 1 or 3, and everybody else on the same network.
@@ -59,8 +59,8 @@ impl Scene {
     }
 
     /// An agent calls agent 2 and says hello.
-    fn call(&mut self, own: u8, channel: Channel, binding: [u8; 32]) -> Result<Link, SessionError> {
-        self.call_for(SESSION, own, channel, binding)
+    fn call(&mut self, own: u8, role: ConnectionRole, binding: [u8; 32]) -> Result<Link, SessionError> {
+        self.call_for(SESSION, own, role, binding)
     }
 
     /// The same, with this for the token of the session that is called for.
@@ -68,22 +68,22 @@ impl Scene {
         &mut self,
         session: SessionToken,
         own: u8,
-        channel: Channel,
+        role: ConnectionRole,
         binding: [u8; 32],
     ) -> Result<Link, SessionError> {
-        let preamble = preamble(Protection::Sealed, channel);
+        let preamble = preamble(Protection::Sealed, role);
         let connection = self.connect(&preamble.emit());
         let (caller, callee) = (identity(own, &[2]), identity(2, &[]).public_key());
         let link = self.run(handshake::call(connection, &caller, callee, preamble, entropy()))?;
-        let hello = Hello { channel, purpose: Purpose::Begin, session, binding };
+        let hello = Hello { role, purpose: Purpose::Begin, session, binding };
         self.run(SharedOutlet::new(link.clone()).send(Message::Hello(hello)))?;
         Ok(link)
     }
 
     /// Agent 1 calls twice, as it should, and is heard.
     fn meets(&mut self, invitation: &Invitation) {
-        let control = self.call(1, Channel::Control, [0; 32]).unwrap();
-        let _bulk = self.call(1, Channel::Bulk, control.binding()).unwrap();
+        let control = self.call(1, ConnectionRole::Control, [0; 32]).unwrap();
+        let _bulk = self.call(1, ConnectionRole::Bulk, control.binding()).unwrap();
         let timer = self.pair.timer.clone();
         let called = self.run(invitation.answered(&timer));
         assert_eq!(called.peer, Some(identity(1, &[]).public_key()));
@@ -98,7 +98,7 @@ impl Scene {
 
 #[test]
 fn strangers_that_hold_every_place_do_not_keep_the_right_caller_out() {
-    let named = preamble(Protection::Sealed, Channel::Control).emit();
+    let named = preamble(Protection::Sealed, ConnectionRole::Control).emit();
     for said in [&b""[..], b"TSM", &named] {
         let mut scene = Scene::new();
         let invitation = scene.expect();
@@ -113,9 +113,9 @@ fn strangers_that_hold_every_place_do_not_keep_the_right_caller_out() {
 fn strangers_that_come_meanwhile_leave_a_caller_its_place() {
     let mut scene = Scene::new();
     let invitation = scene.expect();
-    let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
+    let control = scene.call(1, ConnectionRole::Control, [0; 32]).unwrap();
     let _strangers: Vec<_> = (0..4 * CALLERS).map(|_| scene.connect(b"")).collect();
-    let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+    let _bulk = scene.call(1, ConnectionRole::Bulk, control.binding()).unwrap();
     let timer = scene.pair.timer.clone();
     scene.run(invitation.answered(&timer));
 }
@@ -147,9 +147,9 @@ fn nobody_listens_unless_somebody_is_expected() {
 fn the_session_learns_why_its_caller_was_turned_away() {
     let mut scene = Scene::new();
     let invitation = scene.expect();
-    assert_eq!(scene.call(9, Channel::Control, [0; 32]).err(), Some(LinkError::TurnedAway.into()));
+    assert_eq!(scene.call(9, ConnectionRole::Control, [0; 32]).err(), Some(LinkError::TurnedAway.into()));
     assert_eq!(invitation.turned_away(), Some(Refusal::UnknownPeer));
-    let plain = preamble(Protection::Plain, Channel::Control);
+    let plain = preamble(Protection::Plain, ConnectionRole::Control);
     let caller = scene.connect(&plain.emit());
     assert!(scene.run(caller.read_exact(&mut [0])).is_err());
     assert_eq!(invitation.turned_away(), Some(Refusal::PeerIsPlain));
@@ -160,11 +160,11 @@ fn the_session_learns_why_its_caller_was_turned_away() {
 fn connections_that_do_not_belong_together_are_no_session() {
     let mut scene = Scene::new();
     let invitation = scene.expect();
-    let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
+    let control = scene.call(1, ConnectionRole::Control, [0; 32]).unwrap();
     // Bound to something else.
-    let bulk = scene.call(1, Channel::Bulk, [0; 32]).unwrap();
+    let bulk = scene.call(1, ConnectionRole::Bulk, [0; 32]).unwrap();
     assert!(scene.is_dropped(&bulk));
-    let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+    let _bulk = scene.call(1, ConnectionRole::Bulk, control.binding()).unwrap();
     let timer = scene.pair.timer.clone();
     scene.run(invitation.answered(&timer));
 }
@@ -173,7 +173,7 @@ fn connections_that_do_not_belong_together_are_no_session() {
 fn a_session_goes_on_with_the_same_agent_only() {
     let mut scene = Scene::new();
     let invitation = scene.pending.expect(SESSION, Purpose::Begin, Some(identity(1, &[]).public_key()));
-    let other = scene.call(3, Channel::Control, [0; 32]).unwrap();
+    let other = scene.call(3, ConnectionRole::Control, [0; 32]).unwrap();
     assert!(scene.is_dropped(&other));
     scene.meets(&invitation);
 }
@@ -184,7 +184,7 @@ fn a_trusted_agent_that_saw_a_preamble_does_not_get_in() {
     let invitation = scene.expect();
     // What it saw, and what it may try.
     for session in [SessionToken(SessionName::of(SESSION).0), SessionToken([0; 16])] {
-        let other = scene.call_for(session, 3, Channel::Control, [0; 32]).unwrap();
+        let other = scene.call_for(session, 3, ConnectionRole::Control, [0; 32]).unwrap();
         assert!(scene.is_dropped(&other));
     }
     assert!(poll_once(&mut Box::pin(invitation.contested(&scene.pair.timer.clone()))).is_pending());
@@ -195,12 +195,12 @@ fn a_trusted_agent_that_saw_a_preamble_does_not_get_in() {
 fn the_first_agent_that_shows_the_token_keeps_its_place() {
     let mut scene = Scene::new();
     let invitation = scene.expect();
-    let control = scene.call(1, Channel::Control, [0; 32]).unwrap();
-    for channel in [Channel::Control, Channel::Bulk] {
-        let other = scene.call(3, channel, control.binding()).unwrap();
+    let control = scene.call(1, ConnectionRole::Control, [0; 32]).unwrap();
+    for role in [ConnectionRole::Control, ConnectionRole::Bulk] {
+        let other = scene.call(3, role, control.binding()).unwrap();
         assert!(scene.is_dropped(&other));
     }
-    let _bulk = scene.call(1, Channel::Bulk, control.binding()).unwrap();
+    let _bulk = scene.call(1, ConnectionRole::Bulk, control.binding()).unwrap();
     let timer = scene.pair.timer.clone();
     assert_eq!(scene.run(invitation.answered(&timer)).peer, Some(identity(1, &[]).public_key()));
     scene.run(invitation.contested(&timer));
@@ -210,7 +210,7 @@ fn the_first_agent_that_shows_the_token_keeps_its_place() {
 fn an_agent_that_calls_again_has_lost_what_it_had() {
     let mut scene = Scene::new();
     let invitation = scene.expect();
-    let lost = scene.call(1, Channel::Control, [0; 32]).unwrap();
+    let lost = scene.call(1, ConnectionRole::Control, [0; 32]).unwrap();
     scene.meets(&invitation);
     assert!(scene.is_dropped(&lost));
 }
@@ -222,7 +222,7 @@ fn agents_of_different_versions_both_learn_why_they_do_not_meet() {
     for (theirs, session) in [(1, SESSION.0), (2, name), (3, name), (9, name)] {
         let mut scene = Scene::new();
         let invitation = scene.expect();
-        let mut said = preamble(Protection::Sealed, Channel::Control).emit();
+        let mut said = preamble(Protection::Sealed, ConnectionRole::Control).emit();
         said[4] = theirs;
         said[8..].copy_from_slice(&session);
         let caller = scene.connect(&said);

@@ -6,10 +6,10 @@ use super::super::{Preamble, Protection, SessionName};
 use super::*;
 use crate::error::VersionMismatch;
 use crate::testing::{Pair, pass, take};
-use crate::wire::Channel;
+use crate::wire::ConnectionRole;
 
 const PREAMBLE: Preamble =
-    Preamble { protection: Protection::Sealed, channel: Channel::Bulk, session: SessionName([7; 16]) };
+    Preamble { protection: Protection::Sealed, role: ConnectionRole::Bulk, session: SessionName([7; 16]) };
 
 /// Two agents, and somebody between them.
 struct Scene {

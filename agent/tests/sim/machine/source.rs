@@ -36,10 +36,6 @@ impl Guest for Leaving {
             hap: true,
         })
     }
-
-    fn memo(&self) -> u64 {
-        MEMO
-    }
 }
 
 impl SourceMemory for Leaving {
@@ -150,6 +146,10 @@ impl SaveMachine for Leaving {
 }
 
 impl SourceHold for Leaving {
+    fn memo(&self) -> u64 {
+        MEMO
+    }
+
     fn is_retained(&self) -> bool {
         self.1.borrow().here == Here::Retained
     }

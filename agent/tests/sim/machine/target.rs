@@ -5,7 +5,7 @@ use agent::platform::{Guest, GuestInfo, LoadMachine, Pager, Result, TargetHold, 
 use common::{Content, Fault, Gfn, Page, PageMask, Rings};
 
 use super::super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
-use super::{MEMO, Machine, Op, mask};
+use super::{Machine, Op, mask};
 
 /// The target's end.
 pub struct Coming(pub(super) Machine, pub(super) Shared);
@@ -28,10 +28,6 @@ impl Guest for Coming {
         let guest = self.1.borrow();
         let info = GuestInfo { uuid: guest.uuid_there, ..GuestInfo::default() };
         if guest.created { Ok(info) } else { Err(PlatformError::Gone) }
-    }
-
-    fn memo(&self) -> u64 {
-        MEMO
     }
 }
 

@@ -12,7 +12,7 @@ use crate::net::Connection;
 use crate::secure::{Heard, Link};
 use crate::wire::{CHUNK, Cause, Digests, Header, Kind, Message, Pages, Set};
 
-/// The receiving half of a channel.
+/// The receiving half of a connection.
 pub(crate) struct Inlet {
     link: Link,
     kinds: &'static [Kind],
@@ -56,8 +56,8 @@ impl Inlet {
     }
 }
 
-/// The sending half of a channel that one task sends on. When that task is dropped in the middle of a message that takes
-/// several records, nothing more can be said on the channel.
+/// The sending half of a connection that one task sends on. When that task is dropped in the middle of a message that takes
+/// several records, nothing more can be said on the connection.
 pub(crate) struct Outlet {
     link: Link,
     scratch: Vec<u8>,
@@ -156,7 +156,7 @@ impl Outlet {
     }
 }
 
-/// The sending half of a channel that several tasks share, for messages that fit a record. One that has been begun is
+/// The sending half of a connection that several tasks share, for messages that fit a record. One that has been begun is
 /// finished before the next begins, whatever becomes of the task that sent it.
 pub(crate) struct SharedOutlet {
     link: Link,
