@@ -266,24 +266,28 @@ fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, R
     if !xl(&["pause", &number]) {
         return Ok("it never ran here, and cannot be paused".into());
     }
-    let request = Request::Withdraw { domain: DomId(end.domain) };
-    let session = Session::ask(store, agent.clone(), "withdraw", end.domain, &request)?;
-    match settled(store, &session, Instant::now())? {
-        Some(State::Complete) => {
-            xl(&["destroy", &number]);
-            Ok("it never ran here, and xl is gone: it goes on where it came from".into())
-        }
+    let answer = ask_to_withdraw(store, agent, end);
+    if let Ok(Some(State::Complete)) = answer {
+        xl(&["destroy", &number]);
+        return Ok("it never ran here, and xl is gone: it goes on where it came from".into());
+    }
+    // Whatever became of the question, it leaves no guest paused.
+    xl(&["unpause", &number]);
+    match answer? {
         Some(State::Failed { reason, .. }) => {
-            xl(&["unpause", &number]);
             // There is no need to ask again.
             end.forget_toolstack(store)?;
             Ok(reason)
         }
-        _ => {
-            xl(&["unpause", &number]);
-            Err(Refusal::AgentSilent)
-        }
+        _ => Err(Refusal::AgentSilent),
     }
+}
+
+/// Asks the agent whether the guest has never run here. Gives how far the answer has come in the time that it may take.
+fn ask_to_withdraw(store: &mut Xenstore, agent: &Agent, end: End) -> Result<Option<State>, Refusal> {
+    let request = Request::Withdraw { domain: DomId(end.domain) };
+    let session = Session::ask(store, agent.clone(), "withdraw", end.domain, &request)?;
+    settled(store, &session, Instant::now())
 }
 
 /// What a domain is called; nothing once dom0 believes that it has destroyed it.
