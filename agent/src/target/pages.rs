@@ -32,15 +32,15 @@ impl<T: Target> Arrival<T> {
     pub(crate) fn place(&self, pages: &Arriving<'_>) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
         let running = self.is_running();
-        let (mut fills, mut writes) = (Contents::new(), Contents::new());
+        let (mut fills, mut writes, mut late) = (Contents::new(), Contents::new(), Contents::new());
         for (gfn, content) in pages.contents() {
             if !sets.is_ram(gfn) {
                 return Err(SessionError::Peer(PeerFault::NoSuchPage));
             }
             if sets.is_armed(gfn) {
                 let _ = fills.push((gfn, content));
-            } else if !running {
-                let _ = writes.push((gfn, content));
+            } else {
+                let _ = if running { &mut late } else { &mut writes }.push((gfn, content));
             }
         }
         let target = &mut *self.target.borrow_mut();
@@ -54,6 +54,7 @@ impl<T: Target> Arrival<T> {
             self.check(done.clone())?;
             done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
+        self.check_late(late.into_iter())?;
         self.timer.nudge();
         if written.count() + filled.count() < writes.len() + fills.len() {
             return Err(SessionError::Refused(Refusal::Unwritable));

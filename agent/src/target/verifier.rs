@@ -165,10 +165,24 @@ impl<T: Target> Arrival<T> {
         Ok(())
     }
 
-    /// The same for a page that came beside the connections, in stage 3. It may be ahead of the word that it is to be spared.
+    /// The same for a page that came beside the connections, in stage 3. One that differs is not judged yet: it may be ahead of the word
+    /// that it is to be spared, or a backend may have written to it since it was sent on a connection, from which it is still to come.
     pub(super) fn check_rescued(&self, gfn: Gfn, content: Content<'_>) {
-        // Only before the commit is a difference an error.
-        let _ = self.check(core::iter::once((gfn, content)));
+        let kept = self.verifier.borrow().as_ref().and_then(|verifier| verifier.kept.as_ref()?.of(gfn));
+        if kept == Some(digest::of_content(content)) {
+            // Only before the commit is a difference an error.
+            let _ = self.check(core::iter::once((gfn, content)));
+        }
+    }
+
+    /// Judges pages that are here already, and come on a connection now: what a backend has written since is spared.
+    pub(super) fn check_late<'a>(&self, pages: impl Iterator<Item = (Gfn, Content<'a>)>) -> Result<(), SessionError> {
+        let equal = self.ledger.borrow().summary.verified;
+        self.check(pages)?;
+        let summary = &mut self.ledger.borrow_mut().summary;
+        summary.spared += summary.verified - equal;
+        summary.verified = equal;
+        Ok(())
     }
 
     /// Counts a page that differs from the source's, and names it.
