@@ -54,7 +54,7 @@ impl<T: Target> Arrival<T> {
             self.check(done.clone())?;
             done.for_each(|(gfn, _)| self.settle(sets, gfn, now));
         }
-        self.check_late(late.into_iter())?;
+        self.check_late(&late)?;
         self.timer.nudge();
         if written.count() + filled.count() < writes.len() + fills.len() {
             return Err(SessionError::Refused(Refusal::Unwritable));

@@ -25,6 +25,8 @@ pub(crate) struct Verifier {
     differing: PageSet,
     /// Of pages that are yet to come.
     kept: Option<Kept>,
+    /// Those of them that came beside the connections, and differed.
+    doubtful: heapless::Vec<Gfn, BATCH>,
     /// What was read back last.
     pages: Vec<Page>,
     took: Duration,
@@ -37,8 +39,9 @@ impl Verifier {
     pub(crate) fn new(frames: u64, memory: &mut Reservation) -> Result<Self, SessionError> {
         let room = memory.add(cost::VERIFIER).and_then(|()| memory.add_sets(frames, cost::VERIFIER_SETS));
         room.map_err(|_| SessionError::Refused(Refusal::NoMemoryToVerify))?;
-        let (told, differing) = (PageSet::new(frames), PageSet::new(frames));
-        Ok(Self { told, differing, kept: None, pages: vec![[0; PAGE_SIZE]; BATCH], took: Duration::ZERO, named: 0 })
+        let (told, differing, doubtful) = (PageSet::new(frames), PageSet::new(frames), heapless::Vec::new());
+        let (pages, took, named) = (vec![[0; PAGE_SIZE]; BATCH], Duration::ZERO, 0);
+        Ok(Self { told, differing, kept: None, doubtful, pages, took, named })
     }
 
     /// Lets it reach as far as the guest does now.
@@ -47,6 +50,12 @@ impl Verifier {
         self.told.grow(frames);
         self.differing.grow(frames);
         Ok(())
+    }
+
+    /// Takes `gfn` out of the doubtful pages; whether it was one.
+    fn take_doubtful(&mut self, gfn: Gfn) -> bool {
+        let place = self.doubtful.iter().position(|doubtful| *doubtful == gfn);
+        place.map(|place| self.doubtful.swap_remove(place)).is_some()
     }
 
     /// Nobody compares `gfn`; whether somebody would have.
@@ -168,20 +177,28 @@ impl<T: Target> Arrival<T> {
     /// The same for a page that came beside the connections, in stage 3. One that differs is not judged yet: it may be ahead of the word
     /// that it is to be spared, or a backend may have written to it since it was sent on a connection, from which it is still to come.
     pub(super) fn check_rescued(&self, gfn: Gfn, content: Content<'_>) {
-        let kept = self.verifier.borrow().as_ref().and_then(|verifier| verifier.kept.as_ref()?.of(gfn));
-        if kept == Some(digest::of_content(content)) {
-            // Only before the commit is a difference an error.
-            let _ = self.check(core::iter::once((gfn, content)));
+        if let Some(Verifier { kept: Some(kept), doubtful, .. }) = &mut *self.verifier.borrow_mut()
+            && kept.of(gfn).is_some_and(|digest| digest != digest::of_content(content))
+            && doubtful.push(gfn).is_ok()
+        {
+            return;
         }
+        // Only before the commit is a difference an error.
+        let _ = self.check(core::iter::once((gfn, content)));
     }
 
-    /// Judges pages that are here already, and come on a connection now: what a backend has written since is spared.
-    pub(super) fn check_late<'a>(&self, pages: impl Iterator<Item = (Gfn, Content<'a>)>) -> Result<(), SessionError> {
-        let equal = self.ledger.borrow().summary.verified;
-        self.check(pages)?;
-        let summary = &mut self.ledger.borrow_mut().summary;
-        summary.spared += summary.verified - equal;
-        summary.verified = equal;
+    /// Judges such pages when they come on a connection: where that is as it should be, a backend has written since, and it is spared.
+    pub(super) fn check_late(&self, pages: &[(Gfn, Content<'_>)]) -> Result<(), SessionError> {
+        for (gfn, content) in pages {
+            let was_doubtful = self.verifier.borrow_mut().as_mut().is_some_and(|verifier| verifier.take_doubtful(*gfn));
+            if was_doubtful {
+                let equal = self.ledger.borrow().summary.verified;
+                self.check(core::iter::once((*gfn, *content)))?;
+                let summary = &mut self.ledger.borrow_mut().summary;
+                summary.spared += summary.verified - equal;
+                summary.verified = equal;
+            }
+        }
         Ok(())
     }
 
