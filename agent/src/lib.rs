@@ -162,6 +162,11 @@ where
         Wake::Now
     }
 
+    /// The network device has come back, perhaps at another place of the network.
+    pub fn reappear(&self) {
+        self.host.net.borrow_mut().reappear();
+    }
+
     /// This agent's address, once it has one.
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.host.net.borrow().address()

@@ -15,6 +15,8 @@ pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub(crate) const LINGER: Duration = Duration::from_secs(30);
 /// How often a caller that was turned away is worth a line.
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// How often an address is announced (RFC 5227, section 1.1: ANNOUNCE_INTERVAL).
+pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 /// How soon to look again when the network device takes no more for now.
 pub(crate) const DEVICE_FULL: Duration = Duration::from_micros(500);
 /// How long a smaller packet size is kept before a further connection tries large packets again.

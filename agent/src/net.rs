@@ -3,6 +3,7 @@
 //! smoltcp does the work. Nothing here waits by itself: [`Net::poll`] moves packets, and the futures of a
 //! [`Connection`] look at their socket once a turn.
 
+mod announcement;
 mod connection;
 mod ingress_filter;
 mod loopback;
@@ -20,6 +21,7 @@ use smoltcp::socket::{Socket, dhcpv4, tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use crate::tasks::Instant;
+use announcement::Announcement;
 pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 use ingress_filter::IngressFilter;
 use loopback::{Loopback, Looped};
@@ -75,6 +77,7 @@ pub(crate) struct Net {
     sockets: SocketSet<'static>,
     datagrams: SocketHandle,
     dhcp: Option<SocketHandle>,
+    announcement: Announcement,
     loopback: Loopback,
     /// Where others call.
     port: u16,
@@ -88,8 +91,8 @@ pub(crate) struct Net {
 impl Net {
     /// Brings the interface up. `seed` makes sequence numbers and ports hard to guess.
     pub(crate) fn new<D: Device + ?Sized>(settings: &Settings, device: &mut D, seed: u64, now: Instant) -> Self {
-        let mac = HardwareAddress::Ethernet(EthernetAddress(settings.mac));
-        let mut config = InterfaceConfig::new(mac);
+        let mac = EthernetAddress(settings.mac);
+        let mut config = InterfaceConfig::new(HardwareAddress::Ethernet(mac));
         config.random_seed = seed;
         let capabilities = device.capabilities();
         let mtu = settings.mtu.map_or(capabilities.ip_mtu(), usize::from);
@@ -107,13 +110,13 @@ impl Net {
             }
         };
         let next_port = 49152 + (seed >> 32) as u16 % 16384;
-        let loopback = Loopback::new(EthernetAddress(settings.mac));
         Self {
             interface,
             sockets,
             datagrams,
             dhcp,
-            loopback,
+            announcement: Announcement::new(mac),
+            loopback: Loopback::new(mac),
             port: settings.port,
             path,
             told_mtu: settings.mtu.is_some(),
@@ -125,6 +128,7 @@ impl Net {
     /// Takes packets in and sends what the sockets have; whether anything happened.
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> bool {
         let time = instant(now);
+        self.announcement.send(self.interface.ipv4_addr(), device, now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
         let device = &mut IngressFilter { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
         let mut moved = false;
@@ -157,8 +161,14 @@ impl Net {
 
     /// When to poll again even if no packet comes.
     pub(crate) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        let at = self.interface.poll_at(instant(now), &self.sockets)?;
-        Some(Instant::from_ns(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)))
+        let at = self.interface.poll_at(instant(now), &self.sockets);
+        let at = at.map(|at| Instant::from_ns(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)));
+        at.into_iter().chain(self.announcement.due()).min()
+    }
+
+    /// The interface may be at another place of the network than before.
+    pub(crate) fn reappear(&mut self) {
+        self.announcement.again();
     }
 
     /// This agent's address, once it has one.

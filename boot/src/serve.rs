@@ -100,7 +100,10 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     loop {
         waker.clear();
         let wake = agent.poll();
-        waker.nic.poll(&mut waker.store.borrow_mut());
+        if waker.nic.poll(&mut waker.store.borrow_mut()) {
+            agent.reappear();
+            continue;
+        }
         waker.sleep(wake);
     }
 }

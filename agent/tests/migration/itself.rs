@@ -10,7 +10,7 @@ fn home() -> Scenario {
     Scenario { to_itself: true, ..Scenario::default() }
 }
 
-/// Its agent is not in its own list of peers, and no packet leaves it.
+/// Its agent is not in its own list of peers, and nothing leaves it but the announcements of its address.
 #[test]
 fn a_guest_crosses_to_its_own_host() {
     for mode in [Mode::Tsmc, Mode::Precopy, Mode::Postcopy] {
@@ -18,7 +18,8 @@ fn a_guest_crosses_to_its_own_host() {
             let busy = Scenario { mode, can_page, working_set: 1500, step_ns: 5_000, ..home() };
             let (world, source, target) = completes(busy);
             assert_eq!((source.sealed, target.sealed), (1, 1));
-            assert_eq!([0, 1].map(|host| world.cable.sent(host)), [0, 0], "{mode} {can_page}");
+            let sent = [0, 1].map(|host| world.cable.sent(host));
+            assert!(sent.iter().all(|&frames| frames <= 2), "{mode} {can_page}: {sent:?}");
         }
     }
 }

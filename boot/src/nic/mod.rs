@@ -45,8 +45,9 @@ pub trait Nic {
     /// The port that says that packets came or went.
     fn port(&self) -> Option<Port>;
 
-    /// Follows whoever is on its other side. Does not wait, except for xenstore and the backend when something changed.
-    fn poll(&mut self, store: &mut Xenstore);
+    /// Follows whoever is on its other side; whether that has come back. Does not wait, except for xenstore and the backend when
+    /// something changed.
+    fn poll(&mut self, store: &mut Xenstore) -> bool;
 }
 
 /// Where a device finds a new queue after its other side came back.
@@ -82,17 +83,19 @@ pub fn bring_up(
     }
 }
 
-/// Hands what came of following the other side, `who`, to the device.
-fn follow(event: Result<Event, impl fmt::Display>, who: &str, reopened: &Reopened) {
+/// Hands what came of following the other side, `who`, to the device; whether it has come back.
+fn follow(event: Result<Event, impl fmt::Display>, who: &str, reopened: &Reopened) -> bool {
     match event {
         Ok(Event::None) => {}
         Ok(Event::Closed) => say!("network: {who} is gone"),
         Ok(Event::Reopened(queue)) => {
             say!("network: {who} is back");
             reopened.set(Some(queue));
+            return true;
         }
         Err(error) => say!("{error}"),
     }
+    false
 }
 
 /// Says once why nothing passes any more.

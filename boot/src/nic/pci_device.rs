@@ -37,7 +37,7 @@ impl Nic for PciDevice {
         self.net.port()
     }
 
-    fn poll(&mut self, store: &mut Xenstore) {
-        follow(self.net.poll(store), "the device", &self.reopened);
+    fn poll(&mut self, store: &mut Xenstore) -> bool {
+        follow(self.net.poll(store), "the device", &self.reopened)
     }
 }

@@ -38,7 +38,7 @@ impl Nic for Vif {
         self.netfront.port()
     }
 
-    fn poll(&mut self, store: &mut Xenstore) {
-        follow(self.netfront.poll(store), "the backend", &self.reopened);
+    fn poll(&mut self, store: &mut Xenstore) -> bool {
+        follow(self.netfront.poll(store), "the backend", &self.reopened)
     }
 }

@@ -55,12 +55,12 @@ const TESTS: &[Test] = &[
     Test { name: "guest_with_two_vcpus_crosses", run: crossings::two_vcpus },
     Test { name: "guest_crosses_by_stock_xl", run: crossings::stock },
     Test { name: "figures_of_a_bench_agree", run: figures::agree },
-    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
     Test { name: "guest_runs_on_b_while_pages_are_on_a", run: crossings::hot_working_set },
     Test { name: "lost_packets_stall_no_vcpu", run: loss::stalls_no_vcpu },
     Test { name: "guest_crosses_by_precopy", run: crossings::precopy },
     Test { name: "guest_crosses_over_ssh", run: crossings::over_ssh },
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
+    Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test {

@@ -1,0 +1,111 @@
+//! Tells the network where this agent is, before anybody calls it (ARP announcement, RFC 5227, section 2.3).
+//!
+//! A switch sends frames to the port from which the address came last. An agent that was started anew with another interface,
+//! and waits for calls, would never be found there by a peer that still has its hardware address.
+
+use core::net::Ipv4Addr;
+
+use smoltcp::phy::{Device, TxToken};
+use smoltcp::time::Instant as DeviceTime;
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr};
+
+use crate::limits::ANNOUNCE_EVERY;
+use crate::tasks::Instant;
+
+/// Announcements of one address, as many as the RFC has (ANNOUNCE_NUM).
+const ANNOUNCEMENTS: u8 = 2;
+
+/// What was announced, and what is still to be.
+pub(crate) struct Announcement {
+    mac: EthernetAddress,
+    address: Option<Ipv4Addr>,
+    left: u8,
+    at: Instant,
+}
+
+impl Announcement {
+    pub(crate) fn new(mac: EthernetAddress) -> Self {
+        Self { mac, address: None, left: 0, at: Instant::default() }
+    }
+
+    /// The agent may be at another place of the network: its address is announced anew.
+    pub(crate) fn again(&mut self) {
+        (self.left, self.at) = (ANNOUNCEMENTS, Instant::default());
+    }
+
+    /// When the next one is due.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        (self.left > 0 && self.address.is_some()).then_some(self.at)
+    }
+
+    /// Sends the one that is due, if the device takes it.
+    pub(crate) fn send<D: Device + ?Sized>(&mut self, address: Option<Ipv4Addr>, device: &mut D, now: Instant) {
+        if self.address != address {
+            self.address = address;
+            self.again();
+        }
+        let Some(address) = address.filter(|_| self.left > 0 && now >= self.at) else { return };
+        let Some(token) = device.transmit(DeviceTime::ZERO) else { return };
+        let ethernet =
+            EthernetRepr { src_addr: self.mac, dst_addr: EthernetAddress::BROADCAST, ethertype: EthernetProtocol::Arp };
+        let arp = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Request,
+            source_hardware_addr: self.mac,
+            source_protocol_addr: address,
+            target_hardware_addr: EthernetAddress([0; 6]),
+            target_protocol_addr: address,
+        };
+        token.consume(ethernet.buffer_len() + arp.buffer_len(), |bytes| {
+            let mut frame = EthernetFrame::new_unchecked(bytes);
+            ethernet.emit(&mut frame);
+            arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+        });
+        (self.left, self.at) = (self.left - 1, now + ANNOUNCE_EVERY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smoltcp::phy::{Loopback, Medium, RxToken};
+
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+
+    /// What is sent at this time: the addresses that it is from and to.
+    fn sent(announcement: &mut Announcement, address: Option<Ipv4Addr>, now: Instant) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        let mut device = Loopback::new(Medium::Ethernet);
+        announcement.send(address, &mut device, now);
+        let (token, _) = device.receive(DeviceTime::ZERO)?;
+        token.consume(|bytes| {
+            let frame = EthernetFrame::new_checked(bytes).unwrap();
+            assert_eq!((frame.src_addr().0, frame.dst_addr()), (MAC, EthernetAddress::BROADCAST));
+            match ArpRepr::parse(&ArpPacket::new_checked(frame.payload()).unwrap()).unwrap() {
+                ArpRepr::EthernetIpv4 { source_protocol_addr, target_protocol_addr, source_hardware_addr, .. } => {
+                    assert_eq!(source_hardware_addr.0, MAC);
+                    Some((source_protocol_addr, target_protocol_addr))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    #[test]
+    fn an_address_is_announced_twice_and_again_when_the_interface_came_back() {
+        let mut announcement = Announcement::new(EthernetAddress(MAC));
+        let (start, own) = (Instant::default(), Some(ADDRESS));
+        let announced = Some((ADDRESS, ADDRESS));
+        assert_eq!((sent(&mut announcement, None, start), announcement.due()), (None, None));
+        for _ in 0..2 {
+            assert_eq!(sent(&mut announcement, own, start), announced);
+            assert_eq!(announcement.due(), Some(start + ANNOUNCE_EVERY));
+            assert_eq!(sent(&mut announcement, own, start), None);
+            assert_eq!(sent(&mut announcement, own, start + ANNOUNCE_EVERY), announced);
+            assert_eq!(announcement.due(), None);
+            announcement.again();
+        }
+        let other = Ipv4Addr::new(10, 0, 0, 2);
+        assert_eq!(sent(&mut announcement, Some(other), start), Some((other, other)));
+    }
+}
