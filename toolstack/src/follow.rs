@@ -259,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_that_was_interrupted_while_it_began_is_no_other_one() {
+        let (_fake, mut store) = FakeStore::start();
+        let follow = follow(End::arriving(5));
+        follow.end.keep(&mut store, "00ff", Process::this(), None).expect("kept");
+        assert!(Following::new(follow).look(&mut store).expect("an answer"));
+    }
+
+    #[test]
     fn without_an_agent_a_follower_waits() {
         let (_fake, mut store) = FakeStore::start();
         let mut session = None;

@@ -72,9 +72,10 @@ impl End {
         Ok(store.read(&format!("{ROOT}/{self}"))?.filter(|note| !note.is_empty()))
     }
 
-    /// Whether a process still follows the migration: it turns to the next agent by itself.
+    /// Whether another process than this one still follows the migration: it turns to the next agent by itself.
     pub fn is_followed(self, store: &mut Xenstore) -> Result<bool, XenstoreError> {
-        Ok(self.process(store, FOLLOWER)?.is_some_and(Process::is_alive))
+        let follower = self.process(store, FOLLOWER)?;
+        Ok(follower.is_some_and(|follower| Process::this() != Some(follower) && follower.is_alive()))
     }
 
     /// Whether the process that asked for the migration has ended.
@@ -132,12 +133,12 @@ mod tests {
     fn what_is_kept_names_its_processes_until_it_is_forgotten() {
         let (fake, mut store) = FakeStore::start();
         let end = End::out(5);
-        let this = Process::this();
-        end.keep(&mut store, "00ff", this, this).expect("kept");
+        let other = Process::parent();
+        end.keep(&mut store, "00ff", other, other).expect("kept");
         assert_eq!(all(&mut store).expect("a list"), [(end, "00ff".to_owned())]);
         assert!(end.is_followed(&mut store).expect("an answer") && !end.is_left_alone(&mut store).expect("an answer"));
         // Another process has the number by now.
-        let number = std::process::id();
+        let number = std::os::unix::process::parent_id();
         for name in ["follower", "toolstack"] {
             fake.set(&format!("/tool/tsmc/out/5/{name}"), &format!("{number}-1"));
         }

@@ -38,7 +38,7 @@ fn a_guest_whose_pages_still_follow_stays_noted() {
 fn a_migration_that_somebody_follows_is_left_to_them() {
     let (agent, mut store) = FakeStore::with_agent();
     agent.set("/tool/tsmc/out/5", "00ff");
-    End::out(5).keep(&mut store, "00ff", Process::this(), None).expect("kept");
+    End::out(5).keep(&mut store, "00ff", Process::parent(), None).expect("kept");
     let text = recover(&mut store, None).expect("an answer");
     assert_eq!(text, "domain 5: its migration is under way, and is seen to\n");
 }
