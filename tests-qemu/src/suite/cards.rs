@@ -113,6 +113,8 @@ fn said(dom0: &Dom0) -> Result<String> {
 /// The shared guest crosses so many times, past dom0's cards. Where it is then.
 fn cross_past_dom0(fixture: &mut Fixture, nic: Nic, times: u32) -> Result<&'static Place> {
     fixture.set_nic(Some(nic))?;
+    // What the agents and the driver domains boot from passes dom0's cards.
+    fixture.agents()?;
     let (mut from, mut to) = fixture.way()?;
     for _ in 0..times {
         let before = network::received_by_cards(to)?;
