@@ -5,7 +5,6 @@
 //! *Push*: the rest follows in the background, in small batches that begin behind the last fault, on the bulk
 //! connection, which is kept so short of data that a page on its way there arrives soon.
 
-use alloc::vec::Vec;
 use core::convert::Infallible;
 use core::time::Duration;
 
@@ -53,25 +52,22 @@ pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed
 }
 
 async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infallible, SessionError> {
-    let inbox = departure.inbox.clone();
-    let recovers = inbox.phase.get() == Phase::Recovering;
-    departure.answering.begin();
-    departure.connections.control.send(Message::Commit).await?;
+    let (inbox, timer) = (departure.inbox().clone(), departure.timer().clone());
+    let recovers = inbox.phase() == Phase::Recovering;
+    departure.begin_answering();
+    departure.say(Message::Commit).await?;
     if recovers {
         take_stock(departure).await?;
     }
-    if !departure.ledger.is_in(Stage::DirtyCopy) {
-        departure.ledger.begin(Stage::DirtyCopy, departure.connections.bytes());
-    }
-    let total = departure.pages.left().count();
+    departure.begin(Stage::DirtyCopy);
+    let total = departure.pages().left().count();
     let mut pace = Pace::default();
     let mut prepull = Prepull::default();
     let mut next = Gfn(0);
-    let timer = departure.timer.clone();
     loop {
         let demanded = inbox.next_demand();
-        let bulk = departure.connections.bulk.connection();
-        let ahead = pace.allowed(bulk.delivered(), timer.now());
+        let ahead = pace.allowed(departure.bulk().delivered(), timer.now());
+        let unsent = !departure.pages().left().is_empty();
         if let Some(gfn) = demanded {
             pace.contended = true;
             next = gfn;
@@ -85,15 +81,13 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
                 let run = send_neighbours(departure, gfn, window).await?;
                 prepull.remember(run);
             }
-            departure.ledger.summary.prepull_hits = prepull.hits;
-        } else if !departure.pages.left().is_empty() && bulk.backlog() < ahead {
+            departure.summary_mut().prepull_hits = prepull.hits;
+        } else if unsent && departure.bulk().backlog() < ahead {
             next = push(departure, next, if pace.contended { FEW } else { PUSH }).await?;
-            pace.pushed(departure.connections.bulk.connection().sent(), timer.now());
+            pace.pushed(departure.bulk().sent(), timer.now());
             departure.answering(timer.yield_now()).await;
         } else {
-            let unsent = !departure.pages.left().is_empty();
-            let waiting = timer.wait_for(|| (inbox.has_demands() || unsent && bulk.backlog() < ahead).then_some(()));
-            departure.answering.beside(&mut departure.source, departure.pages.ram(), waiting).await;
+            departure.wait(unsent.then_some(ahead)).await;
         }
         report(departure, total);
     }
@@ -101,26 +95,27 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
 
 /// After the agents lost each other the target says what it has not got.
 async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let inbox = departure.inbox.clone();
-    let told = departure.timer.wait_for(|| inbox.missing());
-    let missing = departure.timer.within(PEER_WAIT, told).await.ok_or(SessionError::TimedOut(Wait::Missing))?;
-    departure.ledger.summary.resent += departure.pages.take_stock(&missing.borrow())?;
-    departure.ledger.summary.recoveries += 1;
-    departure.toolstack.state(State::Committed);
+    let (inbox, timer) = (departure.inbox().clone(), departure.timer());
+    let missing = timer.within(PEER_WAIT, timer.wait_for(|| inbox.missing())).await;
+    let missing = missing.ok_or(SessionError::TimedOut(Wait::Missing))?;
+    let resent = departure.pages_mut().take_stock(&missing.borrow())?;
+    departure.summary_mut().resent += resent;
+    departure.summary_mut().recoveries += 1;
+    departure.toolstack().state(State::Committed);
     Ok(())
 }
 
 /// Sends a demanded page, unless it is on its way already; whether it was not.
 pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
-    if !departure.pages.take(gfn) {
-        if !departure.pages.ram().contains(gfn) {
+    if !departure.pages_mut().take(gfn) {
+        if !departure.pages().ram().contains(gfn) {
             return Err(SessionError::Peer(PeerFault::NoSuchPage));
         }
         return Ok(false);
     }
     let sent = send(departure, Cause::Demand, Batch::from_slice(&[gfn]).unwrap_or_default()).await?;
     if !sent {
-        departure.inbox.demand_again(gfn);
+        departure.inbox().demand_again(gfn);
     }
     Ok(sent)
 }
@@ -128,7 +123,7 @@ pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) ->
 /// Sends the missing pages among the `window` that follow `gfn`; the run of frames that this covers.
 async fn send_neighbours<S: Source>(departure: &mut Departure<S>, gfn: Gfn, window: u64) -> Result<Span, SessionError> {
     let run = Span { first: Gfn(gfn.0 + 1), count: window };
-    let batch = departure.pages.take_within(run);
+    let batch = departure.pages_mut().take_within(run);
     let any = !batch.is_empty() && send(departure, Cause::Prepull, batch).await?;
     Ok(Span { count: if any { window } else { 0 }, ..run })
 }
@@ -139,7 +134,7 @@ pub(crate) async fn push<S: Source>(
     from: Gfn,
     count: usize,
 ) -> Result<Gfn, SessionError> {
-    let (batch, next) = departure.pages.take_next(from, count);
+    let (batch, next) = departure.pages_mut().take_next(from, count);
     send(departure, Cause::Push, batch).await?;
     Ok(next)
 }
@@ -147,12 +142,12 @@ pub(crate) async fn push<S: Source>(
 /// Sends pages that have been taken out of what is left. After the commit nobody is helped by giving up: pages that
 /// cannot be read now go back, and are tried again a little later. Whether all were sent.
 async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<bool, SessionError> {
-    let committed = departure.inbox.is_committed();
+    let committed = departure.inbox().is_committed();
     let wanted = batch.clone();
     let unreadable = match departure.send(cause, &mut batch).await {
         Ok(unreadable) => unreadable,
         Err(SessionError::Here(error)) if committed => {
-            departure.complaint.about(&departure.toolstack.id, error);
+            departure.complain(error);
             wanted
         }
         Err(error) => return Err(error),
@@ -164,34 +159,25 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
         return Err(SessionError::Refused(Refusal::Unreadable));
     }
     // Nothing can be read any more of a domain that is gone.
-    if departure.source.info() == Err(PlatformError::Gone) {
+    if departure.source().info() == Err(PlatformError::Gone) {
         return Err(SessionError::Refused(Refusal::Gone));
     }
-    let (source, pages) = (&mut departure.source, &mut departure.pages);
-    let (holes, unreadable): (Vec<Gfn>, Vec<Gfn>) = unreadable.into_iter().partition(|gfn| pages.is_hole(source, *gfn));
+    let (holes, unreadable) = departure.split_holes(unreadable);
     if !holes.is_empty() {
-        let summary = &mut departure.ledger.summary;
-        summary.stage3_pages += holes.len() as u64;
-        summary.pushed += holes.len() as u64;
-        departure.send_as_zeros(Cause::Push, &holes.into_iter().collect()).await?;
+        departure.send_as_zeros(&holes).await?;
     }
     if unreadable.is_empty() {
         return Ok(true);
     }
-    departure.pages.put_back(unreadable);
-    let timer = departure.timer.clone();
+    departure.pages_mut().put_back(unreadable);
+    let timer = departure.timer().clone();
     departure.answering(timer.sleep(PAGE_RETRY)).await;
     Ok(false)
 }
 
 fn report<S: Source>(departure: &Departure<S>, total: u64) {
-    departure.toolstack.progress(Progress {
-        stage: 3,
-        done: departure.ledger.summary.stage3_pages.min(total),
-        total,
-        bytes: departure.ledger.stage_bytes(departure.connections.bytes()),
-        ..Progress::default()
-    });
+    let done = departure.summary().stage3_pages.min(total);
+    departure.report(Progress { stage: 3, done, total, ..Progress::default() });
 }
 
 /// How much may be on its way in the background once somebody waits for pages: as much as does not queue. While some of what was
@@ -301,19 +287,13 @@ impl Prepull {
 pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible {
     let mut complaint = Complaint::default();
     loop {
-        let fault = arrival
-            .timer
-            .wait_for(|| match arrival.target.borrow_mut().next_fault() {
-                Ok(fault) => fault.map(Ok),
-                Err(error) => Some(Err(error)),
-            })
-            .await;
-        match fault {
+        let next = || arrival.target().next_fault().transpose();
+        match arrival.timer().wait_for(next).await {
             Ok(fault) if fault.dropped => arrival.forget(fault.gfn),
             Ok(fault) => arrival.note_fault(fault),
             Err(error) => {
-                complaint.about(&arrival.toolstack.id, format_args!("no word of faults: {error}"));
-                arrival.timer.sleep(XEN_RETRY).await;
+                complaint.about(&arrival.toolstack().id, format_args!("no word of faults: {error}"));
+                arrival.timer().sleep(XEN_RETRY).await;
             }
         }
     }
@@ -321,7 +301,7 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
 
 /// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
 pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> SessionError {
-    arrival.timer.wait_for(|| arrival.is_running().then_some(())).await;
+    arrival.timer().wait_for(|| arrival.is_running().then_some(())).await;
     match select(say_demands(arrival), rescue::ask(arrival, socket)).await {
         Either::First(error) => error,
         Either::Second(never) => match never {},
@@ -330,11 +310,11 @@ pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSo
 
 async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
     loop {
-        let wanted = arrival.timer.wait_for(|| Some(arrival.take_unsaid()).filter(|wanted| !wanted.is_empty())).await;
+        let wanted = arrival.timer().wait_for(|| Some(arrival.take_unsaid()).filter(|wanted| !wanted.is_empty())).await;
         if let Err(error) = arrival.demand(&wanted).await {
             return error;
         }
-        arrival.timer.hurry();
+        arrival.timer().hurry();
     }
 }
 

@@ -44,7 +44,6 @@ mod tasks;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(fuzzing, allow(dead_code, reason = "tests need more of it"))]
 mod testing;
-mod verify;
 pub mod wire;
 
 use alloc::boxed::Box;

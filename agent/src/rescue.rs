@@ -32,7 +32,7 @@ const PROBES: u32 = 20;
 
 /// Asks for pages that are late. Never ends.
 pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
-    let timer = &arrival.timer;
+    let timer = arrival.timer();
     let mut asking = Asking::new(timer.now());
     loop {
         while socket.receive(|_, _, rescue| asking.take(arrival, &rescue)) {}
@@ -41,7 +41,7 @@ pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSo
         let due = asking.due(arrival);
         let sooner = timer.wait_for(|| (socket.has_mail() || asking.due(arrival) < due).then_some(()));
         select(sooner, timer.sleep_until(due)).await;
-        arrival.ledger.borrow_mut().summary.rescue_refused = socket.refused;
+        arrival.summary_mut().rescue_refused = socket.refused;
     }
 }
 
@@ -124,8 +124,8 @@ impl Asking {
         if self.is_deaf() {
             return self.next_probe;
         }
-        let late = arrival.faults.tcp_is_late.get();
-        let first = arrival.faults.waiting().iter().map(|wait| self.due_of(wait, late)).min();
+        let late = arrival.faults().tcp_is_late.get();
+        let first = arrival.faults().waiting().iter().map(|wait| self.due_of(wait, late)).min();
         first.map_or(self.next_probe, |due| due.max(self.next_round).min(self.next_probe))
     }
 
@@ -134,16 +134,16 @@ impl Asking {
         if self.is_deaf() || now < self.next_round {
             return;
         }
-        let mut waiting = arrival.faults.waiting();
+        let mut waiting = arrival.faults().waiting();
         self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn == partial.gfn));
-        let late = arrival.faults.tcp_is_late.get();
+        let late = arrival.faults().tcp_is_late.get();
         let mut wanted = Vec::new();
         for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(RESCUED) {
             let have = self.partial.iter().find(|partial| partial.gfn == wait.gfn).map_or(0, |partial| partial.pieces);
             Rescue::want(&mut wanted, wait.gfn, WHOLE & !have);
             wait.asks += 1;
             wait.asked = Some(now);
-            arrival.ledger.borrow_mut().summary.rescue_asked += 1;
+            arrival.summary_mut().rescue_asked += 1;
         }
         if !wanted.is_empty() {
             socket.send(&Rescue::Ask(&wanted));
@@ -156,12 +156,13 @@ impl Asking {
     fn take<T: Target>(&mut self, arrival: &Arrival<T>, rescue: &Rescue<'_>) {
         match *rescue {
             Rescue::Echo(stamp) => {
-                let took = (arrival.timer.now() - Instant::from_ns(stamp)).clamp(Duration::from_nanos(1), LONGEST_ECHO);
+                let took =
+                    (arrival.timer().now() - Instant::from_ns(stamp)).clamp(Duration::from_nanos(1), LONGEST_ECHO);
                 let rtt = self.rtt.map_or(took, |rtt| (rtt * 3 + took) / 4);
                 self.rtt = Some(rtt);
                 self.least = self.least.min(took);
                 self.unanswered = 0;
-                arrival.ledger.borrow_mut().summary.rescue_rtt_us = ns(rtt) / 1000;
+                arrival.summary_mut().rescue_rtt_us = ns(rtt) / 1000;
             }
             Rescue::Zero(gfn) => arrival.place_rescued(gfn, Content::Zero),
             Rescue::Piece { gfn, index, bytes } => self.put_together(arrival, gfn, index, bytes),
@@ -171,7 +172,7 @@ impl Asking {
     }
 
     fn put_together<T: Target>(&mut self, arrival: &Arrival<T>, gfn: Gfn, index: usize, bytes: &[u8; PIECE]) {
-        if !arrival.faults.waiting().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
+        if !arrival.faults().waiting().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
             return;
         }
         let place = match self.partial.iter().position(|partial| partial.gfn == gfn) {

@@ -53,9 +53,9 @@ use crate::host::Host;
 use crate::host::note::{Note, Role};
 use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
-use crate::limits::{COMMITTED, LET_GO};
+use crate::limits::LET_GO;
 use crate::platform::Platform;
-use crate::source::{Committed, Departure, Phase};
+use crate::source::{Committed, Departure};
 use crate::switchover::Prepared;
 
 /// Serves one request from beginning to end.
@@ -113,9 +113,5 @@ pub(crate) fn commit<P: Platform>(
     _prepared: Prepared,
 ) -> Result<Committed, SessionError> {
     host.platform.borrow().can_retain()?;
-    let committed = Committed::retain(&mut departure.source)?;
-    departure.inbox.phase.set(Phase::Committed);
-    departure.toolstack.state(State::Committed);
-    departure.connections.set_patience(COMMITTED);
-    Ok(committed)
+    departure.commit()
 }

@@ -1,12 +1,14 @@
 //! A guest that leaves, at its source: what is known of it, and the connections that it goes over. The stages and the session
 //! work on it.
 
-pub(crate) mod answering;
+mod answering;
 mod connections;
 pub(crate) mod inbox;
+mod memory;
 mod pages;
 mod peeks;
-pub(crate) mod sending;
+mod sending;
+pub(crate) mod verify;
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -15,30 +17,30 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
 
-use common::control::{Mode, Size, State};
+use common::control::{Mode, Progress, Size, State, Summary};
 use common::{BATCH, Gfn, PAGE_SIZE, Page, cost};
 
 use crate::datagram::End;
-use crate::digest::Kept;
-use crate::error::{PlatformError, Refusal, SessionError};
+use crate::error::{PlatformError, SessionError};
 use crate::host::Host;
 use crate::host::budget::Reservation;
 use crate::host::listener::{self, Called};
 use crate::host::peers::Seat;
 use crate::host::toolstack::{Complaint, Toolstack};
-use crate::ledger::Ledger;
-use crate::limits::{COMMITTED, PAUSE_GRACE, UNCOMMITTED};
+use crate::ledger::{Ledger, Stage};
+use crate::limits::{COMMITTED, UNCOMMITTED};
 use crate::messages::Inlet;
 use crate::platform::{GuestInfo, Platform, Source};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{Kind, Message, Welcome};
-use crate::{datagram, platform, tail};
+use crate::{datagram, tail};
 use answering::Answering;
 use connections::Connections;
 pub(crate) use inbox::{Ending, Inbox, Listening, Phase};
 pub(crate) use pages::Pages;
 use peeks::Peeks;
+use verify::Verify;
 
 /// What a departure takes besides its page sets: connections, and those of a target that calls again meanwhile, a batch, the machine
 /// state and what is made of it, twice.
@@ -59,26 +61,29 @@ pub(crate) type Batch = heapless::Vec<Gfn, BATCH>;
 
 /// A guest that leaves.
 pub(crate) struct Departure<S> {
-    pub(crate) source: S,
-    pub(crate) toolstack: Rc<Toolstack>,
-    /// About pages that cannot be read.
-    pub(crate) complaint: Complaint,
-    pub(crate) timer: Timer,
-    pub(crate) connections: Connections,
-    pub(crate) answering: Answering,
-    pub(crate) inbox: Rc<Inbox>,
-    pub(crate) ledger: Ledger,
-    /// How memory moves: what was asked for, or what the target can do.
-    pub(crate) mode: Mode,
-    pub(crate) pages: Pages,
-    pub(crate) peeks: Peeks,
+    // The guest and its memory.
+    source: S,
+    pages: Pages,
     /// What was read last.
-    pub(crate) batch: Vec<Page>,
-    pub(crate) verify: Verify,
-    pub(crate) memory: Reservation,
-    _seat: Seat,
+    batch: Vec<Page>,
     /// When it was first seen that somebody has paused the guest.
     paused_since: Option<Instant>,
+    verify: Verify,
+    // The target.
+    connections: Connections,
+    answering: Answering,
+    inbox: Rc<Inbox>,
+    peeks: Peeks,
+    // The session.
+    toolstack: Rc<Toolstack>,
+    timer: Timer,
+    ledger: Ledger,
+    /// How memory moves: what was asked for, or what the target can do.
+    mode: Mode,
+    /// About pages that cannot be read.
+    complaint: Complaint,
+    memory: Reservation,
+    _seat: Seat,
 }
 
 /// What was asked for, and what there is for it.
@@ -91,25 +96,11 @@ pub(crate) struct Terms {
     pub(crate) seat: Seat,
 }
 
-/// Whether all memory is compared at the switch.
-pub(crate) enum Verify {
-    No,
-    Yes,
-    /// It was: this is what the pages that follow in stage 3 held then.
-    Told(Kept),
-}
-
 /// The proof that the source can never run the guest again.
 pub(crate) struct Committed(());
 
 impl Committed {
-    /// Retains the guest. Before this nothing is final, after it nothing can be undone: see the commit rule in [`crate::session`].
-    pub(crate) fn retain<S: Source>(source: &mut S) -> Result<Self, PlatformError> {
-        source.retain()?;
-        Ok(Self(()))
-    }
-
-    /// The same proof for a guest that an earlier life of this agent retained.
+    /// The proof for a guest that an earlier life of this agent retained.
     pub(crate) fn of<S: Source>(source: &S) -> Option<Self> {
         source.is_retained().then_some(Self(()))
     }
@@ -147,39 +138,90 @@ impl<S: Source> Departure<S> {
         ledger.summary.sealed = u64::from(called.peer.is_some());
         Self {
             source,
-            toolstack: toolstack.clone(),
-            complaint: Complaint::default(),
-            timer: host.timer.clone(),
+            pages: Pages::new(info.max_gfn + 1),
+            batch: vec![[0; PAGE_SIZE]; BATCH],
+            paused_since: None,
+            verify: if verify { Verify::Yes } else { Verify::No },
             connections: Connections::new(called, UNCOMMITTED),
             answering: answering(host, called),
             inbox: Rc::default(),
+            peeks: Peeks::default(),
+            toolstack: toolstack.clone(),
+            timer: host.timer.clone(),
             ledger,
             mode,
-            pages: Pages::new(info.max_gfn + 1),
-            peeks: Peeks::default(),
-            batch: vec![[0; PAGE_SIZE]; BATCH],
-            verify: if verify { Verify::Yes } else { Verify::No },
+            complaint: Complaint::default(),
             memory,
             _seat: seat,
-            paused_since: None,
         }
     }
 
-    /// What the guest is now. It must run, or have suspended: one that stays paused cannot suspend.
-    pub(crate) fn check_running(&mut self) -> Result<GuestInfo, SessionError> {
-        let info = self.source.info()?;
-        if info.stopped {
-            return Err(SessionError::Refused(Refusal::Stopped));
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    pub(crate) fn toolstack(&self) -> &Rc<Toolstack> {
+        &self.toolstack
+    }
+
+    /// What the target has said, and how far the session is.
+    pub(crate) fn inbox(&self) -> &Rc<Inbox> {
+        &self.inbox
+    }
+
+    /// The guest itself.
+    pub(crate) fn source(&mut self) -> &mut S {
+        &mut self.source
+    }
+
+    pub(crate) fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    pub(crate) fn pages_mut(&mut self) -> &mut Pages {
+        &mut self.pages
+    }
+
+    /// The figures so far.
+    pub(crate) fn summary(&self) -> &Summary {
+        &self.ledger.summary
+    }
+
+    pub(crate) fn summary_mut(&mut self) -> &mut Summary {
+        &mut self.ledger.summary
+    }
+
+    /// How memory moves.
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The target, or the guest, cannot do without all memory before the switch.
+    pub(crate) fn fall_back_to_precopy(&mut self) {
+        self.mode = Mode::Precopy;
+    }
+
+    /// Begins a stage, unless it has begun.
+    pub(crate) fn begin(&mut self, stage: Stage) {
+        if !self.ledger.is_in(stage) {
+            self.ledger.begin(stage, self.connections.bytes());
         }
-        if !info.paused || info.suspended {
-            self.paused_since = None;
-            return Ok(info);
-        }
-        let now = self.timer.now();
-        match *self.paused_since.get_or_insert(now) + PAUSE_GRACE {
-            end if now < end => Ok(info),
-            _ => Err(SessionError::Refused(Refusal::Paused)),
-        }
+    }
+
+    /// Bytes per second since the stage began.
+    pub(crate) fn rate(&self) -> u64 {
+        self.ledger.rate(self.connections.bytes())
+    }
+
+    /// Says how far the stage is.
+    pub(crate) fn report(&self, progress: Progress) {
+        let bytes = self.ledger.stage_bytes(self.connections.bytes());
+        self.toolstack.progress(Progress { bytes, ..progress });
+    }
+
+    /// Says that pages cannot be read, now and then.
+    pub(crate) fn complain(&mut self, error: PlatformError) {
+        self.complaint.about(&self.toolstack.id, error);
     }
 
     /// Hears what the target says on its control connection, and minds what is said to it.
@@ -212,37 +254,29 @@ impl<S: Source> Departure<S> {
         Ok(self.listen(called))
     }
 
+    /// The guest is the target's. Before this nothing is final, after it nothing can be undone: see the commit rule in
+    /// [`crate::session`].
+    pub(crate) fn commit(&mut self) -> Result<Committed, SessionError> {
+        self.source.retain()?;
+        self.inbox.enter(Phase::Committed);
+        self.toolstack.state(State::Committed);
+        self.connections.set_patience(COMMITTED);
+        Ok(Committed(()))
+    }
+
+    /// An earlier life of this agent was told what there was to tell; the target is to say what it misses.
+    pub(crate) fn adopt(&mut self) {
+        self.pages.forget();
+        self.inbox.enter(Phase::Lost);
+    }
+
     /// The agents have lost each other after the commit: the target will call again.
     pub(crate) fn lose(&mut self, error: &SessionError) {
         self.connections.abort();
-        if self.inbox.phase.get() == Phase::Committed {
+        if self.inbox.phase() == Phase::Committed {
             self.toolstack.state(State::Interrupted { reason: error.to_string() });
         }
-        self.inbox.phase.set(Phase::Lost);
-    }
-
-    /// Lets every set reach as far as the guest does now.
-    pub(crate) fn grow(&mut self) -> Result<(), SessionError> {
-        let (before, frames) = (self.pages.frames(), self.source.info()?.max_gfn + 1);
-        if frames > before {
-            let _moving = self.memory.grow_sets(before, frames, cost::DEPARTURE_SETS)?;
-            self.pages.grow(frames);
-        }
-        Ok(())
-    }
-
-    /// Adds to what is known to be dirty what the log says, of as much of the guest as there is by now.
-    pub(crate) fn take_log(
-        &mut self,
-        read: fn(&mut S, &mut [u64]) -> platform::Result<()>,
-    ) -> Result<(), SessionError> {
-        self.grow()?;
-        Ok(self.pages.take_log(|words| read(&mut self.source, words))?)
-    }
-
-    /// Does `work`, and answers datagrams meanwhile.
-    pub(crate) async fn answering<T>(&mut self, work: impl Future<Output = T>) -> T {
-        self.answering.beside(&mut self.source, self.pages.ram(), work).await
+        self.inbox.enter(Phase::Lost);
     }
 
     fn count_sealing(&mut self) {

@@ -12,15 +12,14 @@ use common::{BATCH, Gfn, PAGE_SIZE, PageSet};
 
 use crate::dirty_copy;
 use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
-use crate::full_copy::{self, Copied};
+use crate::full_copy::Copied;
 use crate::ledger::Stage;
 use crate::limits::{AHEAD, BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
 use crate::platform::{Source, Target};
-use crate::source::{Batch, Departure, Phase};
+use crate::source::{Batch, Departure, Phase, verify};
 use crate::target::Arrival;
 use crate::tasks::{Instant, ms};
-use crate::verify;
-use crate::wire::{Cause, Demanded, Kind, Message, Set};
+use crate::wire::{Cause, Demanded, Message, Set};
 
 /// Pages that the resuming kernel touches first, at most: some for the guest, and the area of each virtual CPU, which the
 /// hypervisor touches as well.
@@ -37,51 +36,51 @@ pub(crate) struct Prepared(());
 
 /// Suspends the guest and hands the target all that it needs to run it.
 pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copied) -> Result<Prepared, SessionError> {
-    let rate = departure.ledger.rate(departure.connections.bytes());
+    let rate = departure.rate();
     drain(departure).await?;
-    departure.ledger.begin(Stage::Switchover, departure.connections.bytes());
+    departure.begin(Stage::Switchover);
     // Not while the guest suspends: on a busy host it would suspend later.
     find_holes(departure).await?;
-    let asked = departure.timer.now();
+    let timer = departure.timer().clone();
+    let asked = timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
     departure.take_log(S::clean)?;
-    departure.inbox.phase.set(Phase::Suspending);
-    departure.toolstack.state(State::Suspend);
+    departure.inbox().enter(Phase::Suspending);
+    departure.toolstack().state(State::Suspend);
     suspended(departure).await?;
-    departure.ledger.summary.suspend_ms = departure.ledger.ms_since(asked);
+    let suspended = timer.now();
+    departure.summary_mut().suspend_ms = ms(suspended - asked);
 
-    let captured = departure.timer.now();
     let state = capture(departure).await?;
-    departure.pages.settle_dirty();
-    departure.ledger.summary.dirty_pages = departure.pages.left().count();
-    departure.ledger.summary.capture_ms = departure.ledger.ms_since(captured);
+    departure.pages_mut().settle_dirty();
+    let captured = timer.now();
+    departure.summary_mut().dirty_pages = departure.pages().left().count();
+    departure.summary_mut().capture_ms = ms(captured - suspended);
 
-    let sent = departure.timer.now();
     let urgent = choose_urgent(departure, rate)?;
-    departure.connections.bulk.send_whole_set(Kind::Dirty, departure.pages.left()).await?;
+    departure.tell_dirty().await?;
     verify::begin(departure)?;
     send_urgent(departure, &urgent).await?;
-    departure.connections.bulk.send(Message::State(&state)).await?;
+    departure.tell(Message::State(&state)).await?;
     verify::tell_rest(departure, &urgent).await?;
-    departure.inbox.phase.set(Phase::Switched);
-    departure.connections.bulk.send(Message::Switch).await?;
-    let timer = departure.timer.clone();
+    departure.inbox().enter(Phase::Switched);
+    departure.tell(Message::Switch).await?;
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
     confirmed(departure, asked + SUSPEND_WAIT).await?;
-    departure.ledger.summary.load_ms = departure.ledger.ms_since(sent);
+    departure.summary_mut().load_ms = ms(timer.now() - captured);
     Ok(Prepared(()))
 }
 
 /// Lets stage 1 arrive before the guest is asked to stop: what is still on its way then would have to be waited for.
 async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let timer = departure.timer.clone();
+    let timer = departure.timer().clone();
     let deadline = timer.now() + BULK_WAIT;
-    while departure.connections.bulk.connection().backlog() > DRAINED {
+    while departure.bulk().backlog() > DRAINED {
         if timer.now() >= deadline {
             return Err(LinkError::Lost.into());
         }
-        full_copy::peek(departure).await?;
-        let bulk = departure.connections.bulk.connection();
+        departure.peek().await?;
+        let bulk = departure.bulk();
         timer.within(SUSPEND_POLL, timer.wait_for(|| (bulk.backlog() <= DRAINED).then_some(()))).await;
         bulk.check()?;
     }
@@ -90,16 +89,16 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
 
 /// Waits until the guest has suspended; hints go on meanwhile. The toolstack says so a little later.
 async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let deadline = departure.timer.now() + SUSPEND_WAIT;
+    let deadline = departure.timer().now() + SUSPEND_WAIT;
     while !departure.check_running()?.suspended {
-        if departure.toolstack.suspended().is_some() {
+        if departure.toolstack().suspended().is_some() {
             return Err(SessionError::Refused(Refusal::NotSuspended));
         }
-        if departure.timer.now() >= deadline {
+        if departure.timer().now() >= deadline {
             return Err(SessionError::TimedOut(Wait::Suspend));
         }
-        full_copy::peek(departure).await?;
-        let (timer, toolstack) = (&departure.timer, &departure.toolstack);
+        departure.peek().await?;
+        let (timer, toolstack) = (departure.timer(), departure.toolstack());
         timer.within(SUSPEND_POLL, timer.wait_for(|| toolstack.suspended())).await;
     }
     Ok(())
@@ -107,7 +106,7 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
 
 /// Waits until the toolstack, too, says that the guest has suspended: as long as it has not, it may still resume it.
 async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Result<(), SessionError> {
-    let (timer, toolstack) = (&departure.timer, &departure.toolstack);
+    let (timer, toolstack) = (departure.timer(), departure.toolstack());
     match timer.within(deadline - timer.now(), timer.wait_for(|| toolstack.suspended())).await {
         Some(true) => Ok(()),
         Some(false) => Err(SessionError::Refused(Refusal::NotSuspended)),
@@ -119,14 +118,9 @@ async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Re
 /// were looked at last, or as many but not the same, they are looked at once more.
 async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
     departure.grow()?;
-    let state = departure.pages.take_recent(|words| departure.source.machine_state(words))?;
+    let state = departure.machine_state()?;
     // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
-    let (pages, found) = (departure.source.info()?.pages, departure.pages.ram().count());
-    if pages != found || !departure.pages.are_kept(&mut departure.source)? {
-        log::info!(
-            "{}: once more for the guest's holes: it has {pages} pages, {found} were found",
-            departure.toolstack.id
-        );
+    if !departure.is_as_found()? {
         find_holes(departure).await?;
     }
     Ok(state)
@@ -137,19 +131,18 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
 async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     departure.grow()?;
     let mut next = Gfn(0);
-    while let Some(chunk) = departure.pages.next_chunk(&mut next) {
-        if departure.pages.look_again(&mut departure.source, chunk)? {
-            full_copy::announce(departure, chunk).await?;
+    while let Some(chunk) = departure.pages().next_chunk(&mut next) {
+        if departure.look_again(chunk)? {
+            departure.tell_ram(chunk).await?;
         }
         loop {
-            let gone = departure.pages.take_gone(chunk);
+            let gone = departure.pages_mut().take_gone(chunk);
             if gone.is_empty() {
                 break;
             }
-            let body: heapless::Vec<u8, { 8 * BATCH }> = gone.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
-            departure.connections.bulk.send(Message::Gone(&body)).await?;
+            departure.tell_gone(&gone).await?;
         }
-        departure.timer.yield_now().await;
+        departure.timer().yield_now().await;
     }
     Ok(())
 }
@@ -157,13 +150,13 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
 /// Takes from the dirty set what must be at the target before the guest runs, and what is likely to be touched first, as much as
 /// the link takes in a moment.
 fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<PageSet, SessionError> {
-    if departure.mode == Mode::Precopy {
-        return Ok(departure.pages.take_all());
+    if departure.mode() == Mode::Precopy {
+        return Ok(departure.pages_mut().take_all());
     }
-    let vcpus = departure.source.info()?.vcpus;
-    let touched = departure.source.first_touched(first_touched(vcpus))?;
+    let vcpus = departure.source().info()?.vcpus;
+    let touched = departure.source().first_touched(first_touched(vcpus))?;
     let ahead = rate * ms(AHEAD) / 1000 / PAGE_SIZE as u64;
-    Ok(departure.pages.take_urgent(touched, ahead as usize))
+    Ok(departure.pages_mut().take_urgent(touched, ahead as usize))
 }
 
 async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
@@ -179,10 +172,9 @@ async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) 
 
 /// Waits for the target, and sends what it finds that it cannot arm.
 async fn ready<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
-    let inbox = departure.inbox.clone();
+    let (inbox, timer) = (departure.inbox().clone(), departure.timer().clone());
     loop {
-        let timer = departure.timer.clone();
-        timer.wait_for(|| (inbox.ready.get() || inbox.has_demands()).then_some(())).await;
+        timer.wait_for(|| (inbox.is_ready() || inbox.has_demands()).then_some(())).await;
         let Some(gfn) = inbox.next_demand() else { return Ok(()) };
         dirty_copy::answer(departure, gfn).await?;
     }
@@ -196,7 +188,7 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
         Message::Dirty(stale) => arm_rest(arrival, stale)?,
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
         Message::Gone(body) => arrival.give_back(Message::gone(body))?,
-        Message::State(state) => *arrival.state.borrow_mut() = Some(state.to_vec()),
+        Message::State(state) => arrival.keep_state(state),
         Message::Digests(digests) => arrival.take_digests(digests)?,
         Message::Switch => {
             arrival.check_digests()?;
@@ -210,20 +202,19 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
 /// Arms what is stale and was not armed by a hint. What cannot be armed must be here before the guest runs.
 fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
     arrival.begin(Stage::Switchover);
-    if !arrival.can_page {
+    if !arrival.can_page() {
         return Err(SessionError::Peer(PeerFault::OutOfTurn));
     }
-    let armed = full_copy::arm(arrival, stale)?;
-    arrival.ledger.borrow_mut().summary.armed_switch += armed;
-    let sets = &mut *arrival.sets.borrow_mut();
-    stale.gfns().for_each(|gfn| sets.mark_stale(gfn));
+    let armed = arrival.arm(stale)?;
+    arrival.summary_mut().armed_switch += armed;
+    arrival.mark_stale(stale);
     Ok(())
 }
 
 /// Gets what is stale and cannot be armed.
 async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     // None of them comes back that has come: from the first on it is looked for the next.
-    let next_stubborn = |from| arrival.sets.borrow().next_stubborn(from);
+    let next_stubborn = |from| arrival.sets().next_stubborn(from);
     let mut next = next_stubborn(Gfn(0));
     while next.is_some() {
         let mut batch = heapless::Vec::<_, BATCH>::new();
@@ -242,7 +233,7 @@ async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionE
         }
         None => Some(()),
     };
-    let here = arrival.timer.within(READY_WAIT, arrival.timer.wait_for(all_here)).await;
+    let here = arrival.timer().within(READY_WAIT, arrival.timer().wait_for(all_here)).await;
     here.ok_or(SessionError::TimedOut(Wait::Ready))
 }
 
@@ -251,8 +242,7 @@ pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), Sessi
     arrival.begin(Stage::Switchover);
     demand_stubborn(arrival).await?;
     arrival.check_nothing_left_out()?;
-    let state = arrival.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
-    arrival.target.borrow_mut().load_state(&state)?;
+    arrival.load_state()?;
     arrival.enter_doubt().await;
     arrival.say(Message::Ready).await
 }

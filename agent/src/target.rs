@@ -3,20 +3,21 @@
 
 mod connections;
 pub(crate) mod faults;
-pub(crate) mod pages;
+mod memory;
+mod pages;
 pub(crate) mod sets;
 pub(crate) mod verifier;
 
 use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::cell::{Cell, RefCell};
+use core::cell::{Cell, Ref, RefCell, RefMut};
 
-use common::control::{Progress, SessionToken, State};
-use common::{BATCH, PAGE_SIZE, cost};
+use common::control::{Progress, SessionToken, State, Summary};
+use common::{BATCH, Hold, PAGE_SIZE, cost};
 
 use crate::datagram;
-use crate::error::{LinkError, SessionError};
+use crate::error::{LinkError, PeerFault, Refusal, SessionError};
 use crate::host::Host;
 use crate::host::budget::Reservation;
 use crate::host::note::{Note, Role};
@@ -58,36 +59,39 @@ const _: () = assert!(
 
 /// A guest that arrives. Its parts are borrowed for a moment at a time by the tasks of one session.
 pub(crate) struct Arrival<T> {
-    pub(crate) target: RefCell<T>,
-    pub(crate) toolstack: Rc<Toolstack>,
-    pub(crate) timer: Timer,
-    pub(crate) callee: Callee,
-    pub(crate) session: SessionToken,
-    pub(crate) uuid: [u8; 16],
-    pub(crate) notes: RefCell<Notes>,
-    connections: Connections,
-    pub(crate) can_page: bool,
-    pub(crate) sets: RefCell<Sets>,
-    pub(crate) ledger: RefCell<Ledger>,
+    // The guest and its memory.
+    target: RefCell<T>,
+    can_page: bool,
+    sets: RefCell<Sets>,
+    faults: Faults,
     /// If all memory is compared at the switch.
-    pub(crate) verifier: RefCell<Option<Verifier>>,
+    verifier: RefCell<Option<Verifier>>,
     /// The machine state, until it is loaded.
-    pub(crate) state: RefCell<Option<Vec<u8>>>,
-    pub(crate) phase: Cell<Phase>,
+    state: RefCell<Option<Vec<u8>>>,
     /// The guest has been seen to run here.
-    pub(crate) ran: Cell<bool>,
-    pub(crate) faults: Faults,
-    pub(crate) memory: RefCell<Reservation>,
+    ran: Cell<bool>,
+    // The source.
+    callee: Callee,
+    session: SessionToken,
+    uuid: [u8; 16],
+    connections: Connections,
+    // The session.
+    toolstack: Rc<Toolstack>,
+    timer: Timer,
+    ledger: RefCell<Ledger>,
+    phase: Cell<Phase>,
+    notes: RefCell<Notes>,
+    memory: RefCell<Reservation>,
 }
 
 /// What a later life of the agent must know, in doubt and later.
-pub(crate) struct Notes {
-    pub(crate) ready: String,
-    pub(crate) running: String,
+struct Notes {
+    ready: String,
+    running: String,
 }
 
 impl Notes {
-    pub(crate) fn new<P: Platform>(host: &Host<P>, note: &Note) -> Self {
+    fn new<P: Platform>(host: &Host<P>, note: &Note) -> Self {
         let as_role = |role| Note { role, ..note.clone() }.seal(host);
         Self { ready: as_role(Role::Ready), running: as_role(Role::Running) }
     }
@@ -126,27 +130,149 @@ impl<T: Target> Arrival<T> {
         Self {
             can_page: target.can_page(),
             target: RefCell::new(target),
-            toolstack: toolstack.clone(),
-            timer: host.timer.clone(),
+            sets: RefCell::new(sets),
+            faults: Faults::default(),
+            verifier: RefCell::default(),
+            state: RefCell::default(),
+            ran: Cell::new(false),
             callee: note.callee(),
             session: note.session,
             uuid: note.uuid,
-            notes: RefCell::new(Notes::new(host, note)),
             connections: Connections::default(),
-            sets: RefCell::new(sets),
+            toolstack: toolstack.clone(),
+            timer: host.timer.clone(),
             ledger: RefCell::new(ledger),
-            verifier: RefCell::default(),
-            state: RefCell::default(),
             phase: Cell::new(Phase::Filling),
-            ran: Cell::new(false),
-            faults: Faults::default(),
+            notes: RefCell::new(Notes::new(host, note)),
             memory: RefCell::new(memory),
+        }
+    }
+
+    pub(crate) fn timer(&self) -> &Timer {
+        &self.timer
+    }
+
+    pub(crate) fn toolstack(&self) -> &Toolstack {
+        &self.toolstack
+    }
+
+    /// The guest itself.
+    pub(crate) fn target(&self) -> RefMut<'_, T> {
+        self.target.borrow_mut()
+    }
+
+    /// Whether pages can be armed.
+    pub(crate) fn can_page(&self) -> bool {
+        self.can_page
+    }
+
+    /// What is known of its pages.
+    pub(crate) fn sets(&self) -> Ref<'_, Sets> {
+        self.sets.borrow()
+    }
+
+    /// Who waits for which of them.
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The figures so far.
+    pub(crate) fn summary_mut(&self) -> RefMut<'_, Summary> {
+        RefMut::map(self.ledger.borrow_mut(), |ledger| &mut ledger.summary)
+    }
+
+    /// Where its source is, and what the migration is called there.
+    pub(crate) fn callee(&self) -> Callee {
+        self.callee
+    }
+
+    pub(crate) fn session(&self) -> SessionToken {
+        self.session
+    }
+
+    pub(crate) fn uuid(&self) -> [u8; 16] {
+        self.uuid
+    }
+
+    /// All memory is compared at the switch, if there is something to do so by.
+    pub(crate) fn compare_by(&self, verifier: Option<Verifier>) {
+        self.verifier.replace(verifier);
+    }
+
+    /// The machine state has come.
+    pub(crate) fn keep_state(&self, state: &[u8]) {
+        self.state.replace(Some(state.to_vec()));
+    }
+
+    /// Loads the machine state.
+    pub(crate) fn load_state(&self) -> Result<(), SessionError> {
+        let state = self.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
+        Ok(self.target.borrow_mut().load_state(&state)?)
+    }
+
+    /// Whether the guest has been seen to run here.
+    pub(crate) fn has_run(&self) -> bool {
+        self.ran.get()
+    }
+
+    /// It has been seen to run.
+    pub(crate) fn see_run(&self) {
+        if !self.ran.replace(true) {
+            self.timer.nudge();
         }
     }
 
     /// Sends on the control connection.
     pub(crate) async fn say(&self, message: Message<'_>) -> Result<(), SessionError> {
         self.connections.control().ok_or(LinkError::Lost)?.send(message).await
+    }
+
+    // How far the session is.
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// What a later life of the agent must know has changed.
+    pub(crate) fn renew_notes<P: Platform>(&self, host: &Host<P>, note: &Note) {
+        self.notes.replace(Notes::new(host, note));
+    }
+
+    /// An earlier life of this agent has come so far.
+    pub(crate) fn adopt(&self, hold: Hold) {
+        let notes = self.notes.borrow();
+        match hold {
+            Hold::Released => {
+                self.phase.set(Phase::Released);
+                self.toolstack.note(&notes.running);
+                self.lose(&SessionError::Refused(Refusal::Restarted));
+            }
+            Hold::Held => {
+                self.phase.set(Phase::InDoubt);
+                self.toolstack.note(&notes.ready);
+                self.toolstack.state(State::Ready);
+            }
+        }
+    }
+
+    /// The source has committed.
+    pub(crate) fn hear_commit(&self) {
+        if self.phase() == Phase::InDoubt {
+            self.phase.set(Phase::Committed);
+            self.timer.nudge();
+        }
+    }
+
+    /// The guest may run.
+    pub(crate) fn release(&self) {
+        self.phase.set(Phase::Released);
+        self.toolstack.note(&self.notes.borrow().running);
+        self.toolstack.state(State::Running);
+    }
+
+    /// Nothing is missing, or wanted any more.
+    pub(crate) fn end(&self) {
+        self.phase.set(Phase::Over);
     }
 
     /// Goes on over these connections, control and bulk.

@@ -62,7 +62,7 @@ impl Leaver {
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
         let terms = Terms { mode: Mode::Precopy, verify: false, memory, seat: host.peers.seat_again(None) };
         let mut departure = Departure::new(&host, &toolstack, source, &info, &called, terms);
-        departure.pages.forget();
+        departure.pages_mut().forget();
         let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();
         Self { ends, clock, departure, inlet: Inlet::new(there, &[Kind::Pages]), dirty }
     }
@@ -70,10 +70,10 @@ impl Leaver {
     /// Pushes all that is dirty: how many pushes that takes, and for how many nanoseconds the source is at work.
     pub fn push(&mut self) -> (u64, u64) {
         let Self { ends, clock, departure, inlet, dirty } = self;
-        departure.pages.put_back(dirty.iter().copied());
+        departure.pages_mut().put_back(dirty.iter().copied());
         let pushing = async {
             let (mut next, mut pushes) = (Gfn(0), 0);
-            while !departure.pages.left().is_empty() {
+            while !departure.pages().left().is_empty() {
                 next = dirty_copy::push(departure, next, PUSH).await.expect("it is sent");
                 pushes += 1;
             }

@@ -23,7 +23,7 @@ use crate::messages::{Inlet, SharedOutlet};
 use crate::platform::{Guest as _, LoadMachine, Platform, Target};
 use crate::target::sets::Sets;
 use crate::target::verifier::Verifier;
-use crate::target::{Arrival, BULKS, CONTROLS, Notes, Phase, abort};
+use crate::target::{Arrival, BULKS, CONTROLS, Phase, abort};
 use crate::wire::{Message, Purpose, Welcome};
 use crate::{full_copy, switchover};
 
@@ -93,7 +93,7 @@ async fn arrive<P: Platform>(
     let peer = callee.address;
     let note = Note { role: Role::Ready, domain, session, uuid, memo: 0, frames, peer, key: callee.key };
     let arrival = Arrival::new(host, toolstack, target, &note, Sets::new(frames), pages, memory);
-    arrival.verifier.replace(verifier);
+    arrival.compare_by(verifier);
     let unheard = {
         let socket = host.datagram_port.open(session, End::Target, control.datagrams(), callee.address);
         arrival.attach([control.clone(), bulk.clone()]);
@@ -102,7 +102,7 @@ async fn arrive<P: Platform>(
         let error = match select3(fill(host, &arrival, &note, &mut bulk), listening.as_mut(), watch(&arrival)).await {
             Either3::First(Ok(())) => None,
             // The bulk connection may have been closed for a reason that is still on its way on the other.
-            Either3::First(Err(error @ SessionError::Link(_))) if arrival.phase.get() == Phase::Filling => {
+            Either3::First(Err(error @ SessionError::Link(_))) if arrival.phase() == Phase::Filling => {
                 let told = host.timer.within(LAST_WORD, listening.as_mut()).await;
                 Some(told.and_then(Result::err).filter(|told| matches!(told, SessionError::Told(_))).unwrap_or(error))
             }
@@ -111,7 +111,7 @@ async fn arrive<P: Platform>(
         };
         let contact = match error {
             None => Contact::Open { listening, bulk, socket },
-            Some(error) if arrival.phase.get() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
+            Some(error) if arrival.phase() == Phase::Filling || matches!(error, SessionError::Told(_)) => {
                 arrival.close(arrival.abort(error).await.failed());
                 return Ok(());
             }
@@ -138,22 +138,12 @@ pub(super) async fn adopt<P: Platform>(
     let size = Size { frames: note.frames, digests: 0 };
     let mut memory = turn(host, toolstack, Want::to_arrive(size, note.key).again()).await?;
     memory.add(cost::arrival(&size))?;
-    let (hold, phase) = match note.role {
-        Role::Running => (Hold::Released, Phase::Released),
-        Role::Source | Role::Ready => (Hold::Held, Phase::InDoubt),
-    };
+    let hold = if note.role == Role::Running { Hold::Released } else { Hold::Held };
     let adopted = host.platform.borrow_mut().adopt_target(note.domain, note.uuid, hold, note.frames);
     let (mut target, absent) = adopted?;
     let pages = target.info()?.pages;
     let arrival = Arrival::new(host, toolstack, target, note, Sets::adopted(absent), pages, memory);
-    arrival.phase.set(phase);
-    if hold == Hold::Released {
-        toolstack.note(&arrival.notes.borrow().running);
-        arrival.lose(&SessionError::Refused(Refusal::Restarted));
-    } else {
-        toolstack.note(&arrival.notes.borrow().ready);
-        toolstack.state(State::Ready);
-    }
+    arrival.adopt(hold);
     let unheard = stay::stay(host, &arrival, Contact::Cut).await;
     drop((arrival, claim));
     epilogue::report(host, note.callee(), note.session, unheard).await;
@@ -200,7 +190,7 @@ async fn fill<P: Platform>(
     note: &Note,
     bulk: &mut Inlet,
 ) -> Result<(), SessionError> {
-    let built = Message::Built { can_page: arrival.can_page };
+    let built = Message::Built { can_page: arrival.can_page() };
     arrival.say(built).await?;
     arrival.begin(Stage::FullCopy);
     loop {
@@ -209,22 +199,22 @@ async fn fill<P: Platform>(
             break;
         }
         // Small messages may mean much work, and many of them are here at once.
-        arrival.timer.yield_now().await;
+        arrival.timer().yield_now().await;
     }
     // It may have grown on its way, and no page beyond what the note says is looked at when the guest is adopted.
-    let frames = arrival.sets.borrow().frames();
-    *arrival.notes.borrow_mut() = Notes::new(host, &Note { frames, ..note.clone() });
+    let frames = arrival.sets().frames();
+    arrival.renew_notes(host, &Note { frames, ..note.clone() });
     switchover::prepare(arrival).await
 }
 
 /// Until the source may have committed: notices that the toolstack gives up, or that the domain is gone.
 async fn watch<T: Target>(arrival: &Arrival<T>) -> SessionError {
     loop {
-        if let Err(error) = arrival.target.borrow_mut().info() {
+        if let Err(error) = arrival.target().info() {
             return error.into();
         }
-        let gives_up = || (arrival.toolstack.cancelled() && arrival.phase.get() == Phase::Filling).then_some(());
-        if arrival.timer.within(WATCH, arrival.timer.wait_for(gives_up)).await.is_some() {
+        let gives_up = || (arrival.toolstack().cancelled() && arrival.phase() == Phase::Filling).then_some(());
+        if arrival.timer().within(WATCH, arrival.timer().wait_for(gives_up)).await.is_some() {
             return SessionError::Cancelled;
         }
     }

@@ -83,12 +83,10 @@ async fn leave<P: Platform>(
             retained::see_off(host, departure, claim, invitation, Contact::Open(listening), committed).await
         }
         Err(error) => {
-            let doubt = departure.inbox.phase.get() == Phase::Switched;
+            let doubt = departure.inbox().phase() == Phase::Switched;
             let reason = give_back(&mut departure, &error).await;
             // The target may be ready and not know that it is over.
-            let told = !doubt
-                || host.timer.within(LAST_WORD, departure.connections.control.connection().finished()).await
-                    == Some(true);
+            let told = !doubt || host.timer.within(LAST_WORD, departure.finished()).await == Some(true);
             drop((departure, claim, listening));
             if !told {
                 epilogue::answer(host, invitation, Answer::Abort(reason)).await;
@@ -108,7 +106,7 @@ async fn until_committed<P: Platform>(
     config: &[u8],
     note: &str,
 ) -> Result<Committed, SessionError> {
-    let toolstack = departure.toolstack.clone();
+    let toolstack = departure.toolstack().clone();
     let migration = pin!(migrate(host, departure, info, config, note));
     let calls = select(invitation.asked(&host.timer), invitation.contested(&host.timer));
     let others = select3(listening.as_mut(), cancelled(&host.timer, &toolstack), calls);
@@ -194,15 +192,15 @@ async fn migrate<P: Platform>(
     note: &str,
 ) -> Result<Committed, SessionError> {
     departure.welcome(info, config).await?;
-    let inbox = departure.inbox.clone();
-    let built = departure.timer.within(PEER_WAIT, departure.timer.wait_for(|| inbox.can_page.get())).await;
+    let (timer, inbox) = (departure.timer(), departure.inbox());
+    let built = timer.within(PEER_WAIT, timer.wait_for(|| inbox.can_page())).await;
     let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;
     if !can_page || !info.hap {
-        departure.mode = Mode::Precopy;
+        departure.fall_back_to_precopy();
     }
 
     // From here on a dead agent leaves the guest other than it was.
-    departure.toolstack.note(note);
+    departure.toolstack().note(note);
     let copied = full_copy::send(departure).await?;
     let prepared = switchover::leave(departure, copied).await?;
     super::commit(host, departure, prepared)
@@ -210,14 +208,14 @@ async fn migrate<P: Platform>(
 
 /// The one way out before the commit: the peer is told, and the guest runs on here. Gives the reason.
 async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError) -> String {
-    let (timer, toolstack) = (departure.timer.clone(), departure.toolstack.clone());
+    let (timer, toolstack) = (departure.timer().clone(), departure.toolstack().clone());
     let (mut cause, mut reason) = (error.cause(), error.to_string());
     if !matches!(error, SessionError::Told(_)) {
-        let _ = timer.within(LAST_WORD, departure.connections.control.send(Message::Abort(&reason))).await;
+        let _ = timer.within(LAST_WORD, departure.say(Message::Abort(&reason))).await;
     }
     // A suspend that is under way ends first: a guest that suspends afterwards would stay so.
-    if departure.inbox.phase.get() != Phase::Copying && toolstack.suspended().is_none() {
-        let source = &mut departure.source;
+    if departure.inbox().phase() != Phase::Copying && toolstack.suspended().is_none() {
+        let source = departure.source();
         let suspended = timer.wait_for(|| {
             let over =
                 toolstack.suspended().is_some() || source.info().map_or(true, |info| info.suspended || info.stopped);
@@ -225,7 +223,7 @@ async fn give_back<S: Source>(departure: &mut Departure<S>, error: &SessionError
         });
         let _ = timer.within(SUSPEND_WAIT, suspended).await;
     }
-    match departure.source.give_back() {
+    match departure.source().give_back() {
         // Nothing is left to give back.
         Ok(()) | Err(PlatformError::Gone) => {}
         Err(error) => {

@@ -20,7 +20,7 @@ use crate::host::toolstack::{Toolstack, retry};
 use crate::host::{Host, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, XEN_RETRY};
 use crate::platform::{Guest as _, Platform, Source, SourceHold};
-use crate::source::{Committed, Departure, Ending, Listening, Phase, Terms, reserve, size_of};
+use crate::source::{Committed, Departure, Ending, Listening, Terms, reserve, size_of};
 use crate::wire::Purpose;
 use crate::{dirty_copy, platform};
 
@@ -104,18 +104,18 @@ async fn finish<P: Platform>(
             (Answer::Complete, State::Complete)
         }
         Ending::Lost => {
-            log::error!("{}: {}", departure.toolstack.id, Refusal::Lost);
+            log::error!("{}: {}", departure.toolstack().id, Refusal::Lost);
             over(Refusal::Lost)
         }
         Ending::Revoked => over(departure.take_back(committed).await),
     };
-    let _ = host.timer.within(LAST_WORD, departure.connections.control.send(answer.message())).await;
+    let _ = host.timer.within(LAST_WORD, departure.say(answer.message())).await;
     if let Some(committed) = to_destroy {
         departure.destroy(&claim, &committed).await;
     }
     departure.close(state);
-    departure.connections.bulk.connection().abort();
-    let heard = host.timer.within(PEER_WAIT, departure.connections.control.connection().finished()).await;
+    departure.bulk().abort();
+    let heard = host.timer.within(PEER_WAIT, departure.finished()).await;
     drop((departure, claim));
     if heard != Some(true) {
         epilogue::answer(host, invitation, answer).await;
@@ -158,8 +158,7 @@ pub(super) async fn adopt<P: Platform>(
     };
     let terms = Terms { mode: Mode::Tsmc, verify: false, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
-    departure.pages.forget();
-    departure.inbox.phase.set(Phase::Lost);
+    departure.adopt();
     see_off(host, departure, claim, invitation, Contact::Called(called), committed).await;
     Ok(())
 }
@@ -173,19 +172,19 @@ impl<S: Source> Departure<S> {
     /// Frees the guest's memory: the target has all of it.
     async fn destroy(&mut self, claim: &Claim, committed: &Committed) {
         if let Err(error) = self.free(claim, committed).await {
-            log::warn!("{}: the guest's memory is freed all at once: {error}", self.toolstack.id);
+            log::warn!("{}: the guest's memory is freed all at once: {error}", self.toolstack().id);
         }
         let _ = self.insist("the guest that has left cannot be destroyed", S::destroy).await;
     }
 
     /// Asks the hypervisor for something after the commit until it is done, or the domain is gone.
     async fn insist(&mut self, what: &str, work: fn(&mut S) -> platform::Result<()>) -> platform::Result<()> {
-        let Self { source, toolstack, timer, .. } = self;
-        let once = || match work(source) {
+        let (timer, toolstack) = (self.timer().clone(), self.toolstack().clone());
+        let once = || match work(self.source()) {
             done @ (Ok(()) | Err(PlatformError::Gone)) => ControlFlow::Break(done),
             Err(error) => ControlFlow::Continue(format!("{what}: {error}")),
         };
-        retry(timer, &toolstack.id, XEN_RETRY, once).await
+        retry(&timer, &toolstack.id, XEN_RETRY, once).await
     }
 
     /// Frees the guest's pages bit by bit, as long as there are many or this agent has other guests in hand. To destroy the domain
@@ -193,15 +192,15 @@ impl<S: Source> Departure<S> {
     /// nobody is to be served, it takes least.
     async fn free(&mut self, claim: &Claim, _: &Committed) -> Result<(), PlatformError> {
         let mut next = Gfn(0);
-        while let Some(mut chunk) = self.pages.next_chunk(&mut next) {
-            let few = self.source.info()?.pages <= AT_ONCE;
-            self.pages.look(&mut self.source, chunk)?;
-            while let Some(batch) = self.pages.next_found(&mut chunk) {
+        while let Some(mut chunk) = self.pages().next_chunk(&mut next) {
+            let few = self.source().info()?.pages <= AT_ONCE;
+            self.look(chunk)?;
+            while let Some(batch) = self.pages().next_found(&mut chunk) {
                 if few && claim.is_only() {
                     return Ok(());
                 }
-                self.source.free(&batch)?;
-                self.timer.yield_now().await;
+                self.source().free(&batch)?;
+                self.timer().yield_now().await;
             }
         }
         Ok(())

@@ -90,7 +90,7 @@ pub(super) async fn stay<'a, P: Platform>(
                 Contact::Over => break life.await,
             };
             contact = match error {
-                SessionError::Told(reason) if arrival.phase.get() == Phase::InDoubt => break End::Told(reason),
+                SessionError::Told(reason) if arrival.phase() == Phase::InDoubt => break End::Told(reason),
                 SessionError::Told(_) => Contact::Over,
                 _ => Contact::Cut,
             };
@@ -103,7 +103,7 @@ pub(super) async fn stay<'a, P: Platform>(
         End::Destroyed(Ran::Perhaps) => (None, SessionError::Refused(Refusal::Unknown).failed()),
         End::Told(reason) => (None, SessionError::Told(reason).failed()),
     };
-    arrival.phase.set(Phase::Over);
+    arrival.end();
     let heard = match (word, contact) {
         (None, _) | (_, Contact::Over) => true,
         (Some(_), Contact::Cut) => false,
@@ -129,17 +129,15 @@ async fn live<T: Target>(arrival: &Arrival<T>) -> End {
 
 /// From the commit until nothing is missing.
 async fn run<T: Target>(arrival: &Arrival<T>) {
-    let timer = &arrival.timer;
-    if matches!(arrival.phase.get(), Phase::InDoubt | Phase::Committed) {
-        timer.wait_for(|| (arrival.phase.get() == Phase::Committed).then_some(())).await;
+    let timer = arrival.timer();
+    if matches!(arrival.phase(), Phase::InDoubt | Phase::Committed) {
+        timer.wait_for(|| (arrival.phase() == Phase::Committed).then_some(())).await;
         insist(arrival, T::let_run).await;
-        arrival.phase.set(Phase::Released);
-        arrival.toolstack.note(&arrival.notes.borrow().running);
-        arrival.toolstack.state(State::Running);
+        arrival.release();
     }
     arrival.begin(Stage::DirtyCopy);
     // Until the guest has been seen to run, the toolstack may still fail, and what the source has is kept.
-    let whole = timer.wait_for(|| (arrival.sets.borrow().missing() == 0 && arrival.ran.get()).then_some(()));
+    let whole = timer.wait_for(|| (arrival.sets().missing() == 0 && arrival.has_run()).then_some(()));
     match select(whole, dirty_copy::watch_faults(arrival)).await {
         Either::First(()) => insist(arrival, T::finish).await,
         Either::Second(never) => match never {},
@@ -148,58 +146,58 @@ async fn run<T: Target>(arrival: &Arrival<T>) {
 
 /// Asks the hypervisor for something after the commit, when nobody is helped by giving up, until it is done.
 async fn insist<T: Target>(arrival: &Arrival<T>, work: fn(&mut T) -> crate::platform::Result<()>) {
-    let once = || match work(&mut arrival.target.borrow_mut()) {
+    let once = || match work(&mut arrival.target()) {
         Ok(()) => ControlFlow::Break(()),
         Err(error) => ControlFlow::Continue(error),
     };
-    retry(&arrival.timer, &arrival.toolstack.id, XEN_RETRY, once).await;
+    retry(arrival.timer(), &arrival.toolstack().id, XEN_RETRY, once).await;
 }
 
 /// Notices that the guest begins to run. Ends when the domain is gone.
 async fn watch<T: Target>(arrival: &Arrival<T>) -> Ran {
     loop {
-        let info = arrival.target.borrow_mut().info();
+        let info = arrival.target().info();
         // Whatever a note says, and whoever held the domain by a pause count.
-        let ran = arrival.target.borrow_mut().has_run();
+        let ran = arrival.target().has_run();
         if info == Err(PlatformError::Gone) {
             return match ran {
                 Ok(false) => Ran::Never,
                 Ok(true) => Ran::Yes,
-                Err(_) if arrival.ran.get() => Ran::Yes,
+                Err(_) if arrival.has_run() => Ran::Yes,
                 Err(_) => Ran::Perhaps,
             };
         }
-        if ran == Ok(true) && !arrival.ran.replace(true) {
-            arrival.timer.nudge();
+        if ran == Ok(true) {
+            arrival.see_run();
         }
-        arrival.timer.sleep(if arrival.ran.get() { WATCH } else { WATCH_START }).await;
+        arrival.timer().sleep(if arrival.has_run() { WATCH } else { WATCH_START }).await;
     }
 }
 
 /// Hears what the source says on the control connection, and minds what is said to it.
 pub(super) fn listen<T: Target>(arrival: &Arrival<T>, links: [Link; 2], inlet: Inlet) -> Listening<'_> {
-    Box::pin(tail::minding(links, arrival.timer.clone(), hear(arrival, inlet)))
+    Box::pin(tail::minding(links, arrival.timer().clone(), hear(arrival, inlet)))
 }
 
 /// Takes in what the source says on the control connection.
 async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), SessionError> {
     loop {
         let message = inlet.next().await?;
-        match (arrival.phase.get(), message) {
+        match (arrival.phase(), message) {
             (Phase::Over, Message::Complete | Message::Abort(_)) => return Ok(()),
             // It was on its way.
             (Phase::Over, Message::Pages(_) | Message::Digests(_) | Message::Commit) => {}
             (_, Message::Pages(pages)) if pages.cause() != Cause::Push => {
                 arrival.place_for_good(&pages).await?;
-                arrival.faults.tcp_is_late.set(false);
+                arrival.faults().tcp_is_late.set(false);
                 arrival.report(3);
             }
             (_, Message::Digests(digests)) => arrival.take_digests(&digests)?,
-            (Phase::InDoubt, Message::Commit) => arrival.phase.set(Phase::Committed),
+            (Phase::InDoubt, Message::Commit) => arrival.hear_commit(),
             (_, Message::Abort(reason)) => return Err(SessionError::Told(reason.to_string())),
             _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
         }
-        arrival.timer.nudge();
+        arrival.timer().nudge();
     }
 }
 
@@ -210,7 +208,7 @@ async fn call_again<'a, P: Platform>(
 ) -> Result<Contact<'a>, SessionError> {
     let timed_out = || SessionError::TimedOut(Wait::Call);
     host.timer.sleep(RECALL_AFTER).await;
-    let called = dialing::both(host, arrival.callee, arrival.session, Purpose::Recover);
+    let called = dialing::both(host, arrival.callee(), arrival.session(), Purpose::Recover);
     let [control, bulk] = host.timer.within(CONTROL_LOST, called).await.ok_or_else(timed_out)??;
     control.connection().set_patience(Some(COMMITTED.control));
     bulk.connection().set_patience(Some(COMMITTED.bulk));
@@ -218,11 +216,15 @@ async fn call_again<'a, P: Platform>(
     host.timer.within(CONTROL_LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
     let links = [control.clone(), bulk.clone()];
     let said = say_missing(arrival, Outlet::new(control.clone()));
-    tail::minding(links, arrival.timer.clone(), said).await?;
+    tail::minding(links, arrival.timer().clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
-    arrival.faults.forget_demands();
-    let socket =
-        host.datagram_port.open(arrival.session, datagram::End::Target, control.datagrams(), arrival.callee.address);
+    arrival.faults().forget_demands();
+    let socket = host.datagram_port.open(
+        arrival.session(),
+        datagram::End::Target,
+        control.datagrams(),
+        arrival.callee().address,
+    );
     let listening = listen(arrival, [control, bulk.clone()], inlet);
     Ok(Contact::Open { listening, bulk: Inlet::new(bulk, &BULKS), socket })
 }
@@ -230,7 +232,7 @@ async fn call_again<'a, P: Platform>(
 /// The source answers a call like this only once it has committed, or to say that it never will.
 async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Result<(), SessionError> {
     match inlet.next().await? {
-        Message::Welcome(welcome) if welcome.uuid != arrival.uuid => {
+        Message::Welcome(welcome) if welcome.uuid != arrival.uuid() => {
             return Err(SessionError::Refused(Refusal::OtherGuest));
         }
         Message::Welcome(_) => {}
@@ -241,10 +243,7 @@ async fn hear_again<T: Target>(arrival: &Arrival<T>, inlet: &mut Inlet) -> Resul
         Message::Commit => {}
         _ => return Err(SessionError::Peer(PeerFault::OutOfTurn)),
     }
-    if arrival.phase.get() == Phase::InDoubt {
-        arrival.phase.set(Phase::Committed);
-        arrival.timer.nudge();
-    }
+    arrival.hear_commit();
     Ok(())
 }
 
@@ -253,7 +252,7 @@ async fn say_missing<T: Target>(arrival: &Arrival<T>, mut control: Outlet) -> Re
     let mut next = Gfn(0);
     loop {
         let sending = {
-            let sets = arrival.sets.borrow();
+            let sets = arrival.sets();
             let absent = sets.absent();
             let Some(chunk) = absent.next_chunk(next, CHUNK) else { break };
             next = chunk.end();

@@ -55,16 +55,35 @@ pub(crate) type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionEr
 /// What the target has said.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    pub(crate) phase: Cell<Phase>,
-    /// Whether the target can page, once it has built the guest.
-    pub(crate) can_page: Cell<Option<bool>>,
-    pub(crate) ready: Cell<bool>,
+    phase: Cell<Phase>,
+    can_page: Cell<Option<bool>>,
+    ready: Cell<bool>,
     demands: RefCell<VecDeque<Gfn>>,
     /// After the agents lost each other: what the target misses.
     missing: RefCell<PageSet>,
 }
 
 impl Inbox {
+    /// How far the session is.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// It is so far now.
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+    }
+
+    /// Whether the target can page, once it has built the guest.
+    pub(crate) fn can_page(&self) -> Option<bool> {
+        self.can_page.get()
+    }
+
+    /// Whether the target has all that it needs to run the guest.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
     /// Whether the guest is the target's.
     pub(crate) fn is_committed(&self) -> bool {
         matches!(self.phase.get(), Phase::Committed | Phase::Lost | Phase::Recovering)

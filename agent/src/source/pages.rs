@@ -232,8 +232,8 @@ impl Pages {
     }
 
     /// The same with those of `span`.
-    pub(crate) fn take_within(&mut self, span: Span) -> Batch {
-        let batch: Batch = self.left.range(span).take(BATCH).collect();
+    pub(crate) fn take_within(&mut self, mut span: Span) -> Batch {
+        let batch: Batch = self.left.next_batch(&mut span).unwrap_or_default();
         batch.iter().for_each(|gfn| _ = self.take(*gfn));
         batch
     }

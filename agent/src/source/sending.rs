@@ -1,13 +1,13 @@
-//! The source's pages: read, told apart, sent, counted.
+//! What a departure sends, and how far it has come at the target.
 
-use common::PageMask;
 use common::control::Mode;
+use common::{BATCH, PageMask, Span};
 
-use super::{Batch, Departure, is_zero};
+use super::{Batch, Departure, verify};
 use crate::error::{Refusal, SessionError};
+use crate::net::Connection;
 use crate::platform::Source;
-use crate::verify;
-use crate::wire::Cause;
+use crate::wire::{Cause, Kind, Message};
 
 impl<S: Source> Departure<S> {
     /// Reads up to [`BATCH`](common::BATCH) pages and sends them, in bulk or, when demanded, on the control connection. Gives
@@ -40,48 +40,71 @@ impl<S: Source> Departure<S> {
     }
 
     /// Sends pages that no longer exist as zeros, so that the target misses nothing it was told of.
-    pub(crate) async fn send_as_zeros(&mut self, cause: Cause, gfns: &Batch) -> Result<(), SessionError> {
+    pub(crate) async fn send_as_zeros(&mut self, gfns: &Batch) -> Result<(), SessionError> {
+        let (summary, sent) = (&mut self.ledger.summary, gfns.len() as u64);
+        (summary.stage3_pages, summary.pushed) = (summary.stage3_pages + sent, summary.pushed + sent);
         let zero = PageMask::first(gfns.len());
-        let sending = self.connections.of(cause).send_pages(cause, gfns, &self.batch, zero);
+        let sending = self.connections.bulk.send_pages(Cause::Push, gfns, &self.batch, zero);
         self.answering.beside(&mut self.source, self.pages.ram(), sending).await
     }
 
-    /// Looks at pages that are not sent now, for those that must never be armed.
-    pub(crate) fn look_at(&mut self, gfns: &mut Batch) -> Result<(), SessionError> {
-        self.read(gfns).map(|_| ())
+    // What the target is told of pages.
+
+    /// Which frames of a chunk are RAM.
+    pub(crate) async fn tell_ram(&mut self, chunk: Span) -> Result<(), SessionError> {
+        self.connections.bulk.send_set(Kind::Ram, self.pages.ram(), chunk).await
     }
 
-    /// Reads pages into the batch buffer. `gfns` keeps those that could be read; gives which of them are zero, and the
-    /// others.
-    pub(crate) fn read(&mut self, gfns: &mut Batch) -> Result<(PageMask, Batch), SessionError> {
-        let (mut zero, mut unreadable) = (PageMask::default(), Batch::new());
-        if gfns.is_empty() {
-            return Ok((zero, unreadable));
-        }
-        let steps = &mut self.ledger.steps;
-        let mask = self.timer.spend(&mut steps.read, || self.source.read(gfns, &mut self.batch[..gfns.len()]))?;
-        let begun = self.timer.now();
-        let mut kept = 0;
-        for index in 0..gfns.len() {
-            let gfn = gfns[index];
-            if !mask.contains(index) {
-                let _ = unreadable.push(gfn);
-                continue;
-            }
-            if kept != index {
-                gfns[kept] = gfn;
-                let (to, from) = self.batch.split_at_mut(index);
-                to[kept] = from[0];
-            }
-            if is_zero(&self.batch[kept]) {
-                zero.insert(kept);
-            } else if self.source.is_pinned(&self.batch[kept]) {
-                self.pages.pin(gfn);
-            }
-            kept += 1;
-        }
-        gfns.truncate(kept);
-        self.ledger.steps.scan += self.timer.now() - begun;
-        Ok((zero, unreadable))
+    /// Which frames were RAM and are no more.
+    pub(crate) async fn tell_gone(&mut self, gone: &Batch) -> Result<(), SessionError> {
+        let body: heapless::Vec<u8, { 8 * BATCH }> = gone.iter().flat_map(|gfn| gfn.0.to_le_bytes()).collect();
+        self.connections.bulk.send(Message::Gone(&body)).await
+    }
+
+    /// Which pages follow when the guest runs there.
+    pub(crate) async fn tell_dirty(&mut self) -> Result<(), SessionError> {
+        self.connections.bulk.send_whole_set(Kind::Dirty, self.pages.left()).await
+    }
+
+    /// Something about the session, behind all that was sent in bulk.
+    pub(crate) async fn tell(&mut self, message: Message<'_>) -> Result<(), SessionError> {
+        self.connections.bulk.send(message).await
+    }
+
+    /// Something about the session, at once.
+    pub(crate) async fn say(&mut self, message: Message<'_>) -> Result<(), SessionError> {
+        self.connections.control.send(message).await
+    }
+
+    // How far the target is.
+
+    /// The connection for what is sent in bulk.
+    pub(crate) fn bulk(&self) -> &Connection {
+        self.connections.bulk.connection()
+    }
+
+    /// Waits until the target has said that it has heard all, and that there is nothing more; whether it has.
+    pub(crate) async fn finished(&self) -> bool {
+        self.connections.control.connection().finished().await
+    }
+
+    // What the target asks for by datagram.
+
+    /// Answers it from here on.
+    pub(crate) fn begin_answering(&mut self) {
+        self.answering.begin();
+    }
+
+    /// Waits until it demands pages, or less than `ahead` is on its way in bulk, if anything is to follow there; answers meanwhile.
+    pub(crate) async fn wait(&mut self, ahead: Option<usize>) {
+        let (inbox, bulk) = (&self.inbox, self.connections.bulk.connection());
+        let has_room = || ahead.is_some_and(|ahead| bulk.backlog() < ahead);
+        let waiting = self.timer.wait_for(|| (inbox.has_demands() || has_room()).then_some(()));
+        self.answering.beside(&mut self.source, self.pages.ram(), waiting).await;
+    }
+
+    /// Does `work`, and answers meanwhile.
+    pub(crate) async fn answering<T>(&mut self, work: impl Future<Output = T>) -> T {
+        self.answering.beside(&mut self.source, self.pages.ram(), work).await
     }
 }

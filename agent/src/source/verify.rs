@@ -11,12 +11,20 @@
 
 use common::{BATCH, Gfn, Page, PageSet};
 
+use super::{Batch, Departure};
 use crate::digest::{self, Digest, Kept};
 use crate::error::SessionError;
 use crate::messages::Outlet;
 use crate::platform::Source;
-use crate::source::{Batch, Departure, Verify};
 use crate::wire::Cause;
+
+/// Whether all memory is compared at the switch.
+pub(super) enum Verify {
+    No,
+    Yes,
+    /// It was: this is what the pages that follow in stage 3 held then.
+    Told(Kept),
+}
 
 type Told = heapless::Vec<(Gfn, Option<Digest>), BATCH>;
 
