@@ -262,6 +262,16 @@ pub enum PlatformError {
         /// Why.
         reason: &'static str,
     },
+    /// The guest was told of a feature that this host's processor, or its Xen, does not have.
+    #[error("the target's processor lacks {name} ({part_of} {index:#x}), which the guest has at the source")]
+    Lacks {
+        /// The feature.
+        name: &'static str,
+        /// What it is part of.
+        part_of: &'static str,
+        /// Which one.
+        index: u32,
+    },
     /// Anything else, with the hypervisor's error number (positive).
     #[error("{operation} failed with error {errno}")]
     Failed {

@@ -11,6 +11,7 @@ use common::time::Instant;
 use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::{Errno, Port};
+use xen_pv::guest::cpu_policy::Lacking;
 use xen_pv::guest::kind::pinned;
 use xen_pv::guest::pager::Crowd;
 use xen_pv::guest::reach::Reach;
@@ -341,6 +342,7 @@ fn failure(error: guest::Error) -> PlatformError {
             }
         }
         guest::Error::Dying => PlatformError::Gone,
+        guest::Error::Lacks(Lacking { name, part_of, index }) => PlatformError::Lacks { name, part_of, index },
         guest::Error::Malformed(what) => PlatformError::Malformed { what },
         guest::Error::Refused(reason) => PlatformError::Refused { reason },
     }

@@ -10,7 +10,7 @@ use clap::Args;
 use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
 use crate::monitor;
-use crate::network::Place;
+use crate::network::{PLACES, Place};
 
 /// The processors of a host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +18,8 @@ pub enum Processor {
     /// SVM with nested paging, and what fast ciphers need, except for AVX.
     #[default]
     Plain,
+    /// The same without SSE4.2.
+    Older,
     /// AVX as well.
     Avx,
 }
@@ -28,6 +30,7 @@ impl Processor {
     const fn model(self) -> &'static str {
         match self {
             Self::Plain => "qemu64,+svm,+npt,+aes,+ssse3,+sse4.1,+sse4.2,+pclmulqdq,+rdrand,+popcnt",
+            Self::Older => "qemu64,+svm,+npt,+aes,+ssse3,+sse4.1,+pclmulqdq,+rdrand,+popcnt",
             Self::Avx => "Haswell-noTSX,vendor=AuthenticAMD,+svm,+npt,-rdtscp",
         }
     }
@@ -36,7 +39,7 @@ impl Processor {
     /// only once they are used, dom0's programs crash.
     const fn speculation(self) -> &'static str {
         match self {
-            Self::Plain => "no",
+            Self::Plain | Self::Older => "no",
             Self::Avx => "eager-fpu",
         }
     }
@@ -64,8 +67,8 @@ pub struct HostSize {
     pub dom0_mib: u32,
     /// Processors of the machine.
     pub cpus: u32,
-    /// What they are.
-    pub processor: Processor,
+    /// What A's are, and B's.
+    pub processors: [Processor; 2],
     /// Whether the second network card goes past the IOMMU.
     pub rogue_card: bool,
 }
@@ -90,9 +93,15 @@ impl From<Size> for HostSize {
             memory_mib: size.host_memory,
             dom0_mib: size.dom0_memory,
             cpus: size.host_cpus,
-            processor: Processor::Plain,
+            processors: [Processor::Plain; 2],
             rogue_card: false,
         }
+    }
+}
+
+impl HostSize {
+    fn processor(&self, place: &Place) -> Processor {
+        self.processors[usize::from(*place == PLACES[1])]
     }
 }
 
@@ -116,7 +125,7 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         Lifetime::Kept => command("setsid", ["qemu-system-x86_64"]),
     };
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35"])
-        .args(["-accel", "tcg,thread=multi", "-cpu", size.processor.model()])
+        .args(["-accel", "tcg,thread=multi", "-cpu", size.processor(place).model()])
         .args(["-device", "intel-iommu,intremap=on"])
         .args(["-m", &size.memory_mib.to_string(), "-smp", &size.cpus.to_string()])
         .args(["-serial", &format!("file:{}", log("xen").display())])
@@ -124,7 +133,7 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         .args(monitor::arguments(place))
         .arg("-kernel")
         .arg(&files.hypervisor)
-        .args(["-append", &xen_command_line(size)])
+        .args(["-append", &xen_command_line(place, size)])
         .args(["-initrd", &modules(place, files)])
         .stdin(Stdio::null())
         .stdout(messages.try_clone()?)
@@ -166,13 +175,13 @@ const OFFLOADS: &str =
 /// which are here, everything takes three quarters of the time.
 pub const SPARING: &str = "mitigations=off init_on_alloc=0 randomize_kstack_offset=off hardened_usercopy=off";
 
-fn xen_command_line(size: HostSize) -> String {
+fn xen_command_line(place: &Place, size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
     format!(
         "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 flask=enforcing loglvl=info \
          gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl={1}",
         size.dom0_mib,
-        size.processor.speculation()
+        size.processor(place).speculation()
     )
 }
 

@@ -48,7 +48,7 @@ use watch::Watch;
 
 /// Hosts that hold the largest guest.
 const HOSTS: HostSize =
-    HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1, processor: Processor::Plain, rogue_card: false };
+    HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1, processors: [Processor::Plain; 2], rogue_card: false };
 /// How often the idle round trip is measured.
 const ROUND_TRIPS: usize = 50;
 /// What a migration is expected to take besides its guest's memory, before one was measured, and for each MB of that.

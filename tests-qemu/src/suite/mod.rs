@@ -82,6 +82,7 @@ const HOSTS: &[Test] = &[
     },
     Test { name: "card_of_an_agent_is_taken_away_and_given_back", run: cards::away_and_back },
     Test { name: "agent_takes_its_card_or_else_its_vif", run: cards::choice },
+    Test { name: "guest_stays_when_the_target_lacks_a_feature", run: processor::older_one_takes_no_guest },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
 ];
 

@@ -1,9 +1,12 @@
 //! Hosts with another processor than all other tests have.
 
+use std::sync::Once;
+
 use anyhow::{Result, ensure};
 
 use super::crossings::assert_held;
 use super::fixture::Fixture;
+use super::refusals::assert_stayed;
 use crate::mode::Mode;
 use crate::qemu::Processor;
 use crate::scenario::agents::AGENT_NAME;
@@ -15,7 +18,29 @@ use crate::scenario::testbed::{A, B};
 pub fn seals_by_instruction(fixture: &mut Fixture) -> Result<()> {
     fixture.drop_agents()?;
     expect_code(fixture, "AES-NI and portable GHASH")?;
-    fixture.on_other_hosts(|size| size.processor = Processor::Avx, cross_with_avx)
+    fixture.on_other_hosts(|size| size.processors = [Processor::Avx; 2], cross_with_avx)
+}
+
+/// B's processor lacks a feature that a guest of A has: it is refused before its memory moves, and goes on. One of B's crosses.
+pub fn older_one_takes_no_guest(fixture: &mut Fixture) -> Result<()> {
+    let refused = |fixture: &mut Fixture| {
+        fixture.agents()?;
+        let guest = fixture.shared_guest();
+        fixture.start_guest(A, &guest)?;
+        let moved = Once::new();
+        let outcome = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, _| {
+            if source.progress.is_some() {
+                moved.call_once(|| ());
+            }
+        })?;
+        ensure!(!moved.is_completed(), "its memory has begun to move");
+        assert_stayed(fixture, (A, B), &outcome, &["sse4-2", "lacks"])?;
+        fixture.end_guest()?;
+        fixture.start_guest(B, &guest)?;
+        let (_, report) = fixture.migrate(&guest, (B, A), Mode::TSMC, &|_, _| ())?;
+        assert_held(&report)
+    };
+    fixture.on_other_hosts(|size| size.processors = [Processor::Plain, Processor::Older], refused)
 }
 
 fn cross_with_avx(fixture: &mut Fixture) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use xen_abi::Errno;
 
+use super::cpu_policy::Lacking;
+
 /// An operation on a guest that the hypervisor refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -16,6 +18,9 @@ pub enum Error {
     /// The domain is dying: the hypervisor pretends to do what it is asked.
     #[error("the domain is dying")]
     Dying,
+    /// The guest was told of something that this host's processor, or its Xen, does not have.
+    #[error("the processor lacks {} ({} {:#x})", .0.name, .0.part_of, .0.index)]
+    Lacks(Lacking),
     /// What the other host sent does not fit this domain or this hypervisor.
     #[error("malformed {0}")]
     Malformed(&'static str),

@@ -4,9 +4,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::DomId;
+use xen_abi::Errno;
 use xen_abi::domctl::{CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
 use xen_abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 
+use super::cpu_policy::{Lacking, Policy, first_lacking};
 use super::domctl::command;
 use super::error::{Error, Operation, Result};
 use crate::hypercall;
@@ -14,17 +16,10 @@ use crate::hypercall;
 /// Room for more leaves than any policy of Xen 4.17 serialises.
 const MAX_LEAVES: usize = 256;
 const MAX_MSRS: usize = 32;
+/// What Xen has no fault to find with (`INIT_CPU_POLICY_ERRORS`).
+const NONE: u32 = u32::MAX;
 /// Xen's own limit is a few KiB for each of up to 128 virtual CPUs. With its frame it goes as one message of at most 1 MiB.
 pub(super) const MAX_CONTEXT: usize = (1 << 20) - 64;
-
-/// Which features of the processor the guest sees.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Answers to `cpuid`.
-    pub leaves: Vec<CpuidLeaf>,
-    /// Model-specific registers.
-    pub msrs: Vec<MsrEntry>,
-}
 
 /// Reads the CPU policy.
 pub fn cpu_policy(domain: DomId) -> Result<Policy> {
@@ -39,15 +34,20 @@ pub fn cpu_policy(domain: DomId) -> Result<Policy> {
     Ok(Policy { leaves, msrs })
 }
 
-/// Sets the CPU policy of a domain that never ran. Xen refuses what the processor cannot do.
+/// Sets the CPU policy of a domain that never ran. One with features that this host cannot give is refused.
 pub fn set_cpu_policy(domain: DomId, policy: &Policy) -> Result {
     // Xen takes the arrays through pointers to mutable data, and only reads them.
     let (mut leaves, mut msrs) = (policy.leaves.clone(), policy.msrs.clone());
-    let body = policy_body(&mut leaves, &mut msrs);
+    let mut body = policy_body(&mut leaves, &mut msrs);
     // SAFETY: Xen reads exactly as many entries as there are.
-    unsafe { command::SET_CPU_POLICY.call(domain, body) }
-        .map(drop)
-        .map_err(|errno| Operation::SetCpuPolicy.error(errno))
+    let set = unsafe { command::SET_CPU_POLICY.call_on(domain, &mut body) };
+    set.map_err(|errno| match (errno, body.err_leaf, body.err_msr) {
+        (Errno::EINVAL, NONE, NONE) => Operation::SetCpuPolicy.error(errno),
+        (Errno::EINVAL, NONE, register) => Error::Lacks(Lacking::register(register)),
+        (Errno::EINVAL, leaf, _) => Error::Lacks(Lacking::leaf(leaf)),
+        _ => Operation::SetCpuPolicy.error(errno),
+    })?;
+    first_lacking(policy, &cpu_policy(domain)?).map_or(Ok(()), |lacking| Err(Error::Lacks(lacking)))
 }
 
 /// Reads an HVM parameter.
@@ -110,9 +110,9 @@ fn policy_body(leaves: &mut [CpuidLeaf], msrs: &mut [MsrEntry]) -> CpuPolicy {
         nr_msrs: msrs.len() as u32,
         leaves: leaves.as_mut_ptr(),
         msrs: msrs.as_mut_ptr(),
-        err_leaf: 0,
-        err_subleaf: 0,
-        err_msr: 0,
+        err_leaf: NONE,
+        err_subleaf: NONE,
+        err_msr: NONE,
         _pad: 0,
     }
 }

@@ -8,10 +8,11 @@ use alloc::vec::Vec;
 use common::cursor::{Cursor, WrongLength};
 use xen_abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
 
+use super::cpu_policy::Policy;
 use super::error::{Error, Result};
 use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
-use super::machine::{MAX_CONTEXT, Policy};
+use super::machine::MAX_CONTEXT;
 
 const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");

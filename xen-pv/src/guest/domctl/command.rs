@@ -48,11 +48,22 @@ impl<T: Plain> Command<T> {
     ///
     /// # Safety
     /// Pointers in `structure` must be valid for what the command reads and writes through them.
-    pub unsafe fn call(self, domain: DomId, structure: T) -> Result<T, Errno> {
-        let mut domctl = self.on(domain, structure);
+    pub unsafe fn call(self, domain: DomId, mut structure: T) -> Result<T, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { self.call_on(domain, &mut structure) }?;
+        Ok(structure)
+    }
+
+    /// The same with a structure in which Xen may say what was wrong.
+    ///
+    /// # Safety
+    /// As for [`Command::call`].
+    pub unsafe fn call_on(self, domain: DomId, structure: &mut T) -> Result<(), Errno> {
+        let mut domctl = self.on(domain, *structure);
         // SAFETY: a complete domctl; its pointers are the caller's promise.
-        unsafe { hypercall::domctl(&mut domctl) }?;
-        Ok(domctl.u.structure())
+        let outcome = unsafe { hypercall::domctl(&mut domctl) };
+        *structure = domctl.u.structure();
+        outcome.map(drop)
     }
 }
 
