@@ -118,6 +118,11 @@ impl Guest {
         })
     }
 
+    /// Its configuration with one more line, for `xl migrate -C`.
+    pub fn configuration_with(&self, line: &str) -> String {
+        format!("{}{line}\n", self.configuration(self.name, "/root/none", "/root/none"))
+    }
+
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
         let Self { address, memory_mib, vcpus, cpus, arguments, tsc_mode, label, .. } = self;
         let Workload { dirty_mb, dirty_rate, tick_ms } = self.load;

@@ -62,6 +62,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_stays_when_the_policy_forbids", run: refusals::no_permission },
     Test { name: "guest_crosses_there_and_back_by_cards_of_the_agents_own", run: cards::there_and_back },
     Test { name: "guest_stays_when_the_target_has_no_memory", run: refusals::no_memory },
+    Test { name: "guest_stays_when_its_grant_table_is_too_long", run: refusals::no_room_for_grants },
     Test { name: "operator_sees_and_cancels_a_migration", run: operator::status_and_cancel },
     Test {
         name: "tsmc_migrate_looks_ahead_and_tells_the_outcome",

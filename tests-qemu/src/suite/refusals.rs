@@ -45,6 +45,22 @@ pub fn no_permission(fixture: &mut Fixture) -> Result<()> {
     cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
 }
 
+/// The target lets the guest have a shorter grant table than it has.
+pub fn no_room_for_grants(fixture: &mut Fixture) -> Result<()> {
+    fixture.agents()?;
+    let (guest, (from, to)) = fixture.take_guest()?;
+    let dom0 = fixture.hosts()?.dom0(from);
+    let (shorter, address) = ("/root/shorter-cfg", to.dom0.to_string());
+    dom0.put(guest.configuration_with("max_grant_frames=1").as_bytes(), shorter, 0o644)?;
+    let shell = fixture.testbed()?.shell;
+    let output = dom0.run(&["xl", "migrate", "-C", shorter, "-s", shell, guest::NAME, &address])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.success() && said.contains("gnttab_max_frames"), "it is not refused:\n{said}");
+    fixture.set_resident(from);
+    // It is whole, and the same migration with another limit is no problem.
+    cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
+}
+
 /// Puts a policy in force.
 pub fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
     dom0.put_file(policy, "/root/xenpolicy")?;

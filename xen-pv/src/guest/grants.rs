@@ -26,7 +26,7 @@ pub(super) struct Reserved {
 /// others: whoever made the domain could have written there grants of memory that was still to come. A table that has
 /// grown is refused.
 pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
-    if table_frames(domain)? != 1 {
+    if frames(domain)? != 1 {
         return Err(Error::Refused("the domain's grant table is in use already"));
     }
     let entries = [reserved.console, reserved.store].map(|(domid, gfn)| {
@@ -46,7 +46,7 @@ pub(super) fn find_mapped(reach: &Reach, domain: DomId, mapped: &mut Vec<Gfn>) -
     if version(domain)? > 1 {
         return Ok(());
     }
-    for index in 0..table_frames(domain)? {
+    for index in 0..frames(domain)? {
         let entries = reach.read_grants(domain, table_frame(domain, index)?)?;
         let writing = entries.iter().filter(|entry| entry.flags & GTF_WRITING != 0);
         mapped.extend(writing.map(|entry| Gfn(entry.frame.into())));
@@ -54,7 +54,7 @@ pub(super) fn find_mapped(reach: &Reach, domain: DomId, mapped: &mut Vec<Gfn>) -
     Ok(())
 }
 
-/// The frame that holds the part of the guest's grant table with this index, which must be below [`table_frames`].
+/// The frame that holds the part of the guest's grant table with this index, which must be below [`frames`].
 fn table_frame(domain: DomId, index: u32) -> Result<Mfn> {
     let mut mfn = 0;
     let mut arg = MemAcquireResource {
@@ -81,15 +81,25 @@ fn version(domain: DomId) -> Result<u32> {
     Ok(call[0].version)
 }
 
-/// How long the guest's grant table is.
-fn table_frames(domain: DomId) -> Result<u32> {
+/// The frames of the guest's grant table.
+pub(super) fn frames(domain: DomId) -> Result<u32> {
+    size(domain).map(|size| size.nr_frames)
+}
+
+/// Fails unless the domain may have a grant table of so many frames. A guest that arrives asks for as many as it had, and can use
+/// none of its devices when it does not get them.
+pub(super) fn check_room(domain: DomId, frames: u32) -> Result {
+    if frames <= size(domain)?.max_nr_frames { Ok(()) } else { Err(Error::Refused(TOO_LONG)) }
+}
+
+const TOO_LONG: &str = "the guest's grant table is longer than the target allows: raise gnttab_max_frames= on its Xen's command \
+                        line, or max_grant_frames in the guest's configuration";
+
+fn size(domain: DomId) -> Result<QuerySize> {
     let mut call = [QuerySize { dom: domain, nr_frames: 0, max_nr_frames: 0, status: GNTST_OKAY }];
     // SAFETY: the structure of this operation; nothing is mapped or unmapped.
     unsafe { hypercall::grant_table_op(GNTTABOP_QUERY_SIZE, &mut call) }
         .map_err(|errno| Operation::GrantTableSize.error(errno))?;
-    if call[0].status == GNTST_OKAY {
-        Ok(call[0].nr_frames)
-    } else {
-        Err(Operation::GrantTableSize.error(Errno::EACCES))
-    }
+    let [size] = call;
+    if size.status == GNTST_OKAY { Ok(size) } else { Err(Operation::GrantTableSize.error(Errno::EACCES)) }
 }

@@ -14,8 +14,8 @@ use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
 use super::machine::MAX_CONTEXT;
 
-const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF2");
-const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS1");
+const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF3");
+const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS2");
 const MAX_LEAVES: usize = 1024;
 const MAX_MSRS: usize = 256;
 /// Frame numbers of 46-bit physical addresses, the most Xen gives a guest here.
@@ -30,6 +30,8 @@ pub struct MachineConfig {
     pub max_gfn: u64,
     /// Its virtual CPUs.
     pub vcpus: u32,
+    /// The frames of its grant table.
+    pub grant_frames: u32,
     /// Its processor's features.
     pub policy: Policy,
     /// Its parameters, without those that are zero.
@@ -58,6 +60,7 @@ impl MachineConfig {
         let mut out = Vec::new();
         put_u32(&mut out, CONFIG_MAGIC);
         put_u32(&mut out, self.vcpus);
+        put_u32(&mut out, self.grant_frames);
         put_u64(&mut out, self.pages);
         put_u64(&mut out, self.max_gfn);
         put_u32(&mut out, self.policy.leaves.len() as u32);
@@ -90,7 +93,7 @@ impl MachineConfig {
         if bytes.u32()? != CONFIG_MAGIC {
             return Err(Unreadable);
         }
-        let (vcpus, pages, max_gfn) = (bytes.u32()?, bytes.u64()?, bytes.u64()?);
+        let (vcpus, grant_frames, pages, max_gfn) = (bytes.u32()?, bytes.u32()?, bytes.u64()?, bytes.u64()?);
         if vcpus == 0 || max_gfn > MAX_GFN || pages > max_gfn + 1 {
             return Err(Unreadable);
         }
@@ -122,7 +125,7 @@ impl MachineConfig {
         let length = count(&mut bytes, MAX_LABEL)?;
         let label = Label::parse(bytes.take(length)?).ok_or(Unreadable)?;
         bytes.end()?;
-        Ok(Self { pages, max_gfn, vcpus, policy, params, label })
+        Ok(Self { pages, max_gfn, vcpus, grant_frames, policy, params, label })
     }
 }
 
@@ -131,6 +134,8 @@ impl MachineConfig {
 pub struct State {
     /// The time-stamp counter.
     pub tsc: TscInfo,
+    /// The frames of its grant table, which may have grown.
+    pub grant_frames: u32,
     /// The HVM context, opaque.
     pub context: Vec<u8>,
 }
@@ -138,12 +143,13 @@ pub struct State {
 impl State {
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(32 + self.context.len());
+        let mut out = Vec::with_capacity(36 + self.context.len());
         put_u32(&mut out, STATE_MAGIC);
         put_u32(&mut out, self.tsc.tsc_mode);
         put_u32(&mut out, self.tsc.gtsc_khz);
         put_u32(&mut out, self.tsc.incarnation);
         put_u64(&mut out, self.tsc.elapsed_nsec);
+        put_u32(&mut out, self.grant_frames);
         put_u32(&mut out, self.context.len() as u32);
         out.extend_from_slice(&self.context);
         out
@@ -165,10 +171,11 @@ impl State {
             pad: 0,
             elapsed_nsec: bytes.u64()?,
         };
+        let grant_frames = bytes.u32()?;
         let length = count(&mut bytes, MAX_CONTEXT)?;
         let context = bytes.take(length)?.to_vec();
         bytes.end()?;
-        Ok(Self { tsc, context })
+        Ok(Self { tsc, grant_frames, context })
     }
 }
 
@@ -218,6 +225,7 @@ mod tests {
             pages: 65536,
             max_gfn: 0xfefff,
             vcpus: 2,
+            grant_frames: 3,
             policy: Policy {
                 leaves: vec![CpuidLeaf { leaf: 1, subleaf: u32::MAX, a: 2, b: 3, c: 4, d: 5 }],
                 msrs: vec![MsrEntry { idx: 0x10a, flags: 0, val: 7 }],
@@ -236,6 +244,7 @@ mod tests {
     fn a_state_survives_the_wire() {
         let state = State {
             tsc: TscInfo { tsc_mode: 1, gtsc_khz: 2, incarnation: 3, pad: 0, elapsed_nsec: 4 },
+            grant_frames: 5,
             context: vec![1, 2, 3],
         };
         let bytes = state.encode();

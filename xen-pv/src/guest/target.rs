@@ -133,6 +133,7 @@ impl Target {
                 "machine configuration: another number of vCPUs than the domain was made with",
             ));
         }
+        grants::check_room(self.domain, config.grant_frames)?;
         // Two more than the guest has: the pager's ring and one to spare. Without enough memory it ends here.
         memory::claim(self.domain, (config.pages + 2).min(info.max_pages))?;
         self.claimed = true;
@@ -274,6 +275,7 @@ impl Target {
     /// Loads where the guest stopped.
     pub fn load_state(&mut self, state: &[u8]) -> Result {
         let state = State::decode(state)?;
+        grants::check_room(self.domain, state.grant_frames)?;
         machine::set_tsc(self.domain, state.tsc)?;
         machine::set_context(self.domain, &state.context)
     }

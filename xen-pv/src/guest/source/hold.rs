@@ -9,7 +9,7 @@ use crate::guest::dirty_log::Read;
 use crate::guest::error::{Error, Result};
 use crate::guest::label::{self, Sid};
 use crate::guest::machine_config::State;
-use crate::guest::{domctl, machine};
+use crate::guest::{domctl, grants, machine};
 
 /// Our pause counts of a guest that has left: one from when its state was taken, one from the commit.
 pub(super) const COUNTS_AWAY: u32 = 2;
@@ -60,11 +60,11 @@ impl Source {
         self.cpu_time = info.cpu_time;
         self.read_log(Read::Final, dirty)?;
         let tsc = machine::tsc(self.domain)?;
-        let context = machine::context(self.domain)?;
+        let (context, grant_frames) = (machine::context(self.domain)?, grants::frames(self.domain)?);
         // Only after the context was taken: the copy that goes on elsewhere must find "not cancelled".
         domctl::mark_suspend_cancelled(self.domain)?;
         self.context.clone_from(&context);
-        Ok(State { tsc, context }.encode())
+        Ok(State { tsc, grant_frames, context }.encode())
     }
 
     /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here. It

@@ -16,7 +16,7 @@ use super::machine_config::{MachineConfig, Param};
 use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
-use super::{domctl, machine, memory, walk};
+use super::{domctl, grants, machine, memory, walk};
 
 mod hold;
 mod log;
@@ -155,8 +155,8 @@ impl Source {
         }
         let policy = machine::cpu_policy(self.domain)?;
         let (max_gfn, label) = (self.max_gfn()?, Label::of(Sid(info.ssidref))?);
-        let config = MachineConfig { pages: info.tot_pages, max_gfn, vcpus: info.vcpus(), policy, params, label };
-        Ok(config.encode())
+        let (pages, vcpus, grant_frames) = (info.tot_pages, info.vcpus(), grants::frames(self.domain)?);
+        Ok(MachineConfig { pages, max_gfn, vcpus, grant_frames, policy, params, label }.encode())
     }
 
     /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others. A scan from frame 0
