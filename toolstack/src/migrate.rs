@@ -72,7 +72,8 @@ impl Migrate {
         let mut store = Xenstore::connect()?;
         let guest = Guest::find(&self.guest)?;
         let mut obstacles = guest.obstacles(&mut store)?;
-        obstacles.extend(guest.needs.ask(&self.ssh, &self.host)?);
+        let said = guest.needs.ask(&self.ssh, &self.host)?;
+        obstacles.extend(said.obstacles);
         if !obstacles.is_empty() {
             return Err(Refusal::Preflight(obstacles));
         }
@@ -81,7 +82,8 @@ impl Migrate {
             signal_hook::flag::register(signal, stop.clone())?;
         }
         let course = Course::new(&mut store, guest.domain)?;
-        let screen = Screen::new(self.json);
+        let mut screen = Screen::new(self.json);
+        said.warnings.iter().for_each(|warning| screen.say(warning));
         let mut attempt = Attempt { order: self, store, course, xl: Xl::start(self)?, screen, stop, given_up: None };
         let succeeded = attempt.until_xl_ends()?;
         let outcome = attempt.until_clear(succeeded);

@@ -13,6 +13,8 @@ use crate::xenstore::{Xenstore, XenstoreError};
 
 /// The hidden command of `tsmc` by which one host asks the other: needs come in, obstacles go out, a line each.
 pub const CHECK: &str = "check-arrival";
+/// What a line begins with that keeps nobody from migrating.
+const WARNING: &str = "warning: ";
 
 /// A guest of this host.
 pub struct Guest {
@@ -34,6 +36,17 @@ pub struct Needs {
     bridges: Vec<String>,
     /// Files and devices of the other dom0.
     disks: Vec<String>,
+    /// Files of the other dom0 from which it boots again. It can do without until then.
+    boots_from: Vec<String>,
+}
+
+/// What the other host says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What is in the way.
+    pub obstacles: Vec<String>,
+    /// What will be in the way of something else, later.
+    pub warnings: Vec<String>,
 }
 
 impl Guest {
@@ -62,6 +75,11 @@ impl Guest {
             memory_mib: config["b_info"]["max_memkb"].as_u64().unwrap_or_default().div_ceil(1024),
             bridges: all("nics", |nic| nic["bridge"].as_str()),
             disks: all("disks", |disk| disk["pdev_path"].as_str().filter(|path| path.starts_with('/'))),
+            boots_from: ["kernel", "ramdisk"]
+                .map(|file| text(&config["b_info"][file]))
+                .into_iter()
+                .filter(|path| path.starts_with('/'))
+                .collect(),
         };
         (!needs.name.is_empty()).then_some(Self { domain, needs, config })
     }
@@ -89,7 +107,7 @@ impl Guest {
 
 impl Needs {
     /// Asks the other host what is in the way there.
-    pub fn ask(&self, ssh: &str, host: &str) -> Result<Vec<String>, Refusal> {
+    pub fn ask(&self, ssh: &str, host: &str) -> Result<Said, Refusal> {
         let mut shell = Command::new("sh");
         shell.args(["-c", &format!("exec {ssh} {host} tsmc {CHECK}")]);
         let mut asking = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -104,7 +122,11 @@ impl Needs {
             return Err(Refusal::OtherHost { host: host.into(), reason: reason.replace(char::is_control, " ") });
         }
         let said = String::from_utf8_lossy(&output.stdout);
-        Ok(said.lines().map(|line| format!("{host}: {}", line.replace(char::is_control, " "))).collect())
+        let (warnings, obstacles): (Vec<&str>, _) = said.lines().partition(|line| line.starts_with(WARNING));
+        let by_host =
+            |line: &str| format!("{host}: {}", line.trim_start_matches(WARNING).replace(char::is_control, " "));
+        let by_host = |lines: Vec<&str>| lines.into_iter().map(by_host).collect();
+        Ok(Said { obstacles: by_host(obstacles), warnings: by_host(warnings) })
     }
 
     /// What is in the way on this host, to which it wants to come.
@@ -124,6 +146,9 @@ impl Needs {
             missing.push(format!("there is no disk {disk}"));
         }
         missing.extend(helper().chain(agent_for(store, self.memory_mib)?));
+        for file in self.boots_from.iter().filter(|file| !exists("/", file)) {
+            missing.push(format!("{WARNING}there is no {file}, and {} cannot reboot without it", self.name));
+        }
         Ok(missing)
     }
 
@@ -141,8 +166,9 @@ impl Needs {
     }
 
     fn to_json(&self) -> String {
-        let Self { name, uuid, memory_mib, bridges, disks } = self;
-        json!({ "name": name, "uuid": uuid, "memory_mib": memory_mib, "bridges": bridges, "disks": disks }).to_string()
+        let Self { name, uuid, memory_mib, bridges, disks, boots_from } = self;
+        json!({ "name": name, "uuid": uuid, "memory_mib": memory_mib, "bridges": bridges, "disks": disks, "boots_from": boots_from })
+            .to_string()
     }
 
     /// What the other host has sent.
@@ -156,6 +182,8 @@ impl Needs {
             memory_mib: value["memory_mib"].as_u64()?,
             bridges: all(&value["bridges"])?,
             disks: all(&value["disks"])?,
+            // An older `tsmc` does not ask.
+            boots_from: all(&value["boots_from"]).unwrap_or_default(),
         })
     }
 }
@@ -196,7 +224,7 @@ mod tests {
     fn list() -> Value {
         json!([{ "domid": 5, "config": {
             "c_info": { "type": "pvh", "name": "web", "uuid": "0a0b" },
-            "b_info": { "max_memkb": 262_144 },
+            "b_info": { "max_memkb": 262_144, "kernel": "/there/is/no-kernel" },
             "disks": [
                 { "pdev_path": "/dev/null", "vdev": "xvda" },
                 { "pdev_path": "/there/is/none", "vdev": "xvdb" },
@@ -228,8 +256,13 @@ mod tests {
         fake.set("/local/domain/7/name", "web");
         fake.set("/local/domain/7/vm", "/vm/somebody");
         let missing = needs.missing(&mut store).expect("an answer").join("; ");
-        for words in ["domain 7 has the name web", "no bridge no-such-bridge", "no disk /there/is/none", "up to 64 MiB"]
-        {
+        for words in [
+            "domain 7 has the name web",
+            "no bridge no-such-bridge",
+            "no disk /there/is/none",
+            "up to 64 MiB",
+            "warning: there is no /there/is/no-kernel",
+        ] {
             assert!(missing.contains(words), "{words}: {missing}");
         }
         // On its own host the name is its own.
@@ -252,7 +285,8 @@ mod tests {
         let needs = Guest::of(&list()).expect("a guest").needs;
         let refusal = needs.ask("sh -c 'echo unreachable >&2; exit 1'", "b").expect_err("a refusal").to_string();
         assert_eq!(refusal, "cannot ask b whether the guest may come: unreachable");
-        let obstacles = needs.ask("sh -c 'echo no bridge; echo no disk'", "b").expect("an answer");
-        assert_eq!(obstacles, ["b: no bridge", "b: no disk"]);
+        let said = needs.ask("sh -c 'echo no bridge; echo warning: no kernel; echo no disk'", "b").expect("an answer");
+        assert_eq!(said.obstacles, ["b: no bridge", "b: no disk"]);
+        assert_eq!(said.warnings, ["b: no kernel"]);
     }
 }

@@ -36,6 +36,8 @@ pub fn looks_ahead_and_tells_the_outcome(fixture: &mut Fixture) -> Result<()> {
     attempt.reach(Moment::Complete)?;
     let ended = attempt.ended()?;
     ends(&ended, 0, &format!("guest runs on {}", scene.to.dom0))?;
+    // Guests here boot from files that are gone by then.
+    ensure!(ended.printed.contains("guest cannot reboot without it"), "{}", ended.printed);
     ensure!(ended.printed.contains("stage 1: ") && !ended.printed.contains("libxl"), "{}", ended.printed);
     scene.runs_only_on(scene.to)?;
     scene.fixture.set_resident(scene.to);
