@@ -97,8 +97,8 @@ impl Net {
         let capabilities = device.capabilities();
         let mtu = settings.mtu.map_or(capabilities.ip_mtu(), usize::from);
         let path = PathMtu::new(mtu, capabilities.segmentation.tcpv4.is_some());
-        let mut interface =
-            Interface::new(config, &mut IngressFilter { device, port: settings.port, path: &path }, instant(now));
+        let filter = &mut IngressFilter { device, port: settings.port, own: None, path: &path };
+        let mut interface = Interface::new(config, filter, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
         // Before all others: the sockets are served in this order.
         let datagrams = sockets.add(udp::Socket::new(datagram_buffer(), datagram_buffer()));
@@ -128,9 +128,11 @@ impl Net {
     /// Takes packets in and sends what the sockets have; whether anything happened.
     pub(crate) fn poll<D: Device + ?Sized>(&mut self, device: &mut D, now: Instant) -> bool {
         let time = instant(now);
-        self.announcement.send(self.interface.ipv4_addr(), device, now);
+        let own = self.interface.ipv4_addr();
+        self.announcement.send(own, device, now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
-        let device = &mut IngressFilter { device: &mut Looped { device, loopback }, port: self.port, path: &self.path };
+        let device = &mut Looped { device, loopback };
+        let device = &mut IngressFilter { device, port: self.port, own, path: &self.path };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {

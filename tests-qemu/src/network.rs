@@ -66,9 +66,9 @@ impl Place {
         format!("52:54:00:77:00:{:02x}", self.dom0.octets()[3])
     }
 
-    /// The hardware address of the agent, whatever its network interface: nobody's ARP is out of date when that changes.
-    pub fn agent_mac(&self) -> String {
-        guest_mac(self.agent)
+    /// The hardware address of the second network card.
+    pub fn second_mac(&self) -> String {
+        format!("52:54:00:77:01:{:02x}", self.dom0.octets()[3])
     }
 }
 

@@ -23,11 +23,12 @@ pub enum Nic {
 }
 
 impl Nic {
-    /// The lines of the agent's `xl.cfg`; an interface that a backend makes up has the hardware address `mac`.
-    pub fn configuration(self, mac: &str) -> String {
+    /// The lines of the agent's `xl.cfg`. An interface that a backend makes up has another hardware address in each life of the
+    /// agent, as on hosts that do not say which.
+    pub fn configuration(self) -> String {
         match self {
-            Self::Vif => format!("vif=[\"mac={mac}\"]\n"),
-            Self::Netdom => format!("vif=[\"mac={mac},backend={DRIVER_DOMAIN}\"]\n"),
+            Self::Vif => "vif=[\"\"]\n".to_owned(),
+            Self::Netdom => format!("vif=[\"backend={DRIVER_DOMAIN}\"]\n"),
             Self::Pci => format!("pci=[\"{DEVICE}\"]\n"),
         }
     }

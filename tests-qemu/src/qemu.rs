@@ -159,7 +159,7 @@ fn network_cards(place: &Place, size: HostSize) -> Vec<String> {
         ["-device", &card("net", place.mac(), "")],
         ["-netdev", &tap("own", second)],
         ["-device", "pcie-root-port,id=root1,chassis=1,slot=1"],
-        ["-device", &card("own", place.agent_mac(), &own)],
+        ["-device", &card("own", place.second_mac(), &own)],
     ]
     .into_iter()
     .flatten()

@@ -66,12 +66,24 @@ impl Announcement {
 
 #[cfg(test)]
 mod tests {
+    use alloc::rc::Rc;
+    use alloc::vec::Vec;
+    use core::cell::{Cell, RefCell};
+    use core::net::SocketAddrV4;
+    use core::time::Duration;
+    use std::boxed::Box;
+
     use smoltcp::phy::{Loopback, Medium, RxToken};
 
     use super::*;
+    use crate::command_line::AgentOptions;
+    use crate::net::{Buffers, Connection, Net};
+    use crate::secure::Security;
+    use crate::tasks::{Timer, poll_once};
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const PEER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 
     /// What is sent at this time: the addresses that it is from and to.
     fn sent(announcement: &mut Announcement, address: Option<Ipv4Addr>, now: Instant) -> Option<(Ipv4Addr, Ipv4Addr)> {
@@ -105,7 +117,60 @@ mod tests {
             assert_eq!(announcement.due(), None);
             announcement.again();
         }
-        let other = Ipv4Addr::new(10, 0, 0, 2);
-        assert_eq!(sent(&mut announcement, Some(other), start), Some((other, other)));
+        assert_eq!(sent(&mut announcement, Some(PEER), start), Some((PEER, PEER)));
+    }
+
+    /// Where the frames went that have been sent.
+    fn destinations(device: &mut Loopback) -> Vec<EthernetAddress> {
+        core::iter::from_fn(|| {
+            let (token, _) = device.receive(DeviceTime::ZERO)?;
+            Some(token.consume(|bytes| EthernetFrame::new_checked(bytes).unwrap().dst_addr()))
+        })
+        .collect()
+    }
+
+    /// The peer, with this hardware address, sends a question or an answer.
+    fn arp(operation: ArpOperation, mac: EthernetAddress, target: Ipv4Addr, device: &mut Loopback) {
+        let repr = ArpRepr::EthernetIpv4 {
+            operation,
+            source_hardware_addr: mac,
+            source_protocol_addr: PEER,
+            target_hardware_addr: EthernetAddress(MAC),
+            target_protocol_addr: target,
+        };
+        device.transmit(DeviceTime::ZERO).unwrap().consume(14 + repr.buffer_len(), |bytes| {
+            let mut frame = EthernetFrame::new_unchecked(bytes);
+            frame.set_src_addr(mac);
+            frame.set_dst_addr(EthernetAddress::BROADCAST);
+            frame.set_ethertype(EthernetProtocol::Arp);
+            repr.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+        });
+    }
+
+    #[test]
+    fn a_peer_that_announces_another_hardware_address_is_called_there() {
+        let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config(MAC, 0, Security::Plain);
+        let mut device = Loopback::new(Medium::Ethernet);
+        let net = Rc::new(RefCell::new(Net::new(&config.network(), &mut device, 1, Instant::default())));
+        let clock = Rc::new(Cell::new(Instant::default()));
+        let time = clock.clone();
+        let timer = Timer::new(move || time.get());
+        let sizes = Buffers { receive: 1024, send: 1024 };
+        let mut calling = Box::pin(Connection::connect(&net, &timer, SocketAddrV4::new(PEER, 7), sizes));
+        let mut turn = |device: &mut Loopback| {
+            clock.set(clock.get() + Duration::from_secs(3));
+            assert!(poll_once(&mut calling).is_pending());
+            net.borrow_mut().poll(device, clock.get());
+        };
+        turn(&mut device);
+        destinations(&mut device);
+        let [old, new] = [2, 3].map(|last| EthernetAddress([2, 0, 0, 0, 0, last]));
+        arp(ArpOperation::Reply, old, ADDRESS, &mut device);
+        turn(&mut device);
+        assert!(destinations(&mut device).contains(&old), "it is not called");
+        arp(ArpOperation::Request, new, PEER, &mut device);
+        turn(&mut device);
+        let seen = destinations(&mut device);
+        assert!(seen.contains(&new) && !seen.contains(&old), "it is called at {seen:?}");
     }
 }

@@ -1,20 +1,31 @@
 //! Drops frames that no correct agent sends before smoltcp sees them, and sends no packet larger than the path carries.
 //!
+//! An announcement of an address (RFC 5227) reaches smoltcp as an answer to a question of this agent: as what it is, a question that
+//! is not for this agent, smoltcp would not look at it. A peer that was started anew with another hardware address would then be
+//! called at its old one for up to a minute.
+//!
 //! Two hosts that call each other at the same moment could open one connection from both sides: a call (SYN) then comes to
 //! a port from which this agent calls itself. Agents never do that, and smoltcp 0.14 panics over it where the host that it
 //! calls has not told its hardware address in time. IPv6 it would take apart for nothing: this agent has no such address.
 
+use core::net::Ipv4Addr;
+
 use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
 
 use crate::net::path_mtu::{Cut, ETHERNET, PathMtu};
+
+/// Bytes of an Ethernet frame with an ARP packet.
+const ANNOUNCEMENT: usize = 42;
 
 /// A device of which only some of what it receives is seen.
 pub(crate) struct IngressFilter<'a, D: ?Sized> {
     pub(crate) device: &'a mut D,
     /// The only port that may be called.
     pub(crate) port: u16,
+    /// This agent's address.
+    pub(crate) own: Option<Ipv4Addr>,
     pub(crate) path: &'a PathMtu,
 }
 
@@ -29,9 +40,9 @@ impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
         Self: 'b;
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let Self { port, path, .. } = *self;
+        let Self { port, own, path, .. } = *self;
         let (token, answer) = self.device.receive(now)?;
-        Some((Sifted { token, port, path }, Cut { token: answer, path, meta: PacketMeta::default() }))
+        Some((Sifted { token, port, own, path }, Cut { token: answer, path, meta: PacketMeta::default() }))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
@@ -50,6 +61,7 @@ impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
 pub(crate) struct Sifted<'a, T> {
     token: T,
     port: u16,
+    own: Option<Ipv4Addr>,
     path: &'a PathMtu,
 }
 
@@ -59,7 +71,10 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
         self.token.consume(|frame| match passes(frame, self.port) {
             Some(()) => {
                 self.path.hear();
-                read(frame)
+                match self.own.and_then(|own| announcement(frame, own)) {
+                    Some(answer) => read(&answer),
+                    None => read(frame),
+                }
             }
             None => read(&[]),
         })
@@ -68,6 +83,23 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
     fn meta(&self) -> smoltcp::phy::PacketMeta {
         self.token.meta()
     }
+}
+
+/// The frame, if it announces the address of somebody else, as an answer to a question of ours.
+fn announcement(frame: &[u8], own: Ipv4Addr) -> Option<[u8; ANNOUNCEMENT]> {
+    let mut answer = *frame.first_chunk()?;
+    let mut frame = EthernetFrame::new_unchecked(&mut answer[..]);
+    if frame.ethertype() != EthernetProtocol::Arp {
+        return None;
+    }
+    let mut packet = ArpPacket::new_checked(frame.payload_mut()).ok()?;
+    let source = packet.source_protocol_addr();
+    if source != packet.target_protocol_addr() || source == own.octets() {
+        return None;
+    }
+    packet.set_operation(ArpOperation::Reply);
+    packet.set_target_protocol_addr(&own.octets());
+    Some(answer)
 }
 
 fn passes(frame: &[u8], port: u16) -> Option<()> {

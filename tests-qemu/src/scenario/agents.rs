@@ -9,7 +9,7 @@ use common::control::{AGENT, AgentStatus, ROOT};
 use tests_qemu::exec::Dom0;
 use toolstack::card::CARD_LABEL;
 
-use crate::network::{BRIDGE, Place};
+use crate::network::BRIDGE;
 use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
 
 /// The name of an agent's domain: the save helper finds it by this.
@@ -26,8 +26,6 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 pub struct AgentConfiguration<'a> {
     /// The image on this machine.
     pub image: &'a Path,
-    /// Its host.
-    pub place: &'a Place,
     /// Its network interface.
     pub nic: Nic,
     /// Its command line.
@@ -38,7 +36,7 @@ pub struct AgentConfiguration<'a> {
 
 /// Creates a domain from `configuration`.
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
-    let AgentConfiguration { image, place, nic, arguments, module } = configuration;
+    let AgentConfiguration { image, nic, arguments, module } = configuration;
     let kernel = put_image(dom0, image)?;
     let ramdisk = match module {
         Some(module) => {
@@ -50,7 +48,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     if *nic == Nic::Pci {
         make_assignable(dom0)?;
     }
-    create_as(dom0, &configuration_text(&kernel, place, *nic, arguments, ramdisk))
+    create_as(dom0, &configuration_text(&kernel, *nic, arguments, ramdisk))
 }
 
 /// Creates a domain from the text of an `xl.cfg`.
@@ -89,8 +87,8 @@ pub fn put_image(dom0: &Dom0, image: &Path) -> Result<String> {
 }
 
 /// The `xl.cfg` of an agent's domain, or the self-test's; `kernel` is its image in dom0, `more` holds further lines.
-pub fn configuration_text(kernel: &str, place: &Place, nic: Nic, arguments: &str, more: &str) -> String {
-    let network = nic.configuration(&place.agent_mac());
+pub fn configuration_text(kernel: &str, nic: Nic, arguments: &str, more: &str) -> String {
+    let network = nic.configuration();
     format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments}\"\n\

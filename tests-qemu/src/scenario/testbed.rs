@@ -91,7 +91,7 @@ impl Testbed {
             netdom::ensure_started(&self.dom0(place), &self.artifacts)?;
         }
         let (image, nic, module) = (&*self.artifacts.image, self.nic, module.as_deref());
-        let configuration = AgentConfiguration { image, place, nic, arguments: &arguments, module };
+        let configuration = AgentConfiguration { image, nic, arguments: &arguments, module };
         let agent = Agent::start(&self.dom0(place), &configuration)?;
         let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;
         let channel = key.map_or("PLAIN".to_owned(), |key| format!("sealed, key {}", key.fingerprint()));

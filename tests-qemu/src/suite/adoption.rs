@@ -91,7 +91,7 @@ fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
     // What an agent before it said is not its own.
     dom0.run(&["rm", "-f", &format!("/var/log/xen/console/guest-{AGENT_NAME}.log")])?;
     let nic = Nic::default();
-    create(dom0, &AgentConfiguration { image, place: A, nic, arguments: &arguments, module: None })
+    create(dom0, &AgentConfiguration { image, nic, arguments: &arguments, module: None })
 }
 
 /// What follows `words` on the self-test's console.

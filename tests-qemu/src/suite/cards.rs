@@ -86,7 +86,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// An agent with a card and a vif takes this, and gives this reason.
 fn assert_takes(fixture: &mut Fixture, kind: InterfaceKind, reason: &str) -> Result<()> {
-    start(fixture, &Nic::Vif.configuration(&A.agent_mac()))?;
+    start(fixture, &Nic::Vif.configuration())?;
     let dom0 = fixture.hosts()?.dom0(A);
     let nic = Agent::ready(&dom0)?.status.nic.context("the agent does not say by what its packets go")?;
     ensure!(nic.kind == kind, "it takes {nic}");
@@ -101,7 +101,7 @@ fn start(fixture: &mut Fixture, more: &str) -> Result<()> {
     agents::make_assignable(&dom0)?;
     let image = agents::put_image(&dom0, &fixture.artifacts().image)?;
     let arguments = format!("{} plain", agents::static_address(A.agent));
-    let text = agents::configuration_text(&image, A, Nic::Pci, &arguments, more);
+    let text = agents::configuration_text(&image, Nic::Pci, &arguments, more);
     agents::create_as(&dom0, &text)
 }
 

@@ -36,7 +36,7 @@ pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
     let testbed = fixture.hosts()?;
     let (dom0, nic) = (testbed.dom0(A), testbed.nic);
     let arguments = format!("ip={}/24 peer={}", A.agent, A.dom0);
-    create(&dom0, &AgentConfiguration { image: &image, place: A, nic, arguments: &arguments, module: None })?;
+    create(&dom0, &AgentConfiguration { image: &image, nic, arguments: &arguments, module: None })?;
     let deadline = Instant::now() + SELF_TEST_LIMIT;
     loop {
         let said = console(&dom0, AGENT_NAME)?;
@@ -63,7 +63,7 @@ pub fn takes_its_address_from_dhcp(fixture: &mut Fixture) -> Result<()> {
     let served = dom0.run(&["sh", "-c", "touch /run/udhcpd.leases && udhcpd /root/udhcpd.conf"])?;
     ensure!(served.success(), "udhcpd: {}", String::from_utf8_lossy(&served.stderr));
     let arguments = "ip=dhcp plain";
-    let configuration = AgentConfiguration { image: &image, place: A, nic, arguments, module: None };
+    let configuration = AgentConfiguration { image: &image, nic, arguments, module: None };
     let agent = Agent::start(&dom0, &configuration)?;
     dom0.run(&["sh", "-c", "kill $(cat /run/udhcpd.pid)"])?;
     println!("it says: {}", agent.status);

@@ -100,7 +100,7 @@ impl WatchedHost {
 
     /// Writes the agent's `xl.cfg`.
     pub fn configure(&self, kernel: &str, arguments: &str, module: &str) -> Result<()> {
-        let text = agents::configuration_text(kernel, self.place, self.nic, arguments, module);
+        let text = agents::configuration_text(kernel, self.nic, arguments, module);
         Ok(self.dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
     }
 }
