@@ -262,8 +262,8 @@ pub enum PlatformError {
         /// Why.
         reason: &'static str,
     },
-    /// The guest was told of a feature that this host's processor, or its Xen, does not have.
-    #[error("the target's processor lacks {name} ({part_of} {index:#x}), which the guest has at the source")]
+    /// The guest was told of a feature that this host does not give it.
+    #[error("the target cannot give the guest {name} ({part_of} {index:#x}), which it has at the source")]
     Lacks {
         /// The feature.
         name: &'static str,

@@ -83,7 +83,7 @@ async fn copy<S: Source>(
         }
         departure.pages_mut().defer(&dirty);
         departure.summary_mut().deferred += dirty.len() as u64;
-        departure.look_at(&mut dirty)?;
+        departure.find_pinned(&mut dirty)?;
         // What cannot be read has probably just stopped being RAM; the switch will know.
         let unreadable = departure.send(Cause::Copy, &mut clean).await?;
         departure.pages_mut().defer(&unreadable);

@@ -61,10 +61,10 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
     departure.tell_dirty().await?;
     verify::begin(departure)?;
     send_urgent(departure, &urgent).await?;
-    departure.tell(Message::State(&state)).await?;
+    departure.say_in_bulk(Message::State(&state)).await?;
     verify::tell_rest(departure, &urgent).await?;
     departure.inbox().enter(Phase::Switched);
-    departure.tell(Message::Switch).await?;
+    departure.say_in_bulk(Message::Switch).await?;
     timer.within(READY_WAIT, ready(departure)).await.ok_or(SessionError::TimedOut(Wait::Ready))??;
     confirmed(departure, asked + SUSPEND_WAIT).await?;
     departure.summary_mut().load_ms = ms(timer.now() - captured);
@@ -119,7 +119,6 @@ async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Re
 async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
     departure.grow()?;
     let state = departure.machine_state()?;
-    // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
     if !departure.is_as_found()? {
         find_holes(departure).await?;
     }

@@ -83,7 +83,7 @@ impl Migrate {
         }
         let course = Course::new(&mut store, guest.domain)?;
         let mut screen = Screen::new(self.json);
-        said.warnings.iter().for_each(|warning| screen.say(warning));
+        said.warnings.iter().for_each(|warning| screen.say(&format!("warning: {warning}")));
         let mut attempt = Attempt { order: self, store, course, xl: Xl::start(self)?, screen, stop, given_up: None };
         let succeeded = attempt.until_xl_ends()?;
         let outcome = attempt.until_clear(succeeded);

@@ -194,7 +194,7 @@ impl<S: Source> Departure<S> {
         let mut next = Gfn(0);
         while let Some(mut chunk) = self.pages().next_chunk(&mut next) {
             let few = self.source().info()?.pages <= AT_ONCE;
-            self.look(chunk)?;
+            self.find_to_free(chunk)?;
             while let Some(batch) = self.pages().next_found(&mut chunk) {
                 if few && claim.is_only() {
                     return Ok(());

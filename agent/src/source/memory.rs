@@ -55,6 +55,7 @@ impl<S: Source> Departure<S> {
 
     /// Looks whether the guest is what it was found to be: it has as many pages, and has given none back.
     pub(crate) fn is_as_found(&mut self) -> PlatformResult<bool> {
+        // Counted, and not remembered: while they were looked at, a page may have gone ahead of the look and another come behind it.
         let (pages, found) = (self.source.info()?.pages, self.pages.ram().count());
         let kept = pages == found && self.pages.are_kept(&mut self.source)?;
         if !kept {
@@ -81,8 +82,8 @@ impl<S: Source> Departure<S> {
         unreadable.into_iter().partition(|gfn| self.pages.is_hole(&mut self.source, *gfn))
     }
 
-    /// Looks for what is RAM in a chunk, once the guest is not to be sent any more.
-    pub(crate) fn look(&mut self, chunk: Span) -> PlatformResult<()> {
+    /// Finds what is still RAM in a chunk, to be freed.
+    pub(crate) fn find_to_free(&mut self, chunk: Span) -> PlatformResult<()> {
         self.pages.look(&mut self.source, chunk)
     }
 
@@ -120,8 +121,8 @@ impl<S: Source> Departure<S> {
         Ok((zero, unreadable))
     }
 
-    /// Looks at pages that are not sent now, for those that must never be armed.
-    pub(crate) fn look_at(&mut self, gfns: &mut Batch) -> Result<(), SessionError> {
+    /// Reads pages that are not sent now, to find those that must never be armed.
+    pub(crate) fn find_pinned(&mut self, gfns: &mut Batch) -> Result<(), SessionError> {
         self.read(gfns).map(|_| ())
     }
 }

@@ -66,12 +66,14 @@ impl<S: Source> Departure<S> {
         self.connections.bulk.send_whole_set(Kind::Dirty, self.pages.left()).await
     }
 
-    /// Something about the session, behind all that was sent in bulk.
-    pub(crate) async fn tell(&mut self, message: Message<'_>) -> Result<(), SessionError> {
+    // What it is told of the session.
+
+    /// Behind all that was sent in bulk.
+    pub(crate) async fn say_in_bulk(&mut self, message: Message<'_>) -> Result<(), SessionError> {
         self.connections.bulk.send(message).await
     }
 
-    /// Something about the session, at once.
+    /// At once.
     pub(crate) async fn say(&mut self, message: Message<'_>) -> Result<(), SessionError> {
         self.connections.control.send(message).await
     }

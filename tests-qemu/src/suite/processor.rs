@@ -34,7 +34,7 @@ pub fn older_one_takes_no_guest(fixture: &mut Fixture) -> Result<()> {
             }
         })?;
         ensure!(!moved.is_completed(), "its memory has begun to move");
-        assert_stayed(fixture, (A, B), &outcome, &["sse4-2", "lacks"])?;
+        assert_stayed(fixture, (A, B), &outcome, &["sse4-2", "cannot give"])?;
         fixture.end_guest()?;
         fixture.start_guest(B, &guest)?;
         let (_, report) = fixture.migrate(&guest, (B, A), Mode::TSMC, &|_, _| ())?;

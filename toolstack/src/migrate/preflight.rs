@@ -1,4 +1,5 @@
-//! Checks before a migration begins, on both hosts. The agents check more when they meet: versions, memory, policy.
+//! Checks before a migration begins, on both hosts. The agents check more when they meet: versions, memory, policy, the
+//! processor's features, the grant table.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,7 +12,8 @@ use crate::agents::Agent;
 use crate::refusal::Refusal;
 use crate::xenstore::{Xenstore, XenstoreError};
 
-/// The hidden command of `tsmc` by which one host asks the other: needs come in, obstacles go out, a line each.
+/// The hidden command of `tsmc` by which one host asks the other: needs come in, obstacles and
+/// warnings go out, a line each.
 pub const CHECK: &str = "check-arrival";
 /// What a line begins with that keeps nobody from migrating.
 const WARNING: &str = "warning: ";
@@ -121,12 +123,13 @@ impl Needs {
             let reason = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no answer");
             return Err(Refusal::OtherHost { host: host.into(), reason: reason.replace(char::is_control, " ") });
         }
-        let said = String::from_utf8_lossy(&output.stdout);
-        let (warnings, obstacles): (Vec<&str>, _) = said.lines().partition(|line| line.starts_with(WARNING));
-        let by_host =
-            |line: &str| format!("{host}: {}", line.trim_start_matches(WARNING).replace(char::is_control, " "));
-        let by_host = |lines: Vec<&str>| lines.into_iter().map(by_host).collect();
-        Ok(Said { obstacles: by_host(obstacles), warnings: by_host(warnings) })
+        let mut answer = Said::default();
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let warning = line.strip_prefix(WARNING);
+            let lines = if warning.is_some() { &mut answer.warnings } else { &mut answer.obstacles };
+            lines.push(format!("{host}: {}", warning.unwrap_or(line).replace(char::is_control, " ")));
+        }
+        Ok(answer)
     }
 
     /// What is in the way on this host, to which it wants to come.

@@ -21,6 +21,10 @@ pub struct Policy {
 const NO_SUBLEAF: u32 = u32::MAX;
 /// `MSR_ARCH_CAPABILITIES`: mostly, which weaknesses the processor does not have.
 const ARCH_CAPABILITIES: u32 = 0x10a;
+/// The names of its bits.
+const CAPABILITIES: &str = "rdcl-no eibrs rsba skip-l1dfl intel-ssb-no mds-no if-pschange-mc-no tsx-ctrl taa-no mcu-ctrl \
+                            misc-pkg-ctrl energy-filtering doitm sbdr-ssdp-no fbsdp-no psdp-no - fb-clear fb-clear-ctrl rrsba \
+                            bhi-no xapic-status - ovrclk-status pbrsb-no gds-ctrl gds-no rfds-no rfds-clear";
 /// Those of its bits that say the contrary: RSBA and RRSBA.
 const WEAKNESSES: u64 = 1 << 2 | 1 << 19;
 
@@ -40,7 +44,7 @@ struct Word {
     register: Register,
     /// From bit 0 on, as Xen's `cpuid=` names them; `-` for a bit without a name.
     names: &'static str,
-    /// Bits that Xen sets by itself, or that no program depends on.
+    /// Bits that do not count: what Xen sets from the host or always grants, what depends on the moment, and advice.
     ignored: u32,
 }
 
@@ -49,7 +53,7 @@ const fn word(leaf: u32, subleaf: u32, register: Register, ignored: u32, names: 
 }
 
 /// The words of `arch-x86/cpufeatureset.h` that `cpuid` gives.
-const WORDS: [Word; 15] = [
+const WORDS: [Word; 17] = [
     word(
         1,
         NO_SUBLEAF,
@@ -102,7 +106,7 @@ const WORDS: [Word; 15] = [
         7,
         0,
         Register::Edx,
-        1 << 11 | 1 << 13,
+        0,
         "- - avx512-4vnniw avx512-4fmaps fsrm - - - avx512-vp2intersect srbds-ctrl md-clear rtm-always-abort - tsx-force-abort \
          serialize hybrid tsxldtrk - - - cet-ibt - - avx512-fp16 - - ibrsb stibp l1d-flush arch-caps core-caps ssbd",
     ),
@@ -111,15 +115,23 @@ const WORDS: [Word; 15] = [
     word(7, 1, Register::Ecx, 0, ""),
     word(7, 1, Register::Edx, 0, "- - - - - - - - - - - - - - - - - - cet-sss"),
     word(7, 2, Register::Edx, 0, "intel-psfd ipred-ctrl rrsba-ctrl - bhi-ctrl mcdt-no"),
-    word(0x8000_0007, NO_SUBLEAF, Register::Edx, 0, "- - - - - - - hw-pstate itsc cpb efro"),
+    word(0x8000_0007, NO_SUBLEAF, Register::Edx, 1 << 8, "- - - - - - - hw-pstate itsc cpb efro"),
     word(
         0x8000_0008,
         NO_SUBLEAF,
         Register::Ebx,
-        0,
+        0b111 << 16,
         "clzero - rstr-fp-err-ptrs - - - - - - wbnoinvd - - ibpb - ibrs amd-stibp ibrs-always stibp-always ibrs-fast \
          ibrs-same-mode no-lmsl - - amd-ppin amd-ssbd virt-ssbd ssb-no - psfd btc-no ibpb-ret",
     ),
+    word(
+        0x8000_0021,
+        NO_SUBLEAF,
+        Register::Eax,
+        0,
+        "- - lfence-dispatch - - verw-clear nscb - auto-ibrs - - - - - - - - - - - - - - - - - - sbpb ibpb-brtype srso-no",
+    ),
+    word(0x8000_0021, NO_SUBLEAF, Register::Ecx, 0, "- tsa-sq-no tsa-l1-no"),
 ];
 
 /// The first thing that a host cannot give a guest.
@@ -145,8 +157,8 @@ impl Lacking {
     }
 
     /// Of a model-specific register.
-    pub(super) fn register(register: u32) -> Self {
-        Self { name: "bits", part_of: "register", index: register }
+    pub(super) fn register(name: &'static str, register: u32) -> Self {
+        Self { name, part_of: "register", index: register }
     }
 }
 
@@ -155,15 +167,21 @@ pub(super) fn first_lacking(wanted: &Policy, given: &Policy) -> Option<Lacking> 
     for word in &WORDS {
         let lacking = bits(word, &wanted.leaves) & !bits(word, &given.leaves) & !word.ignored;
         if lacking != 0 {
-            let name = word.names.split_whitespace().nth(lacking.trailing_zeros() as usize);
-            return Some(Lacking::feature(name.filter(|name| *name != "-").unwrap_or("a feature"), word.leaf));
+            return Some(Lacking::feature(name(word.names, lacking.into()), word.leaf));
         }
     }
     let [wanted, given] = [wanted, given].map(|policy| {
         let register = policy.msrs.iter().find(|register| register.idx == ARCH_CAPABILITIES);
         register.map_or(0, |register| register.val)
     });
-    (wanted & !given & !WEAKNESSES != 0).then(|| Lacking::register(ARCH_CAPABILITIES))
+    let lacking = wanted & !given & !WEAKNESSES;
+    (lacking != 0).then(|| Lacking::register(name(CAPABILITIES, lacking), ARCH_CAPABILITIES))
+}
+
+/// The name of the lowest of these bits.
+fn name(names: &'static str, bits: u64) -> &'static str {
+    let name = names.split_whitespace().nth(bits.trailing_zeros() as usize);
+    name.filter(|name| *name != "-").unwrap_or("a feature")
 }
 
 fn bits(word: &Word, leaves: &[CpuidLeaf]) -> u32 {
@@ -191,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_feature_that_lacks_is_named() {
+    fn the_first_feature_that_is_missing_is_named() {
         let avx2 = policy(&[(1, NO_SUBLEAF, [0, 0, 1 << 28, 0]), (7, 0, [0, 1 << 5 | 1 << 3, 0, 1 << 31])], 0);
         assert_eq!(first_lacking(&avx2, &avx2), None);
         let avx = policy(&[(1, NO_SUBLEAF, [0, 0, 1 << 28, 0]), (7, 0, [0, 1 << 3, 0, 1 << 31])], 0);
@@ -204,7 +222,10 @@ mod tests {
     fn what_xen_sets_by_itself_does_not_count() {
         let own = [(1, NO_SUBLEAF, [0, 0, 1 << 27, 1 << 28]), (7, 0, [0, 1 << 6 | 1 << 13, 1 << 4, 0])];
         assert_eq!(first_lacking(&policy(&own, WEAKNESSES), &policy(&[], 0)), None);
-        assert_eq!(first_lacking(&policy(&[], 1), &policy(&[], 0)), Some(Lacking::register(ARCH_CAPABILITIES)));
+        assert_eq!(
+            first_lacking(&policy(&[], 1), &policy(&[], 0)),
+            Some(Lacking::register("rdcl-no", ARCH_CAPABILITIES))
+        );
     }
 
     /// A name that is forgotten shifts all behind it.
@@ -220,11 +241,14 @@ mod tests {
             (7, Register::Edx, 31, "ssbd"),
             (0x8000_0008, Register::Ebx, 30, "ibpb-ret"),
             (0x8000_0007, Register::Edx, 8, "itsc"),
+            (0x8000_0021, Register::Eax, 29, "srso-no"),
+            (0x8000_0021, Register::Ecx, 2, "tsa-l1-no"),
         ];
         for (leaf, register, bit, name) in known {
             let word = WORDS.iter().find(|word| word.leaf == leaf && word.register == register).expect("a word");
             assert_eq!(word.names.split_whitespace().nth(bit), Some(name));
             assert!(word.names.split_whitespace().count() <= 32);
         }
+        assert_eq!(name(CAPABILITIES, 1 << 28), "rfds-clear");
     }
 }

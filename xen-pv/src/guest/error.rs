@@ -18,8 +18,8 @@ pub enum Error {
     /// The domain is dying: the hypervisor pretends to do what it is asked.
     #[error("the domain is dying")]
     Dying,
-    /// The guest was told of something that this host's processor, or its Xen, does not have.
-    #[error("the processor lacks {} ({} {:#x})", .0.name, .0.part_of, .0.index)]
+    /// The guest was told of a feature that this host does not give it.
+    #[error("this host cannot give the guest {} ({} {:#x})", .0.name, .0.part_of, .0.index)]
     Lacks(Lacking),
     /// What the other host sent does not fit this domain or this hypervisor.
     #[error("malformed {0}")]

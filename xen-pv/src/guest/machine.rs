@@ -4,7 +4,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use common::DomId;
-use xen_abi::Errno;
 use xen_abi::domctl::{CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
 use xen_abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 
@@ -41,11 +40,10 @@ pub fn set_cpu_policy(domain: DomId, policy: &Policy) -> Result {
     let mut body = policy_body(&mut leaves, &mut msrs);
     // SAFETY: Xen reads exactly as many entries as there are.
     let set = unsafe { command::SET_CPU_POLICY.call_on(domain, &mut body) };
-    set.map_err(|errno| match (errno, body.err_leaf, body.err_msr) {
-        (Errno::EINVAL, NONE, NONE) => Operation::SetCpuPolicy.error(errno),
-        (Errno::EINVAL, NONE, register) => Error::Lacks(Lacking::register(register)),
-        (Errno::EINVAL, leaf, _) => Error::Lacks(Lacking::leaf(leaf)),
-        _ => Operation::SetCpuPolicy.error(errno),
+    set.map_err(|errno| match (body.err_leaf, body.err_msr) {
+        (NONE, NONE) => Operation::SetCpuPolicy.error(errno),
+        (NONE, register) => Error::Lacks(Lacking::register("bits", register)),
+        (leaf, _) => Error::Lacks(Lacking::leaf(leaf)),
     })?;
     first_lacking(policy, &cpu_policy(domain)?).map_or(Ok(()), |lacking| Err(Error::Lacks(lacking)))
 }
