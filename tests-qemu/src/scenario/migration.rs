@@ -1,4 +1,4 @@
-//! One migration: stock `xl migrate`, watched through the agents' sessions.
+//! One migration, by stock `xl migrate` or `tsmc migrate`, watched through the agents' sessions.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -80,6 +80,7 @@ pub fn migrate(
         None => None,
     };
     let mut request = request(guest::NAME, to, testbed.shell, mode);
+    testbed.program.clone_into(&mut request.argv[0]);
     if testbed.verify {
         verify(&mut request);
     }
@@ -99,7 +100,7 @@ pub fn migrate(
                         started = Some(Instant::now());
                     }
                     pending.push_str(&text);
-                    story.quote("xl", &mut pending);
+                    story.quote(testbed.program, &mut pending);
                 }
             })
         });

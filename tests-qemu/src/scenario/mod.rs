@@ -52,6 +52,9 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     }
     testbed.verify = *verify;
     testbed.nic = *nic;
+    if *mode != Mode::Xl {
+        testbed.program = "tsmc";
+    }
     story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {

@@ -29,7 +29,9 @@ pub struct Testbed {
     pub channel: Channel,
     /// The agents' network interfaces.
     pub nic: Nic,
-    /// What `xl` reaches the other dom0 with (`xl migrate -s`).
+    /// Whose `migrate` moves guests: `xl`, or `tsmc`, whose words are the same.
+    pub program: &'static str,
+    /// What that reaches the other dom0 with (`-s`).
     pub shell: &'static str,
     /// Whether the agents compare all memory at the switch.
     pub verify: bool,
@@ -56,7 +58,7 @@ impl Testbed {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
         let (nic, channel) = (Nic::default(), Channel::Sealed);
-        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel, nic, shell: SHELL })
+        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel, nic, program: "xl", shell: SHELL })
     }
 
     /// The dom0 of a host.
