@@ -94,7 +94,9 @@ fn announcement(frame: &[u8], own: Ipv4Addr) -> Option<[u8; ANNOUNCEMENT]> {
     }
     let mut packet = ArpPacket::new_checked(frame.payload_mut()).ok()?;
     let source = packet.source_protocol_addr();
-    if source != packet.target_protocol_addr() || source == own.octets() {
+    // Its addresses are as long as it says.
+    let is_ipv4 = (packet.hardware_len(), packet.protocol_len()) == (6, 4);
+    if !is_ipv4 || source != packet.target_protocol_addr() || source == own.octets() {
         return None;
     }
     packet.set_operation(ArpOperation::Reply);
@@ -168,6 +170,29 @@ mod tests {
         assert_eq!(passes(&segment(49153, TcpControl::Syn, ack), PORT), Some(()));
         assert_eq!(passes(&segment(49153, TcpControl::None, ack), PORT), Some(()));
         assert_eq!(passes(&segment(49153, TcpControl::Syn, None), PORT), None);
+    }
+
+    #[test]
+    fn only_announcements_of_others_are_taken_for_answers() {
+        let (own, peer) = (Ipv4Addr::new(10, 0, 0, 1), [10, 0, 0, 2]);
+        let mut frame = [0; ANNOUNCEMENT];
+        frame[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame[28..32].copy_from_slice(&peer);
+        frame[38..42].copy_from_slice(&peer);
+        let answer = announcement(&frame, own).unwrap();
+        assert_eq!((&answer[20..22], &answer[28..32], &answer[38..42]), (&[0, 2][..], &peer[..], &own.octets()[..]));
+        for length in 0..frame.len() {
+            assert_eq!(announcement(&frame[..length], own), None, "{length} bytes");
+        }
+        assert_eq!(announcement(&frame, peer.into()), None, "it is this agent's own");
+        // As many bytes, but addresses of another length.
+        for lengths in [[10, 0], [0, 10], [4, 6], [255, 255]] {
+            let mut other = frame;
+            other[18..20].copy_from_slice(&lengths);
+            assert_eq!(announcement(&other, own), None, "{lengths:?}");
+        }
+        frame[41] = 3;
+        assert_eq!(announcement(&frame, own), None, "it is a question");
     }
 
     #[test]
