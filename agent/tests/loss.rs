@@ -149,8 +149,10 @@ fn without_datagrams_nothing_is_lost_but_time() {
 /// and neither is taken for wrong memory.
 #[test]
 fn what_a_backend_writes_to_a_page_on_its_way_is_spared() {
-    let mut late = 0;
-    for seed in 0..20 {
+    let (mut late, mut seed) = (0, 0);
+    // It happens in one of twenty.
+    while seed < 20 || late == 0 {
+        assert!(seed < 200, "no page was written to after it had been sent");
         let mut world = in_stage_3(Scenario { seed, vcpus: 1, ..scenario() });
         world.guest.borrow_mut().balloons_there = false;
         world.cable.lose(0, 0..1000);
@@ -172,8 +174,8 @@ fn what_a_backend_writes_to_a_page_on_its_way_is_spared() {
         let (source, target) = (world.summary(0), world.summary(1));
         assert_eq!(target.differing, 0, "{source}\n{target}");
         late += target.spared.saturating_sub(source.spared);
+        seed += 1;
     }
-    assert!(late > 0, "no page was written to after it had been sent");
 }
 
 #[test]
