@@ -118,9 +118,9 @@ impl Guest {
         })
     }
 
-    /// Its configuration with one more line, for `xl migrate -C`.
-    pub fn configuration_with(&self, line: &str) -> String {
-        format!("{}{line}\n", self.configuration(self.name, "/root/none", "/root/none"))
+    /// Its configuration with more lines, for `xl migrate -C`.
+    pub fn configuration_with(&self, lines: &str) -> String {
+        format!("{}{lines}\n", self.configuration(self.name, "/root/none", "/root/none"))
     }
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {

@@ -51,7 +51,10 @@ pub fn no_room_for_grants(fixture: &mut Fixture) -> Result<()> {
     let (guest, (from, to)) = fixture.take_guest()?;
     let dom0 = fixture.hosts()?.dom0(from);
     let (shorter, address) = ("/root/shorter-cfg", to.dom0.to_string());
-    dom0.put(guest.configuration_with("max_grant_frames=1").as_bytes(), shorter, 0o644)?;
+    let uuid = dom0.sh(&format!("xenstore-read /local/domain/$(xl domid {})/vm", guest::NAME))?.text();
+    let uuid = uuid.trim().trim_start_matches("/vm/");
+    let lines = format!("uuid=\"{uuid}\"\nmax_grant_frames=1");
+    dom0.put(guest.configuration_with(&lines).as_bytes(), shorter, 0o644)?;
     let shell = fixture.testbed()?.shell;
     let output = dom0.run(&["xl", "migrate", "-C", shorter, "-s", shell, guest::NAME, &address])?;
     let said = String::from_utf8_lossy(&output.stderr);
