@@ -117,9 +117,9 @@ pub fn to_its_own_host(fixture: &mut Fixture) -> Result<()> {
         assert_held(&report)?;
         fixture.assert_private(from)?;
     }
-    // The next test finds out whether it can be moved from there.
+    // And from there to elsewhere.
     fixture.set_resident(from);
-    Ok(())
+    cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
 }
 
 /// Iterate, then stop and copy: what a hypervisor without paging gets.
