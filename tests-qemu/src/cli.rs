@@ -78,7 +78,7 @@ pub enum Command {
         /// The file here.
         local: PathBuf,
     },
-    /// Boot two hosts, start a guest on A, migrate it to B by `xl migrate`, and report.
+    /// Boot two hosts, start a guest on A, migrate it to B by `tsmc migrate`, or in mode xl by `xl migrate`, and report.
     Migrate(Migrate),
     /// Measure our migration beside Xen's own, with many guests, loads and links, and write a report.
     Bench(Bench),
