@@ -46,8 +46,6 @@ impl Announcement {
         }
         let Some(address) = address.filter(|_| self.left > 0 && now >= self.at) else { return };
         let Some(token) = device.transmit(DeviceTime::ZERO) else { return };
-        let ethernet =
-            EthernetRepr { src_addr: self.mac, dst_addr: EthernetAddress::BROADCAST, ethertype: EthernetProtocol::Arp };
         let arp = ArpRepr::EthernetIpv4 {
             operation: ArpOperation::Request,
             source_hardware_addr: self.mac,
@@ -55,13 +53,20 @@ impl Announcement {
             target_hardware_addr: EthernetAddress([0; 6]),
             target_protocol_addr: address,
         };
-        token.consume(ethernet.buffer_len() + arp.buffer_len(), |bytes| {
-            let mut frame = EthernetFrame::new_unchecked(bytes);
-            ethernet.emit(&mut frame);
-            arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
-        });
+        broadcast(token, self.mac, &arp);
         (self.left, self.at) = (self.left - 1, now + ANNOUNCE_EVERY);
     }
+}
+
+/// Sends an ARP packet to everybody.
+fn broadcast(token: impl TxToken, src_addr: EthernetAddress, arp: &ArpRepr) {
+    let (dst_addr, ethertype) = (EthernetAddress::BROADCAST, EthernetProtocol::Arp);
+    let ethernet = EthernetRepr { src_addr, dst_addr, ethertype };
+    token.consume(ethernet.buffer_len() + arp.buffer_len(), |bytes| {
+        let mut frame = EthernetFrame::new_unchecked(bytes);
+        ethernet.emit(&mut frame);
+        arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
+    });
 }
 
 #[cfg(test)]
@@ -138,13 +143,7 @@ mod tests {
             target_hardware_addr: EthernetAddress(MAC),
             target_protocol_addr: target,
         };
-        device.transmit(DeviceTime::ZERO).unwrap().consume(14 + repr.buffer_len(), |bytes| {
-            let mut frame = EthernetFrame::new_unchecked(bytes);
-            frame.set_src_addr(mac);
-            frame.set_dst_addr(EthernetAddress::BROADCAST);
-            frame.set_ethertype(EthernetProtocol::Arp);
-            repr.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
-        });
+        broadcast(device.transmit(DeviceTime::ZERO).unwrap(), mac, &repr);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use smoltcp::wire::{ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, Ip
 use crate::net::path_mtu::{Cut, ETHERNET, PathMtu};
 
 /// Bytes of an Ethernet frame with an ARP packet.
-const ANNOUNCEMENT: usize = 42;
+const ANNOUNCEMENT: usize = ETHERNET + 28;
 
 /// A device of which only some of what it receives is seen.
 pub(crate) struct IngressFilter<'a, D: ?Sized> {
@@ -87,12 +87,11 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
 
 /// The frame, if it announces the address of somebody else, as an answer to a question of ours.
 fn announcement(frame: &[u8], own: Ipv4Addr) -> Option<[u8; ANNOUNCEMENT]> {
-    let mut answer = *frame.first_chunk()?;
-    let mut frame = EthernetFrame::new_unchecked(&mut answer[..]);
-    if frame.ethertype() != EthernetProtocol::Arp {
+    if EthernetFrame::new_checked(frame).ok()?.ethertype() != EthernetProtocol::Arp {
         return None;
     }
-    let mut packet = ArpPacket::new_checked(frame.payload_mut()).ok()?;
+    let mut answer = *frame.first_chunk()?;
+    let mut packet = ArpPacket::new_checked(&mut answer[ETHERNET..]).ok()?;
     let source = packet.source_protocol_addr();
     // Its addresses are as long as it says.
     let is_ipv4 = (packet.hardware_len(), packet.protocol_len()) == (6, 4);
