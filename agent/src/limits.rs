@@ -19,6 +19,9 @@ pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 /// How soon to look again when the network device takes no more for now.
 pub(crate) const DEVICE_FULL: Duration = Duration::from_micros(500);
+/// How long what is sent may wait in queues of the network: each end, and what is between, may be busy with something else for as
+/// long, and the guest's own traffic finds its place between.
+pub(crate) const QUEUED_FOR: Duration = Duration::from_millis(50);
 /// How long a smaller packet size is kept before a further connection tries large packets again.
 pub(crate) const PATH_MTU_KEPT: Duration = Duration::from_secs(600);
 
@@ -58,9 +61,6 @@ pub(crate) const READY_WAIT: Duration = Duration::from_secs(60);
 
 /// How often stage 1 is looked at, at the most.
 pub(crate) const PEEK_EVERY: Duration = Duration::from_millis(50);
-/// How much of stage 1 may be on its way: what the link takes in this time, so that the guest's own traffic finds its place
-/// between.
-pub(crate) const ON_ITS_WAY: Duration = Duration::from_millis(50);
 /// How long sending recently dirtied pages ahead may take: it is part of the downtime.
 pub(crate) const AHEAD: Duration = Duration::from_millis(10);
 

@@ -4,10 +4,12 @@
 //! [`Connection`] look at their socket once a turn.
 
 mod announcement;
+mod congestion;
 mod connection;
 mod ingress_filter;
 mod loopback;
 pub(crate) mod path_mtu;
+mod recovery;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -26,6 +28,7 @@ pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTR
 use ingress_filter::IngressFilter;
 use loopback::{Loopback, Looped};
 use path_mtu::PathMtu;
+use recovery::Recovery;
 
 /// Packets taken in before others get a turn.
 const INGRESS_BUDGET: usize = 512;
@@ -82,6 +85,7 @@ pub(crate) struct Net {
     /// Where others call.
     port: u16,
     path: PathMtu,
+    recovery: Recovery,
     /// The MTU is the operator's word, which goes before the network's.
     told_mtu: bool,
     next_port: u16,
@@ -97,7 +101,8 @@ impl Net {
         let capabilities = device.capabilities();
         let mtu = settings.mtu.map_or(capabilities.ip_mtu(), usize::from);
         let path = PathMtu::new(mtu, capabilities.segmentation.tcpv4.is_some());
-        let filter = &mut IngressFilter { device, port: settings.port, own: None, path: &path };
+        let recovery = Recovery::default();
+        let filter = &mut IngressFilter { device, port: settings.port, own: None, path: &path, recovery: &recovery };
         let mut interface = Interface::new(config, filter, instant(now));
         let mut sockets = SocketSet::new(Vec::new());
         // Before all others: the sockets are served in this order.
@@ -119,6 +124,7 @@ impl Net {
             loopback: Loopback::new(mac),
             port: settings.port,
             path,
+            recovery,
             told_mtu: settings.mtu.is_some(),
             next_port,
             lingering: Vec::new(),
@@ -132,7 +138,8 @@ impl Net {
         self.announcement.send(own, device, now);
         let loopback = (self.talks_to_itself() || !self.loopback.is_empty()).then_some(&mut self.loopback);
         let device = &mut Looped { device, loopback };
-        let device = &mut IngressFilter { device, port: self.port, own, path: &self.path };
+        let Self { port, path, recovery, .. } = self;
+        let device = &mut IngressFilter { device, port: *port, own, path, recovery };
         let mut moved = false;
         self.interface.poll_maintenance(time);
         for _ in 0..INGRESS_BUDGET {

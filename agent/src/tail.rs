@@ -70,8 +70,11 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
             if round == ROUNDS {
                 continue;
             }
+            if !link.is_between_messages() {
+                connection.prompt();
+            }
             for _ in 0..NUDGES {
-                // Each is to be a packet of its own. Within a message there is more to come anyway.
+                // Each is to be a packet of its own.
                 if link.is_between_messages() && outlet.send(Message::Nudge).await.is_err() {
                     return core::future::pending().await;
                 }

@@ -70,8 +70,8 @@ fn lose_each(host: usize, others: u64) -> (u64, u64) {
 
 #[test]
 fn no_lost_packet_of_the_source_stalls_a_vcpu() {
-    let (rescued, worst) = lose_each(0, 0);
-    assert!(rescued > 0);
+    // TCP makes up for one as soon as a datagram does.
+    let (_, worst) = lose_each(0, 0);
     assert!(worst <= BOUND, "{worst}");
 }
 
@@ -149,33 +149,34 @@ fn without_datagrams_nothing_is_lost_but_time() {
 /// and neither is taken for wrong memory.
 #[test]
 fn what_a_backend_writes_to_a_page_on_its_way_is_spared() {
-    let (mut late, mut seed) = (0, 0);
-    // It happens in one of twenty.
-    while seed < 20 || late == 0 {
-        assert!(seed < 200, "no page was written to after it had been sent");
+    let mut late = 0;
+    for seed in 0..20 {
         let mut world = in_stage_3(Scenario { seed, vcpus: 1, ..scenario() });
         world.guest.borrow_mut().balloons_there = false;
-        world.cable.lose(0, 0..1000);
         let waits_for = |world: &World| world.guest.borrow().vcpus[0];
-        let is_answered =
-            |world: &World| waits_for(world).is_some_and(|(_, since)| world.clock.get() > since + 2 * ROUND_TRIP);
-        assert!(world.run_until(10_000, is_answered), "{:?}", world.states);
+        let waits = |world: &World| waits_for(world).map(|(_, since)| world.clock.get() - since);
+        // Not the first, of which the source hears while it pushes as much as it may.
+        let is_later = |world: &World| world.guest.borrow().waits.len() >= 3;
+        assert!(world.run_until(10_000, |world| is_later(world) && waits(world).is_some_and(|ns| ns < ROUND_TRIP / 4)));
+        world.cable.lose(0, 0..1000);
+        assert!(world.run_until(10_000, |world| waits(world).is_some_and(|ns| ns > 2 * ROUND_TRIP)));
         let (Gfn(gfn), _) = waits_for(&world).expect("a page");
         let at = gfn as usize;
         let written = world.guest.borrow().truth[at].map(|value| value ^ 1 << 62);
         world.guest.borrow_mut().truth[at] = written;
         world.cable.lose(0, 0..0);
+        world.cable.only_datagrams(0, true);
         let has_come = |world: &World| world.guest.borrow().there[at].is_some_and(|frame| !frame.armed);
         assert!(world.run_until(10_000, has_come), "{:?}", world.states);
-        // Where TCP was first, it is the one of before.
+        world.cable.only_datagrams(0, false);
         let seen = world.guest.borrow().there[at].map(|frame| frame.value);
         world.guest.borrow_mut().truth[at] = seen;
-        let (world, _) = waits(world);
+        let (world, _) = self::waits(world);
         let (source, target) = (world.summary(0), world.summary(1));
         assert_eq!(target.differing, 0, "{source}\n{target}");
         late += target.spared.saturating_sub(source.spared);
-        seed += 1;
     }
+    assert!(late > 0, "no page was written to after it had been sent");
 }
 
 #[test]

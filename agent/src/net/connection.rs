@@ -11,6 +11,7 @@ use core::time::Duration;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
+use super::congestion::{CongestionWindow, Sent};
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
@@ -51,6 +52,7 @@ pub(crate) struct Connection {
     received: Cell<u64>,
     sent: Cell<u64>,
     in_flight: Cell<usize>,
+    congestion: RefCell<CongestionWindow>,
     patience: Cell<Option<Duration>>,
     /// When smoltcp is told of a patience that has become shorter.
     shorter_from: Cell<Option<Instant>>,
@@ -76,6 +78,7 @@ impl Connection {
             received: Cell::new(0),
             sent: Cell::new(0),
             in_flight: Cell::new(buffers.send),
+            congestion: RefCell::default(),
             patience: Cell::new(None),
             shorter_from: Cell::new(None),
             lingers: Cell::new(true),
@@ -227,8 +230,7 @@ impl Connection {
     pub(crate) fn write_some(&self, bytes: &[u8]) -> Result<usize, LinkError> {
         let mut done = 0;
         while done < bytes.len() {
-            let room = self.in_flight.get().saturating_sub(self.backlog());
-            let end = bytes.len().min(done + room);
+            let end = done + self.room(bytes.len() - done);
             match self.socket(|socket| socket.send_slice(&bytes[done..end])) {
                 Ok(0) => break,
                 Ok(count) => {
@@ -240,6 +242,30 @@ impl Connection {
             }
         }
         Ok(done)
+    }
+
+    /// How many of `wanted` bytes may be handed over now.
+    fn room(&self, wanted: usize) -> usize {
+        let sent = Sent { handed_over: self.sent(), delivered: self.delivered(), again: self.sent_again() };
+        self.congestion.borrow_mut().room(self.timer.now(), sent, wanted, self.in_flight.get())
+    }
+
+    /// Bytes that TCP has sent again.
+    fn sent_again(&self) -> u64 {
+        self.ends().map_or(0, |(here, there)| self.net.borrow().recovery.sent_again(here, there))
+    }
+
+    /// Has TCP send the first packet again that is not acknowledged.
+    pub(crate) fn prompt(&self) {
+        if let Some((here, there)) = self.ends() {
+            self.net.borrow().recovery.prompt(here, there);
+            self.timer.nudge();
+        }
+    }
+
+    /// The port here, and the other end.
+    fn ends(&self) -> Option<(u16, SocketAddrV4)> {
+        self.socket(|socket| Some((socket.local_endpoint()?.port, endpoint(socket.remote_endpoint()?)?)))
     }
 
     /// Whether it still can be written to.

@@ -15,6 +15,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
 
 use crate::net::path_mtu::{Cut, ETHERNET, PathMtu};
+use crate::net::recovery::Recovery;
 
 /// Bytes of an Ethernet frame with an ARP packet.
 const ANNOUNCEMENT: usize = ETHERNET + 28;
@@ -27,6 +28,7 @@ pub(crate) struct IngressFilter<'a, D: ?Sized> {
     /// This agent's address.
     pub(crate) own: Option<Ipv4Addr>,
     pub(crate) path: &'a PathMtu,
+    pub(crate) recovery: &'a Recovery,
 }
 
 impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
@@ -40,14 +42,20 @@ impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
         Self: 'b;
 
     fn receive(&mut self, now: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
-        let Self { port, own, path, .. } = *self;
-        let (token, answer) = self.device.receive(now)?;
-        Some((Sifted { token, port, own, path }, Cut { token: answer, path, meta: PacketMeta::default() }))
+        let Self { port, own, path, recovery, .. } = *self;
+        let (token, answer) = if recovery.repeats() {
+            (None, self.device.transmit(now)?)
+        } else {
+            let (token, answer) = self.device.receive(now)?;
+            (Some(token), answer)
+        };
+        let answer = Cut { token: answer, path, recovery, meta: PacketMeta::default() };
+        Some((Sifted { token, port, own, path, recovery }, answer))
     }
 
     fn transmit(&mut self, now: Instant) -> Option<Self::TxToken<'_>> {
-        let path = self.path;
-        self.device.transmit(now).map(|token| Cut { token, path, meta: PacketMeta::default() })
+        let Self { path, recovery, .. } = *self;
+        self.device.transmit(now).map(|token| Cut { token, path, recovery, meta: PacketMeta::default() })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -57,20 +65,23 @@ impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
     }
 }
 
-/// A frame that may not be seen.
+/// A frame that may not be seen, or is to be seen again.
 pub(crate) struct Sifted<'a, T> {
-    token: T,
+    token: Option<T>,
     port: u16,
     own: Option<Ipv4Addr>,
     path: &'a PathMtu,
+    recovery: &'a Recovery,
 }
 
 impl<T: RxToken> RxToken for Sifted<'_, T> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
+        let Some(token) = self.token else { return self.recovery.repeat(read) };
         // No frame is empty: smoltcp drops what it sees instead.
-        self.token.consume(|frame| match passes(frame, self.port) {
+        token.consume(|frame| match passes(frame, self.port) {
             Some(()) => {
                 self.path.hear();
+                self.recovery.received(frame);
                 match self.own.and_then(|own| announcement(frame, own)) {
                     Some(answer) => read(&answer),
                     None => read(frame),
@@ -81,7 +92,7 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
     }
 
     fn meta(&self) -> smoltcp::phy::PacketMeta {
-        self.token.meta()
+        self.token.as_ref().map(RxToken::meta).unwrap_or_default()
     }
 }
 

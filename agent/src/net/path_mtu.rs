@@ -12,6 +12,7 @@ use core::num::NonZeroU16;
 use smoltcp::phy::{PacketMeta, TxToken};
 
 use super::MTU;
+use super::recovery::Recovery;
 use crate::limits::PATH_MTU_KEPT;
 use crate::tasks::Instant;
 
@@ -115,21 +116,27 @@ impl PathMtu {
 pub(crate) struct Cut<'a, T> {
     pub(crate) token: T,
     pub(crate) path: &'a PathMtu,
+    pub(crate) recovery: &'a Recovery,
     pub(crate) meta: PacketMeta,
 }
 
 impl<T: TxToken> TxToken for Cut<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, length: usize, fill: F) -> R {
-        let Self { path, meta, .. } = &mut self;
+        let Self { path, recovery, meta, .. } = &mut self;
         if path.next().is_some_and(|step| length > ETHERNET + step) {
-            path.large.set(path.large.get() + 1);
+            path.large.set(path.large.get() + (length - ETHERNET).div_ceil(path.limit.get()) as u64);
         }
         if path.limit.get() < path.interface && length > ETHERNET + path.limit.get() {
             let segment = NonZeroU16::new((path.limit.get() - HEADERS) as u16);
             meta.segmentation_offload_size = meta.segmentation_offload_size.min(segment).or(segment);
         }
+        let recovery = *recovery;
         self.token.set_meta(self.meta);
-        self.token.consume(length, fill)
+        self.token.consume(length, |frame| {
+            let filled = fill(frame);
+            recovery.sent(frame);
+            filled
+        })
     }
 
     fn set_meta(&mut self, meta: PacketMeta) {

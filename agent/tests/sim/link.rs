@@ -1,14 +1,15 @@
 //! A network cable with a rate, a delay and losses, on a virtual clock.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::ops::Range;
 use std::rc::Rc;
 
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber};
 
 use super::random::Random;
 
@@ -27,11 +28,21 @@ pub struct Quality {
     pub cuts: bool,
     /// Bytes of an IP packet that a hop on the way carries; it drops longer ones without a word.
     pub hop: usize,
+    /// Bytes that a switch on the way holds before it drops what comes on top; without one the sender has to wait.
+    pub switch: Option<u64>,
 }
 
 impl Default for Quality {
     fn default() -> Self {
-        Self { bytes_per_second: 50_000_000, delay_ns: 100_000, lost_per_mille: 0, mtu: 9000, cuts: false, hop: 9000 }
+        Self {
+            bytes_per_second: 50_000_000,
+            delay_ns: 100_000,
+            lost_per_mille: 0,
+            mtu: 9000,
+            cuts: false,
+            hop: 9000,
+            switch: None,
+        }
     }
 }
 
@@ -51,9 +62,12 @@ pub struct Direction {
     sent: u64,
     /// Bytes of the longest.
     longest: usize,
+    /// What each connection has sent, by the ports of its two ends.
+    flows: BTreeMap<[u16; 2], Flow>,
     /// Those of them that get lost, whatever else happens.
     doomed: Range<u64>,
     no_datagrams: bool,
+    only_datagrams: bool,
     /// The next packet of at least this length is changed on its way.
     change: Option<usize>,
     /// What somebody who listens has heard.
@@ -66,6 +80,15 @@ pub struct Direction {
     wrong_behind: Vec<[u8; 8]>,
 }
 
+/// What a connection has sent in one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    end: TcpSeqNumber,
+    /// Bytes, and what of them had been sent before.
+    pub sent: u64,
+    pub again: u64,
+}
+
 impl Direction {
     fn new(clock: &Rc<Cell<u64>>, quality: Quality, seed: u64) -> Rc<RefCell<Self>> {
         let (clock, random, frames) = (clock.clone(), Random::new(seed), VecDeque::new());
@@ -76,12 +99,14 @@ impl Direction {
             random,
             frames,
             free_at: 0,
-            queue: QUEUE,
+            queue: if quality.switch.is_some() { usize::MAX } else { QUEUE },
             cut: false,
             sent: 0,
             longest: 0,
+            flows: BTreeMap::new(),
             doomed,
             no_datagrams: false,
+            only_datagrams: false,
             change: None,
             overheard: None,
             tap: None,
@@ -115,16 +140,37 @@ impl Direction {
         if let Some(tap) = &self.tap {
             tap.borrow_mut().send(frame.clone());
         }
+        self.count(&frame);
         let now = self.clock.get();
-        let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
-        self.free_at = self.free_at.max(now) + takes;
+        let queued = self.free_at.saturating_sub(now) * self.quality.bytes_per_second / 1_000_000_000;
+        let overflows = self.quality.switch.is_some_and(|holds| queued + frame.len() as u64 > holds);
+        if !overflows {
+            let takes = frame.len() as u64 * 1_000_000_000 / self.quality.bytes_per_second;
+            self.free_at = self.free_at.max(now) + takes;
+        }
         let lost = self.random.below(1000) < self.quality.lost_per_mille || self.doomed.contains(&self.sent);
-        let lost = lost || self.no_datagrams && is_datagram(&frame) || frame.len() > ETHERNET + self.quality.hop;
+        let denied = if is_datagram(&frame) { self.no_datagrams } else { self.only_datagrams };
+        let lost = lost || overflows || denied || frame.len() > ETHERNET + self.quality.hop;
         self.longest = self.longest.max(frame.len());
         self.sent += 1;
         if !lost && !self.cut {
             self.frames.push_back((self.free_at + self.quality.delay_ns, frame));
         }
+    }
+
+    fn count(&mut self, frame: &[u8]) {
+        let Ok(ip) = Ipv4Packet::new_checked(&frame[ETHERNET..]) else { return };
+        let Some(Ok(tcp)) = (ip.next_header() == IpProtocol::Tcp).then(|| TcpPacket::new_checked(ip.payload())) else {
+            return;
+        };
+        let (first, length) = (tcp.seq_number(), tcp.payload().len());
+        let flow = Flow { end: first, sent: 0, again: 0 };
+        let flow = self.flows.entry([tcp.src_port(), tcp.dst_port()]).or_insert(flow);
+        flow.sent += length as u64;
+        if first < flow.end {
+            flow.again += (flow.end.min(first + length) - first) as u64;
+        }
+        flow.end = flow.end.max(first + length);
     }
 
     fn receive(&mut self) -> Option<Vec<u8>> {
@@ -244,6 +290,11 @@ impl Cable {
         self.0.iter().for_each(|direction| direction.borrow_mut().no_datagrams = true);
     }
 
+    /// Of what host `from` sends, nothing but UDP gets through from now on, or again all.
+    pub fn only_datagrams(&self, from: usize, only: bool) {
+        self.0[from].borrow_mut().only_datagrams = only;
+    }
+
     /// Bytes of the longest IP packet that host `from` has sent.
     pub fn longest(&self, from: usize) -> usize {
         self.0[from].borrow().longest - ETHERNET
@@ -257,6 +308,13 @@ impl Cable {
     /// Frames that host `from` has sent.
     pub fn sent(&self, from: usize) -> u64 {
         self.0[from].borrow().sent
+    }
+
+    /// What each connection has sent from host `from`, the one that has sent the most first.
+    pub fn flows(&self, from: usize) -> Vec<Flow> {
+        let mut flows: Vec<Flow> = self.0[from].borrow().flows.values().copied().collect();
+        flows.sort_by_key(|flow| Reverse(flow.sent));
+        flows
     }
 
     /// Sends a wrong byte behind each of these, once.
