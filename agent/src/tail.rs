@@ -3,7 +3,8 @@
 //! TCP notices a lost packet at once by what arrives behind it. Behind the last one nothing does: then only smoltcp's
 //! timer helps, after a second at the earliest, and in the switch a whole guest waits for it. So an end that is not
 //! acknowledged in time is followed by a few small messages that say nothing. If it was lost, the acknowledgements of
-//! these make TCP send it again; if it was not, they cost next to nothing.
+//! these make TCP send it again; if it was not, they cost next to nothing. In the middle of a message nothing can follow: there TCP
+//! is made to send the first packet again that is not acknowledged.
 
 use core::convert::Infallible;
 use core::time::Duration;

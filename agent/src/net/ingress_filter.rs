@@ -1,4 +1,5 @@
-//! Drops frames that no correct agent sends before smoltcp sees them, and sends no packet larger than the path carries.
+//! Drops frames that no correct agent sends before smoltcp sees them, and sends no packet larger than the path carries. What comes
+//! and goes is told to [`Recovery`], and what that wants to be seen again comes first.
 //!
 //! An announcement of an address (RFC 5227) reaches smoltcp as an answer to a question of this agent: as what it is, a question that
 //! is not for this agent, smoltcp would not look at it. A peer that was started anew with another hardware address would then be
