@@ -49,6 +49,7 @@ impl Pair {
         let (net, timer) = (self.net.clone(), self.timer.clone());
         let here = self.finish(Connection::connect(&net, &timer, ADDRESS.parse().unwrap(), SMALL)).unwrap();
         self.finish(there.accepted()).unwrap();
+        here.linger();
         [here, there]
     }
 

@@ -106,6 +106,17 @@ fn one_fault_of_a_migration_to_its_own_host_leaves_one_guest() {
     assert!(in_time > 20, "only {in_time} faults came in time");
 }
 
+/// A link that is back in the last second of a call, and loses packets: TCP may have the answer when the caller gives up.
+#[test]
+fn an_answer_to_a_call_that_was_given_up_is_said_again() {
+    for seed in 0..50 {
+        let quality = Quality { lost_per_mille: 40, ..small().quality };
+        let scenario = Scenario { seed, quality, ..small() };
+        let when = When::States { end: 1, count: 2 };
+        Run { scenario, start_ns: 0, when, fault: Fault::Cut(63_500 + 20 * seed) }.check();
+    }
+}
+
 #[test]
 fn what_the_hypervisor_refuses_after_the_commit_is_tried_again() {
     for op in AFTER_COMMIT {

@@ -81,7 +81,7 @@ impl Connection {
             congestion: RefCell::default(),
             patience: Cell::new(None),
             shorter_from: Cell::new(None),
-            lingers: Cell::new(true),
+            lingers: Cell::new(false),
         }
     }
 
@@ -94,7 +94,6 @@ impl Connection {
     ) -> Result<Self, LinkError> {
         let connection = Self::new(net, timer, buffers);
         connection.socket(|socket| socket.listen(port)).map_err(|_| LinkError::Full)?;
-        connection.lingers.set(false);
         Ok(connection)
     }
 
@@ -104,8 +103,8 @@ impl Connection {
         self.timer.wait_for(|| (!listens()).then_some(())).await;
     }
 
-    /// Lets what is written be delivered even after this is dropped. So it is on connections that this agent opened; for
-    /// strangers no memory is kept.
+    /// Lets what is written be delivered even after this is dropped, and the peer take what it has said for heard. For strangers no
+    /// memory is kept; and who gives up a call that it has made has heard nothing, whatever TCP has.
     pub(crate) fn linger(&self) {
         self.lingers.set(true);
     }

@@ -34,7 +34,10 @@ pub(crate) async fn dial<P: Platform>(
         let left = deadline - host.timer.now();
         let no_answer = Err(LinkError::NoAnswer(callee.address).into());
         let error = match host.timer.within(left, both(host, callee, session, purpose)).await.unwrap_or(no_answer) {
-            Ok(links) => return Ok(links),
+            Ok(links) => {
+                links.iter().for_each(|link| link.connection().linger());
+                return Ok(links);
+            }
             Err(error) => error,
         };
         turns -= usize::from(error == SessionError::Link(LinkError::TurnedAway));
@@ -47,7 +50,7 @@ pub(crate) async fn dial<P: Platform>(
     }
 }
 
-/// The same, tried once.
+/// The same, tried once. Until the source has answered, nothing of what it says counts as heard.
 pub(super) async fn both<P: Platform>(
     host: &Host<P>,
     callee: Callee,
@@ -67,7 +70,9 @@ pub(super) async fn postpone<P: Platform>(host: &Host<P>, callee: Callee, sessio
         host.timer.sleep(POSTPONE_EVERY).await;
         let said = async {
             let link = one(host, callee, ConnectionRole::Control, session, SHORT).await?;
-            introduce(&link, ConnectionRole::Control, session, Purpose::Postpone, [0; 32]).await
+            introduce(&link, ConnectionRole::Control, session, Purpose::Postpone, [0; 32]).await?;
+            link.connection().linger();
+            Ok::<_, SessionError>(())
         };
         // One that does not come through is said again. Why it did not is found when the turn has come.
         let _ = host.timer.within(POSTPONE_EVERY, said).await;
@@ -90,12 +95,16 @@ async fn one<P: Platform>(
     }
     let connection = Connection::connect(&host.net, &host.timer, callee.address, buffers).await?;
     let preamble = Preamble { protection: security.protection(), role, session: SessionName::of(session) };
-    // Said even if the other agent cannot take it: so it knows why nobody comes.
     connection.write_all(&preamble.emit()).await?;
+    // Said even if the other agent cannot take it: so it knows why nobody comes.
+    let refuse = |connection: Connection, refusal| {
+        connection.linger();
+        Err(SessionError::Refused(refusal))
+    };
     match (security, callee.key) {
         (Security::Plain, None) => Ok(Link::plain(connection)),
-        (Security::Plain, Some(_)) => Err(SessionError::Refused(Refusal::PeerIsSealed)),
-        (Security::Sealed(_), None) => Err(SessionError::Refused(Refusal::PeerIsPlain)),
+        (Security::Plain, Some(_)) => refuse(connection, Refusal::PeerIsSealed),
+        (Security::Sealed(_), None) => refuse(connection, Refusal::PeerIsPlain),
         (Security::Sealed(identity), Some(key)) => {
             let mut entropy = Entropy::default();
             host.platform.borrow_mut().random(&mut *entropy);

@@ -86,7 +86,9 @@ pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session:
             let told = async {
                 let [control, _bulk] = dialing::both(host, callee, session, Purpose::Recover).await?;
                 Outlet::new(control.clone()).send(word.message()).await?;
-                await_answer(Inlet::new(control, &CONTROLS)).await
+                await_answer(Inlet::new(control.clone(), &CONTROLS)).await?;
+                control.connection().linger();
+                Ok::<_, SessionError>(())
             };
             if host.timer.within(CONTROL_LOST, told).await.is_some_and(|told| told.is_ok()) {
                 return;

@@ -215,6 +215,7 @@ async fn call_again<'a, P: Platform>(
     let mut inlet = Inlet::new(control.clone(), &CONTROLS);
     host.timer.within(CONTROL_LOST, hear_again(arrival, &mut inlet)).await.ok_or_else(timed_out)??;
     let links = [control.clone(), bulk.clone()];
+    links.iter().for_each(|link| link.connection().linger());
     let said = say_missing(arrival, Outlet::new(control.clone()));
     tail::minding(links, arrival.timer().clone(), said).await?;
     arrival.attach([control.clone(), bulk.clone()]);
