@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tests_qemu::exec::Dom0;
 use tests_qemu::load::{self, Load};
 use tests_qemu::probe::Prober;
@@ -106,6 +106,13 @@ impl Guest {
     /// Copies kernel and initramfs to where the guest's configuration names them: `xl` needs them when it reboots.
     pub fn put_files(&self, dom0: &Dom0, name: &str) -> Result<()> {
         linux::put_files(dom0, name, self.files()).map(drop)
+    }
+
+    /// Fails unless dom0 has room for two such guests' kernels and initramfs: while they are replaced they are there twice.
+    pub fn assert_room(&self, dom0: &Dom0) -> Result<()> {
+        let (room, needed) = (linux::room(dom0)?, 2 * linux::size(self.files())?);
+        ensure!(room >= needed, "files left behind: room for {} KiB, {} are needed", room >> 10, needed >> 10);
+        Ok(())
     }
 
     fn files(&self) -> [&Path; 2] {

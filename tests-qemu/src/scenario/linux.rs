@@ -14,6 +14,18 @@ pub fn put_files(dom0: &Dom0, name: &str, files: [&Path; 2]) -> Result<[String; 
     Ok(paths)
 }
 
+/// Bytes that these files take of dom0's memory.
+pub fn size(files: [&Path; 2]) -> Result<u64> {
+    files.into_iter().map(|file| Ok(file.metadata()?.len())).sum()
+}
+
+/// Bytes of files that dom0's memory has room for.
+pub fn room(dom0: &Dom0) -> Result<u64> {
+    let blocks = dom0.run(&["stat", "-f", "-c", "%a %S", "/"])?.text();
+    let (count, bytes) = blocks.split_once(' ').context("stat says nothing of dom0's root")?;
+    Ok(count.parse::<u64>()? * bytes.parse::<u64>()?)
+}
+
 /// Creates a domain by `command`. `configuration` is made of the paths of kernel and initramfs in dom0.
 pub fn create(
     dom0: &Dom0,

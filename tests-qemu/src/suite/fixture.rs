@@ -292,8 +292,8 @@ impl Fixture {
         Ok(())
     }
 
-    /// Fails when a host has a domain that no test owns any more, or keeps something of a migration that is over, or has an IOMMU
-    /// that had to refuse something to the agent's card.
+    /// Fails when a host has a domain that no test owns any more, or keeps something of a migration that is over, or files that leave
+    /// no room for a guest's, or has an IOMMU that had to refuse something to the agent's card.
     pub fn assert_clean(&mut self) -> Result<()> {
         if self.spoiled || self.testbed.is_none() {
             return Ok(());
@@ -302,6 +302,7 @@ impl Fixture {
         if resident.is_none() {
             self.end_guest()?;
         }
+        let shared = self.shared_guest();
         let testbed = self.hosts()?;
         for place in [A, B] {
             let list = testbed.dom0(place).run(&["xl", "list"])?.text();
@@ -318,6 +319,7 @@ impl Fixture {
             {
                 ensure!(begun.elapsed() < KEPT, "dom0 of {} keeps something of migrations of {kept}", place.letter);
             }
+            shared.assert_room(&testbed.dom0(place)).with_context(|| format!("dom0 of {}", place.letter))?;
             let messages = testbed.dom0(place).run(TAKE_MESSAGES)?.text();
             let refused: Vec<&str> = dma_faults(&messages).collect();
             ensure!(refused.is_empty(), "the IOMMU of {} refused:\n{}", place.letter, refused.join("\n"));

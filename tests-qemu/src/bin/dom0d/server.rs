@@ -57,16 +57,23 @@ fn put(stream: &mut TcpStream, file: &PutFile) -> io::Result<()> {
     }
     // A running program's file cannot be overwritten, but it can be replaced.
     let fresh = format!("{}.dom0d-new", file.path);
-    let mut out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(file.mode).open(&fresh)?;
+    let out = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(file.mode).open(&fresh)?;
+    receive(stream, out).and_then(|()| fs::rename(&fresh, path)).inspect_err(|_| {
+        // It takes dom0's memory.
+        let _ = fs::remove_file(&fresh);
+    })?;
+    frame::write(stream, Kind::Exit, &0i32.to_le_bytes())
+}
+
+/// Writes the content of a put.
+fn receive(stream: &mut TcpStream, mut out: fs::File) -> io::Result<()> {
     loop {
         match Header::read(stream)? {
-            Some(Header { kind: Kind::Data, len: 0 }) => break,
+            Some(Header { kind: Kind::Data, len: 0 }) => return Ok(()),
             Some(header @ Header { kind: Kind::Data, .. }) => out.write_all(&frame::read_payload(stream, header)?)?,
             _ => return Err(io::Error::other("a put is data and an empty frame")),
         }
     }
-    fs::rename(&fresh, path)?;
-    frame::write(stream, Kind::Exit, &0i32.to_le_bytes())
 }
 
 fn get(stream: &mut TcpStream, path: &str) -> io::Result<()> {
