@@ -6,6 +6,7 @@
 mod announcement;
 mod congestion;
 mod connection;
+mod frame;
 mod ingress_filter;
 mod loopback;
 pub(crate) mod path_mtu;

@@ -20,8 +20,8 @@ use crate::tasks::{Instant, ns};
 /// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost.
 const FIRST: usize = 64 << 10;
 const LEAST: usize = 32 << 10;
-/// Bytes that may queue somewhere: at first, at least, and even where the rate is low. There the guest's own traffic waits behind
-/// them.
+/// Bytes that may queue somewhere: at first, at least, and at most, unless more arrives within [`QUEUED_FOR`]. The guest's own traffic
+/// may have to wait behind them.
 const FIRST_QUEUED: usize = 32 << 10;
 const LEAST_QUEUED: usize = 8 << 10;
 const MOST_QUEUED: usize = 192 << 10;
@@ -43,7 +43,6 @@ pub(super) struct CongestionWindow {
 }
 
 /// A round trip: until a byte that is handed over is delivered.
-#[derive(Clone, Copy)]
 struct Round {
     at: Instant,
     begun: Sent,

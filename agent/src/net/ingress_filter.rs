@@ -13,9 +13,10 @@ use core::net::Ipv4Addr;
 
 use smoltcp::phy::{Device, DeviceCapabilities, PacketMeta, RxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{ArpOperation, ArpPacket, EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket};
+use smoltcp::wire::{ArpOperation, ArpPacket};
 
-use crate::net::path_mtu::{Cut, ETHERNET, PathMtu};
+use crate::net::frame::{ETHERNET, Packet, packet};
+use crate::net::path_mtu::{Cut, PathMtu};
 use crate::net::recovery::Recovery;
 
 /// Bytes of an Ethernet frame with an ARP packet.
@@ -78,17 +79,21 @@ pub(crate) struct Sifted<'a, T> {
 impl<T: RxToken> RxToken for Sifted<'_, T> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
         let Some(token) = self.token else { return self.recovery.repeat(read) };
-        // No frame is empty: smoltcp drops what it sees instead.
-        token.consume(|frame| match passes(frame, self.port) {
-            Some(()) => {
-                self.path.hear();
-                self.recovery.received(frame);
-                match self.own.and_then(|own| announcement(frame, own)) {
-                    Some(answer) => read(&answer),
-                    None => read(frame),
+        token.consume(|frame| {
+            let Some(packet) = passes(frame, self.port) else {
+                // No frame is empty: smoltcp drops what it sees instead.
+                return read(&[]);
+            };
+            self.path.hear();
+            match packet {
+                Packet::Arp => {
+                    let answer = self.own.and_then(|own| announcement(frame, own));
+                    return read(answer.as_ref().map_or(frame, |answer| answer));
                 }
+                Packet::Tcp(ip, tcp) => self.recovery.received(frame, &ip, &tcp),
+                Packet::OtherIpv4 => {}
             }
-            None => read(&[]),
+            read(frame)
         })
     }
 
@@ -97,11 +102,8 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
     }
 }
 
-/// The frame, if it announces the address of somebody else, as an answer to a question of ours.
+/// A frame with an ARP packet, if it announces the address of somebody else, as an answer to a question of ours.
 fn announcement(frame: &[u8], own: Ipv4Addr) -> Option<[u8; ANNOUNCEMENT]> {
-    if EthernetFrame::new_checked(frame).ok()?.ethertype() != EthernetProtocol::Arp {
-        return None;
-    }
     let mut answer = *frame.first_chunk()?;
     let mut packet = ArpPacket::new_checked(&mut answer[ETHERNET..]).ok()?;
     let source = packet.source_protocol_addr();
@@ -115,19 +117,11 @@ fn announcement(frame: &[u8], own: Ipv4Addr) -> Option<[u8; ANNOUNCEMENT]> {
     Some(answer)
 }
 
-fn passes(frame: &[u8], port: u16) -> Option<()> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    match frame.ethertype() {
-        EthernetProtocol::Arp => return Some(()),
-        EthernetProtocol::Ipv4 => {}
-        _ => return None,
-    }
-    let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
-    if packet.next_header() != IpProtocol::Tcp {
-        return Some(());
-    }
-    let segment = TcpPacket::new_checked(packet.payload()).ok()?;
-    (!segment.syn() || segment.ack() || segment.dst_port() == port).then_some(())
+/// The packet of a frame that may be seen by an agent that is called at `port`.
+fn passes(frame: &[u8], port: u16) -> Option<Packet<'_>> {
+    let packet = packet(frame)?;
+    let is_strange = matches!(&packet, Packet::Tcp(_, tcp) if tcp.syn() && !tcp.ack() && tcp.dst_port() != port);
+    (!is_strange).then_some(packet)
 }
 
 #[cfg(test)]
@@ -135,7 +129,10 @@ mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
 
-    use smoltcp::wire::{EthernetAddress, IpAddress, Ipv4Address, Ipv4Repr, TcpControl, TcpRepr, TcpSeqNumber};
+    use smoltcp::wire::{
+        EthernetAddress, EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, TcpControl,
+        TcpPacket, TcpRepr, TcpSeqNumber,
+    };
 
     use super::*;
 
@@ -177,10 +174,10 @@ mod tests {
     #[test]
     fn only_calls_to_the_agent_s_port_are_seen_and_answers_to_its_own() {
         let ack = Some(TcpSeqNumber(9));
-        assert_eq!(passes(&segment(PORT, TcpControl::Syn, None), PORT), Some(()));
-        assert_eq!(passes(&segment(49153, TcpControl::Syn, ack), PORT), Some(()));
-        assert_eq!(passes(&segment(49153, TcpControl::None, ack), PORT), Some(()));
-        assert_eq!(passes(&segment(49153, TcpControl::Syn, None), PORT), None);
+        assert!(passes(&segment(PORT, TcpControl::Syn, None), PORT).is_some());
+        assert!(passes(&segment(49153, TcpControl::Syn, ack), PORT).is_some());
+        assert!(passes(&segment(49153, TcpControl::None, ack), PORT).is_some());
+        assert!(passes(&segment(49153, TcpControl::Syn, None), PORT).is_none());
     }
 
     #[test]
@@ -210,10 +207,10 @@ mod tests {
     fn frames_that_are_cut_anywhere_or_carry_something_else_are_not_seen() {
         let frame = segment(PORT, TcpControl::Syn, None);
         for length in 0..frame.len() {
-            assert_eq!(passes(&frame[..length], PORT), None, "{length} bytes");
+            assert!(passes(&frame[..length], PORT).is_none(), "{length} bytes");
         }
         let mut other = frame;
         other[12..14].copy_from_slice(&[0x86, 0xdd]);
-        assert_eq!(passes(&other, PORT), None);
+        assert!(passes(&other, PORT).is_none());
     }
 }

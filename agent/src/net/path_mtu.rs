@@ -12,14 +12,13 @@ use core::num::NonZeroU16;
 use smoltcp::phy::{PacketMeta, TxToken};
 
 use super::MTU;
+use super::frame::ETHERNET;
 use super::recovery::Recovery;
 use crate::limits::PATH_MTU_KEPT;
 use crate::tasks::Instant;
 
 /// What is tried, bytes of an IP packet: Ethernet, most tunnels, what IPv6 asks of every link, what IPv4 does.
 const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
-/// An Ethernet header.
-pub(crate) const ETHERNET: usize = 14;
 /// The longest headers of IP, as it is sent here, and of TCP.
 const HEADERS: usize = 20 + 60;
 /// Large packets that must have been sent again for nothing: one because others arrived behind the first, one by the timer.

@@ -8,14 +8,16 @@
 use core::cell::{Cell, RefCell};
 use core::net::SocketAddrV4;
 
-use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpPacket, TcpSeqNumber};
+use smoltcp::wire::{Ipv4Packet, TcpPacket, TcpSeqNumber};
+
+use super::frame::{ETHERNET, Packet, packet};
 
 /// Connections of which it is known how far they have sent: more than are open at once.
 const FLOWS: usize = 32;
 /// Acknowledgements that repeat another and prove that something was lost.
 const PROOF: u8 = 3;
 /// Bytes of an Ethernet frame with a TCP segment that carries nothing.
-const LONGEST: usize = 14 + 60 + 60;
+const LONGEST: usize = ETHERNET + 60 + 60;
 
 /// A frame with one.
 type Acknowledgement = heapless::Vec<u8, LONGEST>;
@@ -58,37 +60,34 @@ impl Recovery {
 
     /// A frame is sent.
     pub(crate) fn sent(&self, frame: &[u8]) {
-        let _ = segment(frame, |ip, tcp| {
-            let (port, to) = (tcp.src_port(), SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()));
-            let (first, length) = (tcp.seq_number(), tcp.payload().len());
-            // A call, or the answer to one: whoever had these ports before is gone.
-            if tcp.syn() {
-                self.flows.borrow_mut().retain(|flow| (flow.port, flow.to) != (port, to));
+        let Some(Packet::Tcp(ip, tcp)) = packet(frame) else { return };
+        let (port, to) = (tcp.src_port(), SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()));
+        let (first, length) = (tcp.seq_number(), tcp.payload().len());
+        // A call, or the answer to one: whoever had these ports before is gone.
+        if tcp.syn() {
+            self.flows.borrow_mut().retain(|flow| (flow.port, flow.to) != (port, to));
+        }
+        // One byte asks whether the peer is still there, or has room again. Strangers are sent no more than that.
+        if length > 1 && self.find(port, to, |flow| flow.send(first, length)).is_none() {
+            let flows = &mut *self.flows.borrow_mut();
+            if flows.is_full() {
+                flows.pop_front();
             }
-            // One byte asks whether the peer is still there, or has room again. Strangers are sent no more than that.
-            if length > 1 && self.find(port, to, |flow| flow.send(first, length)).is_none() {
-                let flows = &mut *self.flows.borrow_mut();
-                if flows.is_full() {
-                    flows.pop_front();
-                }
-                let _ = flows.push_back(Flow::new(port, to, first, length));
-            }
-        });
+            let _ = flows.push_back(Flow::new(port, to, first, length));
+        }
     }
 
-    /// A frame has come.
-    pub(crate) fn received(&self, frame: &[u8]) {
-        let _ = segment(frame, |ip, tcp| {
-            let to = SocketAddrV4::new(ip.src_addr(), tcp.src_port());
-            if !tcp.ack() || tcp.rst() || tcp.segment_len() > 0 {
-                return;
+    /// A frame with this segment has come.
+    pub(crate) fn received(&self, frame: &[u8], ip: &Ipv4Packet<&[u8]>, tcp: &TcpPacket<&[u8]>) {
+        if !tcp.ack() || tcp.rst() || tcp.segment_len() > 0 {
+            return;
+        }
+        let to = SocketAddrV4::new(ip.src_addr(), tcp.src_port());
+        self.find(tcp.dst_port(), to, |flow| {
+            flow.last = Acknowledgement::from_slice(frame).unwrap_or_default();
+            if flow.acknowledge(tcp.ack_number()) {
+                self.show_again(flow);
             }
-            self.find(tcp.dst_port(), to, |flow| {
-                flow.last = Acknowledgement::from_slice(frame).unwrap_or_default();
-                if flow.acknowledge(tcp.ack_number()) {
-                    self.show_again(flow);
-                }
-            });
         });
     }
 
@@ -162,20 +161,6 @@ impl Flow {
         }
         is_proven || is_news && self.until.is_some()
     }
-}
-
-/// Looks at a TCP segment, if the frame holds one.
-fn segment<T>(frame: &[u8], look: impl FnOnce(&Ipv4Packet<&[u8]>, &TcpPacket<&[u8]>) -> T) -> Option<T> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv4 {
-        return None;
-    }
-    let ip = Ipv4Packet::new_checked(frame.payload()).ok()?;
-    if ip.next_header() != IpProtocol::Tcp {
-        return None;
-    }
-    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
-    Some(look(&ip, &tcp))
 }
 
 #[cfg(test)]

@@ -351,7 +351,7 @@ impl Fixture {
     /// What both hosts say about a failure, also written to a file.
     pub fn evidence(&self, test: &str) -> String {
         let Some(testbed) = &self.testbed else { return String::new() };
-        let commands = "xl list -Z; echo; free -k; du -xak / | sort -n | tail -n 20; ps -o pid,ppid,args | grep xl; echo; \
+        let commands = "xl list -Z; echo; free -k; stat -f /; du -xak / | sort -n | tail -n 20; ps -o pid,ppid,args | grep xl; echo; \
                         tail -n 25 /var/log/xen/console/guest-*.log; echo; xl dmesg | tail -n 25; echo; \
                         cat /proc/net/dev; dmesg | tail -n 15; echo; tail -n 5 /var/log/xen/xl-*.log; xenstore-ls /tool/tsmc; ps -o pid,ppid,args | grep tsmc; \
                         D=$(xl domid tsmc-agent) && xenstore-ls /local/domain/$D/data";
