@@ -63,12 +63,22 @@ pub fn create_as(dom0: &Dom0, text: &str) -> Result<()> {
 
 /// Labels the second network card, and gives it to dom0's PCI backend; Xen forgets the label whenever it loads a policy.
 pub fn make_assignable(dom0: &Dom0) -> Result<()> {
-    let label = ["flask-label-pci", &format!("0000:{DEVICE}"), CARD_LABEL];
-    for command in [&label[..], &["xl", "pci-assignable-add", DEVICE]] {
-        let output = dom0.run(command)?;
-        if !output.success() {
-            bail!("{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
+    let device = format!("0000:{DEVICE}");
+    run(dom0, &["flask-label-pci", &device, CARD_LABEL])?;
+    let add = || run(dom0, &["xl", "pci-assignable-add", DEVICE]);
+    add().or_else(|error| {
+        // The end of its last domain may have left it masked (docs/platform.md).
+        println!("{error:#}; the card is reset");
+        run(dom0, &["sh", "-c", &format!("echo 1 >/sys/bus/pci/devices/{device}/reset")])?;
+        add()
+    })
+}
+
+/// Runs a command that must succeed.
+fn run(dom0: &Dom0, command: &[&str]) -> Result<()> {
+    let output = dom0.run(command)?;
+    if !output.success() {
+        bail!("{}: {}", command.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

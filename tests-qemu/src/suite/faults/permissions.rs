@@ -23,11 +23,15 @@ use crate::scenario::testbed::{A, B};
 const AGENT: &str = "tsmc_agent_t";
 
 /// What an undisturbed migration does not ask for, nor one that is given up, each with the path that does.
-const OTHER_PATHS: [(&str, &[&str]); 3] = [
+const OTHER_PATHS: [(&str, &[&str]); 4] = [
     ("a copy that never ran is revoked", &["tsmc_away_t:domain2 relabelfrom", "nomigrate_t:domain2 relabelto"]),
     (
         "an agent that was restarted takes up a guest that has left, or its peer calls again",
         &["tsmc_away_t:mmu stat", "tsmc_away_t:hvm getparam"],
+    ),
+    (
+        "the memory of a guest that has left is freed bit by bit, if it is large or other guests are in hand",
+        &["tsmc_away_t:mmu adjust", "tsmc_away_t:mmu map_write"],
     ),
     (
         "an agent that was restarted takes up a guest with absent pages",
