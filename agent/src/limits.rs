@@ -96,7 +96,7 @@ pub(crate) const FIRST_RTT: Duration = Duration::from_millis(10);
 pub(crate) const RTT_SLACK: Duration = Duration::from_millis(2);
 /// What an acknowledgement takes at most, for all we know: whatever took longer has waited in queues, and may do so no more.
 pub(crate) const LONGEST_ACK: Duration = Duration::from_millis(100);
-/// How often to look whether packets that are lost again and again are too large.
+/// How long packets must be lost again and again before they may be too large, and how often to look.
 pub(crate) const TOO_LARGE_EVERY: Duration = Duration::from_secs(1);
 /// How often the round trip of datagrams is measured, how often before the first has come back, and how often once none seems
 /// to come through.

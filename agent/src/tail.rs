@@ -65,8 +65,15 @@ async fn mind(link: &Link, timer: &Timer) -> Infallible {
                 if !nudged {
                     continue;
                 }
-            } else if connection.largest() > proven && stuck.is_none_or(|stuck| connection.doubt(stuck)) {
-                stuck = Some(connection.mark());
+            } else if connection.largest() > proven {
+                // A peer that has a guest to build may answer nothing for a while, too.
+                match stuck {
+                    None => stuck = Some((connection.mark(), timer.now())),
+                    Some((mark, since)) if timer.now() >= since + TOO_LARGE_EVERY && connection.doubt(mark) => {
+                        (stuck, round) = (Some((connection.mark(), timer.now())), 0);
+                    }
+                    Some(_) => {}
+                }
             }
             if round == ROUNDS {
                 continue;
