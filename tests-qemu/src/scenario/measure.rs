@@ -43,6 +43,8 @@ pub fn migrate(
     let prober = if reachable { Some(Prober::start(GUEST).context("cannot probe the guest")?) } else { None };
     let crossing = migration::migrate(testbed, (from, to), mode, agents, on_look, story)?;
     let wire = network::received_by(to)?.saturating_sub(wire_before);
+    // Answers that come late still count; and a guest that dies just after its arrival is to be seen.
+    std::thread::sleep(Duration::from_secs(2));
     if let Some(prober) = prober {
         let begun = prober.begun();
         let seen = prober.stop();
