@@ -21,7 +21,7 @@ use crate::tasks::Instant;
 const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
 /// The longest headers of IP, as it is sent here, and of TCP.
 const HEADERS: usize = 20 + 60;
-/// Large packets that must have been sent again for nothing: one because others arrived behind the first, one by the timer.
+/// Large packets that must have been sent again for nothing: because others arrived behind the first, for a prompt, or by the timer.
 const AGAIN: u64 = 2;
 
 /// What is known of the way.

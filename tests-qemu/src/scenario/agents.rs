@@ -54,11 +54,7 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
 /// Creates a domain from the text of an `xl.cfg`.
 pub fn create_as(dom0: &Dom0, text: &str) -> Result<()> {
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
-    let output = dom0.run(&["xl", "create", "/root/tsmc-agent.cfg"])?;
-    if !output.success() {
-        bail!("xl create of the agent: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    run(dom0, &["xl", "create", "/root/tsmc-agent.cfg"])
 }
 
 /// Labels the second network card, and gives it to dom0's PCI backend; Xen forgets the label whenever it loads a policy.
