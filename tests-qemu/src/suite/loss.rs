@@ -43,7 +43,8 @@ pub fn is_survived_without_datagrams(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// The shared guest crosses over a slow link that loses packets from the commit until half of stage 3 is done.
+/// The shared guest crosses over a link that is slow, and loses packets from the commit on, until half of stage 3 is done. Datagrams
+/// that are denied are denied to the end, and packets lost.
 fn cross_with_losses(fixture: &mut Fixture, datagrams: Datagrams) -> Result<Report> {
     let namespace = fixture.hosts()?.run.namespace.clone();
     let brake = Brake::to(&namespace, LINK_MBIT);
@@ -63,7 +64,9 @@ fn cross_with_losses(fixture: &mut Fixture, datagrams: Datagrams) -> Result<Repo
                 *trouble = Some(begun.map(Some));
             }
             Some(Ok(losing)) if half => {
-                *losing = None;
+                if datagrams == Datagrams::Pass {
+                    *losing = None;
+                }
                 brake.release();
             }
             _ => {}
