@@ -1,6 +1,7 @@
 //! What the agent is started with.
 
-use common::control::Interface;
+use common::control::{Interface, InterfaceKind};
+use common::cost;
 
 use crate::net;
 pub use crate::net::{Address, MTU};
@@ -33,6 +34,15 @@ pub struct Config {
 impl Config {
     /// What of it the network takes.
     pub(crate) fn network(&self) -> net::Settings {
-        net::Settings { address: self.address, port: self.port, mtu: self.mtu, mac: self.mac }
+        let windows = self.windows();
+        net::Settings { address: self.address, port: self.port, mtu: self.mtu, mac: self.mac, windows }
+    }
+
+    /// Bytes of the memory from which connections get wide windows. A backend drops what comes in bursts that long.
+    pub(crate) fn windows(&self) -> usize {
+        match &self.nic {
+            Some(nic) if nic.kind == InterfaceKind::Vif => 0,
+            _ => cost::windows(self.memory),
+        }
     }
 }

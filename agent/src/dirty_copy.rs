@@ -18,7 +18,6 @@ use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
 use crate::messages::Inlet;
-use crate::net::IN_FLIGHT_BULK;
 use crate::platform::{Source, Target};
 use crate::rescue;
 use crate::source::{Batch, Committed, Departure, Phase};
@@ -26,10 +25,8 @@ use crate::target::Arrival;
 use crate::tasks::Instant;
 use crate::wire::{Cause, Message};
 
-/// Bytes that may be on their way in the background once somebody waits for pages, at least and at most. Before that
-/// the most.
+/// Bytes that may be on their way in the background once somebody waits for pages, at least.
 const LEAST_BACKLOG: usize = FEW * PAGE_SIZE;
-const MOST_BACKLOG: usize = IN_FLIGHT_BULK;
 /// Pages pushed in one go, and as long as somebody waits for pages now and then: a demanded page may have to wait for one go.
 pub(crate) const PUSH: usize = 16;
 const FEW: usize = 4;
@@ -66,7 +63,8 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
     let mut next = Gfn(0);
     loop {
         let demanded = inbox.next_demand();
-        let ahead = pace.allowed(departure.bulk().delivered(), timer.now());
+        let bulk = departure.bulk();
+        let ahead = pace.allowed(bulk.delivered(), timer.now(), bulk.in_flight());
         let unsent = !departure.pages().left().is_empty();
         if let Some(gfn) = demanded {
             pace.contended = true;
@@ -220,10 +218,11 @@ impl Pace {
         }
     }
 
-    /// Bytes that may be on their way, now that `delivered` have arrived.
-    fn allowed(&mut self, delivered: u64, now: Instant) -> usize {
+    /// Bytes that may be on their way, now that `delivered` have arrived, if the connection lets so many be: as long as nobody has
+    /// waited, those.
+    fn allowed(&mut self, delivered: u64, now: Instant, most: usize) -> usize {
         if !self.contended {
-            return MOST_BACKLOG;
+            return most;
         }
         if let Some(Pushed { end, at }) = self.pushed
             && delivered >= end
@@ -233,8 +232,9 @@ impl Pace {
             let soonest = self.lately.iter().copied().min().unwrap_or_default();
             self.least = self.least.min(soonest);
             let queues = soonest > self.least / 2 * 3 + Duration::from_millis(1);
-            let next = if queues { self.allowed / 4 * 3 } else { self.allowed + FEW * PAGE_SIZE / 2 };
-            self.allowed = next.clamp(LEAST_BACKLOG, MOST_BACKLOG);
+            let more = (self.allowed / 8).max(FEW * PAGE_SIZE / 2);
+            let next = if queues { self.allowed / 4 * 3 } else { self.allowed + more };
+            self.allowed = next.min(most).max(LEAST_BACKLOG);
         }
         self.allowed
     }

@@ -5,6 +5,7 @@ pub(crate) mod claim;
 pub(crate) mod listener;
 pub(crate) mod note;
 pub(crate) mod peers;
+pub(crate) mod pending;
 pub(crate) mod toolstack;
 
 use alloc::collections::VecDeque;
@@ -23,8 +24,8 @@ use crate::platform::Platform;
 use crate::tasks::Timer;
 use budget::{Budget, Reservation, Want};
 use claim::Domains;
-use listener::PendingSessions;
 use peers::Peers;
+use pending::PendingSessions;
 use toolstack::Toolstack;
 
 /// What all sessions share.

@@ -64,8 +64,9 @@ use datagram::DatagramPort;
 use host::Host;
 use host::budget::Budget;
 use host::claim::Domains;
-use host::listener::{self, Listener, PendingSessions};
+use host::listener::{self, Listener};
 use host::peers::Peers;
+use host::pending::PendingSessions;
 use host::toolstack::Registry;
 use limits::DEVICE_FULL;
 use net::Net;
@@ -129,7 +130,7 @@ where
             entropy
         });
         let registry = Registry::new(store, timer.clone());
-        let total = config.memory.saturating_sub(cost::FIXED);
+        let total = config.memory.saturating_sub(cost::FIXED + config.windows());
         let budget = Budget::new(total, config.memory - total + config.beside, timer.clone());
         let datagram_port = Rc::new(DatagramPort::new(net.clone(), timer.clone(), config.port));
         let host = Rc::new(Host {

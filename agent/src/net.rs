@@ -11,6 +11,7 @@ mod ingress_filter;
 mod loopback;
 pub(crate) mod path_mtu;
 mod recovery;
+mod window;
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -25,11 +26,12 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpo
 
 use crate::tasks::Instant;
 use announcement::Announcement;
-pub(crate) use connection::{Buffers, Connection, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
+pub(crate) use connection::Connection;
 use ingress_filter::IngressFilter;
 use loopback::{Loopback, Looped};
 use path_mtu::PathMtu;
 use recovery::Recovery;
+pub(crate) use window::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
 
 /// Packets taken in before others get a turn.
 const INGRESS_BUDGET: usize = 512;
@@ -73,6 +75,8 @@ pub(crate) struct Settings {
     /// Bytes of the largest IP packet; `None` leaves it to the interface.
     pub(crate) mtu: Option<u16>,
     pub(crate) mac: [u8; 6],
+    /// Bytes of the pool from which connections get wide windows.
+    pub(crate) windows: usize,
 }
 
 /// The interface and all sockets.
@@ -85,6 +89,8 @@ pub(crate) struct Net {
     loopback: Loopback,
     /// Where others call.
     port: u16,
+    /// Bytes of the pool from which connections get wide windows.
+    windows: usize,
     path: PathMtu,
     recovery: Recovery,
     /// The MTU is the operator's word, which goes before the network's.
@@ -124,6 +130,7 @@ impl Net {
             announcement: Announcement::new(mac),
             loopback: Loopback::new(mac),
             port: settings.port,
+            windows: settings.windows,
             path,
             recovery,
             told_mtu: settings.mtu.is_some(),
@@ -249,9 +256,13 @@ impl Net {
         }
     }
 
-    /// Keeps a socket that was given up until it has said all it had to say. There is memory for so many: one more ends the
-    /// oldest.
+    /// Keeps a socket that was given up until it has said all it had to say; one that nobody has called has nothing to say. There
+    /// is memory for so many: one more ends the oldest.
     fn linger(&mut self, handle: SocketHandle, deadline: Instant) {
+        if self.sockets.get::<tcp::Socket>(handle).remote_endpoint().is_none() {
+            self.sockets.remove(handle);
+            return;
+        }
         if self.lingering.len() >= LINGERING {
             let (oldest, _) = self.lingering.remove(0);
             self.sockets.remove(oldest);

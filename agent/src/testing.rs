@@ -14,7 +14,7 @@ use embassy_futures::join::join3;
 use smoltcp::phy::{Loopback, Medium};
 
 use crate::command_line::AgentOptions;
-use crate::net::{Buffers, Connection, Net};
+use crate::net::{Buffers, Connection, Net, Settings};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Identity, Link, Preamble, Security, public_key};
 use crate::tasks::{Instant, Timer, poll_once};
@@ -34,10 +34,16 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn new() -> Self {
+        Self::with_windows(0)
+    }
+
+    /// The same with a pool of so many bytes for wide windows.
+    pub(crate) fn with_windows(windows: usize) -> Self {
         let mut device = Loopback::new(Medium::Ethernet);
         let mac = [2, 0, 0, 0, 0, 1];
         let config = AgentOptions::parse("ip=10.0.0.1/24 port=7").unwrap().config(mac, 0, Security::Plain);
-        let net = Rc::new(RefCell::new(Net::new(&config.network(), &mut device, 1, Instant::default())));
+        let settings = Settings { windows, ..config.network() };
+        let net = Rc::new(RefCell::new(Net::new(&settings, &mut device, 1, Instant::default())));
         let clock = Rc::new(Cell::new(0));
         let time = clock.clone();
         Self { net, device, timer: Timer::new(move || Instant::from_ns(time.get())), clock }

@@ -10,6 +10,11 @@ pub const BESIDE: usize = 5 << 20;
 /// Bytes of the heap that no session may have.
 pub const FIXED: usize = 6_661_120;
 
+/// Half of what a heap has beyond so many bytes is kept for connections whose paths hold much, and at most so many: four at 50 ms
+/// and 1 Gbit/s.
+const WINDOWS_BEYOND: usize = 32 << 20;
+const WINDOWS: usize = 24 << 20;
+
 /// Bytes that a departure takes besides page sets.
 pub const DEPARTURE: usize = 5_292_736;
 /// Page sets that a departure keeps, three of them to count sends. None comes on top: what is urgent in the switch, and what a
@@ -30,7 +35,14 @@ pub const VERIFIER_SETS: usize = 2;
 pub fn memory_for(size: &Size, at_once: usize) -> u64 {
     // Departures leave room for one arrival.
     let sessions = at_once * departure(size) + arrival(size);
-    ((BESIDE + FIXED + sessions) as u64).div_ceil(1 << 20)
+    let heap = FIXED + sessions;
+    let windows = heap.saturating_sub(WINDOWS_BEYOND).min(WINDOWS);
+    ((BESIDE + heap + windows) as u64).div_ceil(1 << 20)
+}
+
+/// Bytes of a heap that are kept for connections whose paths hold much, if they do not go through a backend.
+pub fn windows(heap: usize) -> usize {
+    (heap.saturating_sub(WINDOWS_BEYOND) / 2).min(WINDOWS)
 }
 
 /// Bytes that sending a guest takes.

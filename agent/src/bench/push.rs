@@ -16,8 +16,8 @@ use crate::error::PlatformError;
 use crate::host::Host;
 use crate::host::budget::Budget;
 use crate::host::claim::Domains;
-use crate::host::listener::Called;
 use crate::host::peers::Peers;
+use crate::host::pending::Called;
 use crate::host::toolstack::Toolstack;
 use crate::messages::Inlet;
 use crate::platform::{
@@ -53,6 +53,7 @@ impl Leaver {
             purpose: Purpose::Begin,
             session: SessionToken([0; 16]),
             binding: [0; 32],
+            window: u32::MAX,
         };
         let called = Called { hello, peer: None, control, bulk };
         let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };

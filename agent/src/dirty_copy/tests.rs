@@ -1,16 +1,18 @@
 use super::*;
 
+const MOST: usize = 320 << 10;
+
 #[test]
 fn the_push_fills_the_link_and_yields_when_it_queues() {
     let mut pace = Pace::default();
-    assert_eq!(pace.allowed(0, Instant::default()), MOST_BACKLOG);
+    assert_eq!(pace.allowed(0, Instant::default(), MOST), MOST);
     pace.contended = true;
-    assert_eq!(pace.allowed(0, Instant::default()), LEAST_BACKLOG);
+    assert_eq!(pace.allowed(0, Instant::default(), MOST), LEAST_BACKLOG);
     let mut now = Instant::default();
     let mut round = |pace: &mut Pace, takes_ms: u64| {
         pace.pushed(now.ns() + 1, now);
         now = now + Duration::from_millis(takes_ms);
-        pace.allowed(now.ns() + 1, now)
+        pace.allowed(now.ns() + 1, now, MOST)
     };
     let grown = (0..8).map(|_| round(&mut pace, 2)).last();
     assert!(grown > Some(2 * LEAST_BACKLOG));

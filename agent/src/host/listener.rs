@@ -4,9 +4,6 @@
 //! session, proves that this agent knows it, and shows the session's token where nobody else can read it. Until then it has
 //! cost little: callers beyond a few make place for the next, those first that have said nothing, so that strangers who
 //! hold their connections open keep nobody out. One host's callers make place for each other before anybody else's do.
-//!
-//! The first agent that shows the token is the one that the session is with. If another one shows it, one of them is not
-//! meant, and nobody here can tell which.
 
 use alloc::boxed::Box;
 use alloc::rc::Rc;
@@ -15,18 +12,16 @@ use core::cell::{Cell, RefCell};
 use core::cmp::Reverse;
 use core::net::Ipv4Addr;
 
-use common::PublicKey;
-use common::control::SessionToken;
-
 use crate::config::Config;
 use crate::error::{NoPreamble, PeerFault, Refusal, SessionError};
+use crate::host::pending::PendingSessions;
 use crate::limits::{INTRODUCTION_WAIT, REPORT_EVERY};
 use crate::messages::Inlet;
 use crate::net::{Buffers, Connection, IN_FLIGHT_BULK, Net};
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, Preamble, Security, SessionName};
 use crate::tasks::{Instant, Task, Timer, poll_once};
-use crate::wire::{ConnectionRole, Hello, Kind, Message, Purpose};
+use crate::wire::{Kind, Message};
 
 /// Callers that are listened to at once, and how many of those places are kept free.
 const CALLERS: usize = 5;
@@ -35,162 +30,6 @@ const FREE: usize = 2;
 pub(crate) const BUFFERS: Buffers = Buffers { receive: 64 << 10, send: IN_FLIGHT_BULK };
 /// What listening may take.
 pub(crate) const MEMORY: usize = CALLERS * BUFFERS.size();
-
-/// Sessions that wait for their peer.
-#[derive(Default)]
-pub(crate) struct PendingSessions {
-    expected: RefCell<Vec<Expected>>,
-}
-
-struct Expected {
-    session: SessionToken,
-    name: SessionName,
-    purpose: Purpose,
-    /// Whom it is with, once that is known.
-    only: Option<PublicKey>,
-    /// Somebody else has shown its token.
-    contested: bool,
-    control: Option<(Hello, Link)>,
-    bulk: Option<(Hello, Link)>,
-    /// A peer has said that it will call later.
-    postponed: bool,
-    /// Why the last caller that named this session was turned away.
-    turned_away: Option<Refusal>,
-}
-
-/// Both connections of a peer that called: to the same agent, and known to belong together.
-pub(crate) struct Called {
-    pub(crate) hello: Hello,
-    /// Who called; nobody knows on plain connections.
-    pub(crate) peer: Option<PublicKey>,
-    pub(crate) control: Link,
-    pub(crate) bulk: Link,
-}
-
-/// A place kept for a peer, until dropped.
-pub(crate) struct Invitation {
-    pending: Rc<PendingSessions>,
-    session: SessionToken,
-}
-
-impl PendingSessions {
-    /// Expects a peer that knows `session`; any that this agent trusts, or the `only` one.
-    pub(crate) fn expect(
-        self: &Rc<Self>,
-        session: SessionToken,
-        purpose: Purpose,
-        only: Option<PublicKey>,
-    ) -> Invitation {
-        let name = SessionName::of(session);
-        let (contested, control, bulk, postponed, turned_away) = Default::default();
-        let expected = Expected { session, name, purpose, only, contested, control, bulk, postponed, turned_away };
-        self.expected.borrow_mut().push(expected);
-        Invitation { pending: self.clone(), session }
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.expected.borrow().iter().any(|peer| !peer.is_complete())
-    }
-
-    /// Does `work` on who is expected for a session.
-    fn find<T>(&self, session: SessionToken, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
-        self.find_by(|peer| peer.session == session, work)
-    }
-
-    /// The same, for a caller that has only named it.
-    fn find_named<T>(&self, name: SessionName, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
-        self.find_by(|peer| peer.name == name, work)
-    }
-
-    fn find_by<T>(&self, is: impl Fn(&Expected) -> bool, work: impl FnOnce(&mut Expected) -> T) -> Option<T> {
-        self.expected.borrow_mut().iter_mut().find(|peer| is(peer)).map(work)
-    }
-}
-
-impl Expected {
-    fn is_complete(&self) -> bool {
-        self.control.is_some() && self.bulk.is_some()
-    }
-
-    /// Takes a caller as one of the two connections. An agent that calls again has lost what it had.
-    fn admit(&mut self, hello: Hello, link: Link) -> Result<(), SessionError> {
-        if hello.session != self.session {
-            return Err(SessionError::Peer(PeerFault::Unbound));
-        }
-        if self.only.is_some() && link.peer() != self.only {
-            self.contested = true;
-            return Err(SessionError::Refused(Refusal::Contested));
-        }
-        let postpones = (hello.purpose, self.purpose) == (Purpose::Postpone, Purpose::Begin);
-        if hello.purpose != self.purpose && !postpones {
-            return Err(SessionError::Peer(PeerFault::OutOfTurn));
-        }
-        self.only = link.peer();
-        if postpones {
-            self.postponed = true;
-            return Ok(());
-        }
-        match (hello.role, &self.control) {
-            (ConnectionRole::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
-            (ConnectionRole::Bulk, Some((_, control))) if control.binding() == hello.binding => {
-                self.bulk = Some((hello, link));
-            }
-            (ConnectionRole::Bulk, _) => return Err(SessionError::Peer(PeerFault::Unbound)),
-        }
-        Ok(())
-    }
-}
-
-impl Invitation {
-    /// The session that it is for.
-    pub(crate) fn session(&self) -> SessionToken {
-        self.session
-    }
-
-    /// From here on the peer may call only because the agents have lost each other.
-    pub(crate) fn expect_again(&self) {
-        self.pending.find(self.session, |peer| peer.purpose = Purpose::Recover);
-    }
-
-    /// Waits until an agent calls that knows the token as well, and is not the one that the session is with.
-    pub(crate) async fn contested(&self, timer: &Timer) {
-        timer.wait_for(|| self.pending.find(self.session, |peer| peer.contested).filter(|contested| *contested)).await;
-    }
-
-    /// Waits until the peer has called twice.
-    pub(crate) async fn answered(&self, timer: &Timer) -> Called {
-        let take = |peer: &mut Expected| {
-            if !peer.is_complete() {
-                return None;
-            }
-            let ((hello, control), (_, bulk)) = (peer.control.take()?, peer.bulk.take()?);
-            Some(Called { hello, peer: control.peer(), control, bulk })
-        };
-        timer.wait_for(|| self.pending.find(self.session, take).flatten()).await
-    }
-
-    /// Waits until the peer says that it will call later.
-    pub(crate) async fn postponed(&self, timer: &Timer) {
-        let take = |peer: &mut Expected| core::mem::take(&mut peer.postponed).then_some(());
-        timer.wait_for(|| self.pending.find(self.session, take).flatten()).await;
-    }
-
-    /// Waits until the peer has called twice, and leaves it waiting.
-    pub(crate) async fn asked(&self, timer: &Timer) {
-        timer.wait_for(|| self.pending.find(self.session, |peer| peer.is_complete()).filter(|called| *called)).await;
-    }
-
-    /// Why the last caller that named the session was turned away, if one was.
-    pub(crate) fn turned_away(&self) -> Option<Refusal> {
-        self.pending.find(self.session, |peer| peer.turned_away).flatten()
-    }
-}
-
-impl Drop for Invitation {
-    fn drop(&mut self) {
-        self.pending.expected.borrow_mut().retain(|peer| peer.session != self.session);
-    }
-}
 
 /// Listens while somebody is expected.
 pub(crate) struct Listener {
@@ -215,6 +54,8 @@ struct Acceptor {
 struct Caller {
     task: Task,
     state: Rc<CallerState>,
+    /// Bytes that may be on their way to it, for all that this end can do.
+    window: usize,
 }
 
 /// What is known of a caller.
@@ -256,19 +97,44 @@ impl Listener {
             return;
         }
         self.callers.retain_mut(|caller| poll_once(&mut caller.task).is_pending());
-        let free = self.callers.iter().filter(|caller| caller.state.stage.get() == CallerStage::Awaited).count();
+        let free = self.callers.iter().filter(|caller| caller.is_awaited()).count();
         let room = CALLERS - self.callers.len();
         for _ in free + room..FREE {
             self.make_place();
         }
+        self.widen();
         while self.callers.len() < CALLERS {
-            let (stage, address) = (Cell::new(CallerStage::Awaited), Cell::new(Ipv4Addr::UNSPECIFIED));
-            let state = Rc::new(CallerState { stage, address });
-            let mut task: Task = Box::pin(accept(self.acceptor.clone(), state.clone()));
-            if poll_once(&mut task).is_ready() {
+            if !self.open(IN_FLIGHT_BULK) {
                 return;
             }
-            self.callers.push(Caller { task, state });
+        }
+    }
+
+    /// Opens one more place, with so large a window; whether it could.
+    fn open(&mut self, window: usize) -> bool {
+        let (stage, address) = (Cell::new(CallerStage::Awaited), Cell::new(Ipv4Addr::UNSPECIFIED));
+        let state = Rc::new(CallerState { stage, address });
+        let buffers = Buffers { send: window, ..BUFFERS };
+        let mut task: Task = Box::pin(accept(self.acceptor.clone(), state.clone(), buffers));
+        let opened = poll_once(&mut task).is_pending();
+        if opened {
+            self.callers.push(Caller { task, state, window });
+        }
+        opened
+    }
+
+    /// While a peer is about to call for bulk, the first free place has the window that the way there asks for. A call takes the
+    /// first place in smoltcp's set, and a new one takes the first that is empty there: so the others are opened anew behind it.
+    fn widen(&mut self) {
+        let has_wide = self.callers.iter().any(|caller| caller.is_awaited() && caller.window > IN_FLIGHT_BULK);
+        let window = match self.acceptor.pending.awaits_bulk() {
+            Some(round_trip) if !has_wide => self.acceptor.net.borrow().window(round_trip),
+            None if has_wide => IN_FLIGHT_BULK,
+            _ => return,
+        };
+        if has_wide || window > IN_FLIGHT_BULK {
+            self.callers.retain(|caller| !caller.is_awaited());
+            self.open(window);
         }
     }
 
@@ -278,6 +144,13 @@ impl Listener {
         if let Some(least) = least(come.filter(|(stage, _)| *stage != CallerStage::Awaited)) {
             self.callers.retain(|caller| caller.state.stage.get() != least);
         }
+    }
+}
+
+impl Caller {
+    /// Nobody has called yet.
+    fn is_awaited(&self) -> bool {
+        self.state.stage.get() == CallerStage::Awaited
     }
 }
 
@@ -300,8 +173,8 @@ impl CallerStage {
 }
 
 /// Waits for one caller and lets it say who it is.
-async fn accept(acceptor: Rc<Acceptor>, state: Rc<CallerState>) {
-    let Ok(connection) = Connection::listen(&acceptor.net, &acceptor.timer, acceptor.config.port, BUFFERS) else {
+async fn accept(acceptor: Rc<Acceptor>, state: Rc<CallerState>, buffers: Buffers) {
+    let Ok(connection) = Connection::listen(&acceptor.net, &acceptor.timer, acceptor.config.port, buffers) else {
         return;
     };
     connection.approached().await;
@@ -340,22 +213,19 @@ async fn introduce(acceptor: &Acceptor, connection: Connection, introduced: impl
         Err(NoPreamble::Strange) => return Err(SessionError::Peer(PeerFault::Stranger)),
         Err(NoPreamble::Version(mismatch, session)) => {
             let refusal = Refusal::Version(mismatch);
-            // Version 1 said the token itself here.
-            let is = |peer: &Expected| session == peer.name.0 || session == peer.session.0;
-            acceptor.pending.find_by(is, |peer| peer.turned_away = Some(refusal));
+            acceptor.pending.turn_away(SessionName(session), refusal);
             connection.write_all(&Preamble::other_version()).await?;
             connection.finished().await;
             return Err(SessionError::Refused(refusal));
         }
     };
-    let expected = acceptor.pending.find_named(preamble.session, |_| ()).is_some();
-    if !expected {
+    if !acceptor.pending.expects(preamble.session) {
         return Err(SessionError::Peer(PeerFault::Stranger));
     }
     introduced();
     let admitted = admit(acceptor, connection, preamble).await;
     if let Err(SessionError::Refused(refusal)) = admitted {
-        acceptor.pending.find_named(preamble.session, |peer| peer.turned_away = Some(refusal));
+        acceptor.pending.turn_away(preamble.session, refusal);
     }
     admitted
 }
@@ -374,10 +244,8 @@ async fn admit(acceptor: &Acceptor, connection: Connection, preamble: Preamble) 
     if hello.role != preamble.role {
         return Err(SessionError::Peer(PeerFault::Unbound));
     }
-    let connection = link.clone();
-    let admitted = acceptor.pending.find_named(preamble.session, |peer| peer.admit(hello, link));
-    admitted.unwrap_or(Err(SessionError::Peer(PeerFault::Stranger)))?;
-    connection.connection().linger();
+    acceptor.pending.admit(preamble.session, hello, link.clone())?;
+    link.connection().linger();
     Ok(())
 }
 

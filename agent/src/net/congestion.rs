@@ -6,8 +6,8 @@
 //! may queue grows until something is lost, since switches hold different amounts, and is halved then.
 //!
 //! While smoltcp makes up for a loss nothing new is sent, and when it has, all of a window may be. In one burst much of it would be
-//! lost again: so the window begins anew then, and grows by half after each round trip (RFC 5681, section 3.1), to seven tenths of
-//! what it was (RFC 9438, section 4.6).
+//! lost again: so the window begins anew then, and grows after each round trip, by what a switch is likely to hold (RFC 5681, section
+//! 3.1, would double it), to seven tenths of what it was (RFC 9438, section 4.6).
 //!
 //! smoltcp's own congestion control grows by a segment for each acknowledgement, and one is for up to 64 KiB here: after a loss it
 //! would hardly grow again.
@@ -17,23 +17,30 @@ use core::time::Duration;
 use crate::limits::QUEUED_FOR;
 use crate::tasks::{Instant, ns};
 
-/// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost.
+/// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost. After a loss it
+/// begins with less: what is full may still be.
 const FIRST: usize = 64 << 10;
 const LEAST: usize = 32 << 10;
+const ANEW: usize = 8 << 10;
 /// Bytes that may queue somewhere: at first, at least, and at most, unless more arrives within [`QUEUED_FOR`]. The guest's own traffic
 /// may have to wait behind them.
 const FIRST_QUEUED: usize = 32 << 10;
 const LEAST_QUEUED: usize = 8 << 10;
 const MOST_QUEUED: usize = 192 << 10;
-/// Bytes that this grows by after each round trip, once something has been lost: half a segment.
-const MORE_QUEUED: usize = 730;
+/// Bytes that this grows by after each round trip, and once something has been lost: for each 10 ms of it, up to as much as before.
+/// So much may be lost at once, and each packet of it takes a round trip to make up for.
+const MORE_QUEUED: usize = 2 << 10;
+const LESS_QUEUED: usize = 512;
+/// Bytes that the window grows by at once, at least and at most, while it is not known what the way holds.
+const LEAST_BURST: usize = 8 << 10;
+const MOST_BURST: usize = 128 << 10;
 
 /// Bytes that may be on their way.
 pub(super) struct CongestionWindow {
     bytes: usize,
     /// Those of them that may queue.
     queued: usize,
-    /// Below this it grows by half after each round trip, until a queue is noticed.
+    /// Below this it grows after each round trip, by half at most, until a queue is noticed.
     threshold: usize,
     /// Something has been lost.
     lost: bool,
@@ -89,7 +96,7 @@ impl CongestionWindow {
         self.least = self.least.min(took);
         if sent.again > begun.again {
             (self.threshold, self.lost) = (self.bytes / 10 * 7, true);
-            self.bytes = LEAST;
+            self.bytes = ANEW;
             self.queued = (self.queued / 2).max(LEAST_QUEUED);
             return;
         }
@@ -102,13 +109,15 @@ impl CongestionWindow {
         if arrived as usize > held + self.queued / 4 {
             self.threshold = 0;
         }
-        let more = if self.lost { MORE_QUEUED } else { self.queued / 4 };
+        if self.bytes < self.threshold {
+            let burst = (self.threshold / 32).clamp(LEAST_BURST, MOST_BURST);
+            self.bytes = (self.bytes + (self.bytes / 2).min(burst)).min(self.threshold);
+            return;
+        }
+        let less = (self.least.as_millis() as usize / 10).saturating_mul(LESS_QUEUED);
+        let more = if self.lost { less.clamp(LESS_QUEUED, MORE_QUEUED) } else { MORE_QUEUED };
         self.queued = (self.queued + more).min(within(QUEUED_FOR).max(MOST_QUEUED));
-        self.bytes = if self.bytes < self.threshold {
-            (self.bytes / 2 * 3).min(self.threshold)
-        } else {
-            (held + self.queued).max(LEAST)
-        };
+        self.bytes = (held + self.queued).max(LEAST);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A TCP connection, as a session sees it.
 
 use alloc::rc::Rc;
-use alloc::vec;
+use alloc::vec::Vec;
 use core::cell::{Cell, RefCell};
 use core::future::poll_fn;
 use core::net::SocketAddrV4;
@@ -12,37 +12,12 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
 use super::congestion::{CongestionWindow, Sent};
+use super::window::{Buffers, IN_FLIGHT_BULK, SPARE};
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
 use crate::net::path_mtu::Mark;
 use crate::tasks::{Instant, Timer};
-
-/// Bytes that a source has on their way at once, at most, on each of its connections.
-///
-/// Together they stay within the 512 KiB that Linux's netback queues for one interface: what comes on top of that in one
-/// burst it drops, and the sender notices only after a second (smoltcp's shortest retransmission timeout). And each
-/// stays below what the target can hold: a receiver that says "no room" while a packet of it is lost makes smoltcp 0.14
-/// forget to send that packet again, for ever (it takes the window probe's timer for the retransmission's).
-pub(crate) const IN_FLIGHT_BULK: usize = 320 << 10;
-/// See [`IN_FLIGHT_BULK`].
-pub(crate) const IN_FLIGHT_CONTROL: usize = 128 << 10;
-/// What a target can hold beyond that.
-pub(crate) const SPARE: usize = 64 << 10;
-
-/// Bytes that a connection may hold for the application, per direction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Buffers {
-    pub(crate) receive: usize,
-    pub(crate) send: usize,
-}
-
-impl Buffers {
-    /// Both.
-    pub(crate) const fn size(self) -> usize {
-        self.receive + self.send
-    }
-}
 
 /// One TCP connection. Dropping it closes it, after what was written has been delivered if it lingers.
 pub(crate) struct Connection {
@@ -52,6 +27,8 @@ pub(crate) struct Connection {
     received: Cell<u64>,
     sent: Cell<u64>,
     in_flight: Cell<usize>,
+    /// What its first round trip took.
+    round_trip: Cell<Duration>,
     congestion: RefCell<CongestionWindow>,
     patience: Cell<Option<Duration>>,
     /// When smoltcp is told of a patience that has become shorter.
@@ -62,8 +39,8 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn new(net: &Rc<RefCell<Net>>, timer: &Timer, buffers: Buffers) -> Self {
-        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
         let mut socket = tcp::Socket::new(buffer(buffers.receive), buffer(buffers.send));
+        let in_flight = Cell::new(socket.send_capacity());
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         let handle = {
@@ -77,7 +54,8 @@ impl Connection {
             handle,
             received: Cell::new(0),
             sent: Cell::new(0),
-            in_flight: Cell::new(buffers.send),
+            in_flight,
+            round_trip: Cell::default(),
             congestion: RefCell::default(),
             patience: Cell::new(None),
             shorter_from: Cell::new(None),
@@ -137,13 +115,25 @@ impl Connection {
 
     async fn established(&self, otherwise: LinkError) -> Result<(), LinkError> {
         use tcp::State::{Closed, Listen, SynReceived, SynSent};
-        self.timer
-            .wait_for(|| match self.socket(|socket| socket.state()) {
-                Listen | SynSent | SynReceived => None,
-                Closed => Some(Err(otherwise)),
-                _ => Some(Ok(())),
-            })
-            .await
+        let begun = self.timer.now();
+        let open = || match self.socket(|socket| socket.state()) {
+            Listen | SynSent | SynReceived => None,
+            Closed => Some(Err(otherwise)),
+            _ => Some(Ok(())),
+        };
+        self.timer.wait_for(open).await?;
+        self.round_trip.set(self.timer.now() - begun);
+        Ok(())
+    }
+
+    /// What the round trip took that opened it.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.round_trip.get()
+    }
+
+    /// Bytes that the peer may have on their way to here.
+    pub(crate) fn window(&self) -> usize {
+        self.socket(|socket| socket.recv_capacity()).saturating_sub(SPARE)
     }
 
     /// How long the peer may say nothing, or take nothing of what it is sent, before the connection counts as lost; `None`
@@ -167,6 +157,11 @@ impl Connection {
     /// Lets at most `bytes` be on their way at once.
     pub(crate) fn set_in_flight(&self, bytes: usize) {
         self.in_flight.set(bytes);
+    }
+
+    /// How many that are, at most.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.get()
     }
 
     /// Where the other end is, as long as there is one.
@@ -368,4 +363,13 @@ impl Drop for Connection {
         let deadline = self.timer.now() + LINGER;
         self.net.borrow_mut().linger(self.handle, deadline);
     }
+}
+
+/// A socket's buffer of this size, or of the usual one if the heap has no such piece.
+fn buffer(size: usize) -> tcp::SocketBuffer<'static> {
+    const USUAL: usize = IN_FLIGHT_BULK + SPARE;
+    let mut bytes = Vec::new();
+    let has_room = bytes.try_reserve_exact(size).is_ok();
+    bytes.resize(if has_room { size } else { size.min(USUAL) }, 0);
+    tcp::SocketBuffer::new(bytes)
 }

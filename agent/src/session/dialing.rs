@@ -9,7 +9,7 @@ use crate::host::Host;
 use crate::host::peers::Callee;
 use crate::limits::{PEER_WAIT, POSTPONE_EVERY, REDIAL_AFTER};
 use crate::messages::SharedOutlet;
-use crate::net::{Buffers, Connection};
+use crate::net::{Buffers, Connection, SPARE};
 use crate::platform::Platform;
 use crate::secure::handshake::{self, Entropy};
 use crate::secure::{Link, Preamble, Security, SessionName};
@@ -59,7 +59,9 @@ pub(super) async fn both<P: Platform>(
 ) -> Result<[Link; 2], SessionError> {
     let control = one(host, callee, ConnectionRole::Control, session, CONTROL_BUFFERS).await?;
     introduce(&control, ConnectionRole::Control, session, purpose, [0; 32]).await?;
-    let bulk = one(host, callee, ConnectionRole::Bulk, session, BULK_BUFFERS).await?;
+    let window = host.net.borrow().window(control.connection().round_trip());
+    let buffers = Buffers { receive: window + SPARE, ..BULK_BUFFERS };
+    let bulk = one(host, callee, ConnectionRole::Bulk, session, buffers).await?;
     introduce(&bulk, ConnectionRole::Bulk, session, purpose, control.binding()).await?;
     Ok([control, bulk])
 }
@@ -120,7 +122,8 @@ async fn introduce(
     purpose: Purpose,
     binding: [u8; 32],
 ) -> Result<(), SessionError> {
-    let hello = Hello { role, purpose, session, binding };
+    let window = link.connection().window() as u32;
+    let hello = Hello { role, purpose, session, binding, window };
     SharedOutlet::new(link.clone()).send(Message::Hello(hello)).await?;
     // The other agent listens to a caller for a while only: whom it has not heard by then must call again.
     Ok(link.connection().arrived().await?)

@@ -2,10 +2,9 @@
 
 use core::time::Duration;
 
-use crate::host::listener::Called;
+use crate::host::pending::Called;
 use crate::limits::Patience;
 use crate::messages::Outlet;
-use crate::net::IN_FLIGHT_CONTROL;
 use crate::wire::Cause;
 
 /// Both connections to the target.
@@ -21,7 +20,6 @@ impl Connections {
     pub(crate) fn new(called: &Called, patience: Patience) -> Self {
         let outlets =
             Self { control: Outlet::new(called.control.clone()), bulk: Outlet::new(called.bulk.clone()), earlier: 0 };
-        outlets.control.connection().set_in_flight(IN_FLIGHT_CONTROL);
         outlets.set_patience(patience);
         outlets
     }

@@ -46,6 +46,8 @@ pub struct Hello {
     pub session: SessionToken,
     /// In bulk, what the handshake of the control connection came to; zeros on the control connection.
     pub binding: [u8; 32],
+    /// Bytes that the source may have on their way on this connection.
+    pub window: u32,
 }
 
 impl Hello {
@@ -60,7 +62,8 @@ impl Hello {
         if cursor.u16()? != 0 {
             return Err(WireError::Reserved);
         }
-        Ok(Self { role, purpose, session: SessionToken(cursor.array()?), binding: cursor.array()? })
+        let (session, binding) = (SessionToken(cursor.array()?), cursor.array()?);
+        Ok(Self { role, purpose, session, binding, window: cursor.u32()? })
     }
 }
 
@@ -174,6 +177,7 @@ impl<'a> Message<'a> {
                 into.extend_from_slice(&[hello.role as u8, hello.purpose as u8, 0, 0]);
                 into.extend_from_slice(&hello.session.0);
                 into.extend_from_slice(&hello.binding);
+                into.extend_from_slice(&hello.window.to_le_bytes());
                 Kind::Hello
             }
             Self::Welcome(welcome) => {

@@ -73,7 +73,7 @@ impl Kind {
     /// Most bytes that a body of this kind has.
     pub const fn limit(self) -> usize {
         match self {
-            Self::Hello => 52,
+            Self::Hello => 56,
             Self::Welcome => 64 << 10,
             Self::Built => 4,
             Self::Ram | Self::Hints | Self::Dirty | Self::Missing => set::LIMIT,

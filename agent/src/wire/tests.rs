@@ -31,7 +31,7 @@ proptest! {
             (ConnectionRole::Control, Purpose::Postpone),
         ] {
             let session = SessionToken(session);
-            there_and_back(Message::Hello(Hello { role, purpose, session, binding }));
+            there_and_back(Message::Hello(Hello { role, purpose, session, binding, window: pages as u32 }));
         }
         there_and_back(Message::Welcome(Welcome { pages, frames, uuid: session, verify: can_page, config: &blob }));
         let demand: Vec<u8> = gfns.iter().flat_map(|gfn| gfn.to_le_bytes()).collect();

@@ -310,6 +310,11 @@ impl Cable {
         self.0[from].borrow().sent
     }
 
+    /// From here on they have sent nothing.
+    pub fn forget_flows(&self, from: usize) {
+        self.0[from].borrow_mut().flows.values_mut().for_each(|flow| (flow.sent, flow.again) = (0, 0));
+    }
+
     /// What each connection has sent from host `from`, the one that has sent the most first.
     pub fn flows(&self, from: usize) -> Vec<Flow> {
         let mut flows: Vec<Flow> = self.0[from].borrow().flows.values().copied().collect();

@@ -1,15 +1,18 @@
 use core::future::poll_fn;
 use core::task::Poll;
 
+use common::control::SessionToken;
 use embassy_futures::select::{Either, select};
 
 use super::*;
 use crate::command_line::AgentOptions;
 use crate::error::{LinkError, VersionMismatch};
+use crate::host::pending::Invitation;
 use crate::messages::SharedOutlet;
 use crate::secure::Heard;
 use crate::secure::Protection;
 use crate::testing::{ADDRESS, Pair, SMALL, entropy, identity};
+use crate::wire::{ConnectionRole, Hello, Purpose};
 
 const SESSION: SessionToken = SessionToken([7; 16]);
 
@@ -75,7 +78,7 @@ impl Scene {
         let connection = self.connect(&preamble.emit());
         let (caller, callee) = (identity(own, &[2]), identity(2, &[]).public_key());
         let link = self.run(handshake::call(connection, &caller, callee, preamble, entropy()))?;
-        let hello = Hello { role, purpose: Purpose::Begin, session, binding };
+        let hello = Hello { role, purpose: Purpose::Begin, session, binding, window: 1 << 20 };
         self.run(SharedOutlet::new(link.clone()).send(Message::Hello(hello)))?;
         Ok(link)
     }
@@ -230,7 +233,7 @@ fn agents_of_different_versions_both_learn_why_they_do_not_meet() {
         scene.run(caller.read_exact(&mut heard)).unwrap();
         assert!(scene.run(caller.read_exact(&mut [0])).is_err(), "it is still listened to");
         assert_eq!(heard, Preamble::other_version());
-        let mismatch = VersionMismatch { theirs, ours: 5 };
+        let mismatch = VersionMismatch { theirs, ours: 6 };
         assert_eq!(invitation.turned_away(), Some(Refusal::Version(mismatch)));
     }
 }
