@@ -28,9 +28,8 @@ test: check fuzz
 	$(RUNNER) test
 
 test-faults: prerequisites
-	$(RUNNER) test --group hosts
-	$(RUNNER) test --group faults
-	$(RUNNER) test --group policy
+	failed=; for group in hosts faults policy; do $(RUNNER) test --group $$group || failed="$$failed $$group"; done; \
+	test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 # SOAK_RUNS says how many, SOAK_SEED the first seed.
 soak: prerequisites
