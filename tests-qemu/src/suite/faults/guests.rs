@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::super::fixture::{Fixture, SHARED_MIB};
 use super::attempt::{Attempt, LIMIT, Moment};
-use super::scene::{Domain, Scene, domains};
+use super::scene::{Domain, SAVE_HELPER, Scene, domains, signal};
 use crate::network::Place;
 use crate::scenario::guest::{self, Guest, Label};
 
@@ -23,9 +23,10 @@ const SLACK_MIB: u32 = 2;
 pub fn balloons_while_copying(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let (mut attempt, slow) = scene.copying()?;
-    resize(&scene, scene.from, SMALL_MIB)?;
-    resize(&scene, scene.from, SHARED_MIB)?;
-    ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
+    unsuspended(&attempt, || {
+        resize(&scene, scene.from, SMALL_MIB)?;
+        resize(&scene, scene.from, SHARED_MIB)
+    })?;
     drop(slow);
     arrives(&mut scene, &mut attempt)
 }
@@ -35,8 +36,7 @@ pub fn balloons_while_copying(fixture: &mut Fixture) -> Result<()> {
 pub fn shrinks_while_copying(fixture: &mut Fixture) -> Result<()> {
     let mut scene = Scene::set(fixture)?;
     let (mut attempt, slow) = scene.copying()?;
-    resize(&scene, scene.from, SMALL_MIB)?;
-    ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
+    unsuspended(&attempt, || resize(&scene, scene.from, SMALL_MIB))?;
     drop(slow);
     arrives(&mut scene, &mut attempt)?;
     for mib in [SMALL_MIB, SHARED_MIB, SMALL_MIB, SHARED_MIB] {
@@ -176,6 +176,15 @@ fn fails(scene: &mut Scene, attempt: &mut Attempt, word: &str) -> Result<()> {
     let reason = ended.printed.lines().find(|line| line.contains("cannot leave") && line.contains(word));
     ensure!(reason.is_some(), "xl does not say why (looked for: {word})");
     Ok(())
+}
+
+/// Does `work` while the guest is copied, however little time it gets beside that: it is not suspended as long as the helper is
+/// stopped.
+fn unsuspended(attempt: &Attempt, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    signal(&attempt.dom0, "STOP", SAVE_HELPER)?;
+    work()?;
+    ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
+    signal(&attempt.dom0, "CONT", SAVE_HELPER)
 }
 
 /// Asks the guest to have so much memory, and waits until it has.
