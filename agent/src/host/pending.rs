@@ -130,8 +130,7 @@ impl Expected {
             self.postponed = true;
             return Ok(());
         }
-        let connection = link.connection();
-        connection.set_in_flight(connection.in_flight().min(hello.window as usize));
+        link.connection().limit_in_flight(hello.window as usize);
         match (hello.role, &self.control) {
             (ConnectionRole::Control, _) => (self.control, self.bulk) = (Some((hello, link)), None),
             (ConnectionRole::Bulk, Some((_, control))) if control.binding() == hello.binding => {

@@ -12,7 +12,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
 use super::congestion::{CongestionWindow, Sent};
-use super::window::{Buffers, IN_FLIGHT_BULK, SPARE};
+use super::window::{Buffers, SPARE, USUAL};
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
@@ -154,12 +154,12 @@ impl Connection {
         });
     }
 
-    /// Lets at most `bytes` be on their way at once.
-    pub(crate) fn set_in_flight(&self, bytes: usize) {
-        self.in_flight.set(bytes);
+    /// Lets no more than `bytes` be on their way at once.
+    pub(crate) fn limit_in_flight(&self, bytes: usize) {
+        self.in_flight.set(self.in_flight.get().min(bytes));
     }
 
-    /// How many that are, at most.
+    /// Bytes that may be on their way at once.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.get()
     }
@@ -367,7 +367,6 @@ impl Drop for Connection {
 
 /// A socket's buffer of this size, or of the usual one if the heap has no such piece.
 fn buffer(size: usize) -> tcp::SocketBuffer<'static> {
-    const USUAL: usize = IN_FLIGHT_BULK + SPARE;
     let mut bytes = Vec::new();
     let has_room = bytes.try_reserve_exact(size).is_ok();
     bytes.resize(if has_room { size } else { size.min(USUAL) }, 0);

@@ -22,6 +22,8 @@ pub(crate) const IN_FLIGHT_BULK: usize = 320 << 10;
 pub(crate) const IN_FLIGHT_CONTROL: usize = 128 << 10;
 /// What a target can hold beyond that.
 pub(crate) const SPARE: usize = 64 << 10;
+/// Bytes of the larger buffer of a socket without a wide window.
+pub(super) const USUAL: usize = IN_FLIGHT_BULK + SPARE;
 /// The share of what is left of the pool that a connection gets at most.
 const SHARE: usize = 4;
 /// Bytes a second that a connection is to be able to carry: 4 Gbit/s.
@@ -53,9 +55,7 @@ impl Net {
     /// Bytes of the pool that connections have.
     fn wide(&self) -> usize {
         let each = self.sockets.iter().map(|(_, socket)| match socket {
-            Socket::Tcp(socket) => {
-                (socket.recv_capacity() + socket.send_capacity()).saturating_sub(IN_FLIGHT_BULK + SPARE)
-            }
+            Socket::Tcp(socket) => (socket.recv_capacity() + socket.send_capacity()).saturating_sub(USUAL),
             _ => 0,
         });
         each.sum()
