@@ -30,9 +30,10 @@ use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
 use crate::mode::Mode;
 use crate::network::PLACES;
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime, Processor};
-use crate::scenario::agents::{AGENT_NAME, Agent, Agents};
+use crate::scenario::agents::{Agent, Agents};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::keys::Channel;
 use crate::scenario::story::Story;
@@ -87,14 +88,18 @@ fn measure(paths: &Paths, build: Build, name: Option<&str>, options: &Bench) -> 
     artifacts.build_images(paths, build)?;
     story.say("booting two Xen hosts in QEMU");
     let mut testbed = Testbed::boot(paths, artifacts, name, PLACES.len(), HOSTS, Lifetime::Runner)?;
-    testbed.nic = options.nic;
-    let tcp = (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()?;
+    let mut tcp = |nic| {
+        testbed.nic = nic;
+        (0..options.runs).map(|_| throughput::measure(&testbed)).collect::<Result<_>>()
+    };
+    let (tcp_by_vif, tcp) = (tcp(Nic::Vif)?, tcp(Nic::Pci)?);
     let mut bench = Bencher { paths, testbed, agents: None, has_ssh: false, story };
-    let (a, b) = bench.agents(Channel::Sealed)?;
+    let (a, b) = bench.agents(Channel::Sealed, Nic::Pci)?;
     let idle_round_trip_us = refused_us(a).and_then(|a| Some(a + refused_us(b)?));
     let mut record = Record {
         machine: record::machine(paths),
         tcp,
+        tcp_by_vif,
         idle_round_trip_us,
         host_path: host_path::read(&paths.workspace),
         runs: Vec::new(),
@@ -153,23 +158,22 @@ fn refused_us(agent: &Agent) -> Option<f64> {
 struct Bencher<'a> {
     paths: &'a Paths,
     testbed: Testbed,
-    agents: Option<(Channel, Agents)>,
+    /// The agents, and how they were started.
+    agents: Option<((Channel, Nic), Agents)>,
     /// Whether one reaches the other by ssh.
     has_ssh: bool,
     story: Story,
 }
 
 impl Bencher<'_> {
-    /// Agents that talk to each other like this.
-    fn agents(&mut self, channel: Channel) -> Result<&Agents> {
-        if self.agents.as_ref().is_none_or(|(now, _)| *now != channel) {
+    /// Agents that talk to each other like this, by these interfaces.
+    fn agents(&mut self, channel: Channel, nic: Nic) -> Result<&Agents> {
+        if self.agents.as_ref().is_none_or(|(now, _)| *now != (channel, nic)) {
             if self.agents.take().is_some() {
-                for place in &PLACES {
-                    self.testbed.dom0(place).run(&["xl", "destroy", AGENT_NAME])?;
-                }
+                self.testbed.end_agents()?;
             }
-            self.testbed.channel = channel;
-            self.agents = Some((channel, self.testbed.start_agents(&self.story)?));
+            (self.testbed.channel, self.testbed.nic) = (channel, nic);
+            self.agents = Some(((channel, nic), self.testbed.start_agents(&self.story)?));
         }
         self.agents.as_ref().map(|(_, agents)| agents).context("no agents")
     }
@@ -217,7 +221,7 @@ impl Bencher<'_> {
         match (series.mode, series.channel) {
             (Mode::Xl, Channel::Plain) => {}
             (Mode::Xl, Channel::Sealed) => self.ssh()?,
-            (_, channel) => _ = self.agents(channel)?,
+            (_, channel) => _ = self.agents(channel, series.nic)?,
         }
         let agents = self.agents.as_ref().map(|(_, agents)| agents);
         let run = migrate(&self.testbed, agents, experiment, (series, round), &self.story);

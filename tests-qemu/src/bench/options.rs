@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::mode::Mode;
-use crate::nic::Nic;
 
 /// What is measured, and for how long.
 #[derive(Args, Clone, Debug)]
@@ -22,9 +21,6 @@ pub struct Bench {
     /// Only these modes: tsmc, precopy, postcopy, xl.
     #[arg(long, value_delimiter = ',')]
     pub modes: Vec<Mode>,
-    /// The agents' network interfaces.
-    #[arg(long, value_enum, default_value_t)]
-    pub nic: Nic,
     /// The folder of the report.
     #[arg(long, value_name = "FOLDER", default_value = "target/bench")]
     pub output: PathBuf,

@@ -27,7 +27,8 @@ pub fn html(record: &Record) -> Result<String> {
         page,
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>tsmc beside xl</title><style>{STYLE}</style>\
          <h1>tsmc beside Xen's own migration</h1><p>{} migrations in {:.0} minutes, the modes taking turns. xl: Xen's own \
-         helper, over a plain TCP relay; xl over ssh: the same through OpenSSH. </p>",
+         helper, over a plain TCP relay; xl over ssh: the same through OpenSSH; tsmc: by agents with network cards of their \
+         own; by vif: behind dom0's network backend; by driver domain: behind that of another domain.</p>",
         record.runs.len(),
         record.minutes
     )?;
@@ -222,9 +223,10 @@ mod tests {
         Record {
             machine: vec![("processor".to_owned(), "<fast>".to_owned())],
             tcp: vec![Throughput { dom0_mb_per_s: 100.0, agent_mb_per_s: 80.0 }],
+            tcp_by_vif: vec![Throughput { dom0_mb_per_s: 100.0, agent_mb_per_s: 20.0 }],
             idle_round_trip_us: Some(1000.0),
             host_path: vec![("source/plain".to_owned(), 4.5), ("target/plain".to_owned(), 5.0)],
-            runs: [of(low), of(stream)].into_iter().flatten().collect(),
+            runs: of(low).into_iter().chain(of(stream)).chain([run(low, "tsmc by vif", 10_000)]).collect(),
             watched: vec![Run {
                 seen: Seen { processors: vec![Looks::default(); 2], ..Seen::default() },
                 ..run(low, TSMC, 8_000)
@@ -257,6 +259,22 @@ mod tests {
         assert_eq!(verdict("the same, encrypted"), Some((Some(0.18), "short")));
         assert_eq!(verdict("without Xen, the slower end on one core, plain"), Some((Some(4.5), "pass")));
         assert_eq!(verdict("most sends"), Some((Some(2.0), "pass")));
+        assert_eq!(verdict("TCP from agent to agent"), Some((Some(0.8), "short")));
+        let by_vif = |what: &str| rows.iter().find(|row| row.what.starts_with(what)).and_then(|row| row.by_vif);
+        assert_eq!(["total time, tsmc / xl, low", "TCP", "fault"].map(by_vif), [Some(0.5), Some(0.2), None]);
+    }
+
+    #[test]
+    fn what_dom0_spends_on_memory_is_told_from_what_a_migration_costs_anyhow() {
+        let of = |memory_mb, series, dom0_a| {
+            let mut run = run(Experiment::new(memory_mb, Load::High), series, 9_000);
+            run.report.cpu_seconds.dom0_a = Some(dom0_a);
+            run
+        };
+        let runs = vec![of(256, XL, 12.0), of(1024, XL, 42.0), of(256, TSMC, 2.0), of(1024, TSMC, 2.6)];
+        let rows = crate::bench::reach::table(&Record { runs, ..example() });
+        let row = rows.iter().find(|row| row.what.starts_with("dom0 CPU of the source for each further GB"));
+        assert!(row.and_then(|row| row.figure).is_some_and(|figure| (figure - 0.02).abs() < 1e-9));
     }
 
     #[test]

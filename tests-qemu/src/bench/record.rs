@@ -23,6 +23,8 @@ pub struct Record {
     pub machine: Vec<(String, String)>,
     /// TCP between the hosts, as often as each mode takes its turn.
     pub tcp: Vec<Throughput>,
+    /// The same with agents behind dom0's network backend.
+    pub tcp_by_vif: Vec<Throughput>,
     /// A round trip between agents that have nothing to do.
     pub idle_round_trip_us: Option<f64>,
     /// The agent's own path without Xen, if it was measured in this workspace: the step, and GB/s.
@@ -136,17 +138,17 @@ impl Record {
         found
     }
 
-    /// MB/s of TCP between the hosts: from dom0 to dom0, and from agent to agent.
-    pub fn tcp(&self) -> Option<[f64; 2]> {
-        let of = |end: fn(&Throughput) -> f64| Some(Spread::of(self.tcp.iter().map(end))?.median);
-        Some([of(|tcp| tcp.dom0_mb_per_s)?, of(|tcp| tcp.agent_mb_per_s)?])
-    }
-
     /// The migrations of an experiment in one series that succeeded.
     pub fn runs_of<'a>(&'a self, experiment: &'a Experiment, series: &'a str) -> impl Iterator<Item = &'a Run> {
         let of = move |run: &&Run| run.experiment == *experiment && run.series == series;
         self.runs.iter().filter(of).filter(|run| run.report.all_held())
     }
+}
+
+/// MB/s of TCP between the hosts: from dom0 to dom0, and from agent to agent.
+pub fn medians(tcp: &[Throughput]) -> Option<[f64; 2]> {
+    let of = |end: fn(&Throughput) -> f64| Some(Spread::of(tcp.iter().map(end))?.median);
+    Some([of(|tcp| tcp.dom0_mb_per_s)?, of(|tcp| tcp.agent_mb_per_s)?])
 }
 
 /// The machine below and what is known of the checkout.

@@ -6,7 +6,7 @@ use super::figures;
 use super::plan::{Experiment, Series};
 use super::processor::{self, User};
 use super::reach::{self, TSMC, XL, spread};
-use super::record::{Record, Run};
+use super::record::{Record, Run, medians};
 use super::spread::Spread;
 
 /// A table with a title.
@@ -51,10 +51,11 @@ impl Table {
 /// What is to be reached, and how far it is.
 pub fn reached(record: &Record) -> Table {
     let row = |row: reach::Row| {
-        let figure = row.figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
-        vec![row.what.clone(), figure, row.bound.to_string(), row.verdict().to_owned()]
+        let text = |figure: Option<f64>| figure.map_or("-".to_owned(), |figure| format!("{figure:.2}"));
+        let [figure, by_vif] = [row.figure, row.by_vif].map(text);
+        vec![row.what.clone(), figure, row.bound.to_string(), row.verdict().to_owned(), by_vif]
     };
-    let head = ["figure", "measured", "to reach", ""].map(str::to_owned).to_vec();
+    let head = ["figure", "measured", "to reach", "", "by vif"].map(str::to_owned).to_vec();
     Table { title: "Reach".to_owned(), head, rows: reach::table(record).into_iter().map(row).collect() }
 }
 
@@ -128,10 +129,12 @@ pub fn machine(record: &Record) -> Table {
     let versions = run.into_iter().flat_map(|run| &run.report.versions);
     let known = record.machine.iter().map(|(name, value)| (name, value)).chain(versions);
     let mut rows: Vec<Vec<String>> = known.map(|(name, value)| vec![name.clone(), value.clone()]).collect();
-    let (tcp, idle) = (record.tcp().unwrap_or_default(), record.idle_round_trip_us);
+    let [tcp, by_vif] = [&record.tcp, &record.tcp_by_vif].map(|tcp| medians(tcp).unwrap_or_default());
+    let idle = record.idle_round_trip_us;
     for (name, value) in [
         ("TCP from dom0 to dom0", format!("{:.1} MB/s", tcp[0])),
         ("TCP from agent to agent, plain", format!("{:.1} MB/s", tcp[1])),
+        ("the same, by vif", format!("{:.1} MB/s", by_vif[1])),
         ("idle round trip between the agents", idle.map_or("-".to_owned(), |us| format!("{:.2} ms", us / 1e3))),
     ] {
         rows.push(vec![name.to_owned(), value]);

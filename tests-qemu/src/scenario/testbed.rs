@@ -4,13 +4,13 @@ use anyhow::Result;
 use common::control::AgentStatus;
 use tests_qemu::exec::Dom0;
 
-use super::agents::{Agent, AgentConfiguration, Agents, static_address};
+use super::agents::{AGENT_NAME, Agent, AgentConfiguration, Agents, static_address};
 use super::keys::{Channel, Keys};
 use super::netdom;
 use super::story::Story;
 use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
-use crate::nic::Nic;
+use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::run::Run;
@@ -81,6 +81,16 @@ impl Testbed {
     /// Starts an agent on `place`.
     pub fn start_agent(&self, place: &Place, story: &Story) -> Result<Agent> {
         self.start_agent_as(place, self.channel, &PLACES, story)
+    }
+
+    /// Ends the agents, and the driver domains that serve them.
+    pub fn end_agents(&self) -> Result<()> {
+        for place in &PLACES {
+            for name in [AGENT_NAME, DRIVER_DOMAIN] {
+                self.dom0(place).run(&["xl", "destroy", name])?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts an agent on `place`, in this mode; if it is sealed, it trusts the agents of `peers`.

@@ -21,7 +21,7 @@ const WITHIN: f64 = 0.05;
 pub fn agree(fixture: &mut Fixture) -> Result<()> {
     let experiment = Experiment { stream: true, ..Experiment::new(MEMORY_MB, Load::Low) };
     for (mode, channel) in [(Mode::Xl, Channel::Plain), (Mode::TSMC, Channel::Sealed)] {
-        let run = fixture.measure(&experiment, Series { mode, channel })?;
+        let run = fixture.measure(&experiment, Series::new(mode, channel))?;
         assert_held(&run.report)?;
         let of = |figure: &Figure| (figure.of)(&run).with_context(|| format!("{mode}: no figure: {}", figure.name));
         for figure in [&figures::TOTAL, &figures::DOWNTIME, &figures::WIRE, &figures::DOM0_A, &figures::STREAM] {

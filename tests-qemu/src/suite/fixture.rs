@@ -12,7 +12,7 @@ use crate::bench::plan::{Experiment, Round, Series};
 use crate::bench::record::Run;
 use crate::mode::Mode;
 use crate::network::{PLACES, Place};
-use crate::nic::{DRIVER_DOMAIN, Nic};
+use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::{HostSize, Lifetime};
 use crate::scenario::agents::{AGENT_NAME, Agent, Agents, is_service};
@@ -179,14 +179,11 @@ impl Fixture {
 
     /// Gives the agents that are started from now on another network interface: this, or again the one of most tests.
     pub fn set_nic(&mut self, nic: Option<Nic>) -> Result<()> {
-        self.drop_agents()?;
+        self.agents = None;
         let nic = nic.unwrap_or(self.nic);
         let testbed = self.hosts()?;
         testbed.nic = nic;
-        for place in &PLACES {
-            testbed.dom0(place).run(&["xl", "destroy", DRIVER_DOMAIN])?;
-        }
-        Ok(())
+        testbed.end_agents()
     }
 
     /// The guest that most tests share.
