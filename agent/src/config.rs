@@ -1,4 +1,4 @@
-//! What the agent is started with.
+//! The agent's configuration, as values; [`command_line`](crate::command_line) reads them from text.
 
 use common::control::{Interface, InterfaceKind};
 use common::cost;

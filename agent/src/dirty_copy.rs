@@ -16,7 +16,7 @@ use crate::datagram::DatagramSocket;
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
-use crate::limits::{PAGE_RETRY, PEER_WAIT, XEN_RETRY};
+use crate::limits::{PAGE_RETRY, PEER_WAIT, UNEVEN, XEN_RETRY};
 use crate::messages::Inlet;
 use crate::platform::{Source, Target};
 use crate::rescue;
@@ -231,7 +231,7 @@ impl Pace {
             self.lately.write(now - at);
             let soonest = self.lately.iter().copied().min().unwrap_or_default();
             self.least = self.least.min(soonest);
-            let queues = soonest > self.least / 2 * 3 + Duration::from_millis(1);
+            let queues = soonest > self.least / 2 * 3 + UNEVEN;
             let more = (self.allowed / 8).max(FEW * PAGE_SIZE / 2);
             let next = if queues { self.allowed / 4 * 3 } else { self.allowed + more };
             self.allowed = next.min(most).max(LEAST_BACKLOG);

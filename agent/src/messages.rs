@@ -1,4 +1,4 @@
-//! Messages over a link.
+//! Sending and receiving whole messages over a connection that is [secured](crate::secure).
 
 use alloc::vec::Vec;
 use core::cell::RefCell;

@@ -25,7 +25,7 @@ use crate::platform::Target;
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
 use crate::tasks::{Instant, ns};
-use crate::wire::{PIECE, PieceMask, Rescue, WHOLE};
+use crate::wire::{PIECE, PieceMask, Rescue};
 
 /// After so many probes without an echo, one is tried only now and then.
 const PROBES: u32 = 20;
@@ -108,12 +108,12 @@ impl Asking {
     /// TCP has been late it is not waited for, until it brings a page again.
     fn due_of(&self, wait: &Waiting, tcp_is_late: bool) -> Instant {
         let rtt = self.round_trip();
-        match wait.asked {
-            None if tcp_is_late => wait.since,
-            None => wait.since + rtt * 2 + RTT_SLACK,
+        match wait.asked() {
+            None if tcp_is_late => wait.since(),
+            None => wait.since() + rtt * 2 + RTT_SLACK,
             Some(asked) => {
                 // Four at this pace, then ever more seldom.
-                let pause = (self.least * 2 + RTT_SLACK) * (1 << (wait.asks / 4).min(8));
+                let pause = (self.least * 2 + RTT_SLACK) * (1 << (wait.asks() / 4).min(8));
                 asked + pause.min(LONGEST_PAUSE.max(rtt * 2))
             }
         }
@@ -124,7 +124,7 @@ impl Asking {
         if self.is_deaf() {
             return self.next_probe;
         }
-        let late = arrival.faults().tcp_is_late.get();
+        let late = arrival.faults().tcp_is_late();
         let first = arrival.faults().waiting().iter().map(|wait| self.due_of(wait, late)).min();
         first.map_or(self.next_probe, |due| due.max(self.next_round).min(self.next_probe))
     }
@@ -135,14 +135,14 @@ impl Asking {
             return;
         }
         let mut waiting = arrival.faults().waiting();
-        self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn == partial.gfn));
-        let late = arrival.faults().tcp_is_late.get();
+        self.partial.retain(|partial| waiting.iter().any(|wait| wait.gfn() == partial.gfn));
+        let late = arrival.faults().tcp_is_late();
         let mut wanted = Vec::new();
         for wait in waiting.iter_mut().filter(|wait| self.due_of(wait, late) <= now).take(RESCUED) {
-            let have = self.partial.iter().find(|partial| partial.gfn == wait.gfn).map_or(0, |partial| partial.pieces);
-            Rescue::want(&mut wanted, wait.gfn, WHOLE & !have);
-            wait.asks += 1;
-            wait.asked = Some(now);
+            let partial = self.partial.iter().find(|partial| partial.gfn == wait.gfn());
+            let have = partial.map(|partial| partial.pieces).unwrap_or_default();
+            Rescue::want(&mut wanted, wait.gfn(), have.others());
+            wait.ask(now);
             arrival.summary_mut().rescue_asked += 1;
         }
         if !wanted.is_empty() {
@@ -172,13 +172,13 @@ impl Asking {
     }
 
     fn put_together<T: Target>(&mut self, arrival: &Arrival<T>, gfn: Gfn, index: usize, bytes: &[u8; PIECE]) {
-        if !arrival.faults().waiting().iter().any(|wait| wait.gfn == gfn && wait.asked.is_some()) {
+        if !arrival.faults().waiting().iter().any(|wait| wait.gfn() == gfn && wait.asked().is_some()) {
             return;
         }
         let place = match self.partial.iter().position(|partial| partial.gfn == gfn) {
             Some(place) => place,
             None => {
-                let fresh = Partial { gfn, pieces: 0, page: Box::new([0; PAGE_SIZE]) };
+                let fresh = Partial { gfn, pieces: PieceMask::default(), page: Box::new([0; PAGE_SIZE]) };
                 if self.partial.push(fresh).is_err() {
                     return;
                 }
@@ -187,8 +187,8 @@ impl Asking {
         };
         let partial = &mut self.partial[place];
         partial.page[index * PIECE..][..PIECE].copy_from_slice(bytes);
-        partial.pieces |= 1 << index;
-        if partial.pieces == WHOLE {
+        partial.pieces.insert(index);
+        if partial.pieces == PieceMask::WHOLE {
             let Partial { gfn, page, .. } = self.partial.swap_remove(place);
             arrival.place_rescued(gfn, Content::Bytes(&page));
         }

@@ -59,7 +59,7 @@ pub struct Watch<'a> {
 
 /// How an agent's domain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum Exit {
     /// It is not there any more.
     Gone,
     /// It crashed.
@@ -166,7 +166,7 @@ fn standing(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
 }
 
 /// Waits for the end of the agent in `domain`; how it ended, and how long it served.
-fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal> {
+fn follow(store: &mut Xenstore, domain: u16) -> Result<(Exit, Duration), Refusal> {
     let node = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
     store.watch(&node)?;
     let begun = Instant::now();
@@ -185,7 +185,7 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
                 take_up();
                 ready_since = Some(Instant::now());
             }
-            (None, Some(since)) => return Ok((End::NotReady, since.elapsed())),
+            (None, Some(since)) => return Ok((Exit::NotReady, since.elapsed())),
             _ => {}
         }
         if let Some(end) = end {
@@ -210,17 +210,17 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(End, Duration), Refusal>
 }
 
 /// Writes down why the agent ended, and removes what is left of its domain. A refusal of its configuration is ours too.
-fn remove_ended(store: &mut Xenstore, domain: u16, end: End) -> Result<(), Refusal> {
+fn remove_ended(store: &mut Xenstore, domain: u16, end: Exit) -> Result<(), Refusal> {
     let refused = store.read(&format!("/local/domain/{domain}/{ROOT}/{REFUSED}"))?;
     let how = match end {
-        End::Gone => "is gone: somebody destroyed it",
-        End::Crashed => "has crashed",
-        End::Ended => "has ended by itself",
-        End::NotReady => "runs, but no longer says that it is ready",
+        Exit::Gone => "is gone: somebody destroyed it",
+        Exit::Crashed => "has crashed",
+        Exit::Ended => "has ended by itself",
+        Exit::NotReady => "runs, but no longer says that it is ready",
     };
     print::out(format_args!("domain {domain} {how}"));
     let seen = Instant::now();
-    if end != End::Gone {
+    if end != Exit::Gone {
         destroy(store, domain)?;
     }
     std::thread::sleep(CONSOLE_LAG.saturating_sub(seen.elapsed()));
@@ -265,16 +265,16 @@ fn let_go(store: &mut Xenstore, state: &str) -> Result<(), XenstoreError> {
 }
 
 /// How the domain ended, if it has.
-fn end_of(domain: u16) -> Result<Option<End>, Refusal> {
+fn end_of(domain: u16) -> Result<Option<Exit>, Refusal> {
     let output = Command::new("xl").args(["list", &domain.to_string()]).output()?;
-    Ok(if output.status.success() { end_in(&String::from_utf8_lossy(&output.stdout)) } else { Some(End::Gone) })
+    Ok(if output.status.success() { end_in(&String::from_utf8_lossy(&output.stdout)) } else { Some(Exit::Gone) })
 }
 
 /// The same from what `xl list` prints: a line of headings, then name, number, memory, processors, state and time. `xl` says a
 /// domain's state in no other form.
-fn end_in(list: &str) -> Option<End> {
+fn end_in(list: &str) -> Option<Exit> {
     let state = list.lines().nth(1).and_then(|line| line.split_whitespace().rev().nth(1)).unwrap_or_default();
-    [('c', End::Crashed), ('s', End::Ended), ('d', End::Gone)]
+    [('c', Exit::Crashed), ('s', Exit::Ended), ('d', Exit::Gone)]
         .into_iter()
         .find(|(letter, _)| state.contains(*letter))
         .map(|(_, end)| end)
@@ -313,10 +313,10 @@ mod tests {
         let end = |state| end_in(&format!("{HEADINGS}tsmc-agent        1    32     1     {state}       0.3\n"));
         assert_eq!(end("-b----"), None);
         assert_eq!(end("r-----"), None);
-        assert_eq!(end("---sc-"), Some(End::Crashed));
-        assert_eq!(end("---s--"), Some(End::Ended));
-        assert_eq!(end("--ps-d"), Some(End::Ended));
-        assert_eq!(end("-----d"), Some(End::Gone));
+        assert_eq!(end("---sc-"), Some(Exit::Crashed));
+        assert_eq!(end("---s--"), Some(Exit::Ended));
+        assert_eq!(end("--ps-d"), Some(Exit::Ended));
+        assert_eq!(end("-----d"), Some(Exit::Gone));
         assert_eq!(end_in(""), None);
     }
 

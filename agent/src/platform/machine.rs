@@ -1,4 +1,4 @@
-//! All of a guest that is not memory.
+//! A guest's machine state: processors, clock, devices of the platform; all but its memory.
 
 use alloc::vec::Vec;
 

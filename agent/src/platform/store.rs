@@ -1,4 +1,4 @@
-//! What is said to the toolstack, and heard from it.
+//! xenstore, as the agent uses it: what it tells the toolstack, and what the toolstack asks.
 
 use alloc::string::String;
 use alloc::vec::Vec;

@@ -1,4 +1,4 @@
-//! Who this agent is, and whom it knows.
+//! This agent's key pair, and the keys of the agents that it trusts.
 
 use alloc::boxed::Box;
 

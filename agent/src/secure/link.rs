@@ -1,4 +1,4 @@
-//! A connection whose other end is known.
+//! An established connection to a peer that has proved its key: records are sealed and opened here.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;

@@ -44,14 +44,14 @@ impl Answer {
 
 /// The target's last word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum LastWord {
     /// Nothing is missing, or will be wanted any more.
     Complete,
     /// The guest never ran here and never will.
     Revoked,
 }
 
-impl Word {
+impl LastWord {
     pub(super) fn message(self) -> Message<'static> {
         match self {
             Self::Complete => Message::Complete,
@@ -79,7 +79,7 @@ pub(super) async fn answer<P: Platform>(host: &Host<P>, invitation: Invitation, 
 }
 
 /// At the target: calls the source until it has heard the last word, if it has not yet.
-pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Option<Word>) {
+pub(super) async fn report<P: Platform>(host: &Host<P>, callee: Callee, session: SessionToken, word: Option<LastWord>) {
     let Some(word) = word else { return };
     let reporting = async {
         let mut pause = RECALL_AFTER;

@@ -14,7 +14,7 @@ use common::{Gfn, PageSet, Span};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing;
-use super::epilogue::Word;
+use super::epilogue::LastWord;
 use crate::datagram::{self, DatagramSocket};
 use crate::error::{PeerFault, PlatformError, Refusal, SessionError, Wait};
 use crate::host::Host;
@@ -44,7 +44,7 @@ pub(super) enum Contact<'a> {
 }
 
 /// How it ends.
-enum End {
+enum Outcome {
     /// Nothing is missing, and the guest has been seen to run.
     Whole,
     /// The domain is gone.
@@ -65,7 +65,7 @@ pub(super) async fn stay<'a, P: Platform>(
     host: &Host<P>,
     arrival: &'a Arrival<P::Target>,
     mut contact: Contact<'a>,
-) -> Option<Word> {
+) -> Option<LastWord> {
     let end = {
         let mut life = pin!(live(arrival));
         loop {
@@ -90,7 +90,7 @@ pub(super) async fn stay<'a, P: Platform>(
                 Contact::Over => break life.await,
             };
             contact = match error {
-                SessionError::Told(reason) if arrival.phase() == Phase::InDoubt => break End::Told(reason),
+                SessionError::Told(reason) if arrival.phase() == Phase::InDoubt => break Outcome::Told(reason),
                 SessionError::Told(_) => Contact::Over,
                 _ => Contact::Cut,
             };
@@ -98,10 +98,10 @@ pub(super) async fn stay<'a, P: Platform>(
         }
     };
     let (word, state) = match end {
-        End::Whole | End::Destroyed(Ran::Yes) => (Some(Word::Complete), State::Complete),
-        End::Destroyed(Ran::Never) => (Some(Word::Revoked), SessionError::Refused(Refusal::Gone).failed()),
-        End::Destroyed(Ran::Perhaps) => (None, SessionError::Refused(Refusal::Unknown).failed()),
-        End::Told(reason) => (None, SessionError::Told(reason).failed()),
+        Outcome::Whole | Outcome::Destroyed(Ran::Yes) => (Some(LastWord::Complete), State::Complete),
+        Outcome::Destroyed(Ran::Never) => (Some(LastWord::Revoked), SessionError::Refused(Refusal::Gone).failed()),
+        Outcome::Destroyed(Ran::Perhaps) => (None, SessionError::Refused(Refusal::Unknown).failed()),
+        Outcome::Told(reason) => (None, SessionError::Told(reason).failed()),
     };
     arrival.end();
     let heard = match (word, contact) {
@@ -120,10 +120,10 @@ pub(super) async fn stay<'a, P: Platform>(
 }
 
 /// What becomes of the guest.
-async fn live<T: Target>(arrival: &Arrival<T>) -> End {
+async fn live<T: Target>(arrival: &Arrival<T>) -> Outcome {
     match select(run(arrival), watch(arrival)).await {
-        Either::First(()) => End::Whole,
-        Either::Second(ran) => End::Destroyed(ran),
+        Either::First(()) => Outcome::Whole,
+        Either::Second(ran) => Outcome::Destroyed(ran),
     }
 }
 
@@ -189,7 +189,7 @@ async fn hear<T: Target>(arrival: &Arrival<T>, mut inlet: Inlet) -> Result<(), S
             (Phase::Over, Message::Pages(_) | Message::Digests(_) | Message::Commit) => {}
             (_, Message::Pages(pages)) if pages.cause() != Cause::Push => {
                 arrival.place_for_good(&pages).await?;
-                arrival.faults().tcp_is_late.set(false);
+                arrival.faults().tcp_came();
                 arrival.report(3);
             }
             (_, Message::Digests(digests)) => arrival.take_digests(&digests)?,

@@ -109,7 +109,7 @@ fn send_pieces(socket: &mut DatagramSocket, to: SocketAddrV4, gfn: Gfn, page: &P
         return;
     }
     for (index, bytes) in page.as_chunks::<PIECE>().0.iter().enumerate() {
-        if pieces >> index & 1 == 1 {
+        if pieces.contains(index) {
             socket.send_to(to, &Rescue::Piece { gfn, index, bytes });
         }
     }

@@ -1,4 +1,4 @@
-//! What the target says on its control connection, and how far the session is, on which depends what it may say.
+//! What the target says on its control connection; the phase of the session decides what it may say.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! What is asked of the guest, and what is known of its memory by that.
+//! The source's looks at the guest's memory: what is RAM, what it has dirtied, what its pages hold.
 
 use alloc::vec::Vec;
 

@@ -15,24 +15,67 @@ pub(crate) struct Faults {
     /// Those of them that the source has not been told of.
     unsaid: RefCell<Vec<Demanded>>,
     /// A datagram brought a page before TCP did, and TCP has brought none since.
-    pub(crate) tcp_is_late: Cell<bool>,
+    tcp_is_late: Cell<bool>,
 }
 
 /// Somebody waits for a page.
 pub(crate) struct Waiting {
-    pub(crate) gfn: Gfn,
-    pub(crate) since: Instant,
+    gfn: Gfn,
+    since: Instant,
     /// A backend does, which gives up in the end.
     first: bool,
     /// How often it was asked for by datagram, and when for the last time.
-    pub(crate) asks: u32,
-    pub(crate) asked: Option<Instant>,
+    asks: u32,
+    asked: Option<Instant>,
+}
+
+impl Waiting {
+    /// Which page.
+    pub(crate) fn gfn(&self) -> Gfn {
+        self.gfn
+    }
+
+    /// Since when.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// How often it was asked for by datagram.
+    pub(crate) fn asks(&self) -> u32 {
+        self.asks
+    }
+
+    /// When it was for the last time.
+    pub(crate) fn asked(&self) -> Option<Instant> {
+        self.asked
+    }
+
+    /// It is asked for by datagram.
+    pub(crate) fn ask(&mut self, now: Instant) {
+        self.asks += 1;
+        self.asked = Some(now);
+    }
 }
 
 impl Faults {
     /// The pages that somebody waits for, each once.
     pub(crate) fn waiting(&self) -> RefMut<'_, Vec<Waiting>> {
         self.waiting.borrow_mut()
+    }
+
+    /// Whether a datagram brought a page before TCP did, and TCP has brought none since.
+    pub(crate) fn tcp_is_late(&self) -> bool {
+        self.tcp_is_late.get()
+    }
+
+    /// TCP has brought a page.
+    pub(crate) fn tcp_came(&self) {
+        self.tcp_is_late.set(false);
+    }
+
+    /// A datagram has brought a page.
+    pub(super) fn tcp_was_late(&self) {
+        self.tcp_is_late.set(true);
     }
 
     /// Somebody begins to wait for a page, which will then be demanded; a backend does if it is to be `first`.
@@ -53,7 +96,7 @@ impl Faults {
         let mut waiting = self.waiting();
         waiting.iter_mut().for_each(|wait| (wait.asks, wait.asked) = (0, None));
         *self.unsaid.borrow_mut() = waiting.iter().map(|wait| Demanded { gfn: wait.gfn, first: wait.first }).collect();
-        self.tcp_is_late.set(false);
+        self.tcp_came();
     }
 
     /// The next pages to demand of those that were `requested`, those first that backends wait for.

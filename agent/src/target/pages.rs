@@ -1,4 +1,4 @@
-//! How the target's pages come to where they belong.
+//! Writes the pages that arrive into the guest's memory.
 
 use core::ops::ControlFlow;
 
@@ -74,7 +74,7 @@ impl<T: Target> Arrival<T> {
                 self.check_rescued(gfn, content);
                 self.settle(sets, gfn, self.timer.now());
                 self.ledger.borrow_mut().summary.rescued += 1;
-                self.faults.tcp_is_late.set(true);
+                self.faults.tcp_was_late();
                 self.timer.nudge();
             }
             Ok(_) => {}

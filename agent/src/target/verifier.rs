@@ -1,4 +1,4 @@
-//! The target's end of [verifying](crate::verify).
+//! The target's end of verifying: it compares what it holds with the digests that the source sends.
 
 use alloc::vec;
 use alloc::vec::Vec;

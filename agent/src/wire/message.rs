@@ -1,4 +1,4 @@
-//! What messages mean.
+//! The messages between two agents, and their bodies as bytes.
 
 use alloc::vec::Vec;
 

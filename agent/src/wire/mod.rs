@@ -15,7 +15,7 @@ mod set;
 pub use digests::Digests;
 pub use message::{ConnectionRole, Demanded, Hello, Message, Purpose, Welcome};
 pub use pages::{Arriving, Cause, Pages};
-pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue, WHOLE};
+pub use rescue::{PIECE, PIECES, PieceMask, RESCUE_LIMIT, Rescue};
 pub use set::{CHUNK, Set};
 
 use common::{BATCH, PAGE_SIZE};

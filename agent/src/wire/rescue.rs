@@ -13,15 +13,40 @@ use crate::error::WireError;
 pub const PIECE: usize = 1024;
 /// Pieces of a page.
 pub const PIECES: usize = PAGE_SIZE / PIECE;
-/// Which pieces of a page: bit `i` stands for the `i`-th.
-pub type PieceMask = u8;
-/// All of them.
-pub const WHOLE: PieceMask = (1 << PIECES) - 1;
 /// Most bytes of a datagram's meaning.
 pub const RESCUE_LIMIT: usize = 1 + 8 + 1 + PIECE;
 
 /// Bytes of a frame number and a mask of pieces.
 const WANTED: usize = 9;
+
+/// Which pieces of a page: bit `i` stands for the `i`-th.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PieceMask(u8);
+
+impl PieceMask {
+    /// All of them.
+    pub const WHOLE: Self = Self((1 << PIECES) - 1);
+
+    /// Some pieces, and only such as there are.
+    pub fn from_bits(bits: u8) -> Option<Self> {
+        (1..=Self::WHOLE.0).contains(&bits).then_some(Self(bits))
+    }
+
+    /// Whether this piece is one of them.
+    pub fn contains(self, index: usize) -> bool {
+        self.0 >> index & 1 == 1
+    }
+
+    /// One more.
+    pub fn insert(&mut self, index: usize) {
+        self.0 |= 1 << index;
+    }
+
+    /// Those that are not among them.
+    pub fn others(self) -> Self {
+        Self(Self::WHOLE.0 & !self.0)
+    }
+}
 
 /// The meaning of a datagram, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +81,7 @@ impl<'a> Rescue<'a> {
                 let wanted = cursor.rest();
                 let whole = wanted.len().is_multiple_of(WANTED) && (1..=BATCH).contains(&(wanted.len() / WANTED));
                 let masks = wanted.iter().skip(WANTED - 1).step_by(WANTED);
-                let sensible = masks.clone().all(|mask| *mask != 0 && *mask <= WHOLE);
+                let sensible = masks.clone().all(|mask| PieceMask::from_bits(*mask).is_some());
                 return if whole && sensible {
                     Ok(Self::Ask(wanted))
                 } else {
@@ -103,12 +128,13 @@ impl<'a> Rescue<'a> {
     /// Appends an entry to the body of [`Rescue::Ask`].
     pub fn want(into: &mut Vec<u8>, gfn: Gfn, pieces: PieceMask) {
         into.extend_from_slice(&gfn.0.to_le_bytes());
-        into.push(pieces);
+        into.push(pieces.0);
     }
 
     /// The pages that a body of [`Rescue::Ask`] names, and which pieces of each.
     pub fn wanted(body: &[u8]) -> impl Iterator<Item = (Gfn, PieceMask)> + '_ {
-        body.as_chunks::<WANTED>().0.iter().map(|[gfn @ .., pieces]| (Gfn(u64::from_le_bytes(*gfn)), *pieces))
+        let entry = |[gfn @ .., pieces]: &[u8; WANTED]| Some((Gfn(u64::from_le_bytes(*gfn)), PieceMask::from_bits(*pieces)?));
+        body.as_chunks().0.iter().filter_map(entry)
     }
 }
 

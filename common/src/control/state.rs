@@ -1,4 +1,4 @@
-//! What a session answers.
+//! The states of a session that the agent reports, and what it says when a session ends.
 
 use alloc::string::String;
 use core::convert::Infallible;

@@ -6,7 +6,7 @@
 //! - [`domctl`], [`memory`], [`machine`], [`dirty_log`], [`label`]: one kind of hypercall each.
 //! - [`kind`]: what the kinds of guests have, and which of their pages may not wait.
 //! - [`policy`]: whether the security policy holds what the commit relies on.
-//! - [`frame`]: what one end tells the other, as bytes. [`walk`]: which pages should not wait.
+//! - [`machine_config`]: what one end tells the other before memory moves, as bytes. [`walk`]: which pages should not wait.
 //!
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
 
