@@ -1,5 +1,9 @@
 //! A guest and its memory.
 
+use core::fmt;
+use core::num::ParseIntError;
+use core::str::FromStr;
+
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
 
@@ -45,6 +49,20 @@ impl DomId {
     pub const DOM0: DomId = DomId(0);
     /// The calling domain itself (`DOMID_SELF`).
     pub const SELF: DomId = DomId(0x7ff0);
+}
+
+impl fmt::Display for DomId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for DomId {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
 }
 
 /// What is written to a page.

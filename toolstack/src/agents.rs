@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
 
-use common::Rings;
 use common::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
+use common::{DomId, Rings};
 
 use crate::name::AGENT_NAME;
 use crate::refusal::Refusal;
@@ -16,7 +16,7 @@ use crate::xenstore::{Xenstore, XenstoreError};
 #[derive(Clone, Debug)]
 pub struct Agent {
     /// Its domain.
-    pub domain: u16,
+    pub domain: DomId,
     /// What it says about itself.
     pub status: AgentStatus,
 }
@@ -53,7 +53,7 @@ impl Agent {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    fn status(store: &mut Xenstore, domain: u16) -> Result<Option<AgentStatus>, XenstoreError> {
+    fn status(store: &mut Xenstore, domain: DomId) -> Result<Option<AgentStatus>, XenstoreError> {
         Ok(store.read(&node(domain, AGENT))?.and_then(|text| text.parse().ok()))
     }
 }
@@ -102,7 +102,7 @@ impl Session {
         store: &mut Xenstore,
         agent: Agent,
         what: impl fmt::Display,
-        domain: u16,
+        domain: DomId,
         request: &Request,
     ) -> Result<Self, Refusal> {
         let session = Self { agent, id: new_id(what, domain)? };
@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// Which way a guest goes, and its domain here, as the helper has named the session; nothing if it is about neither.
-    pub fn guest(&self) -> Option<(Way, u16)> {
+    pub fn guest(&self) -> Option<(Way, DomId)> {
         let mut parts = self.id.as_str().split('-');
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
@@ -171,12 +171,12 @@ impl Session {
     }
 }
 
-fn node(domain: u16, relative: &str) -> String {
+fn node(domain: DomId, relative: &str) -> String {
     format!("/local/domain/{domain}/{ROOT}/{relative}")
 }
 
 /// A name that no other helper chooses: `out-5-` or `in-7-` and a random number.
-fn new_id(what: impl fmt::Display, domain: u16) -> Result<RequestId, Refusal> {
+fn new_id(what: impl fmt::Display, domain: DomId) -> Result<RequestId, Refusal> {
     let mut random = [0; 4];
     File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut random)).map_err(Refusal::System)?;
     let text = format!("{what}-{domain}-{:08x}", u32::from_ne_bytes(random));

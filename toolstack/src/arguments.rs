@@ -5,6 +5,8 @@
 //!
 //! (Xen's `libxl_save_callout.c`: every argument but the first is a decimal number; no back channel is `-1`.)
 
+use common::DomId;
+
 /// What libxl wants done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arguments {
@@ -20,7 +22,7 @@ pub struct SaveArguments {
     /// The stream's file descriptor.
     pub stream: i32,
     /// The domain to save.
-    pub domain: u16,
+    pub domain: DomId,
     /// It goes on running while it is saved: a migration. `xl save` stops it first.
     pub live: bool,
     /// The callbacks that libxl answers.
@@ -35,15 +37,15 @@ pub struct RestoreArguments {
     /// The stream's file descriptor.
     pub stream: i32,
     /// The domain to fill.
-    pub domain: u16,
+    pub domain: DomId,
     /// xenstore's event channel in the domain.
     pub store_port: u32,
     /// The domain that serves xenstore.
-    pub store_domain: u16,
+    pub store_domain: DomId,
     /// The console's event channel in the domain.
     pub console_port: u32,
     /// The domain that serves the console.
-    pub console_domain: u16,
+    pub console_domain: DomId,
     /// The callbacks that libxl answers.
     pub callbacks: u32,
     /// No checkpoints are to follow (Remus, COLO).
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_live_migration_is_told_from_a_save() {
-        let expected = SaveArguments { stream: 9, domain: 5, live: true, callbacks: 136, plain: true };
+        let expected = SaveArguments { stream: 9, domain: DomId(5), live: true, callbacks: 136, plain: true };
         assert_eq!(parse("--save-domain 9 -1 5 1 136 0"), Ok(Arguments::Save(expected)));
         let Ok(Arguments::Save(save)) = parse("--save-domain 9 -1 5 0 136 0") else { panic!("no save") };
         assert!(!save.live);
@@ -140,11 +142,11 @@ mod tests {
     fn a_restore_names_both_backends() {
         let expected = RestoreArguments {
             stream: 0,
-            domain: 7,
+            domain: DomId(7),
             store_port: 1,
-            store_domain: 0,
+            store_domain: DomId(0),
             console_port: 2,
-            console_domain: 3,
+            console_domain: DomId(3),
             callbacks: 768,
             plain: true,
         };

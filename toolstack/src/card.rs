@@ -39,12 +39,12 @@ pub struct Card {
 }
 
 /// Where dom0's PCI backend keeps what it serves to a domain.
-pub fn backend(domain: u16) -> String {
+pub fn backend(domain: DomId) -> String {
     format!("/local/domain/0/backend/pci/{domain}/0")
 }
 
 /// The PCI devices of a domain, as libxl writes them down: `0000:01:00.0`.
-pub fn addresses(store: &mut Xenstore, domain: u16) -> Result<Vec<String>, XenstoreError> {
+pub fn addresses(store: &mut Xenstore, domain: DomId) -> Result<Vec<String>, XenstoreError> {
     let home = backend(domain);
     let mut found = Vec::new();
     for name in store.list(&home)? {
@@ -146,12 +146,12 @@ mod tests {
     #[test]
     fn the_cards_of_a_domain_are_in_xenstore() {
         let (fake, mut store) = FakeStore::start();
-        assert_eq!(addresses(&mut store, 3).expect("an answer"), Vec::<String>::new());
+        assert_eq!(addresses(&mut store, DomId(3)).expect("an answer"), Vec::<String>::new());
         for (name, value) in [("num_devs", "1"), ("dev-0", "0000:01:00.0"), ("vdev-0", "0000:00:00.00"), ("state", "4")]
         {
             fake.set(&format!("/local/domain/0/backend/pci/3/0/{name}"), value);
         }
-        assert_eq!(addresses(&mut store, 3).expect("an answer"), ["0000:01:00.0"]);
+        assert_eq!(addresses(&mut store, DomId(3)).expect("an answer"), ["0000:01:00.0"]);
     }
 
     #[test]

@@ -185,6 +185,8 @@ impl Following {
 
 #[cfg(test)]
 mod tests {
+    use common::DomId;
+
     use super::*;
     use crate::testing::FakeStore;
 
@@ -197,7 +199,7 @@ mod tests {
 
     #[test]
     fn what_is_passed_to_a_follower_is_understood() {
-        let follow = follow(End::arriving(7));
+        let follow = follow(End::arriving(DomId(7)));
         let Follow { end, helper, toolstack } = follow;
         let words = [end.way.to_string(), end.domain.to_string(), helper.to_string(), toolstack.to_string()];
         assert_eq!(Follow::parse(&words), Some(follow));
@@ -207,7 +209,7 @@ mod tests {
     #[test]
     fn a_guest_is_followed_from_one_agent_to_the_next_until_it_is_back() {
         let (agent, mut store) = FakeStore::with_agent();
-        let follow = follow(End::out(5));
+        let follow = follow(End::out(DomId(5)));
         follow.end.keep(&mut store, "00ff", Process::this(), None).expect("kept");
         let following = thread::spawn(move || {
             let mut session = None;
@@ -242,7 +244,7 @@ mod tests {
     #[test]
     fn a_follower_outlives_an_agent_that_refuses_its_configuration() {
         let (agent, mut store) = FakeStore::start();
-        let follow = follow(End::out(5));
+        let follow = follow(End::out(DomId(5)));
         follow.end.keep(&mut store, "00ff", None, None).expect("kept");
         agent.set("/local/domain/1/name", "tsmc-agent");
         agent.set(&format!("{HOME}/refused"), "no identity");
@@ -261,7 +263,7 @@ mod tests {
     #[test]
     fn a_follower_that_was_interrupted_while_it_began_is_no_other_one() {
         let (_fake, mut store) = FakeStore::start();
-        let follow = follow(End::arriving(5));
+        let follow = follow(End::arriving(DomId(5)));
         follow.end.keep(&mut store, "00ff", Process::this(), None).expect("kept");
         assert!(Following::new(follow).look(&mut store).expect("an answer"));
     }
@@ -270,7 +272,7 @@ mod tests {
     fn without_an_agent_a_follower_waits() {
         let (_fake, mut store) = FakeStore::start();
         let mut session = None;
-        let became = follow(End::out(5)).attend(&mut store, &mut session, "00ff").expect("an answer");
+        let became = follow(End::out(DomId(5))).attend(&mut store, &mut session, "00ff").expect("an answer");
         assert_eq!((became, session.is_none()), (Became::Open(String::new()), true));
     }
 }

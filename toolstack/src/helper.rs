@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use common::control::Mode;
-use common::{Gfn, Rings};
+use common::{DomId, Gfn, Rings};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
@@ -106,7 +106,7 @@ fn restore_domain(libxl: &mut Libxl, arguments: &RestoreArguments) -> Result<Who
 }
 
 /// The agents serve PVH guests: others need what only the stock helper knows (device models, PV page tables).
-fn whose_guest(store: &mut Xenstore, domain: u16) -> Result<Whose, Refusal> {
+fn whose_guest(store: &mut Xenstore, domain: DomId) -> Result<Whose, Refusal> {
     let kind = store.read(&format!("/libxl/{domain}/type"))?;
     Ok(if kind.as_deref() == Some("pvh") { Whose::Ours } else { Whose::Stock })
 }
@@ -143,9 +143,9 @@ mod tests {
         let (fake, mut store) = FakeStore::start();
         fake.set("/libxl/5/type", "pvh");
         fake.set("/libxl/6/type", "pv");
-        assert_eq!(whose_guest(&mut store, 5).expect("an answer"), Whose::Ours);
-        assert_eq!(whose_guest(&mut store, 6).expect("an answer"), Whose::Stock);
-        assert_eq!(whose_guest(&mut store, 7).expect("an answer"), Whose::Stock);
+        assert_eq!(whose_guest(&mut store, DomId(5)).expect("an answer"), Whose::Ours);
+        assert_eq!(whose_guest(&mut store, DomId(6)).expect("an answer"), Whose::Stock);
+        assert_eq!(whose_guest(&mut store, DomId(7)).expect("an answer"), Whose::Stock);
     }
 
     #[test]

@@ -8,6 +8,8 @@
 //! | `toolstack` | the process that asked for it |
 //! | `monitor` | `xl`'s [monitor](crate::monitor) of a guest that leaves, which is stopped |
 
+use common::DomId;
+
 use std::fmt;
 
 use crate::agents::Way;
@@ -26,7 +28,7 @@ pub struct End {
     /// Whether the guest leaves or arrives.
     pub way: Way,
     /// The domain on this host.
-    pub domain: u16,
+    pub domain: DomId,
 }
 
 impl fmt::Display for End {
@@ -37,12 +39,12 @@ impl fmt::Display for End {
 
 impl End {
     /// The end of a guest that leaves.
-    pub fn out(domain: u16) -> Self {
+    pub fn out(domain: DomId) -> Self {
         Self { way: Way::Out, domain }
     }
 
     /// The end of a guest that arrives.
-    pub fn arriving(domain: u16) -> Self {
+    pub fn arriving(domain: DomId) -> Self {
         Self { way: Way::In, domain }
     }
 
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn what_is_kept_names_its_processes_until_it_is_forgotten() {
         let (fake, mut store) = FakeStore::start();
-        let end = End::out(5);
+        let end = End::out(DomId(5));
         let other = Process::parent();
         end.keep(&mut store, "00ff", other, other).expect("kept");
         assert_eq!(all(&mut store).expect("a list"), [(end, "00ff".to_owned())]);

@@ -119,6 +119,8 @@ fn run(program: &str, arguments: &[&str]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use common::DomId;
+
     use super::*;
     use crate::testing::FakeStore;
 
@@ -137,7 +139,7 @@ mod tests {
         fake.set("/local/domain/3/name", "tsmc-agent");
         assert_eq!(cards(&mut store).expect("no card"), Vec::<String>::new());
         fake.set("/local/domain/0/backend/pci/3/0/dev-0", "0000:01:00.0");
-        assert!(matches!(cards(&mut store), Err(Refusal::AgentNotReady { domain: 3 })));
+        assert!(matches!(cards(&mut store), Err(Refusal::AgentNotReady { domain: DomId(3) })));
         fake.add_agent(3);
         assert_eq!(cards(&mut store).expect("an agent with a card"), ["0000:01:00.0"]);
     }

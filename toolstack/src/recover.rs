@@ -63,7 +63,7 @@ pub fn keep(store: &mut Xenstore, session: &Session, end: End) -> Result<Option<
 /// Waits for another agent than the one that died, at most so long, and hands it the note.
 pub fn hand_on(
     store: &mut Xenstore,
-    lost: u16,
+    lost: DomId,
     end: End,
     note: &str,
     at_most: Option<Duration>,
@@ -136,7 +136,7 @@ pub fn session_of(store: &mut Xenstore, agent: &Agent, end: End, note: &str) -> 
 }
 
 /// Hands this host's agent the notes of all domains, or of one, and says what came of each, one line each.
-pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusal> {
+pub fn recover(store: &mut Xenstore, only: Option<DomId>) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
     let (mut told, mut handed) = (Vec::new(), Vec::new());
     for (end, note) in kept::all(store)? {
@@ -165,9 +165,9 @@ pub fn recover(store: &mut Xenstore, only: Option<u16>) -> Result<String, Refusa
 }
 
 /// Has the agent free what it keeps of a guest that has left. It refuses while the other host's agent is there to fetch it.
-pub fn discard(store: &mut Xenstore, domain: u16) -> Result<String, Refusal> {
+pub fn discard(store: &mut Xenstore, domain: DomId) -> Result<String, Refusal> {
     let agent = Agent::find(store)?;
-    let session = Session::ask(store, agent, Way::Out, domain, &Request::Discard { domain: DomId(domain) })?;
+    let session = Session::ask(store, agent, Way::Out, domain, &Request::Discard { domain })?;
     match settled(store, &session, Instant::now())? {
         Some(State::Complete) => {}
         Some(State::Failed { reason, .. }) => return Err(Refusal::Agent(reason)),
@@ -231,7 +231,7 @@ fn conclude(store: &mut Xenstore, end: End, state: State) -> Result<String, Refu
 
 /// Makes a guest whole that runs here again after it had suspended: xenstored takes it for stopped, and `xl` may have given it
 /// the name of one that it has sent away.
-pub fn come_back(store: &mut Xenstore, domain: u16) -> Result<(), XenstoreError> {
+pub fn come_back(store: &mut Xenstore, domain: DomId) -> Result<(), XenstoreError> {
     let resumed = store.resume(domain);
     if let Some(name) = name_of(store, domain)?
         && let Some(own) = name.strip_suffix(AWAY)
@@ -246,7 +246,7 @@ fn is_abandoned(store: &mut Xenstore, end: End) -> Result<bool, XenstoreError> {
     Ok(end.is_left_alone(store)? && is_arriving(store, end.domain)?)
 }
 
-fn is_arriving(store: &mut Xenstore, domain: u16) -> Result<bool, XenstoreError> {
+fn is_arriving(store: &mut Xenstore, domain: DomId) -> Result<bool, XenstoreError> {
     Ok(name_of(store, domain)?.is_some_and(|name| name.ends_with(ARRIVING)))
 }
 
@@ -285,13 +285,13 @@ fn bring_home(store: &mut Xenstore, agent: &Agent, end: End) -> Result<String, R
 
 /// Asks the agent whether the guest has never run here. Gives how far the answer has come in the time that it may take.
 fn ask_to_withdraw(store: &mut Xenstore, agent: &Agent, end: End) -> Result<Option<State>, Refusal> {
-    let request = Request::Withdraw { domain: DomId(end.domain) };
+    let request = Request::Withdraw { domain: end.domain };
     let session = Session::ask(store, agent.clone(), "withdraw", end.domain, &request)?;
     settled(store, &session, Instant::now())
 }
 
 /// What a domain is called; nothing once dom0 believes that it has destroyed it.
-pub fn name_of(store: &mut Xenstore, domain: u16) -> Result<Option<String>, XenstoreError> {
+pub fn name_of(store: &mut Xenstore, domain: DomId) -> Result<Option<String>, XenstoreError> {
     store.read(&format!("/local/domain/{domain}/name"))
 }
 

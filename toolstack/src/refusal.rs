@@ -1,5 +1,7 @@
 //! Why a migration does not happen, in one line for the operator.
 
+use common::DomId;
+
 use std::io;
 
 use thiserror::Error;
@@ -19,13 +21,13 @@ pub enum Refusal {
     #[error("the migration agent of this host (domain {domain}) is not ready")]
     AgentNotReady {
         /// The agent's domain.
-        domain: u16,
+        domain: DomId,
     },
     /// The agent's domain was started with what makes no sense.
     #[error("the migration agent of this host (domain {domain}) refuses its configuration: {reason}")]
     AgentRefuses {
         /// The agent's domain.
-        domain: u16,
+        domain: DomId,
         /// What the agent says about it.
         reason: String,
     },

@@ -59,12 +59,12 @@ pub fn restore(
     }
     let backends = Backends {
         store_port: arguments.store_port,
-        store_domain: DomId(arguments.store_domain),
+        store_domain: arguments.store_domain,
         console_port: arguments.console_port,
-        console_domain: DomId(arguments.console_domain),
+        console_domain: arguments.console_domain,
     };
     let Invitation { peer, key, session, size, .. } = *invitation;
-    let request = Request::In { domain: DomId(arguments.domain), peer, key, session, size, backends };
+    let request = Request::In { domain: arguments.domain, peer, key, session, size, backends };
     let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
     let rings = follow(libxl, store, waiter, session, arguments.domain)?;
@@ -77,7 +77,7 @@ fn follow(
     store: &mut Xenstore,
     waiter: &mut Waiter,
     mut session: Session,
-    domain: u16,
+    domain: DomId,
 ) -> Result<Rings, Refusal> {
     let arrived = wait_for_guest(libxl, store, waiter, &mut session, domain);
     if arrived.is_err() {
@@ -104,7 +104,7 @@ impl Said {
         libxl: &mut Libxl,
         store: &mut Xenstore,
         session: &Session,
-        domain: u16,
+        domain: DomId,
     ) -> Result<(), Refusal> {
         self.state = session.state(store)?;
         self.rings = session.rings(store)?.or(self.rings);
@@ -125,7 +125,7 @@ fn wait_for_guest(
     store: &mut Xenstore,
     waiter: &mut Waiter,
     session: &mut Session,
-    domain: u16,
+    domain: DomId,
 ) -> Result<Rings, Refusal> {
     let mut said = Said::default();
     // What nobody looks at here comes most often: how far the agent is.
@@ -202,11 +202,11 @@ mod tests {
     const HOME: &str = "/local/domain/1/data/tsmc";
     const ARGUMENTS: RestoreArguments = RestoreArguments {
         stream: 0,
-        domain: 7,
+        domain: DomId(7),
         store_port: 1,
-        store_domain: 0,
+        store_domain: DomId(0),
         console_port: 2,
-        console_domain: 0,
+        console_domain: DomId(0),
         callbacks: u32::MAX,
         plain: true,
     };

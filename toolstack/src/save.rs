@@ -46,7 +46,7 @@ pub struct Save<'a> {
     libxl: &'a mut Libxl,
     store: &'a mut Xenstore,
     waiter: &'a mut Waiter,
-    domain: u16,
+    domain: DomId,
     mode: Mode,
     session: Session,
     guest: Guest,
@@ -64,7 +64,7 @@ pub struct Save<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Order {
     /// The guest.
-    pub domain: u16,
+    pub domain: DomId,
     /// How its pages move.
     pub mode: Mode,
     /// Whether all memory is compared at the switch.
@@ -110,8 +110,7 @@ impl<'a> Save<'a> {
         recover::tidy(store, &agent)?;
         // A guest that runs can suspend, whatever was forgotten after an earlier attempt.
         store.resume(domain)?;
-        let session =
-            Session::ask(store, agent, Way::Out, domain, &Request::Out { domain: DomId(domain), mode, verify })?;
+        let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain, mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
         let (cancelled, note) = (None, None);
         Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, monitor, asked })

@@ -1,5 +1,7 @@
 //! The output of `tsmc status`: this host's agent, its sessions and their progress.
 
+use common::DomId;
+
 use common::control::{Request, Size, State, Summary};
 use common::cost::memory_for;
 use serde_json::json;
@@ -55,7 +57,8 @@ pub fn table(store: &mut Xenstore) -> Result<String, Refusal> {
 pub fn warnings(store: &mut Xenstore, agent: &Agent) -> Result<String, Refusal> {
     let mut out = String::new();
     for name in store.list("/local/domain")? {
-        let Some(domain) = name.parse::<u16>().ok().filter(|domain| ![0, agent.domain].contains(domain)) else {
+        let Some(domain) = name.parse::<DomId>().ok().filter(|domain| ![DomId::DOM0, agent.domain].contains(domain))
+        else {
             continue;
         };
         let memory_kib = store.read(&format!("/local/domain/{domain}/memory/static-max"))?;

@@ -5,6 +5,8 @@
 //! refuses what it was configured with would refuse it again: the watchdog gives up, and says why. When the watchdog itself ends, the
 //! agent lives on, and the next watchdog takes it over.
 
+use common::DomId;
+
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
@@ -101,7 +103,7 @@ impl Watch<'_> {
     }
 
     /// Starts the agent's domain; nothing if that failed in a way that may pass.
-    fn start(&self, store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+    fn start(&self, store: &mut Xenstore) -> Result<Option<DomId>, Refusal> {
         if let Some(files) = &self.files {
             files.write_module()?;
         }
@@ -146,7 +148,7 @@ fn make_assignable(device: &str) -> Result<(), String> {
 }
 
 /// The agent's domain, whatever its condition.
-fn find(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+fn find(store: &mut Xenstore) -> Result<Option<DomId>, Refusal> {
     match Agent::find(store) {
         Ok(Agent { domain, .. }) | Err(Refusal::AgentNotReady { domain } | Refusal::AgentRefuses { domain, .. }) => {
             Ok(Some(domain))
@@ -157,7 +159,7 @@ fn find(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
 }
 
 /// An agent that runs already. What is left of one that ended is removed.
-fn standing(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
+fn standing(store: &mut Xenstore) -> Result<Option<DomId>, Refusal> {
     let Some(domain) = find(store)? else { return Ok(None) };
     match end_of(domain)? {
         None => Ok(Some(domain)),
@@ -166,7 +168,7 @@ fn standing(store: &mut Xenstore) -> Result<Option<u16>, Refusal> {
 }
 
 /// Waits for the end of the agent in `domain`; how it ended, and how long it served.
-fn follow(store: &mut Xenstore, domain: u16) -> Result<(Exit, Duration), Refusal> {
+fn follow(store: &mut Xenstore, domain: DomId) -> Result<(Exit, Duration), Refusal> {
     let node = format!("/local/domain/{domain}/{ROOT}/{AGENT}");
     store.watch(&node)?;
     let begun = Instant::now();
@@ -210,7 +212,7 @@ fn follow(store: &mut Xenstore, domain: u16) -> Result<(Exit, Duration), Refusal
 }
 
 /// Writes down why the agent ended, and removes what is left of its domain. A refusal of its configuration is ours too.
-fn remove_ended(store: &mut Xenstore, domain: u16, end: Exit) -> Result<(), Refusal> {
+fn remove_ended(store: &mut Xenstore, domain: DomId, end: Exit) -> Result<(), Refusal> {
     let refused = store.read(&format!("/local/domain/{domain}/{ROOT}/{REFUSED}"))?;
     let how = match end {
         Exit::Gone => "is gone: somebody destroyed it",
@@ -234,7 +236,7 @@ fn remove_ended(store: &mut Xenstore, domain: u16, end: Exit) -> Result<(), Refu
 }
 
 /// Destroys a domain that serves no more.
-fn destroy(store: &mut Xenstore, domain: u16) -> Result<(), Refusal> {
+fn destroy(store: &mut Xenstore, domain: DomId) -> Result<(), Refusal> {
     let state = pci_state(domain);
     store.watch(&state)?;
     let mut xl = Command::new("xl");
@@ -251,7 +253,7 @@ fn destroy(store: &mut Xenstore, domain: u16) -> Result<(), Refusal> {
 }
 
 /// Where dom0's PCI backend says how far it is with the domain.
-fn pci_state(domain: u16) -> String {
+fn pci_state(domain: DomId) -> String {
     format!("{}/state", card::backend(domain))
 }
 
@@ -265,7 +267,7 @@ fn let_go(store: &mut Xenstore, state: &str) -> Result<(), XenstoreError> {
 }
 
 /// How the domain ended, if it has.
-fn end_of(domain: u16) -> Result<Option<Exit>, Refusal> {
+fn end_of(domain: DomId) -> Result<Option<Exit>, Refusal> {
     let output = Command::new("xl").args(["list", &domain.to_string()]).output()?;
     Ok(if output.status.success() { end_in(&String::from_utf8_lossy(&output.stdout)) } else { Some(Exit::Gone) })
 }
@@ -325,9 +327,9 @@ mod tests {
         let (fake, mut store) = FakeStore::start();
         assert_eq!(find(&mut store).expect("an answer"), None);
         fake.set("/local/domain/3/name", AGENT_NAME);
-        assert_eq!(find(&mut store).expect("an answer"), Some(3));
+        assert_eq!(find(&mut store).expect("an answer"), Some(DomId(3)));
         fake.set("/local/domain/3/data/tsmc/refused", "no identity");
-        assert_eq!(find(&mut store).expect("an answer"), Some(3));
+        assert_eq!(find(&mut store).expect("an answer"), Some(DomId(3)));
         let refusal = Agent::find(&mut store).expect_err("refused").to_string();
         assert_eq!(refusal, "the migration agent of this host (domain 3) refuses its configuration: no identity");
     }
@@ -335,7 +337,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_dead_agent_to_let_go_of_its_network_card() {
         let (fake, mut store) = FakeStore::start();
-        let state = pci_state(3);
+        let state = pci_state(DomId(3));
         let mut after = |value: Option<&str>| {
             if let Some(value) = value {
                 fake.set(&state, value);

@@ -2,6 +2,8 @@
 //!
 //! One request at a time; watch events that arrive in between are kept until they are asked for.
 
+use common::DomId;
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -104,7 +106,7 @@ impl Xenstore {
     }
 
     /// Tells xenstored that a domain which had suspended runs on here, so that it announces its next suspend.
-    pub fn resume(&mut self, domain: u16) -> Result<()> {
+    pub fn resume(&mut self, domain: DomId) -> Result<()> {
         let domain = domain.to_string();
         self.request("resume domain", Kind::Resume, &domain, &[Part::Text(&domain)]).map(drop)
     }

@@ -133,7 +133,8 @@ impl<'a> Rescue<'a> {
 
     /// The pages that a body of [`Rescue::Ask`] names, and which pieces of each.
     pub fn wanted(body: &[u8]) -> impl Iterator<Item = (Gfn, PieceMask)> + '_ {
-        let entry = |[gfn @ .., pieces]: &[u8; WANTED]| Some((Gfn(u64::from_le_bytes(*gfn)), PieceMask::from_bits(*pieces)?));
+        let entry =
+            |[gfn @ .., pieces]: &[u8; WANTED]| Some((Gfn(u64::from_le_bytes(*gfn)), PieceMask::from_bits(*pieces)?));
         body.as_chunks().0.iter().filter_map(entry)
     }
 }

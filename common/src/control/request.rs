@@ -60,18 +60,18 @@ impl fmt::Display for Request {
         match self {
             Self::Out { domain, mode, verify } => {
                 let verify = if *verify { " verify=yes" } else { "" };
-                write!(f, "out domain={} mode={mode}{verify}", domain.0)
+                write!(f, "out domain={domain} mode={mode}{verify}")
             }
             Self::In { domain, peer, key, session, size, backends } => {
-                write!(f, "in domain={} peer={peer} session={session} {size}", domain.0)?;
+                write!(f, "in domain={domain} peer={peer} session={session} {size}")?;
                 write_key(f, key)?;
                 let Backends { store_port, store_domain, console_port, console_domain } = backends;
-                write!(f, " store_port={store_port} store_domain={}", store_domain.0)?;
-                write!(f, " console_port={console_port} console_domain={}", console_domain.0)
+                write!(f, " store_port={store_port} store_domain={store_domain}")?;
+                write!(f, " console_port={console_port} console_domain={console_domain}")
             }
             Self::Recover { note } => write!(f, "recover note={note}"),
-            Self::Discard { domain } => write!(f, "discard domain={}", domain.0),
-            Self::Withdraw { domain } => write!(f, "withdraw domain={}", domain.0),
+            Self::Discard { domain } => write!(f, "discard domain={domain}"),
+            Self::Withdraw { domain } => write!(f, "withdraw domain={domain}"),
         }
     }
 }
@@ -82,7 +82,7 @@ impl FromStr for Request {
         let line = Line::new(text);
         match line.word() {
             "out" => Ok(Self::Out {
-                domain: DomId(line.field("domain")?),
+                domain: line.field("domain")?,
                 mode: line.field("mode")?,
                 verify: match line.optional::<String>("verify")?.as_deref() {
                     None | Some("no") => false,
@@ -91,21 +91,21 @@ impl FromStr for Request {
                 },
             }),
             "in" => Ok(Self::In {
-                domain: DomId(line.field("domain")?),
+                domain: line.field("domain")?,
                 peer: line.field("peer")?,
                 key: line.optional("key")?,
                 session: line.field("session")?,
                 size: Size::of_line(&line)?,
                 backends: Backends {
                     store_port: line.field("store_port")?,
-                    store_domain: DomId(line.field("store_domain")?),
+                    store_domain: line.field("store_domain")?,
                     console_port: line.field("console_port")?,
-                    console_domain: DomId(line.field("console_domain")?),
+                    console_domain: line.field("console_domain")?,
                 },
             }),
             "recover" => Ok(Self::Recover { note: line.field("note")? }),
-            "discard" => Ok(Self::Discard { domain: DomId(line.field("domain")?) }),
-            "withdraw" => Ok(Self::Withdraw { domain: DomId(line.field("domain")?) }),
+            "discard" => Ok(Self::Discard { domain: line.field("domain")? }),
+            "withdraw" => Ok(Self::Withdraw { domain: line.field("domain")? }),
             _ => Err(ParseError::Bad("request")),
         }
     }

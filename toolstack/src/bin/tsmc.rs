@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::builder::TypedValueParser;
+use clap::{Args, Parser, Subcommand, value_parser};
+use common::DomId;
 use toolstack::agents::{Agent, Session};
 use toolstack::identity::{Files, KEY_FILE, MODULE_FILE, PEERS_FILE};
 use toolstack::lockdown::Lockdown;
@@ -66,14 +68,16 @@ enum Command {
     /// After the agent died: hand its successor the guests that it had in hand, and say what came of each.
     Recover {
         /// Only this one.
-        domain: Option<u16>,
+        #[arg(value_parser = domain())]
+        domain: Option<DomId>,
         #[arg(long, hide = true, conflicts_with = "domain")]
         all: bool,
     },
     /// Free what is kept here of a guest that has left, because the host that it went to is lost for good.
     Discard {
         /// What is left of the guest on this host.
-        domain: u16,
+        #[arg(value_parser = domain())]
+        domain: DomId,
         /// Say that it is. Should that host be there after all, its guest waits for ever for the memory that is still here.
         #[arg(long, required = true)]
         other_host_is_gone: bool,
@@ -133,6 +137,11 @@ impl ModuleFiles {
     fn composes(&self) -> bool {
         self.key.is_some() || self.peers.is_some()
     }
+}
+
+/// Reads a domain's number.
+fn domain() -> impl TypedValueParser<Value = DomId> {
+    value_parser!(u16).map(DomId)
 }
 
 fn main() -> ExitCode {

@@ -1,5 +1,7 @@
 //! The state and progress of a migration's session with the agent.
 
+use common::DomId;
+
 use common::control::{Progress, RequestId, State};
 
 use crate::agents::{Agent, Session, Way};
@@ -24,7 +26,7 @@ impl Snapshot {
 
 /// The session of one migration of one domain, whichever agent has it.
 pub struct Course {
-    domain: u16,
+    domain: DomId,
     /// Sessions of earlier migrations.
     earlier: Vec<RequestId>,
     session: Option<Session>,
@@ -32,7 +34,7 @@ pub struct Course {
 
 impl Course {
     /// What will be begun from now on.
-    pub fn new(store: &mut Xenstore, domain: u16) -> Result<Self, Refusal> {
+    pub fn new(store: &mut Xenstore, domain: DomId) -> Result<Self, Refusal> {
         let earlier = Agent::find(store)?.sessions(store)?;
         Ok(Self { domain, earlier, session: None })
     }
@@ -86,7 +88,7 @@ mod tests {
         let (fake, mut store) = FakeStore::with_agent();
         let home = "/local/domain/1/data/tsmc/session";
         fake.set(&format!("{home}/out-5-00000001/state"), "failed cause=other reason=an earlier one");
-        let mut course = Course::new(&mut store, 5).expect("an agent");
+        let mut course = Course::new(&mut store, DomId(5)).expect("an agent");
         fake.set(&format!("{home}/out-6-00000002/state"), "copying");
         let mut look = || course.look(&mut store).map(|seen| seen.state).expect("an answer");
         assert_eq!(look(), None);

@@ -1,6 +1,8 @@
 //! Checks before a migration begins, on both hosts. The agents check more when they meet: versions, memory, policy, the
 //! processor's features, the grant table.
 
+use common::DomId;
+
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,7 +23,7 @@ const WARNING: &str = "warning: ";
 /// A guest of this host.
 pub struct Guest {
     /// Its domain.
-    pub domain: u16,
+    pub domain: DomId,
     /// What it needs elsewhere.
     pub needs: Needs,
     config: Value,
@@ -62,7 +64,7 @@ impl Guest {
     /// From what `xl list -l` prints.
     fn of(list: &Value) -> Option<Self> {
         let [only] = list.as_array()?.as_slice() else { return None };
-        let domain = only["domid"].as_u64()?.try_into().ok()?;
+        let domain = DomId(only["domid"].as_u64()?.try_into().ok()?);
         let config = only["config"].clone();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let all = |list: &str, wanted: fn(&Value) -> Option<&str>| -> Vec<String> {
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn what_a_guest_needs_is_read_from_libxl_and_arrives_whole() {
         let Guest { domain, needs, .. } = Guest::of(&list()).expect("a guest");
-        assert_eq!((domain, needs.memory_mib), (5, 256));
+        assert_eq!((domain, needs.memory_mib), (DomId(5), 256));
         assert_eq!(needs.bridges, ["no-such-bridge"]);
         assert_eq!(needs.disks, ["/dev/null", "/there/is/none"]);
         assert_eq!(Needs::from_json(&needs.to_json()), Some(needs));

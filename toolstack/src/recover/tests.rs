@@ -38,7 +38,7 @@ fn a_guest_whose_pages_still_follow_stays_noted() {
 fn a_migration_that_somebody_follows_is_left_to_them() {
     let (agent, mut store) = FakeStore::with_agent();
     agent.set("/tool/tsmc/out/5", "00ff");
-    End::out(5).keep(&mut store, "00ff", Process::parent(), None).expect("kept");
+    End::out(DomId(5)).keep(&mut store, "00ff", Process::parent(), None).expect("kept");
     let text = recover(&mut store, None).expect("an answer");
     assert_eq!(text, "domain 5: its migration is under way, and is seen to\n");
 }
@@ -67,7 +67,7 @@ fn what_has_ended_is_tidied_away_and_nothing_else() {
     fake.set("/tool/tsmc/in/5", "00ff");
     tidy(&mut store, &agent).expect("tidied");
     let left: Vec<_> = kept::all(&mut store).expect("notes").into_iter().map(|(end, _)| end).collect();
-    assert_eq!(left, [End::arriving(5), End::arriving(6)]);
+    assert_eq!(left, [End::arriving(DomId(5)), End::arriving(DomId(6))]);
     // What failed is back, and can suspend again.
     assert_eq!(fake.resumed(), ["7"]);
 }
@@ -109,7 +109,7 @@ fn a_guest_is_discarded_if_the_agent_agrees() {
     ] {
         let (agent, mut store) = FakeStore::with_agent();
         agent.set("/tool/tsmc/out/5", "00ff");
-        let discarding = thread::spawn(move || discard(&mut store, 5).map_err(|refusal| refusal.to_string()));
+        let discarding = thread::spawn(move || discard(&mut store, DomId(5)).map_err(|refusal| refusal.to_string()));
         let (name, request) = agent.wait_for(&format!("{HOME}/request"), "out-5-");
         assert_eq!(request, "discard domain=5");
         agent.set(&format!("{HOME}/session/{name}/state"), state);
