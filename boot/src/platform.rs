@@ -8,7 +8,7 @@ use agent::error::PlatformError;
 use agent::platform as wanted;
 use agent::platform::{ARRIVALS, Result};
 use common::time::Instant;
-use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings};
+use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, Page, PageMask, PageSet, Rings, Span};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::{Errno, Port};
 use xen_pv::guest::cpu_policy::Lacking;
@@ -127,8 +127,8 @@ impl wanted::Guest for Source {
 }
 
 impl wanted::SourceMemory for Source {
-    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
-        self.source.find_ram(first, count, ram).map_err(failure)
+    fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()> {
+        self.source.find_ram(span, ram).map_err(failure)
     }
 
     fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool> {

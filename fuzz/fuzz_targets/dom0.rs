@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 
 use libfuzzer_sys::fuzz_target;
 use toolstack::callbacks::{Level, Message};
-use toolstack::stream::{self, Invitation, Owner};
+use toolstack::stream::{self, Invitation, Owner, XenVersion};
 use toolstack::xenstore::Xenstore;
 use xen_abi::start_info::{MAX_GUEST_CMDLINE, StartInfo};
 use xen_abi::xenstore::Decoder;
@@ -54,7 +54,7 @@ fn invitation(bytes: &[u8]) {
         assert!(body <= length);
         if let Ok(invitation) = rest.get(..length).map_or(Err(()), |rest| Invitation::decode(rest, body).map_err(drop))
         {
-            let again = invitation.encode((4, 17));
+            let again = invitation.encode(XenVersion { major: 4, minor: 17 });
             let (head, rest) = again.split_first_chunk().expect("a head");
             let Ok(Owner::Us { body, .. }) = stream::owner(head) else { panic!("not ours any more") };
             assert!(Invitation::decode(rest, body).is_ok_and(|other| other == invitation));

@@ -197,6 +197,7 @@ mod tests {
 
     use super::*;
     use crate::events::Signals;
+    use crate::stream::XenVersion;
     use crate::testing::{FakeLibxl, FakeStore};
 
     const HOME: &str = "/local/domain/1/data/tsmc";
@@ -322,7 +323,7 @@ mod tests {
 
     #[test]
     fn exactly_our_part_of_the_stream_is_taken() {
-        let mut stream = invitation().encode((4, 17));
+        let mut stream = invitation().encode(XenVersion { major: 4, minor: 17 });
         let whole = stream.len();
         stream.extend_from_slice(b"libxl's own end");
         let head = stream[..HEAD].try_into().expect("a head");

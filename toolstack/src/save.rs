@@ -31,7 +31,7 @@ use crate::monitor;
 use crate::process::Process;
 use crate::recover;
 use crate::refusal::Refusal;
-use crate::stream::Invitation;
+use crate::stream::{Invitation, XenVersion};
 use crate::xenstore::Xenstore;
 
 /// How long the agent may take to answer at all.
@@ -332,13 +332,13 @@ impl<'a> Save<'a> {
     }
 }
 
-/// The hypervisor's version, major and minor, for the headers of the stream.
-fn xen_version() -> (u32, u32) {
+/// The hypervisor's version, for the headers of the stream.
+fn xen_version() -> XenVersion {
     let part = |name: &str| {
         let text = std::fs::read_to_string(format!("/sys/hypervisor/version/{name}")).ok()?;
         text.trim().parse().ok()
     };
-    (part("major").unwrap_or(4), part("minor").unwrap_or(17))
+    XenVersion { major: part("major").unwrap_or(4), minor: part("minor").unwrap_or(17) }
 }
 
 #[cfg(test)]

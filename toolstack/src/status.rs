@@ -147,11 +147,11 @@ fn note(state: Option<State>, summary: Option<Summary>) -> String {
 
 fn what(request: Request) -> Option<String> {
     match request {
-        Request::Out { domain, mode, .. } => Some(format!("domain {} out ({mode})", domain.0)),
-        Request::In { domain, peer, .. } => Some(format!("domain {} in from {}", domain.0, peer.ip())),
+        Request::Out { domain, mode, .. } => Some(format!("domain {domain} out ({mode})")),
+        Request::In { domain, peer, .. } => Some(format!("domain {domain} in from {}", peer.ip())),
         Request::Recover { .. } => None,
-        Request::Withdraw { domain } => Some(format!("domain {} withdrawn", domain.0)),
-        Request::Discard { domain } => Some(format!("domain {} discarded", domain.0)),
+        Request::Withdraw { domain } => Some(format!("domain {domain} withdrawn")),
+        Request::Discard { domain } => Some(format!("domain {domain} discarded")),
     }
 }
 

@@ -86,9 +86,18 @@ pub fn owner(head: &[u8; HEAD]) -> Result<Owner, StreamError> {
     Ok(Owner::Us { body, rest: body.next_multiple_of(8) + 8 })
 }
 
+/// The version of a hypervisor.
+#[derive(Clone, Copy, Debug)]
+pub struct XenVersion {
+    /// Its first number.
+    pub major: u32,
+    /// Its second.
+    pub minor: u32,
+}
+
 impl Invitation {
-    /// The whole stream. `xen` is the version of the hypervisor, major and minor.
-    pub fn encode(&self, xen: (u32, u32)) -> Vec<u8> {
+    /// The whole stream.
+    pub fn encode(&self, xen: XenVersion) -> Vec<u8> {
         let mut out = Vec::new();
         out.extend_from_slice(&MARKER.to_be_bytes());
         out.extend_from_slice(&ID.to_be_bytes());
@@ -96,8 +105,8 @@ impl Invitation {
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&DOMAIN_HVM.to_le_bytes());
         out.extend_from_slice(&u32::from(PAGE_SHIFT).to_le_bytes());
-        out.extend_from_slice(&xen.0.to_le_bytes());
-        out.extend_from_slice(&xen.1.to_le_bytes());
+        out.extend_from_slice(&xen.major.to_le_bytes());
+        out.extend_from_slice(&xen.minor.to_le_bytes());
         let Self { session, peer, key, mode, size } = self;
         let key = key.map_or_else(String::new, |key| format!(" key={key}"));
         let body = format!("{NAME} version={RECORD_VERSION} session={session} peer={peer} mode={mode} {size}{key}");
@@ -148,6 +157,8 @@ fn u64_at(bytes: &[u8; HEAD], at: usize) -> u64 {
 mod tests {
     use super::*;
 
+    const XEN: XenVersion = XenVersion { major: 4, minor: 17 };
+
     fn invitation() -> Invitation {
         let peer = "10.77.0.11:7077".parse().expect("an address");
         let (session, key) = (SessionToken([0xa5; 16]), Some(PublicKey([0x5a; 32])));
@@ -161,7 +172,7 @@ mod tests {
     #[test]
     fn an_invitation_survives_the_stream() {
         for invitation in [invitation(), Invitation { key: None, ..invitation() }] {
-            let stream = invitation.encode((4, 17));
+            let stream = invitation.encode(XEN);
             let Ok(Owner::Us { body, rest }) = owner(&head(&stream)) else { panic!("not ours") };
             assert_eq!(stream.len(), HEAD + rest);
             assert_eq!(Invitation::decode(&stream[HEAD..], body), Ok(invitation));
@@ -170,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_headers_are_those_of_the_format() {
-        let stream = invitation().encode((4, 17));
+        let stream = invitation().encode(XEN);
         let expected = b"\xff\xff\xff\xff\xff\xff\xff\xffXENF\0\0\0\x03\0\0\0\0\0\0\0\0\
             \x02\0\0\0\x0c\0\0\0\x04\0\0\0\x11\0\0\0";
         assert_eq!(&stream[..40], expected);
@@ -180,7 +191,7 @@ mod tests {
 
     #[test]
     fn other_streams_are_left_alone() {
-        let mut stream = head(&invitation().encode((4, 17)));
+        let mut stream = head(&invitation().encode(XEN));
         stream[40..44].copy_from_slice(&0x11u32.to_le_bytes());
         assert_eq!(owner(&stream), Ok(Owner::Others));
         assert_eq!(owner(&[0; HEAD]), Ok(Owner::Others));
@@ -189,7 +200,7 @@ mod tests {
 
     #[test]
     fn malformed_records_are_refused() {
-        let mut long = head(&invitation().encode((4, 17)));
+        let mut long = head(&invitation().encode(XEN));
         long[44..48].copy_from_slice(&100_000u32.to_le_bytes());
         assert!(owner(&long).is_err());
         let refused = [

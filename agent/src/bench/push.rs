@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use common::control::{Mode, SessionToken, Size};
-use common::{Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, cost};
+use common::{
+    Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, Span, cost,
+};
 
 use super::{End, Ends, connect, work};
 use crate::command_line::AgentOptions;
@@ -159,7 +161,7 @@ impl Guest for Still {
 }
 
 impl SourceMemory for Still {
-    fn find_ram(&mut self, _: Gfn, _: u64, _: &mut [u64]) -> Result<()> {
+    fn find_ram(&mut self, _: Span, _: &mut [u64]) -> Result<()> {
         unasked()
     }
 

@@ -1,15 +1,15 @@
 //! Guests' memory.
 
-use common::{Content, Gfn, Page, PageMask};
+use common::{Content, Gfn, Page, PageMask, Span};
 
 use super::Result;
 
 /// The memory of a guest that leaves.
 pub trait SourceMemory {
-    /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame in
-    /// `first .. first + count` that holds RAM to migrate; clears it for the others. Special pages that
-    /// `LoadMachine::build` makes on the other side and that need no content are not RAM to migrate.
-    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()>;
+    /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame of `span` that holds RAM
+    /// to migrate; clears it for the others. Special pages that `LoadMachine::build` makes on the other side and that need no
+    /// content are not RAM to migrate.
+    fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()>;
     /// Whether all of up to [`BATCH`](common::BATCH) frames hold RAM.
     fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool>;
     /// Copies up to [`BATCH`](common::BATCH) pages out of the guest; the mask says which could be read.

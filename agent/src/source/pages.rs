@@ -295,5 +295,5 @@ impl Pages {
 }
 
 fn find_ram<S: Source>(source: &mut S, ram: &mut PageSet, span: Span) -> Result<(), PlatformError> {
-    ram.update_part(span, |words| source.find_ram(span.first, span.count, words))
+    ram.update_part(span, |words| source.find_ram(span, words))
 }

@@ -51,9 +51,12 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
     create_as(dom0, &configuration_text(&kernel, *nic, arguments, ramdisk))
 }
 
-/// Creates a domain from the text of an `xl.cfg`.
+/// Creates an agent's domain from the text of an `xl.cfg`. Its console begins anew: xenconsoled goes on where an earlier domain of
+/// this name has ended, and what that one said would be taken for this one's words.
 pub fn create_as(dom0: &Dom0, text: &str) -> Result<()> {
     dom0.put(text.as_bytes(), "/root/tsmc-agent.cfg", 0o644)?;
+    let log = console_log(AGENT_NAME);
+    run(dom0, &["sh", "-c", &format!("cat {log} >>{log}.before 2>/dev/null; : >{log}")])?;
     run(dom0, &["xl", "create", "/root/tsmc-agent.cfg"])
 }
 
@@ -160,5 +163,9 @@ pub fn is_service(line: &str) -> bool {
 
 /// The end of a domain's console, as xenconsoled wrote it down.
 pub fn console(dom0: &Dom0, name: &str) -> Result<String> {
-    Ok(dom0.run(&["tail", "-n", "30", &format!("/var/log/xen/console/guest-{name}.log")])?.text())
+    Ok(dom0.run(&["tail", "-n", "30", &console_log(name)])?.text())
+}
+
+fn console_log(name: &str) -> String {
+    format!("/var/log/xen/console/guest-{name}.log")
 }

@@ -88,8 +88,6 @@ pub fn freed_memory_is_cleared(fixture: &mut Fixture) -> Result<()> {
 /// Starts the self-test in this part, for the guest with this number.
 fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
     let arguments = format!("ip={}/24 {part}={guest}", A.agent);
-    // What an agent before it said is not its own.
-    dom0.run(&["rm", "-f", &format!("/var/log/xen/console/guest-{AGENT_NAME}.log")])?;
     let nic = Nic::default();
     create(dom0, &AgentConfiguration { image, nic, arguments: &arguments, module: None })
 }

@@ -11,7 +11,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use common::{BATCH, DomId, Gfn, PageMask, PageSet};
+use common::{BATCH, DomId, Gfn, PageMask, PageSet, Span};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_HAP;
 use xen_abi::hvm::MEM_RAM_RW;
@@ -39,7 +39,7 @@ pub(super) fn find(domain: DomId, kind: &'static Kind, frames: u64) -> Result<Pa
     let mut present = Vec::new();
     // Only hardware-assisted paging can make pages absent.
     if domctl::live_info(domain)?.flags & DOMINF_HAP != 0 {
-        Scan::new(kind).find(domain, Gfn(0), frames, &mut bits)?;
+        Scan::new(kind).find(domain, Span { first: Gfn(0), count: frames }, &mut bits)?;
         look(domain, &mut bits, &mut present)?;
         if bits.iter().any(|word| *word != 0) {
             domctl::pause(domain)?;

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use common::{BATCH, DomId, Gfn};
+use common::{BATCH, DomId, Gfn, Span};
 use xen_abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
 use xen_abi::hvm::MEM_MMIO_DM;
 
@@ -31,15 +31,15 @@ impl Scan {
         Self { kind, in_hole: false, next: 0, left: 0 }
     }
 
-    /// Sets the bit of every frame in `first .. first + count` that holds RAM, clears the others.
-    pub(super) fn find(&mut self, domain: DomId, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
-        if first.0 == 0 {
+    /// Sets the bit of every frame of `span` that holds RAM, clears the others.
+    pub(super) fn find(&mut self, domain: DomId, span: Span, ram: &mut [u64]) -> Result {
+        let mut next = span.first.0;
+        if next == 0 {
             self.begin(domain)?;
-        } else if first.0 != self.next {
+        } else if next != self.next {
             self.left = u64::MAX;
         }
-        let end = first.0.saturating_add(count).min(ram.len() as u64 * 64);
-        let mut next = first.0;
+        let end = span.end().0.min(ram.len() as u64 * 64);
         while next < end {
             let chunk = (end - next).min(PAGE_FRAME_INFOS as u64);
             self.chunk(domain, next, chunk, ram)?;

@@ -2,7 +2,7 @@
 
 use agent::error::PlatformError;
 use agent::platform::{DirtyLog, Guest, GuestInfo, Result, SaveMachine, SourceHold, SourceMemory};
-use common::{Gfn, Page, PageMask};
+use common::{Gfn, Page, PageMask, Span};
 
 use super::super::guest::{Here, PINNED, Shared, page_of, value_of};
 use super::{MEMO, Machine, Op, RESUMED, mask};
@@ -39,19 +39,19 @@ impl Guest for Leaving {
 }
 
 impl SourceMemory for Leaving {
-    fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result<()> {
-        self.call(Op::FindRam, count as usize / 64)?;
+    fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()> {
+        self.call(Op::FindRam, span.count as usize / 64)?;
         let guest = &mut *self.1.borrow_mut();
-        for gfn in first.0..first.0 + count {
+        for gfn in span.first.0..span.end().0 {
             let bit = 1 << (gfn % 64);
             let word = &mut ram[gfn as usize / 64];
             *word = if guest.truth[gfn as usize].is_some() { *word | bit } else { *word & !bit };
         }
         // The guest runs on between one look and the next.
-        guest.scans += u32::from(first.0 == 0);
+        guest.scans += u32::from(span.first.0 == 0);
         if guest.moves_in_scan == Some(guest.scans) {
             guest.moves_in_scan = None;
-            guest.move_page_down((first.0 + count) as usize);
+            guest.move_page_down(span.end().0 as usize);
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use common::{DomId, Gfn, Page, PageMask};
+use common::{DomId, Gfn, Page, PageMask, Span};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::hvm::{PARAM_CONSOLE_PFN, PARAM_STORE_PFN};
 
@@ -159,11 +159,11 @@ impl Source {
         Ok(MachineConfig { pages, max_gfn, vcpus, grant_frames, policy, params, label }.encode())
     }
 
-    /// Sets the bit of every frame in `first .. first + count` that holds RAM to copy, clears the others. A scan from frame 0
-    /// upwards is the quickest.
-    pub fn find_ram(&mut self, first: Gfn, count: u64, ram: &mut [u64]) -> Result {
-        self.scan.find(self.domain, first, count, ram)?;
-        let found = first.0..first.0.saturating_add(count).min(ram.len() as u64 * 64);
+    /// Sets the bit of every frame of `span` that holds RAM to copy, clears the others. A scan from frame 0 upwards is the
+    /// quickest.
+    pub fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result {
+        self.scan.find(self.domain, span, ram)?;
+        let found = span.first.0..span.end().0.min(ram.len() as u64 * 64);
         for gfn in self.private.iter().filter(|gfn| found.contains(&gfn.0)) {
             ram[gfn.0 as usize / 64] &= !(1 << (gfn.0 % 64));
         }
