@@ -19,7 +19,7 @@ pub(crate) const LINGER: Duration = Duration::from_secs(30);
 pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How often an address is announced (RFC 5227, section 1.1: ANNOUNCE_INTERVAL).
 pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
-/// How soon to look again when the network device takes no more for now: it tells nobody when it does, and a packet takes less.
+/// How soon to look again when the network device takes no more for now: some packets leave meanwhile.
 pub(crate) const DEVICE_FULL: Duration = Duration::from_micros(500);
 /// How long what is sent may wait in queues of the network: each end, and what is between, may be busy with something else for as
 /// long, and the guest's own traffic finds its place between.
@@ -79,14 +79,15 @@ pub(crate) const BULK_LOST: Duration = Duration::from_secs(30);
 pub(crate) const RECALL_AFTER: Duration = Duration::from_secs(1);
 /// The same of a target whose guest does not depend on the call, at most: it calls less and less often.
 pub(crate) const EPILOGUE_RECALL: Duration = Duration::from_secs(60);
-/// How long a session may take to let go of a guest that it only keeps: another waits for it.
+/// How long a session may take to let go of a guest that it only keeps: an operator waits for the answer.
 pub(crate) const LET_GO: Duration = Duration::from_secs(1);
 
 // The machine.
 
 /// How long to wait before reading or filling pages again that could not be read or filled: a backend has them for a moment.
 pub(crate) const PAGE_RETRY: Duration = Duration::from_millis(50);
-/// How long to wait before asking the hypervisor again for what it refused after the commit: somebody must free memory first.
+/// How long to wait before asking the hypervisor again for what it refused after the commit: what it lacks comes back no sooner for
+/// more questions.
 pub(crate) const XEN_RETRY: Duration = Duration::from_secs(1);
 /// How often to look whether a guest or its domain is still there: each look is a hypercall, and nobody waits for it.
 pub(crate) const WATCH: Duration = Duration::from_secs(1);

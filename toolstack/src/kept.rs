@@ -8,9 +8,9 @@
 //! | `toolstack` | the process that asked for it |
 //! | `monitor` | `xl`'s [monitor](crate::monitor) of a guest that leaves, which is stopped |
 
-use common::DomId;
-
 use std::fmt;
+
+use common::DomId;
 
 use crate::agents::Way;
 use crate::monitor;

@@ -5,11 +5,10 @@
 //! Should the guest come back, its next shutdown would go unnoticed. So it is stopped before the suspend, and goes on when it
 //! is clear what has become of the guest: then it sees one that runs, or none.
 
-use common::DomId;
-
 use std::fs;
 use std::path::Path;
 
+use common::DomId;
 use rustix::process::Signal;
 
 use crate::process::Process;

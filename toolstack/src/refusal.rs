@@ -1,9 +1,8 @@
 //! Why a migration does not happen, in one line for the operator.
 
-use common::DomId;
-
 use std::io;
 
+use common::DomId;
 use thiserror::Error;
 
 use crate::identity::KeyError;

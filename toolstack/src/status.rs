@@ -1,7 +1,6 @@
 //! The output of `tsmc status`: this host's agent, its sessions and their progress.
 
 use common::DomId;
-
 use common::control::{Request, Size, State, Summary};
 use common::cost::memory_for;
 use serde_json::json;

@@ -5,14 +5,13 @@
 //! refuses what it was configured with would refuse it again: the watchdog gives up, and says why. When the watchdog itself ends, the
 //! agent lives on, and the next watchdog takes it over.
 
-use common::DomId;
-
 use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use common::DomId;
 use common::control::{AGENT, REFUSED, ROOT};
 
 use crate::agents::Agent;

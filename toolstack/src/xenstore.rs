@@ -2,8 +2,6 @@
 //!
 //! One request at a time; watch events that arrive in between are kept until they are asked for.
 
-use common::DomId;
-
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -11,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use common::DomId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use xen_abi::xenstore::{Decoder, Kind, Message, Part, encode};

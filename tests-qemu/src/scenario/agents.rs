@@ -166,6 +166,7 @@ pub fn console(dom0: &Dom0, name: &str) -> Result<String> {
     Ok(dom0.run(&["tail", "-n", "30", &console_log(name)])?.text())
 }
 
-fn console_log(name: &str) -> String {
+/// Where xenconsoled writes a domain's console down.
+pub fn console_log(name: &str) -> String {
     format!("/var/log/xen/console/guest-{name}.log")
 }

@@ -9,7 +9,7 @@ use common::control::State;
 use super::brake::Brake;
 use super::fixture::Fixture;
 use crate::mode::Mode;
-use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{self, Guest, Label, Workload};
 use crate::scenario::keys::Channel;
 use crate::scenario::migration::OnLook;
@@ -99,7 +99,7 @@ fn cross_with_ten_vcpus(fixture: &mut Fixture) -> Result<()> {
         }
     })?;
     assert_held(&report)?;
-    let log = format!("/var/log/xen/console/guest-{AGENT_NAME}.log");
+    let log = agents::console_log(AGENT_NAME);
     let said = fixture.hosts()?.dom0(B).run(&["grep", "answered early", &log])?.text();
     println!("the agent of B: {}", said.trim());
     // That the ring is never full nobody can promise who may be the last to get a processor.

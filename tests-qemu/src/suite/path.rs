@@ -7,7 +7,7 @@ use super::fixture::Fixture;
 use crate::command::run_line;
 use crate::mode::Mode;
 use crate::network::{self, PLACES};
-use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::testbed::{A, B};
 use crate::trouble::{Hop, Trouble};
@@ -52,7 +52,7 @@ fn cross(fixture: &mut Fixture, bytes: u32) -> Result<(Hop, u64)> {
     drop(narrow);
     assert_held(&report)?;
     let size = hop.bytes.checked_div(hop.packets).context("nothing passed the hop")?.saturating_sub(ETHERNET);
-    let banner = format!("grep -o 'packets of up to.*' /var/log/xen/console/guest-{AGENT_NAME}.log");
+    let banner = format!("grep -o 'packets of up to.*' {}", agents::console_log(AGENT_NAME));
     for place in &PLACES {
         println!("the agent of {}: {}", place.letter, fixture.testbed()?.dom0(place).sh(&banner)?.text().trim());
     }

@@ -9,7 +9,7 @@ use super::fixture::Fixture;
 use super::refusals::assert_stayed;
 use crate::mode::Mode;
 use crate::qemu::Processor;
-use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::testbed::{A, B};
 
@@ -54,7 +54,7 @@ fn cross_with_avx(fixture: &mut Fixture) -> Result<()> {
 /// Fails unless both agents, which are started here, say that they seal with `code`.
 fn expect_code(fixture: &mut Fixture, code: &str) -> Result<()> {
     fixture.agents()?;
-    let command = format!("grep -o 'seals with [^;]*' /var/log/xen/console/guest-{AGENT_NAME}.log | tail -n 1");
+    let command = format!("grep -o 'seals with [^;]*' {} | tail -n 1", agents::console_log(AGENT_NAME));
     for place in [A, B] {
         let said = fixture.testbed()?.dom0(place).sh(&command)?.text();
         println!("the agent of {} {}", place.letter, said.trim());

@@ -1,7 +1,6 @@
 //! The state and progress of a migration's session with the agent.
 
 use common::DomId;
-
 use common::control::{Progress, RequestId, State};
 
 use crate::agents::{Agent, Session, Way};

@@ -1,12 +1,11 @@
 //! Checks before a migration begins, on both hosts. The agents check more when they meet: versions, memory, policy, the
 //! processor's features, the grant table.
 
-use common::DomId;
-
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use common::DomId;
 use serde_json::{Value, json};
 
 use super::xl::HELPER;
