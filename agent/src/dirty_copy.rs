@@ -18,7 +18,7 @@ use crate::host::toolstack::Complaint;
 use crate::ledger::Stage;
 use crate::limits::{PAGE_RETRY, PEER_WAIT, UNEVEN, XEN_RETRY};
 use crate::messages::Inlet;
-use crate::platform::{Source, Target};
+use crate::platform::{Pager, SourceMemory, TargetMemory};
 use crate::rescue;
 use crate::source::{Batch, Committed, Departure, Phase};
 use crate::target::Arrival;
@@ -41,14 +41,14 @@ const REMEMBERED: usize = 8;
 
 /// Sends what is missing over one pair of connections, until they are of no more use. The target says when nothing is
 /// missing any more.
-pub(crate) async fn serve<S: Source>(departure: &mut Departure<S>, _: &Committed) -> SessionError {
+pub(crate) async fn serve<S: SourceMemory>(departure: &mut Departure<S>, _: &Committed) -> SessionError {
     match serve_demands(departure).await {
         Ok(never) => match never {},
         Err(error) => error,
     }
 }
 
-async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infallible, SessionError> {
+async fn serve_demands<S: SourceMemory>(departure: &mut Departure<S>) -> Result<Infallible, SessionError> {
     let (inbox, timer) = (departure.inbox().clone(), departure.timer().clone());
     let recovers = inbox.phase() == Phase::Recovering;
     departure.begin_answering();
@@ -92,7 +92,7 @@ async fn serve_demands<S: Source>(departure: &mut Departure<S>) -> Result<Infall
 }
 
 /// After the agents lost each other the target says what it has not got.
-async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn take_stock<S>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let (inbox, timer) = (departure.inbox().clone(), departure.timer());
     let missing = timer.within(PEER_WAIT, timer.wait_for(|| inbox.missing())).await;
     let missing = missing.ok_or(SessionError::TimedOut(Wait::Missing))?;
@@ -104,7 +104,7 @@ async fn take_stock<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
 }
 
 /// Sends a demanded page, unless it is on its way already; whether it was not.
-pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
+pub(crate) async fn answer<S: SourceMemory>(departure: &mut Departure<S>, gfn: Gfn) -> Result<bool, SessionError> {
     if !departure.pages_mut().take(gfn) {
         if !departure.pages().ram().contains(gfn) {
             return Err(SessionError::Peer(PeerFault::NoSuchPage));
@@ -119,7 +119,11 @@ pub(crate) async fn answer<S: Source>(departure: &mut Departure<S>, gfn: Gfn) ->
 }
 
 /// Sends the missing pages among the `window` that follow `gfn`; the run of frames that this covers.
-async fn send_neighbours<S: Source>(departure: &mut Departure<S>, gfn: Gfn, window: u64) -> Result<Span, SessionError> {
+async fn send_neighbours<S: SourceMemory>(
+    departure: &mut Departure<S>,
+    gfn: Gfn,
+    window: u64,
+) -> Result<Span, SessionError> {
     let run = Span { first: Gfn(gfn.0 + 1), count: window };
     let batch = departure.pages_mut().take_within(run);
     let any = !batch.is_empty() && send(departure, Cause::Prepull, batch).await?;
@@ -127,7 +131,7 @@ async fn send_neighbours<S: Source>(departure: &mut Departure<S>, gfn: Gfn, wind
 }
 
 /// Pushes one batch: what was dirtied last first, then on from the last fault. Gives where to go on.
-pub(crate) async fn push<S: Source>(
+pub(crate) async fn push<S: SourceMemory>(
     departure: &mut Departure<S>,
     from: Gfn,
     count: usize,
@@ -139,7 +143,11 @@ pub(crate) async fn push<S: Source>(
 
 /// Sends pages that have been taken out of what is left. After the commit nobody is helped by giving up: pages that
 /// cannot be read now go back, and are tried again a little later. Whether all were sent.
-async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: Batch) -> Result<bool, SessionError> {
+async fn send<S: SourceMemory>(
+    departure: &mut Departure<S>,
+    cause: Cause,
+    mut batch: Batch,
+) -> Result<bool, SessionError> {
     let committed = departure.inbox().is_committed();
     let wanted = batch.clone();
     let unreadable = match departure.send(cause, &mut batch).await {
@@ -173,7 +181,7 @@ async fn send<S: Source>(departure: &mut Departure<S>, cause: Cause, mut batch: 
     Ok(false)
 }
 
-fn report<S: Source>(departure: &Departure<S>, total: u64) {
+fn report<S>(departure: &Departure<S>, total: u64) {
     let done = departure.summary().stage3_pages.min(total);
     departure.report(Progress { stage: 3, done, total, ..Progress::default() });
 }
@@ -284,7 +292,7 @@ impl Prepull {
 
 /// Takes note of every fault, whatever happens to the connections: one that stalls must not keep a fault from being known,
 /// and the hypervisor's ring of faults is small and must not fill up while there is none.
-pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible {
+pub(crate) async fn watch_faults<T: TargetMemory + Pager>(arrival: &Arrival<T>) -> Infallible {
     let mut complaint = Complaint::default();
     loop {
         let next = || arrival.target().next_fault().transpose();
@@ -300,7 +308,7 @@ pub(crate) async fn watch_faults<T: Target>(arrival: &Arrival<T>) -> Infallible 
 }
 
 /// Once the guest may run: demands every page that somebody waits for, at once, and by datagram those that are late.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> SessionError {
+pub(crate) async fn ask<T: TargetMemory + Pager>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> SessionError {
     arrival.timer().wait_for(|| arrival.is_running().then_some(())).await;
     match select(say_demands(arrival), rescue::ask(arrival, socket)).await {
         Either::First(error) => error,
@@ -308,7 +316,7 @@ pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSo
     }
 }
 
-async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
+async fn say_demands<T>(arrival: &Arrival<T>) -> SessionError {
     loop {
         let wanted = arrival.timer().wait_for(|| Some(arrival.take_unsaid()).filter(|wanted| !wanted.is_empty())).await;
         if let Err(error) = arrival.demand(&wanted).await {
@@ -319,7 +327,7 @@ async fn say_demands<T: Target>(arrival: &Arrival<T>) -> SessionError {
 }
 
 /// Takes what the source pushes.
-pub(crate) async fn take_pushed<T: Target>(arrival: &Arrival<T>, bulk: &mut Inlet) -> SessionError {
+pub(crate) async fn take_pushed<T: TargetMemory + Pager>(arrival: &Arrival<T>, bulk: &mut Inlet) -> SessionError {
     loop {
         let placed = match bulk.next().await {
             Ok(Message::Pages(pages)) if pages.cause() == Cause::Push => arrival.place_for_good(&pages).await,

@@ -14,7 +14,7 @@ use common::{Gfn, PageSet, Span};
 
 use crate::error::SessionError;
 use crate::ledger::Stage;
-use crate::platform::{Source, Target};
+use crate::platform::{DirtyLog, Pager, SourceMemory, TargetMemory};
 use crate::source::{Batch, Departure, Pages};
 use crate::target::Arrival;
 use crate::wire::{Cause, Message, Set};
@@ -30,7 +30,7 @@ pub(crate) struct Copied(());
 // The source.
 
 /// Sends every page once; in a pre-copy, dirty pages again.
-pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
+pub(crate) async fn send<S: SourceMemory + DirtyLog>(departure: &mut Departure<S>) -> Result<Copied, SessionError> {
     departure.begin(Stage::FullCopy);
     departure.toolstack().state(State::Copying);
     departure.source().log_on()?;
@@ -54,7 +54,7 @@ pub(crate) async fn send<S: Source>(departure: &mut Departure<S>) -> Result<Copi
 }
 
 /// A pre-copy's later rounds.
-async fn iterate<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn iterate<S: SourceMemory + DirtyLog>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     while departure.summary().rounds < ROUNDS {
         departure.take_log(S::clean)?;
         if !departure.pages_mut().begin_round(FEW) {
@@ -67,7 +67,7 @@ async fn iterate<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionE
 }
 
 /// Sends those pages of a set within `rest` that are not known to be dirty.
-async fn copy<S: Source>(
+async fn copy<S: SourceMemory + DirtyLog>(
     departure: &mut Departure<S>,
     set: fn(&Pages) -> &PageSet,
     mut rest: Span,
@@ -92,7 +92,7 @@ async fn copy<S: Source>(
     }
 }
 
-fn report<S: Source>(departure: &Departure<S>) {
+fn report<S>(departure: &Departure<S>) {
     let summary = departure.summary();
     let looked_at = summary.stage1_pages + summary.deferred;
     departure.report(Progress {
@@ -107,7 +107,7 @@ fn report<S: Source>(departure: &Departure<S>) {
 // The target.
 
 /// Takes a message of stage 1; whether it was one.
-pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
+pub(crate) fn take<T: TargetMemory + Pager>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
     match message {
         Message::Ram(set) => arrival.populate(set)?,
         Message::Hints(set) => arm_early(arrival, set)?,
@@ -119,7 +119,7 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
 }
 
 /// Arms pages that are stale while the guest still runs at the source.
-fn arm_early<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
+fn arm_early<T: TargetMemory + Pager>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
     if arrival.can_page() {
         let armed = arrival.arm(stale)?;
         arrival.summary_mut().armed_early += armed;

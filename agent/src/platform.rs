@@ -102,12 +102,13 @@ pub trait Guest {
     fn info(&mut self) -> Result<GuestInfo>;
 }
 
-/// A guest that leaves: one provider for each thing that is asked of it.
-pub trait Source: Guest + SourceMemory + DirtyLog + SaveMachine + SourceHold {}
+/// A guest that leaves: one provider for each thing that is asked of it. A stage takes no more of them than it needs; whether
+/// the guest runs, and where, is the session's alone ([`SourceHold`], [`TargetHold`]).
+pub trait Source: SourceMemory + DirtyLog + SaveMachine + SourceHold {}
 
-impl<T: Guest + SourceMemory + DirtyLog + SaveMachine + SourceHold> Source for T {}
+impl<T: SourceMemory + DirtyLog + SaveMachine + SourceHold> Source for T {}
 
 /// A guest that arrives.
-pub trait Target: Guest + TargetMemory + Pager + LoadMachine + TargetHold {}
+pub trait Target: TargetMemory + Pager + LoadMachine + TargetHold {}
 
-impl<T: Guest + TargetMemory + Pager + LoadMachine + TargetHold> Target for T {}
+impl<T: TargetMemory + Pager + LoadMachine + TargetHold> Target for T {}

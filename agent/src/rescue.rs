@@ -21,7 +21,7 @@ use crate::datagram::DatagramSocket;
 use crate::limits::{
     FIRST_RTT, LONGEST_ECHO, LONGEST_PAUSE, PROBE_AGAIN, PROBE_EVERY, PROBE_SELDOM, REQUEST_EVERY, RTT_SLACK,
 };
-use crate::platform::Target;
+use crate::platform::{Pager, TargetMemory};
 use crate::target::faults::Waiting;
 use crate::target::{Arrival, RESCUED};
 use crate::tasks::{Instant, ns};
@@ -31,7 +31,7 @@ use crate::wire::{PIECE, PieceMask, Rescue};
 const PROBES: u32 = 20;
 
 /// Asks for pages that are late. Never ends.
-pub(crate) async fn ask<T: Target>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
+pub(crate) async fn ask<T: TargetMemory + Pager>(arrival: &Arrival<T>, socket: &mut DatagramSocket) -> Infallible {
     let timer = arrival.timer();
     let mut asking = Asking::new(timer.now());
     loop {
@@ -120,7 +120,7 @@ impl Asking {
     }
 
     /// When there is something to do.
-    fn due<T: Target>(&self, arrival: &Arrival<T>) -> Instant {
+    fn due<T>(&self, arrival: &Arrival<T>) -> Instant {
         if self.is_deaf() {
             return self.next_probe;
         }
@@ -130,7 +130,7 @@ impl Asking {
     }
 
     /// Asks for those pages that are late.
-    fn request<T: Target>(&mut self, arrival: &Arrival<T>, socket: &mut DatagramSocket, now: Instant) {
+    fn request<T>(&mut self, arrival: &Arrival<T>, socket: &mut DatagramSocket, now: Instant) {
         if self.is_deaf() || now < self.next_round {
             return;
         }
@@ -153,7 +153,7 @@ impl Asking {
         }
     }
 
-    fn take<T: Target>(&mut self, arrival: &Arrival<T>, rescue: &Rescue<'_>) {
+    fn take<T: TargetMemory + Pager>(&mut self, arrival: &Arrival<T>, rescue: &Rescue<'_>) {
         match *rescue {
             Rescue::Echo(stamp) => {
                 let took =
@@ -171,7 +171,13 @@ impl Asking {
         }
     }
 
-    fn put_together<T: Target>(&mut self, arrival: &Arrival<T>, gfn: Gfn, index: usize, bytes: &[u8; PIECE]) {
+    fn put_together<T: TargetMemory + Pager>(
+        &mut self,
+        arrival: &Arrival<T>,
+        gfn: Gfn,
+        index: usize,
+        bytes: &[u8; PIECE],
+    ) {
         if !arrival.faults().waiting().iter().any(|wait| wait.gfn() == gfn && wait.asked().is_some()) {
             return;
         }

@@ -31,7 +31,7 @@ use crate::host::toolstack::{Complaint, Toolstack};
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{COMMITTED, UNCOMMITTED};
 use crate::messages::Inlet;
-use crate::platform::{GuestInfo, Platform, Source};
+use crate::platform::{Guest, GuestInfo, Platform, SourceHold};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{Kind, Message, Welcome};
@@ -102,7 +102,7 @@ pub(crate) struct Committed(());
 
 impl Committed {
     /// The proof for a guest that an earlier life of this agent retained.
-    pub(crate) fn of<S: Source>(source: &S) -> Option<Self> {
+    pub(crate) fn of<S: SourceHold>(source: &S) -> Option<Self> {
         source.is_retained().then_some(Self(()))
     }
 }
@@ -124,7 +124,7 @@ pub(crate) fn answering<P: Platform>(host: &Host<P>, called: &Called) -> Answeri
     Answering::new(socket, host.timer.clone())
 }
 
-impl<S: Source> Departure<S> {
+impl<S> Departure<S> {
     pub(crate) fn new<P: Platform>(
         host: &Host<P>,
         toolstack: &Rc<Toolstack>,
@@ -245,7 +245,10 @@ impl<S: Source> Departure<S> {
         &mut self,
         host: &Host<P>,
         called: &Called,
-    ) -> Result<Listening, SessionError> {
+    ) -> Result<Listening, SessionError>
+    where
+        S: Guest,
+    {
         self.count_sealing();
         self.connections = self.connections.again(called, COMMITTED);
         self.answering = answering(host, called);
@@ -257,7 +260,10 @@ impl<S: Source> Departure<S> {
 
     /// The guest is the target's. Before this nothing is final, after it nothing can be undone: see the commit rule in
     /// [`crate::session`].
-    pub(crate) fn commit(&mut self) -> Result<Committed, SessionError> {
+    pub(crate) fn commit(&mut self) -> Result<Committed, SessionError>
+    where
+        S: SourceHold,
+    {
         self.source.retain()?;
         self.inbox.enter(Phase::Committed);
         self.toolstack.state(State::Committed);

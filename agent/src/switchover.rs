@@ -15,7 +15,7 @@ use crate::error::{LinkError, PeerFault, Refusal, SessionError, Wait};
 use crate::full_copy::Copied;
 use crate::ledger::Stage;
 use crate::limits::{AHEAD, BULK_WAIT, READY_WAIT, SUSPEND_POLL, SUSPEND_WAIT};
-use crate::platform::{Source, Target};
+use crate::platform::{DirtyLog, LoadMachine, Pager, SaveMachine, SourceMemory, TargetMemory};
 use crate::source::{Batch, Departure, Phase, verify};
 use crate::target::Arrival;
 use crate::tasks::{Instant, ms};
@@ -35,7 +35,10 @@ pub(crate) struct Prepared(());
 // The source.
 
 /// Suspends the guest and hands the target all that it needs to run it.
-pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copied) -> Result<Prepared, SessionError> {
+pub(crate) async fn leave<S: SourceMemory + DirtyLog + SaveMachine>(
+    departure: &mut Departure<S>,
+    _copied: Copied,
+) -> Result<Prepared, SessionError> {
     let rate = departure.rate();
     drain(departure).await?;
     departure.begin(Stage::Switchover);
@@ -72,7 +75,7 @@ pub(crate) async fn leave<S: Source>(departure: &mut Departure<S>, _copied: Copi
 }
 
 /// Lets stage 1 arrive before the guest is asked to stop: what is still on its way then would have to be waited for.
-async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn drain<S: SourceMemory + DirtyLog>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let timer = departure.timer().clone();
     let deadline = timer.now() + BULK_WAIT;
     while departure.bulk().backlog() > DRAINED {
@@ -88,7 +91,7 @@ async fn drain<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
 }
 
 /// Waits until the guest has suspended; hints go on meanwhile. The toolstack says so a little later.
-async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn suspended<S: SourceMemory + DirtyLog>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let deadline = departure.timer().now() + SUSPEND_WAIT;
     while !departure.check_running()?.suspended {
         if departure.toolstack().suspended().is_some() {
@@ -105,7 +108,7 @@ async fn suspended<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessio
 }
 
 /// Waits until the toolstack, too, says that the guest has suspended: as long as it has not, it may still resume it.
-async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Result<(), SessionError> {
+async fn confirmed<S>(departure: &Departure<S>, deadline: Instant) -> Result<(), SessionError> {
     let (timer, toolstack) = (departure.timer(), departure.toolstack());
     match timer.within(deadline - timer.now(), timer.wait_for(|| toolstack.suspended())).await {
         Some(true) => Ok(()),
@@ -116,7 +119,7 @@ async fn confirmed<S: Source>(departure: &Departure<S>, deadline: Instant) -> Re
 
 /// Takes the rest of the dirty log and the machine state. If the guest has another number of pages than its holes let expect that
 /// were looked at last, or as many but not the same, they are looked at once more.
-async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
+async fn capture<S: SourceMemory + SaveMachine>(departure: &mut Departure<S>) -> Result<Vec<u8>, SessionError> {
     departure.grow()?;
     let state = departure.machine_state()?;
     if !departure.is_as_found()? {
@@ -127,7 +130,7 @@ async fn capture<S: Source>(departure: &mut Departure<S>) -> Result<Vec<u8>, Ses
 
 /// Looks at the whole guest again: frames that have become RAM are announced, and so are those that no longer are, so that the
 /// target gives them back, too.
-async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn find_holes<S: SourceMemory>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     departure.grow()?;
     let mut next = Gfn(0);
     while let Some(chunk) = departure.pages().next_chunk(&mut next) {
@@ -148,7 +151,10 @@ async fn find_holes<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
 
 /// Takes from the dirty set what must be at the target before the guest runs, and what is likely to be touched first, as much as
 /// the link takes in a moment.
-fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<PageSet, SessionError> {
+fn choose_urgent<S: SourceMemory + SaveMachine>(
+    departure: &mut Departure<S>,
+    rate: u64,
+) -> Result<PageSet, SessionError> {
     if departure.mode() == Mode::Precopy {
         return Ok(departure.pages_mut().take_all());
     }
@@ -158,7 +164,7 @@ fn choose_urgent<S: Source>(departure: &mut Departure<S>, rate: u64) -> Result<P
     Ok(departure.pages_mut().take_urgent(touched, ahead as usize))
 }
 
-async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
+async fn send_urgent<S: SourceMemory>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
     let mut rest = urgent.bound();
     while let Some::<Batch>(mut batch) = urgent.next_batch(&mut rest) {
         if !departure.send(Cause::Urgent, &mut batch).await?.is_empty() {
@@ -170,7 +176,7 @@ async fn send_urgent<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) 
 }
 
 /// Waits for the target, and sends what it finds that it cannot arm.
-async fn ready<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+async fn ready<S: SourceMemory>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     let (inbox, timer) = (departure.inbox().clone(), departure.timer().clone());
     loop {
         timer.wait_for(|| (inbox.is_ready() || inbox.has_demands()).then_some(())).await;
@@ -182,7 +188,7 @@ async fn ready<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionErr
 // The target.
 
 /// Takes a message of stage 2; whether it was the last.
-pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
+pub(crate) fn take<T: TargetMemory + Pager>(arrival: &Arrival<T>, message: &Message<'_>) -> Result<bool, SessionError> {
     match message {
         Message::Dirty(stale) => arm_rest(arrival, stale)?,
         Message::Pages(pages) if pages.cause() == Cause::Urgent => arrival.place(pages)?,
@@ -199,7 +205,7 @@ pub(crate) fn take<T: Target>(arrival: &Arrival<T>, message: &Message<'_>) -> Re
 }
 
 /// Arms what is stale and was not armed by a hint. What cannot be armed must be here before the guest runs.
-fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
+fn arm_rest<T: TargetMemory + Pager>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), SessionError> {
     arrival.begin(Stage::Switchover);
     if !arrival.can_page() {
         return Err(SessionError::Peer(PeerFault::OutOfTurn));
@@ -211,7 +217,7 @@ fn arm_rest<T: Target>(arrival: &Arrival<T>, stale: &Set<'_>) -> Result<(), Sess
 }
 
 /// Gets what is stale and cannot be armed.
-async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
+async fn demand_stubborn<T>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     // None of them comes back that has come: from the first on it is looked for the next.
     let next_stubborn = |from| arrival.sets().next_stubborn(from);
     let mut next = next_stubborn(Gfn(0));
@@ -237,7 +243,7 @@ async fn demand_stubborn<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionE
 }
 
 /// Gets what cannot be armed, loads the state and says ready.
-pub(crate) async fn prepare<T: Target>(arrival: &Arrival<T>) -> Result<(), SessionError> {
+pub(crate) async fn prepare<T: LoadMachine>(arrival: &Arrival<T>) -> Result<(), SessionError> {
     arrival.begin(Stage::Switchover);
     demand_stubborn(arrival).await?;
     arrival.check_nothing_left_out()?;

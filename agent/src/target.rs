@@ -27,7 +27,7 @@ use crate::ledger::{Ledger, Stage};
 use crate::limits::{COMMITTED, LAST_WORD};
 use crate::messages::SharedOutlet;
 use crate::net::{Buffers, IN_FLIGHT_BULK, IN_FLIGHT_CONTROL, SPARE};
-use crate::platform::{Platform, Target};
+use crate::platform::{LoadMachine, Pager, Platform};
 use crate::secure::Link;
 use crate::tasks::Timer;
 use crate::wire::{Demanded, Kind, Message};
@@ -114,7 +114,7 @@ pub(crate) enum Phase {
     Over,
 }
 
-impl<T: Target> Arrival<T> {
+impl<T> Arrival<T> {
     pub(crate) fn new<P: Platform>(
         host: &Host<P>,
         toolstack: &Rc<Toolstack>,
@@ -123,7 +123,10 @@ impl<T: Target> Arrival<T> {
         sets: Sets,
         pages: u64,
         memory: Reservation,
-    ) -> Self {
+    ) -> Self
+    where
+        T: Pager,
+    {
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = pages;
         ledger.summary.sealed = u64::from(note.key.is_some());
@@ -205,7 +208,10 @@ impl<T: Target> Arrival<T> {
     }
 
     /// Loads the machine state.
-    pub(crate) fn load_state(&self) -> Result<(), SessionError> {
+    pub(crate) fn load_state(&self) -> Result<(), SessionError>
+    where
+        T: LoadMachine,
+    {
         let state = self.state.take().ok_or(SessionError::Peer(PeerFault::OutOfTurn))?;
         Ok(self.target.borrow_mut().load_state(&state)?)
     }

@@ -142,10 +142,6 @@ impl wanted::SourceMemory for Source {
     fn is_pinned(&self, page: &Page) -> bool {
         pinned::holds_clock(page)
     }
-
-    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
-        self.source.free(gfns).map_err(failure)
-    }
 }
 
 impl wanted::DirtyLog for Source {
@@ -195,6 +191,10 @@ impl wanted::SourceHold for Source {
 
     fn give_back(&mut self) -> Result<()> {
         self.source.give_back().map_err(failure)
+    }
+
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.source.free(gfns).map_err(failure)
     }
 
     fn destroy(&mut self) -> Result<()> {

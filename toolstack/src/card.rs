@@ -11,7 +11,7 @@ use std::path::Path;
 
 use common::DomId;
 use rustix::io::Errno;
-use xen_abi::privcmd::Privcmd;
+use xen_abi::privcmd::{Frames, Privcmd};
 use xen_abi::{Mfn, PAGE_SHIFT};
 
 use crate::xenstore::{Xenstore, XenstoreError};
@@ -21,13 +21,6 @@ pub const CARD_LABEL: &str = "system_u:object_r:tsmc_nic_t";
 
 /// Where Linux shows PCI devices.
 const DEVICES: &str = "/sys/bus/pci/devices";
-
-/// Machine frames that follow each other.
-#[derive(Debug, PartialEq, Eq)]
-struct Frames {
-    first: Mfn,
-    count: u64,
-}
 
 /// A card: what Xen has to be told to take it from dom0.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,20 +69,20 @@ impl Card {
             xen.label_device(*device, label).map_err(|error| format!("PCI device {device:#x}, label: {error}"))?;
         }
         for frames in &self.frames {
-            let Frames { first: Mfn(first), count } = frames;
-            take(&xen, frames).map_err(|error| format!("{count} frames at {first:#x}: {error}"))?;
+            let &Frames { first: Mfn(first), count } = frames;
+            take(&xen, *frames).map_err(|error| format!("{count} frames at {first:#x}: {error}"))?;
         }
         Ok(())
     }
 }
 
 /// Takes frames from dom0.
-fn take(xen: &Privcmd, frames: &Frames) -> Result<(), Errno> {
-    let &Frames { first, count } = frames;
-    match xen.permit_iomem(DomId::DOM0, (first, count), false) {
+fn take(xen: &Privcmd, frames: Frames) -> Result<(), Errno> {
+    match xen.permit_iomem(DomId::DOM0, frames, false) {
         // The policy allows it, so dom0 has only some of them: an earlier attempt was cut short. They are taken one by one.
-        Err(Errno::PERM) => (first.0..first.0 + count)
-            .filter_map(|frame| xen.permit_iomem(DomId::DOM0, (Mfn(frame), 1), false).err())
+        Err(Errno::PERM) => (frames.first.0..frames.first.0 + frames.count)
+            .map(|frame| Frames { first: Mfn(frame), count: 1 })
+            .filter_map(|frame| xen.permit_iomem(DomId::DOM0, frame, false).err())
             .find(|error| *error != Errno::PERM)
             .map_or(Ok(()), Err),
         other => other,

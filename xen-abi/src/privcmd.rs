@@ -18,6 +18,15 @@ use crate::domctl::{self, Body, Domctl, IomemPermission};
 use crate::flask::{self, OcontextOp, SidContextOp};
 use crate::hypercall::{DOMCTL, XSM_OP};
 
+/// Frames of a device's memory, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// The first of them.
+    pub first: Mfn,
+    /// How many there are.
+    pub count: u64,
+}
+
 /// The driver.
 pub struct Privcmd(File);
 
@@ -66,7 +75,8 @@ impl Privcmd {
 
     /// Lets a domain map so many frames of device memory, or no longer. What it has mapped stays mapped. The caller's own domain must
     /// be allowed to map all of them.
-    pub fn permit_iomem(&self, domain: DomId, (first, count): (Mfn, u64), allow: bool) -> Result<()> {
+    pub fn permit_iomem(&self, domain: DomId, frames: Frames, allow: bool) -> Result<()> {
+        let Frames { first, count } = frames;
         let permission =
             IomemPermission { first_mfn: first.0, nr_mfns: count, allow_access: allow.into(), ..Default::default() };
         let mut op = Domctl {

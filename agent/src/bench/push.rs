@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
+use core::time::Duration;
 
 use common::control::{Mode, SessionToken, Size};
 use common::{
@@ -33,6 +34,14 @@ use crate::wire::{ConnectionRole, Hello, Kind, Message, Purpose};
 
 /// Pages that stand for all of a guest's: more than the processor's caches hold.
 const PAGES: usize = 16 << 10;
+
+/// Pushes that were made, and for how long the source was at work.
+pub struct Pushed {
+    /// Pushes of up to 16 pages.
+    pub pushes: u64,
+    /// Processor time, without the peer's.
+    pub worked: Duration,
+}
 
 /// A guest that has left, and the connection to where its pages go.
 pub struct Leaver {
@@ -70,8 +79,8 @@ impl Leaver {
         Self { ends, clock, departure, inlet: Inlet::new(there, &[Kind::Pages]), dirty }
     }
 
-    /// Pushes all that is dirty: how many pushes that takes, and for how many nanoseconds the source is at work.
-    pub fn push(&mut self) -> (u64, u64) {
+    /// Pushes all that is dirty.
+    pub fn push(&mut self) -> Pushed {
         let Self { ends, clock, departure, inlet, dirty } = self;
         departure.pages_mut().put_back(dirty.iter().copied());
         let pushing = async {
@@ -90,7 +99,7 @@ impl Leaver {
             }
         };
         let (pushes, (), [worked, _]) = work(ends, *clock, Box::pin(pushing), Box::pin(arriving));
-        (pushes, worked)
+        Pushed { pushes, worked: Duration::from_nanos(worked) }
     }
 }
 
@@ -179,10 +188,6 @@ impl SourceMemory for Still {
     fn is_pinned(&self, _: &Page) -> bool {
         false
     }
-
-    fn free(&mut self, _: &[Gfn]) -> Result<()> {
-        unasked()
-    }
 }
 
 impl DirtyLog for Still {
@@ -230,6 +235,10 @@ impl SourceHold for Still {
     }
 
     fn give_back(&mut self) -> Result<()> {
+        unasked()
+    }
+
+    fn free(&mut self, _: &[Gfn]) -> Result<()> {
         unasked()
     }
 

@@ -1,5 +1,7 @@
 //! Who may run a guest, and end it.
 
+use common::Gfn;
+
 use super::Result;
 
 /// The hold on a guest that leaves.
@@ -19,6 +21,9 @@ pub trait SourceHold {
     /// without `SaveMachine::machine_state`. After it, valid only when the target has said that the guest never ran
     /// there; it undoes the retaining first.
     fn give_back(&mut self) -> Result<()>;
+    /// Clears and frees up to [`BATCH`](common::BATCH) pages, those of them that are there. Only valid after
+    /// [`SourceHold::retain`], when nobody will want them any more.
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
     /// Ends the guest and frees its memory. Only valid after [`SourceHold::retain`].
     fn destroy(&mut self) -> Result<()>;
 }

@@ -2,10 +2,10 @@
 
 use common::{Content, Gfn, Page, PageMask, Span};
 
-use super::Result;
+use super::{Guest, Result};
 
 /// The memory of a guest that leaves.
-pub trait SourceMemory {
+pub trait SourceMemory: Guest {
     /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame of `span` that holds RAM
     /// to migrate; clears it for the others. Special pages that `LoadMachine::build` makes on the other side and that need no
     /// content are not RAM to migrate.
@@ -17,13 +17,10 @@ pub trait SourceMemory {
     /// Whether this page's content shows that the hypervisor maps it when the guest resumes: such a page must be
     /// at the target before the guest runs.
     fn is_pinned(&self, page: &Page) -> bool;
-    /// Clears and frees up to [`BATCH`](common::BATCH) pages, those of them that are there. Only valid after
-    /// `SourceHold::retain`, when nobody will want them any more.
-    fn free(&mut self, gfns: &[Gfn]) -> Result<()>;
 }
 
 /// The memory of a guest that arrives.
-pub trait TargetMemory {
+pub trait TargetMemory: Guest {
     /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9. Frames that exist already, because
     /// `LoadMachine::build` made them, are left as they are. An order of 9 may fail where one of 0 would not.
     fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;

@@ -10,7 +10,7 @@ use common::{Gfn, PAGE_SIZE, Page, PageMask, PageSet};
 use super::is_zero;
 use crate::datagram::DatagramSocket;
 use crate::limits::PAGE_EVERY;
-use crate::platform::Source;
+use crate::platform::SourceMemory;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{PIECE, PieceMask, Rescue};
 
@@ -60,7 +60,7 @@ impl Answering {
     }
 
     /// Does `work`, and answers meanwhile.
-    pub(crate) async fn beside<S: Source, T>(
+    pub(crate) async fn beside<S: SourceMemory, T>(
         &mut self,
         source: &mut S,
         ram: &PageSet,
@@ -74,7 +74,7 @@ impl Answering {
         .await
     }
 
-    fn turn<S: Source>(&mut self, source: &mut S, ram: &PageSet) {
+    fn turn<S: SourceMemory>(&mut self, source: &mut S, ram: &PageSet) {
         if !self.settled {
             return;
         }

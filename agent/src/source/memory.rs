@@ -7,9 +7,9 @@ use common::{Gfn, PageMask, Span, cost};
 use super::{Batch, Departure};
 use crate::error::{Refusal, SessionError};
 use crate::limits::PAUSE_GRACE;
-use crate::platform::{GuestInfo, Result as PlatformResult, Source};
+use crate::platform::{DirtyLog, GuestInfo, Result as PlatformResult, SaveMachine, SourceMemory};
 
-impl<S: Source> Departure<S> {
+impl<S: SourceMemory> Departure<S> {
     /// What the guest is now. It must run, or have suspended: one that stays paused cannot suspend.
     pub(crate) fn check_running(&mut self) -> Result<GuestInfo, SessionError> {
         let info = self.source.info()?;
@@ -38,7 +38,10 @@ impl<S: Source> Departure<S> {
     }
 
     /// Adds to what is known to be dirty what the log says, of as much of the guest as there is by now.
-    pub(crate) fn take_log(&mut self, read: fn(&mut S, &mut [u64]) -> PlatformResult<()>) -> Result<(), SessionError> {
+    pub(crate) fn take_log(&mut self, read: fn(&mut S, &mut [u64]) -> PlatformResult<()>) -> Result<(), SessionError>
+    where
+        S: DirtyLog,
+    {
         self.grow()?;
         Ok(self.pages.take_log(|words| read(&mut self.source, words))?)
     }
@@ -68,12 +71,18 @@ impl<S: Source> Departure<S> {
     }
 
     /// Which of these pages are protected: the log will know of the next write to them.
-    pub(crate) fn protected(&mut self, gfns: &[Gfn]) -> PlatformResult<PageMask> {
+    pub(crate) fn protected(&mut self, gfns: &[Gfn]) -> PlatformResult<PageMask>
+    where
+        S: DirtyLog,
+    {
         self.timer.spend(&mut self.ledger.steps.ask, || self.source.protected(gfns))
     }
 
     /// Takes the rest of the dirty log and the machine state.
-    pub(crate) fn machine_state(&mut self) -> PlatformResult<Vec<u8>> {
+    pub(crate) fn machine_state(&mut self) -> PlatformResult<Vec<u8>>
+    where
+        S: SaveMachine,
+    {
         self.pages.take_recent(|words| self.source.machine_state(words))
     }
 

@@ -5,7 +5,7 @@ use common::{BATCH, Gfn, PageSet, Span};
 use super::Batch;
 use crate::error::{PeerFault, PlatformError, SessionError};
 use crate::ledger::Sends;
-use crate::platform::{self, Source};
+use crate::platform::{self, DirtyLog, SourceMemory};
 use crate::wire::CHUNK;
 
 /// What is known of every page, a set for each thing.
@@ -79,7 +79,7 @@ impl Pages {
     }
 
     /// Finds out which frames of `span` are RAM by now.
-    pub(crate) fn look<S: Source>(&mut self, source: &mut S, span: Span) -> platform::Result<()> {
+    pub(crate) fn look<S: SourceMemory>(&mut self, source: &mut S, span: Span) -> platform::Result<()> {
         find_ram(source, &mut self.found, span)
     }
 
@@ -91,7 +91,7 @@ impl Pages {
     // Stage 1.
 
     /// Finds out which frames of a chunk are RAM; whether any is.
-    pub(crate) fn find_ram<S: Source>(&mut self, source: &mut S, chunk: Span) -> platform::Result<bool> {
+    pub(crate) fn find_ram<S: SourceMemory>(&mut self, source: &mut S, chunk: Span) -> platform::Result<bool> {
         find_ram(source, &mut self.ram, chunk)?;
         Ok(self.ram.range(chunk).next().is_some())
     }
@@ -136,7 +136,7 @@ impl Pages {
     // The switch.
 
     /// Looks at a chunk again; whether frames have become RAM.
-    pub(crate) fn look_again<S: Source>(&mut self, source: &mut S, chunk: Span) -> platform::Result<bool> {
+    pub(crate) fn look_again<S: SourceMemory>(&mut self, source: &mut S, chunk: Span) -> platform::Result<bool> {
         self.look(source, chunk)?;
         let mut fresh = false;
         for gfn in self.found.range(chunk) {
@@ -163,7 +163,7 @@ impl Pages {
 
     /// Whether the guest has given nothing back. What it gives back it writes to first, as Linux does: only dirty pages can be
     /// gone, and looking at them takes much less than looking at the whole guest.
-    pub(crate) fn are_kept<S: Source>(&mut self, source: &mut S) -> platform::Result<bool> {
+    pub(crate) fn are_kept<S: SourceMemory>(&mut self, source: &mut S) -> platform::Result<bool> {
         let dirty = &mut self.found;
         dirty.copy_from(&self.log);
         dirty.union_with(&self.recent);
@@ -215,7 +215,7 @@ impl Pages {
     }
 
     /// Looks for what was written to since the dirty log was taken, and will not be sent any more.
-    pub(crate) fn find_written<S: Source>(&mut self, source: &mut S, urgent: &PageSet) -> platform::Result<()> {
+    pub(crate) fn find_written<S: DirtyLog>(&mut self, source: &mut S, urgent: &PageSet) -> platform::Result<()> {
         self.found.update(|words| source.peek(words))?;
         self.found.intersect_with(&self.ram);
         self.found.subtract(&self.left);
@@ -255,7 +255,7 @@ impl Pages {
 
     /// Whether a page is gone for good: the guest gave it back in its last moment here. It stands still now, so what is no RAM
     /// never will be, and the target waits for some content.
-    pub(crate) fn is_hole<S: Source>(&mut self, source: &mut S, gfn: Gfn) -> bool {
+    pub(crate) fn is_hole<S: SourceMemory>(&mut self, source: &mut S, gfn: Gfn) -> bool {
         self.look(source, Span { first: gfn, count: 1 }).is_ok() && !self.found.contains(gfn)
     }
 
@@ -294,6 +294,6 @@ impl Pages {
     }
 }
 
-fn find_ram<S: Source>(source: &mut S, ram: &mut PageSet, span: Span) -> Result<(), PlatformError> {
+fn find_ram<S: SourceMemory>(source: &mut S, ram: &mut PageSet, span: Span) -> Result<(), PlatformError> {
     ram.update_part(span, |words| source.find_ram(span, words))
 }

@@ -5,7 +5,7 @@ use common::control::Mode;
 use super::Departure;
 use crate::error::SessionError;
 use crate::limits::PEEK_EVERY;
-use crate::platform::Source;
+use crate::platform::{DirtyLog, SourceMemory};
 use crate::tasks::Instant;
 use crate::wire::Kind;
 
@@ -42,7 +42,7 @@ impl Peeks {
     }
 }
 
-impl<S: Source> Departure<S> {
+impl<S: SourceMemory + DirtyLog> Departure<S> {
     /// Looks at the guest and at the dirty log, if it was not looked a moment ago, and tells the target what is stale.
     pub(crate) async fn peek(&mut self) -> Result<(), SessionError> {
         let begun = self.timer.now();

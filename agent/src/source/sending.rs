@@ -6,10 +6,10 @@ use common::{BATCH, PageMask, Span};
 use super::{Batch, Departure, verify};
 use crate::error::{Refusal, SessionError};
 use crate::net::Connection;
-use crate::platform::Source;
+use crate::platform::SourceMemory;
 use crate::wire::{Cause, Kind, Message};
 
-impl<S: Source> Departure<S> {
+impl<S: SourceMemory> Departure<S> {
     /// Reads up to [`BATCH`](common::BATCH) pages and sends them, in bulk or, when demanded, on the control connection. Gives
     /// the pages that could not be read.
     pub(crate) async fn send(&mut self, cause: Cause, gfns: &mut Batch) -> Result<Batch, SessionError> {

@@ -15,7 +15,7 @@ use super::{Batch, Departure};
 use crate::digest::{self, Digest, Kept};
 use crate::error::SessionError;
 use crate::messages::Outlet;
-use crate::platform::Source;
+use crate::platform::{DirtyLog, SourceMemory};
 use crate::wire::Cause;
 
 /// Whether all memory is compared at the switch.
@@ -29,7 +29,7 @@ pub(super) enum Verify {
 type Told = heapless::Vec<(Gfn, Option<Digest>), BATCH>;
 
 /// Makes room for the digests of what follows in stage 3.
-pub(crate) fn begin<S: Source>(departure: &mut Departure<S>) -> Result<(), SessionError> {
+pub(crate) fn begin<S>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     if let Verify::Yes = departure.verify {
         departure.verify = Verify::Told(Kept::new(departure.pages.left(), &mut departure.memory)?);
     }
@@ -37,7 +37,7 @@ pub(crate) fn begin<S: Source>(departure: &mut Departure<S>) -> Result<(), Sessi
 }
 
 /// Tells what pages hold that were just sent and are still in the batch.
-pub(crate) async fn tell_sent<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
+pub(crate) async fn tell_sent<S>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
     let Verify::Told(_) = departure.verify else { return Ok(()) };
     let told = digests(gfns, &departure.batch);
     departure.ledger.summary.verified += told.len() as u64;
@@ -45,7 +45,10 @@ pub(crate) async fn tell_sent<S: Source>(departure: &mut Departure<S>, gfns: &Ba
 }
 
 /// Tells what all other pages hold: clean ones, and those that follow in stage 3.
-pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &PageSet) -> Result<(), SessionError> {
+pub(crate) async fn tell_rest<S: SourceMemory + DirtyLog>(
+    departure: &mut Departure<S>,
+    urgent: &PageSet,
+) -> Result<(), SessionError> {
     let Verify::Told(_) = departure.verify else { return Ok(()) };
     let began = departure.timer.now();
     departure.pages.find_others(urgent);
@@ -72,14 +75,14 @@ pub(crate) async fn tell_rest<S: Source>(departure: &mut Departure<S>, urgent: &
     Ok(())
 }
 
-async fn spare<S: Source>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
+async fn spare<S>(departure: &mut Departure<S>, gfns: &Batch) -> Result<(), SessionError> {
     departure.ledger.summary.spared += gfns.len() as u64;
     let told: Told = gfns.iter().map(|gfn| (*gfn, None)).collect();
     tell(&mut departure.connections.bulk, &told).await
 }
 
 /// Says which of the pages that are about to be sent, and are in the batch, are not what they were at the switch.
-pub(crate) async fn tell_changed<S: Source>(
+pub(crate) async fn tell_changed<S>(
     departure: &mut Departure<S>,
     cause: Cause,
     gfns: &Batch,

@@ -4,14 +4,14 @@ use common::{BATCH, Gfn, PageSet};
 
 use super::Arrival;
 use crate::error::{PeerFault, SessionError};
-use crate::platform::Target;
+use crate::platform::{Pager, TargetMemory};
 use crate::wire::Set;
 
 /// Frames of a 2 MiB extent, and its order.
 const EXTENT: u64 = 512;
 const EXTENT_ORDER: u8 = 9;
 
-impl<T: Target> Arrival<T> {
+impl<T: TargetMemory + Pager> Arrival<T> {
     /// Allocates the frames that are RAM, in extents of 2 MiB wherever all 512 frames of one are.
     pub(crate) fn populate(&self, announced: &Set<'_>) -> Result<(), SessionError> {
         self.reach(announced.first().0 + announced.count())?;

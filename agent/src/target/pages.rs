@@ -9,11 +9,11 @@ use super::sets::Sets;
 use crate::error::{PeerFault, Refusal, SessionError};
 use crate::host::toolstack::retry;
 use crate::limits::PAGE_RETRY;
-use crate::platform::Target;
+use crate::platform::{Pager, TargetMemory};
 use crate::tasks::Instant;
 use crate::wire::{Arriving, Cause, Demanded};
 
-impl<T: Target> Arrival<T> {
+impl<T: TargetMemory + Pager> Arrival<T> {
     /// Lets the sets reach the frames below `frames`, if that is within the budget.
     pub(crate) fn reach(&self, frames: u64) -> Result<(), SessionError> {
         let sets = &mut *self.sets.borrow_mut();
@@ -106,7 +106,9 @@ impl<T: Target> Arrival<T> {
         }
         Ok(self.target.borrow_mut().free(&gone)?)
     }
+}
 
+impl<T> Arrival<T> {
     /// A page that the guest gave back needs no content.
     pub(crate) fn forget(&self, gfn: Gfn) {
         if !self.sets.borrow().is_ram(gfn) {

@@ -10,7 +10,7 @@ use super::Arrival;
 use crate::digest::{self, Digest, Kept};
 use crate::error::{PeerFault, Refusal, SessionError};
 use crate::host::budget::Reservation;
-use crate::platform::Target;
+use crate::platform::TargetMemory;
 use crate::tasks::ms;
 use crate::wire::Digests;
 
@@ -66,7 +66,7 @@ impl Verifier {
     }
 }
 
-impl<T: Target> Arrival<T> {
+impl<T: TargetMemory> Arrival<T> {
     /// Takes digests: compares what is here, keeps those of what is not.
     pub(crate) fn take_digests(&self, digests: &Digests<'_>) -> Result<(), SessionError> {
         let verifier = &mut *self.verifier.borrow_mut();

@@ -65,11 +65,11 @@ impl<'a> Set<'a> {
                 }
                 // The least offset that the next entry may have: lists ascend, runs also leave a gap.
                 let mut least = 0;
-                for (offset, length) in self.entries() {
-                    if offset < least || offset + length > self.count {
+                for Span { first: Gfn(offset), count } in self.entries() {
+                    if offset < least || offset + count > self.count {
                         return Err(BAD);
                     }
-                    least = offset + length + u64::from(self.form == RUNS);
+                    least = offset + count + u64::from(self.form == RUNS);
                 }
                 Ok(())
             }
@@ -90,7 +90,7 @@ impl<'a> Set<'a> {
     /// The members as runs, ascending.
     pub fn runs(&self) -> impl Iterator<Item = Span> + use<'a> {
         let first = self.first;
-        self.entries().map(move |(offset, count)| Span { first: Gfn(first + offset), count })
+        self.entries().map(move |entry| Span { first: Gfn(first + entry.first.0), ..entry })
     }
 
     /// The members, ascending.
@@ -98,19 +98,20 @@ impl<'a> Set<'a> {
         self.runs().flat_map(|run| (run.first.0..run.end().0).map(Gfn))
     }
 
-    /// Offset and length of every entry; raw sets give runs of one.
-    fn entries(&self) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    /// Every entry, counted from the first frame of the part; raw sets give runs of one.
+    fn entries(&self) -> impl Iterator<Item = Span> + use<'a> {
+        let entry = |offset, count| Span { first: Gfn(offset), count };
         let number = |pair: &[u8]| u64::from(u16::from_le_bytes([pair[0], pair[1]]));
         let (raw, pairs, singles): (&[u8], &[u8], &[u8]) = match self.form {
             RAW => (self.body, &[], &[]),
             RUNS => (&[], self.body, &[]),
             _ => (&[], &[], self.body),
         };
-        let raw = raw.iter().enumerate().flat_map(|(index, byte)| {
-            (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| (index as u64 * 8 + bit, 1))
+        let raw = raw.iter().enumerate().flat_map(move |(index, byte)| {
+            (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| entry(index as u64 * 8 + bit, 1))
         });
-        let pairs = pairs.chunks_exact(4).map(move |entry| (number(entry), number(&entry[2..]) + 1));
-        let singles = singles.chunks_exact(2).map(move |entry| (number(entry), 1));
+        let pairs = pairs.chunks_exact(4).map(move |pair| entry(number(pair), number(&pair[2..]) + 1));
+        let singles = singles.chunks_exact(2).map(move |single| entry(number(single), 1));
         raw.chain(pairs).chain(singles)
     }
 

@@ -77,14 +77,6 @@ impl SourceMemory for Leaving {
     fn is_pinned(&self, page: &Page) -> bool {
         value_of(page) & PINNED != 0
     }
-
-    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
-        self.call(Op::Free, gfns.len())?;
-        let mut guest = self.1.borrow_mut();
-        assert_eq!(guest.here, Here::Retained);
-        guest.freed += gfns.len();
-        Ok(())
-    }
 }
 
 impl DirtyLog for Leaving {
@@ -180,6 +172,14 @@ impl SourceHold for Leaving {
         }
         guest.paused_here = false;
         guest.here = Here::Running;
+        Ok(())
+    }
+
+    fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
+        self.call(Op::Free, gfns.len())?;
+        let mut guest = self.1.borrow_mut();
+        assert_eq!(guest.here, Here::Retained);
+        guest.freed += gfns.len();
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use common::DomId;
 use rustix::io::Errno;
+use xen_abi::privcmd::Frames;
 use xen_abi::{Mfn, PAGE_SHIFT};
 
 use crate::privcmd::Dom0;
@@ -38,12 +39,13 @@ impl Attacker {
             if flags & MEMORY == 0 || first == 0 {
                 continue;
             }
-            let frames = (Mfn(first >> PAGE_SHIFT), (last >> PAGE_SHIFT) - (first >> PAGE_SHIFT) + 1);
+            let (first_frame, last_frame) = (first >> PAGE_SHIFT, last >> PAGE_SHIFT);
+            let frames = Frames { first: Mfn(first_frame), count: last_frame - first_frame + 1 };
             // That of a ROM that is switched off answers nobody.
             if bar < 6 {
                 report(&format!("read region {bar} by /dev/mem"), read(first));
             }
-            report(&format!("map region {bar}"), self.0.map(DOMID_IO, frames.0.0).map(drop));
+            report(&format!("map region {bar}"), self.0.map(DOMID_IO, first_frame).map(drop));
             // It has it already, or asks in vain.
             report(&format!("give itself region {bar}"), self.0.xen().permit_iomem(DomId::DOM0, frames, true));
         }
