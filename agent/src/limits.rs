@@ -21,6 +21,8 @@ pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) const ANNOUNCE_EVERY: Duration = Duration::from_secs(2);
 /// How soon to look again when the network device takes no more for now: some packets leave meanwhile.
 pub(crate) const DEVICE_FULL: Duration = Duration::from_micros(500);
+/// How much of a window leaves in one burst: what a switch takes that is a little slower. Timers are not much finer.
+pub(crate) const BURST: Duration = Duration::from_millis(2);
 /// How long what is sent may wait in queues of the network: each end, and what is between, may be busy with something else for as
 /// long, and the guest's own traffic finds its place between.
 pub(crate) const QUEUED_FOR: Duration = Duration::from_millis(50);

@@ -93,11 +93,16 @@ impl Timer {
             if self.now() >= time {
                 return Poll::Ready(());
             }
-            let earliest = self.0.earliest.get();
-            self.0.earliest.set(Some(earliest.map_or(time, |other| other.min(time))));
+            self.wake_at(time);
             Poll::Pending
         })
         .await;
+    }
+
+    /// Gives everybody a turn at `time`; asked for in this turn, since the next forgets it.
+    pub(crate) fn wake_at(&self, time: Instant) {
+        let earliest = self.0.earliest.get();
+        self.0.earliest.set(Some(earliest.map_or(time, |other| other.min(time))));
     }
 
     /// Waits for so long.

@@ -5,48 +5,66 @@
 //! queue come to equal shares. (So it is with delay-based congestion control since TCP Vegas; RFC 6817 is one of its kind.) What
 //! may queue grows until something is lost, since switches hold different amounts, and is halved then.
 //!
-//! While smoltcp makes up for a loss nothing new is sent, and when it has, all of a window may be. In one burst much of it would be
-//! lost again: so the window begins anew then, and grows after each round trip, by what a switch is likely to hold (RFC 5681, section
-//! 3.1, would double it), to seven tenths of what it was (RFC 9438, section 4.6).
+//! A window leaves over most of a round trip, not in one burst: a burst would go round as one, look like a queue when round trips
+//! are measured, and overrun a switch that holds less (RFC 9002, section 7.7).
+//!
+//! After a loss the window is seven tenths of what it was (RFC 9438, section 4.6), and while it is made up for, what the peer has
+//! behind it does not count (RFC 6675, section 5).
 //!
 //! smoltcp's own congestion control grows by a segment for each acknowledgement, and one is for up to 64 KiB here: after a loss it
 //! would hardly grow again.
 
 use core::time::Duration;
 
-use crate::limits::QUEUED_FOR;
+use crate::limits::{BURST, QUEUED_FOR};
+use crate::net::recovery::Losses;
 use crate::tasks::{Instant, ns};
 
-/// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost. After a loss it
-/// begins with less: what is full may still be.
+/// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost.
 const FIRST: usize = 64 << 10;
 const LEAST: usize = 32 << 10;
-const ANEW: usize = 8 << 10;
 /// Bytes that may queue somewhere: at first, at least, and at most, unless more arrives within [`QUEUED_FOR`]. The guest's own traffic
 /// may have to wait behind them.
 const FIRST_QUEUED: usize = 32 << 10;
 const LEAST_QUEUED: usize = 8 << 10;
 const MOST_QUEUED: usize = 192 << 10;
-/// Bytes that this grows by after each round trip, and once something has been lost: for each 10 ms of it, up to as much as before.
-/// So much may be lost at once, and each packet of it takes a round trip to make up for.
+/// The part of what the way holds that may queue in any case: where a round trip holds megabytes, it takes so much to find out in a few
+/// of them that there is more.
+const QUEUED_SHARE: usize = 64;
+/// Bytes that this grows by after each round trip, and in a second once something has been lost: the same for each connection,
+/// whatever it has, so that shares become equal (RFC 5681, section 3.1, grows linearly for the same reason).
 const MORE_QUEUED: usize = 2 << 10;
-const LESS_QUEUED: usize = 512;
-/// Bytes that the window grows by at once, at least and at most, while it is not known what the way holds.
+const MORE_A_SECOND: usize = 8 << 10;
+/// Bytes that the window grows by after a round trip, at most, while it is not known what the way holds.
+const MOST_GROWTH: usize = 128 << 10;
+/// Something queues when the quickest of the round trips within one took longer than the shortest of all by this part of that.
+const NOTICED: u32 = 32;
+/// Round trips that are measured within one, at most.
+const SAMPLES: usize = 16;
+/// Bytes that leave in one burst, at least.
 const LEAST_BURST: usize = 8 << 10;
-const MOST_BURST: usize = 128 << 10;
 
 /// Bytes that may be on their way.
 pub(super) struct CongestionWindow {
     bytes: usize,
     /// Those of them that may queue.
     queued: usize,
-    /// Below this it grows after each round trip, by half at most, until a queue is noticed.
-    threshold: usize,
-    /// Something has been lost.
-    lost: bool,
+    /// It grows after each round trip, by half at most, until a queue is noticed.
+    ramps: bool,
+    /// After the first loss: what was left of it by the last, which it keeps.
+    kept: Option<usize>,
+    /// How much longer than the shortest the last round trip took, and at the last loss.
+    delay: Duration,
+    delay_at_loss: Duration,
+    /// It is made up for when all before this is delivered.
+    until: Option<u64>,
+    /// Bytes that had been sent again when something was made up for last.
+    again: u64,
     /// The shortest round trip.
     least: Duration,
     round: Option<Round>,
+    /// When the last of what was handed over would leave, had it all left at an even pace.
+    leaves: Instant,
 }
 
 /// A round trip: until a byte that is handed over is delivered.
@@ -55,6 +73,12 @@ struct Round {
     begun: Sent,
     /// There was more to send than the window let through.
     was_full: bool,
+    /// Most of a window was on its way when it began: what arrives within it is what the way carries.
+    was_under_way: bool,
+    /// Bytes that wait to be delivered: where they end, and when they were handed over.
+    samples: heapless::Deque<(u64, Instant), SAMPLES>,
+    /// What the quickest of them took.
+    quickest: Duration,
 }
 
 /// How far a connection is, in bytes since it began.
@@ -62,120 +86,228 @@ struct Round {
 pub(super) struct Sent {
     pub(super) handed_over: u64,
     pub(super) delivered: u64,
-    /// What was sent once more, each time counted.
-    pub(super) again: u64,
+    pub(super) losses: Losses,
+}
+
+/// What may follow what has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// So many bytes, if any; more when some have been delivered.
+    Bytes(usize),
+    /// Some, from then on.
+    From(Instant),
 }
 
 impl Default for CongestionWindow {
     fn default() -> Self {
-        let (bytes, queued, least) = (FIRST, FIRST_QUEUED, Duration::MAX);
-        Self { bytes, queued, threshold: usize::MAX, lost: false, least, round: None }
+        Self {
+            bytes: FIRST,
+            queued: FIRST_QUEUED,
+            ramps: true,
+            kept: None,
+            delay: Duration::ZERO,
+            delay_at_loss: Duration::ZERO,
+            until: None,
+            again: 0,
+            least: Duration::MAX,
+            round: None,
+            leaves: Instant::default(),
+        }
     }
 }
 
 impl CongestionWindow {
-    /// How many of `wanted` bytes may follow what has been sent, if at most `most` are on their way.
-    pub(super) fn room(&mut self, now: Instant, sent: Sent, wanted: usize, most: usize) -> usize {
+    /// How many of `wanted` bytes may follow what has been sent, if at most `most` are on their way. They are handed over at once.
+    pub(super) fn room(&mut self, now: Instant, sent: Sent, wanted: usize, most: usize) -> Room {
+        self.sample(now, sent.delivered);
         if let Some(round) = self.round.take_if(|round| sent.delivered > round.begun.handed_over) {
             self.judge(round, sent, now);
         }
-        let on_its_way = (sent.handed_over - sent.delivered) as usize;
-        let room = wanted.min(self.bytes.min(most).saturating_sub(on_its_way));
-        if room > 0 && self.round.is_none() {
-            self.round = Some(Round { at: now, begun: sent, was_full: false });
+        self.recover(sent);
+        // The peer keeps what it has behind a hole: that is room taken there, and not under way any more.
+        let unacknowledged = (sent.handed_over - sent.delivered) as usize;
+        let on_its_way = unacknowledged.saturating_sub(sent.losses.there as usize);
+        let open = self.bytes.saturating_sub(on_its_way).min(most.saturating_sub(unacknowledged)).min(wanted);
+        let room = open.min(self.burst(now));
+        if room == 0 && open > 0 {
+            return Room::From(self.leaves);
+        }
+        self.leaves = self.leaves.max(now) + self.span(room);
+        if room > 0 && self.round.is_none() && self.until.is_none() {
+            let (samples, quickest) = (heapless::Deque::new(), Duration::MAX);
+            let was_under_way = on_its_way + room >= self.bytes.min(most) / 2;
+            self.round = Some(Round { at: now, begun: sent, was_full: false, was_under_way, samples, quickest });
         }
         if let Some(round) = &mut self.round {
-            round.was_full |= room < wanted && self.bytes <= most;
+            round.was_full |= open < wanted && self.bytes <= most;
+            if room > 0 {
+                let _ = round.samples.push_back((sent.handed_over + room as u64, now));
+            }
         }
-        room
+        Room::Bytes(room)
+    }
+
+    /// What bytes take to leave at an even pace: a window in less than a round trip, so that it is the window that bounds.
+    fn span(&self, bytes: usize) -> Duration {
+        let trip = if self.least == Duration::MAX { 0 } else { ns(self.least) * 4 / 5 };
+        let span = u128::from(trip) * bytes as u128 / self.bytes.max(1) as u128;
+        Duration::from_nanos(u64::try_from(span).unwrap_or(u64::MAX))
+    }
+
+    /// Bytes that may leave at once.
+    fn burst(&self, now: Instant) -> usize {
+        let window = ns(self.span(self.bytes));
+        if window <= ns(BURST) {
+            return usize::MAX;
+        }
+        let within = |span: Duration| (u128::from(ns(span)) * self.bytes as u128 / u128::from(window)) as usize;
+        if self.leaves <= now { within(BURST).max(LEAST_BURST) } else { 0 }
+    }
+
+    /// Takes note of what has been delivered.
+    fn sample(&mut self, now: Instant, delivered: u64) {
+        let Some(Round { samples, quickest, .. }) = &mut self.round else { return };
+        while let Some((end, at)) = samples.front().copied()
+            && end <= delivered
+        {
+            *quickest = (*quickest).min(now - at);
+            samples.pop_front();
+        }
+    }
+
+    /// Minds what is lost: the window is smaller at once, and once for all that was on its way then.
+    fn recover(&mut self, sent: Sent) {
+        if self.until.take_if(|end| sent.delivered >= *end).is_some() {
+            self.again = sent.losses.again;
+        }
+        if self.until.is_none() && sent.losses.again > self.again {
+            self.until = Some(sent.handed_over);
+            self.bytes = (self.bytes / 10 * 7).max(LEAST);
+            (self.ramps, self.kept, self.round) = (false, Some(self.bytes), None);
+            self.delay_at_loss = self.delay;
+            self.queued = (self.queued / 2).max(LEAST_QUEUED);
+        }
     }
 
     /// A round trip has ended.
-    fn judge(&mut self, Round { at, begun, was_full }: Round, sent: Sent, now: Instant) {
+    fn judge(&mut self, Round { at, begun, was_full, was_under_way, quickest, .. }: Round, sent: Sent, now: Instant) {
         let took = now - at;
-        self.least = self.least.min(took);
-        if sent.again > begun.again {
-            (self.threshold, self.lost) = (self.bytes / 10 * 7, true);
-            self.bytes = ANEW;
-            self.queued = (self.queued / 2).max(LEAST_QUEUED);
-            return;
-        }
-        if !was_full {
+        let quickest = quickest.min(took);
+        self.least = self.least.min(quickest);
+        if !was_full || !was_under_way {
             return;
         }
         let arrived = sent.delivered - begun.delivered;
         let within = |span| (u128::from(arrived) * u128::from(ns(span).max(1)) / u128::from(ns(took).max(1))) as usize;
         let held = within(self.least);
-        if arrived as usize > held + self.queued / 4 {
-            self.threshold = 0;
+        self.delay = quickest - self.least;
+        if self.delay > self.least / NOTICED && arrived as usize > held + self.queued / 4 {
+            self.ramps = false;
         }
-        if self.bytes < self.threshold {
-            let burst = (self.threshold / 32).clamp(LEAST_BURST, MOST_BURST);
-            self.bytes = (self.bytes + (self.bytes / 2).min(burst)).min(self.threshold);
+        if self.ramps {
+            self.bytes += (self.bytes / 2).min(MOST_GROWTH);
             return;
         }
-        let less = (self.least.as_millis() as usize / 10).saturating_mul(LESS_QUEUED);
-        let more = if self.lost { less.clamp(LESS_QUEUED, MORE_QUEUED) } else { MORE_QUEUED };
+        let a_second = if self.delay < self.delay_at_loss / 4 * 3 { MORE_A_SECOND } else { MORE_A_SECOND / 4 };
+        let meanwhile = (a_second as u128 * u128::from(ns(took)) / 1_000_000_000) as usize;
+        let more = self.kept.map_or(MORE_QUEUED, |_| meanwhile.min(MORE_QUEUED));
         self.queued = (self.queued + more).min(within(QUEUED_FOR).max(MOST_QUEUED));
-        self.bytes = (held + self.queued).max(LEAST);
+        self.kept = self.kept.map(|kept| kept + more);
+        self.bytes = (held + self.queued.max(held / QUEUED_SHARE)).max(self.kept.unwrap_or(LEAST));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::VecDeque;
+
     use super::*;
 
     const MANY: usize = usize::MAX / 4;
 
-    /// A way that carries a MB a second, 10 ms there and back, and drops what queues beyond so much.
+    /// A way that carries a MB a second, 10 ms there and back, behind a switch that holds so much; what it drops arrives all the same.
     struct Way {
         window: CongestionWindow,
         now: Instant,
         sent: Sent,
-        holds: u64,
+        holds: Duration,
+        free: Instant,
+        under_way: VecDeque<(Instant, u64)>,
     }
 
     impl Way {
-        fn new(holds: u64) -> Self {
-            Self { window: CongestionWindow::default(), now: Instant::default(), sent: Sent::default(), holds }
+        fn new(holds: usize) -> Self {
+            let (now, free, sent, under_way) = Default::default();
+            let holds = Duration::from_micros(holds as u64);
+            Self { window: CongestionWindow::default(), now, sent, holds, free, under_way }
         }
 
-        /// Sends what may be sent of so much, and waits until it has arrived; how much that was.
-        fn round(&mut self, wanted: usize, most: usize) -> u64 {
-            let room = self.window.room(self.now, self.sent, wanted, most) as u64;
-            self.sent.handed_over += room;
-            self.sent.again += room.saturating_sub(10_000 + self.holds);
-            self.now = self.now + Duration::from_micros(room.max(10_000));
-            self.sent.delivered = self.sent.handed_over;
-            room
+        /// Sends for so long what may be sent, `wanted` bytes at a time.
+        fn run(&mut self, span: Duration, wanted: usize, most: usize) {
+            let end = self.now + span;
+            while self.now < end {
+                let mut next = end;
+                loop {
+                    match self.window.room(self.now, self.sent, wanted, most) {
+                        Room::Bytes(0) => break,
+                        Room::Bytes(room) => self.send(room as u64),
+                        Room::From(then) => {
+                            next = then;
+                            break;
+                        }
+                    }
+                }
+                self.now = self.under_way.front().map_or(next, |(due, _)| next.min(*due)).max(self.now);
+                while let Some((_, end)) = self.under_way.pop_front_if(|(due, _)| *due <= self.now) {
+                    self.sent.delivered = end;
+                }
+            }
+        }
+
+        fn send(&mut self, bytes: u64) {
+            self.sent.handed_over += bytes;
+            self.free = self.free.max(self.now) + Duration::from_micros(bytes);
+            let overflow = (self.free - self.now).saturating_sub(self.holds);
+            self.sent.losses.again += bytes.min(overflow.as_micros() as u64);
+            self.under_way.push_back((self.free + Duration::from_millis(10), self.sent.handed_over));
         }
     }
 
     #[test]
     fn it_comes_to_what_the_way_holds_and_a_little_more() {
         let mut way = Way::new(1 << 30);
-        (0..100).for_each(|_| _ = way.round(MANY, 1 << 20));
-        let room = way.round(MANY, 1 << 20) as usize;
-        assert!((MOST_QUEUED..=MOST_QUEUED + 10_000 + FIRST).contains(&room), "{room}");
+        way.run(Duration::from_secs(60), MANY, 1 << 20);
+        assert!((MOST_QUEUED..=MOST_QUEUED + 20_000).contains(&way.window.bytes), "{}", way.window.bytes);
+        assert!(way.sent.delivered > 59_000_000, "{}", way.sent.delivered);
     }
 
     #[test]
-    fn it_gets_smaller_until_nothing_is_lost() {
+    fn little_is_lost_and_the_way_stays_full() {
         let mut way = Way::new(64 << 10);
-        (0..300).for_each(|_| _ = way.round(MANY, 1 << 20));
-        let (lost, now) = (way.sent.again, way.now);
-        (0..300).for_each(|_| _ = way.round(MANY, 1 << 20));
-        let took = u64::from((way.now - now).subsec_millis()) + 1000 * (way.now - now).as_secs();
-        assert!(way.sent.again - lost < took * 1000 / 100, "{} in {took} ms", way.sent.again - lost);
-        assert!(way.round(MANY, 1 << 20) >= 10_000 + (LEAST as u64 / 2));
+        way.run(Duration::from_secs(10), MANY, 1 << 20);
+        let (lost, delivered) = (way.sent.losses.again, way.sent.delivered);
+        way.run(Duration::from_secs(60), MANY, 1 << 20);
+        let (lost, delivered) = (way.sent.losses.again - lost, way.sent.delivered - delivered);
+        assert!(lost < delivered / 200 && delivered > 59_000_000, "{lost} of {delivered}");
+    }
+
+    #[test]
+    fn a_window_does_not_leave_in_one_burst() {
+        let mut way = Way::new(1 << 30);
+        way.run(Duration::from_secs(10), MANY, 1 << 20);
+        let (all, later) = (way.window.bytes, way.now + Duration::from_secs(1));
+        way.sent.delivered = way.sent.handed_over;
+        let Room::Bytes(burst) = way.window.room(later, way.sent, MANY, MANY) else { panic!("it was long ago") };
+        assert!((LEAST_BURST..all / 3).contains(&burst), "{burst} of {all}");
+        way.sent.handed_over += burst as u64;
+        let Room::From(then) = way.window.room(later, way.sent, MANY, MANY) else { panic!("it left at once") };
+        assert!(then >= later + BURST / 2 && then <= later + BURST * 2);
     }
 
     #[test]
     fn it_does_not_grow_while_something_else_is_the_bound() {
-        for (wanted, most) in [(4096, 1 << 20), (MANY, 16 << 10)] {
-            let mut way = Way::new(1 << 30);
-            (0..100).for_each(|_| _ = way.round(wanted, most));
-            assert!(way.round(MANY, 1 << 20) as usize <= FIRST);
-        }
+        let mut way = Way::new(1 << 30);
+        way.run(Duration::from_secs(1), MANY, 16 << 10);
+        assert_eq!(way.window.bytes, FIRST);
     }
 }

@@ -11,12 +11,13 @@ use core::time::Duration;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
-use super::congestion::{CongestionWindow, Sent};
+use super::congestion::{CongestionWindow, Room, Sent};
 use super::window::{Buffers, SPARE, USUAL};
 use super::{Net, endpoint};
 use crate::error::LinkError;
 use crate::limits::{KEEP_ALIVE, LINGER};
 use crate::net::path_mtu::Mark;
+use crate::net::recovery::Losses;
 use crate::tasks::{Instant, Timer};
 
 /// One TCP connection. Dropping it closes it, after what was written has been delivered if it lingers.
@@ -240,13 +241,18 @@ impl Connection {
 
     /// How many of `wanted` bytes may be handed over now.
     fn room(&self, wanted: usize) -> usize {
-        let sent = Sent { handed_over: self.sent(), delivered: self.delivered(), again: self.sent_again() };
-        self.congestion.borrow_mut().room(self.timer.now(), sent, wanted, self.in_flight.get())
+        let sent = Sent { handed_over: self.sent(), delivered: self.delivered(), losses: self.losses() };
+        match self.congestion.borrow_mut().room(self.timer.now(), sent, wanted, self.in_flight.get()) {
+            Room::Bytes(bytes) => bytes,
+            Room::From(then) => {
+                self.timer.wake_at(then);
+                0
+            }
+        }
     }
 
-    /// Bytes that TCP has sent again.
-    fn sent_again(&self) -> u64 {
-        self.ends().map_or(0, |(here, there)| self.net.borrow().recovery.sent_again(here, there))
+    fn losses(&self) -> Losses {
+        self.ends().map(|(here, there)| self.net.borrow().recovery.losses(here, there)).unwrap_or_default()
     }
 
     /// Has TCP send the first packet again that is not acknowledged.

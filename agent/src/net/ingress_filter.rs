@@ -62,7 +62,7 @@ impl<D: Device + ?Sized> Device for IngressFilter<'_, D> {
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = self.device.capabilities();
-        capabilities.max_transmission_unit = ETHERNET + self.path.interface();
+        capabilities.max_transmission_unit = ETHERNET + self.path.largest();
         capabilities
     }
 }
@@ -90,7 +90,11 @@ impl<T: RxToken> RxToken for Sifted<'_, T> {
                     let answer = self.own.and_then(|own| announcement(frame, own));
                     return read(answer.as_ref().map_or(frame, |answer| answer));
                 }
-                Packet::Tcp(ip, tcp) => self.recovery.received(frame, &ip, &tcp),
+                Packet::Tcp(ip, tcp) => {
+                    if !self.recovery.received(frame, &ip, &tcp) {
+                        return read(&[]);
+                    }
+                }
                 Packet::OtherIpv4 => {}
             }
             read(frame)

@@ -6,6 +6,7 @@
 //! cuts its packets, as it does with those that are larger than the interface carries. A device that does not cut sends
 //! what was agreed on when the connection was made.
 
+use alloc::vec;
 use core::cell::Cell;
 use core::num::NonZeroU16;
 
@@ -19,8 +20,10 @@ use crate::tasks::Instant;
 
 /// What is tried, bytes of an IP packet: Ethernet, most tunnels, what IPv6 asks of every link, what IPv4 does.
 const STEPS: [usize; 4] = [1500, 1400, 1280, 576];
-/// The longest headers of IP, as it is sent here, and of TCP.
-const HEADERS: usize = 20 + 60;
+/// Bytes of what is sent again at once where the device cuts packets.
+const SEGMENT: usize = 60 << 10;
+/// The longest headers that smoltcp makes: of IP, of TCP, and its option that tells of one piece behind a hole (RFC 2018).
+const HEADERS: usize = 20 + 20 + 12;
 /// Large packets that must have been sent again for nothing: because others arrived behind the first, for a prompt, or by the timer.
 const AGAIN: u64 = 2;
 
@@ -56,9 +59,10 @@ impl PathMtu {
         Self { interface, ceiling, cuts, limit, lowered, large, heard }
     }
 
-    /// Bytes of the largest IP packet that the interface carries.
-    pub(crate) fn interface(&self) -> usize {
-        self.interface
+    /// Bytes of the largest IP packet that smoltcp may make. What it takes for one packet it sends again at once: where the device cuts
+    /// packets, much more than one of the path's.
+    pub(crate) fn largest(&self) -> usize {
+        if self.cuts { self.interface.max(SEGMENT) } else { self.interface }
     }
 
     /// Bytes of the largest packet that is sent.
@@ -119,16 +123,15 @@ pub(crate) struct Cut<'a, T> {
     pub(crate) meta: PacketMeta,
 }
 
-impl<T: TxToken> TxToken for Cut<'_, T> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(mut self, length: usize, fill: F) -> R {
+impl<T: TxToken> Cut<'_, T> {
+    fn send<R, F: FnOnce(&mut [u8]) -> R>(mut self, length: usize, fill: F) -> R {
         let Self { path, recovery, meta, .. } = &mut self;
         if path.next().is_some_and(|step| length > ETHERNET + step) {
             path.large.set(path.large.get() + (length - ETHERNET).div_ceil(path.limit.get()) as u64);
         }
-        if path.limit.get() < path.interface && length > ETHERNET + path.limit.get() {
-            let segment = NonZeroU16::new((path.limit.get() - HEADERS) as u16);
-            meta.segmentation_offload_size = meta.segmentation_offload_size.min(segment).or(segment);
-        }
+        let is_large = length > ETHERNET + path.limit.get();
+        let segment = NonZeroU16::new((path.limit.get() - HEADERS) as u16).filter(|_| is_large);
+        meta.segmentation_offload_size = meta.segmentation_offload_size.filter(|_| is_large).min(segment).or(segment);
         let recovery = *recovery;
         self.token.set_meta(self.meta);
         self.token.consume(length, |frame| {
@@ -136,6 +139,21 @@ impl<T: TxToken> TxToken for Cut<'_, T> {
             recovery.sent(frame);
             filled
         })
+    }
+}
+
+impl<T: TxToken> TxToken for Cut<'_, T> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
+        let limit = self.path.limit.get();
+        if !self.path.cuts || length <= ETHERNET + limit || !self.recovery.resends() {
+            return self.send(length, fill);
+        }
+        // What smoltcp sends again is as long as its packets may be; little of it may have been lost.
+        let mut frame = vec![0; length];
+        let filled = fill(&mut frame);
+        let needed = self.recovery.needed(&mut frame, limit - HEADERS);
+        self.send(needed, |into| into.copy_from_slice(&frame[..needed]));
+        filled
     }
 
     fn set_meta(&mut self, meta: PacketMeta) {
@@ -184,7 +202,7 @@ mod tests {
             let path = PathMtu::new(1500, true);
             path.heed(said);
             path.hope(Instant::default() + PATH_MTU_KEPT);
-            assert_eq!((path.limit(), path.interface()), (limit, 1500));
+            assert_eq!((path.limit(), path.interface), (limit, 1500));
         }
     }
 
