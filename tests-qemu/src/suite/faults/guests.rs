@@ -182,9 +182,11 @@ fn fails(scene: &mut Scene, attempt: &mut Attempt, word: &str) -> Result<()> {
 /// stopped.
 fn unsuspended(attempt: &Attempt, work: impl FnOnce() -> Result<()>) -> Result<()> {
     signal(&attempt.dom0, "STOP", SAVE_HELPER)?;
-    work()?;
-    ensure!(attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1), "stage 1 was over too early");
-    signal(&attempt.dom0, "CONT", SAVE_HELPER)
+    let worked = work();
+    let is_copied = attempt.sessions().0.progress.is_some_and(|progress| progress.stage == 1);
+    signal(&attempt.dom0, "CONT", SAVE_HELPER)?;
+    ensure!(is_copied, "stage 1 was over too early");
+    worked
 }
 
 /// Asks the guest to have so much memory, and waits until it has.
