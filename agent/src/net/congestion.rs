@@ -28,10 +28,10 @@ const LEAST: usize = 32 << 10;
 const FIRST_QUEUED: usize = 32 << 10;
 const LEAST_QUEUED: usize = 8 << 10;
 const MOST_QUEUED: usize = 192 << 10;
-/// The part of what the way holds that may queue in any case: where a round trip holds megabytes, it takes so much to find out in a few
-/// of them that there is more.
+/// The part of what the way holds that may queue in any case. Where a round trip holds megabytes, a few KiB would take hundreds of round
+/// trips to find that there is room for more.
 const QUEUED_SHARE: usize = 64;
-/// Bytes that this grows by after each round trip, and in a second once something has been lost: the same for each connection,
+/// Bytes that what may queue grows by after each round trip, and in a second once something has been lost: the same for each connection,
 /// whatever it has, so that shares become equal (RFC 5681, section 3.1, grows linearly for the same reason).
 const MORE_QUEUED: usize = 2 << 10;
 const MORE_A_SECOND: usize = 8 << 10;
