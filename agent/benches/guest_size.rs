@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use agent::bench::push::{Leaver, Pushed};
+use agent::bench::push::{Leaver, Pushes};
 use common::{Gfn, PageSet};
 
 const FRAMES: [u64; 3] = [1 << 16, 1 << 24, 1 << 28];
@@ -21,8 +21,8 @@ fn main() {
     let mut pushed = FRAMES.map(|_| Vec::new());
     for _ in 0..=TIMES {
         for (leaver, pushed) in leavers.iter_mut().zip(&mut pushed) {
-            let Pushed { pushes, worked } = leaver.push();
-            pushed.push(worked.as_secs_f64() * 1e6 / pushes as f64);
+            let Pushes { count, worked } = leaver.push();
+            pushed.push(worked.as_secs_f64() * 1e6 / count as f64);
         }
     }
     // The first time memory is touched for the first time.

@@ -25,6 +25,12 @@ pub(crate) fn rate(count: u64, took: Duration) -> u64 {
     count.saturating_mul(1_000_000) / (ns(took) / 1000).max(1)
 }
 
+/// How many of `count` in `whole` come in `part` of it.
+pub(crate) fn share(count: u64, part: Duration, whole: Duration) -> u64 {
+    let share = u128::from(count) * u128::from(ns(part)) / u128::from(ns(whole).max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
 /// Something that runs beside others until it is done.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()>>>;
 

@@ -36,9 +36,9 @@ use crate::wire::{ConnectionRole, Hello, Kind, Message, Purpose};
 const PAGES: usize = 16 << 10;
 
 /// Pushes that were made, and for how long the source was at work.
-pub struct Pushed {
-    /// Pushes of up to 16 pages.
-    pub pushes: u64,
+pub struct Pushes {
+    /// How many, of up to 16 pages.
+    pub count: u64,
     /// Processor time, without the peer's.
     pub worked: Duration,
 }
@@ -80,7 +80,7 @@ impl Leaver {
     }
 
     /// Pushes all that is dirty.
-    pub fn push(&mut self) -> Pushed {
+    pub fn push(&mut self) -> Pushes {
         let Self { ends, clock, departure, inlet, dirty } = self;
         departure.pages_mut().put_back(dirty.iter().copied());
         let pushing = async {
@@ -98,8 +98,8 @@ impl Leaver {
                 left -= pages.gfns().count();
             }
         };
-        let (pushes, (), [worked, _]) = work(ends, *clock, Box::pin(pushing), Box::pin(arriving));
-        Pushed { pushes, worked: Duration::from_nanos(worked) }
+        let (count, (), [worked, _]) = work(ends, *clock, Box::pin(pushing), Box::pin(arriving));
+        Pushes { count, worked: Duration::from_nanos(worked) }
     }
 }
 

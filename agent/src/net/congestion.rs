@@ -18,7 +18,7 @@ use core::time::Duration;
 
 use crate::limits::{BURST, QUEUED_FOR};
 use crate::net::recovery::Losses;
-use crate::tasks::{Instant, ns};
+use crate::tasks::{Instant, share};
 
 /// Bytes of the window at first, and at least: enough to show by what arrives behind it that a packet was lost.
 const FIRST: usize = 64 << 10;
@@ -75,10 +75,17 @@ struct Round {
     was_full: bool,
     /// Most of a window was on its way when it began: what arrives within it is what the way carries.
     was_under_way: bool,
-    /// Bytes that wait to be delivered: where they end, and when they were handed over.
-    samples: heapless::Deque<(u64, Instant), SAMPLES>,
+    /// Of what waits to be delivered.
+    samples: heapless::Deque<Sample, SAMPLES>,
     /// What the quickest of them took.
     quickest: Duration,
+}
+
+/// Bytes whose round trip is measured.
+struct Sample {
+    /// Where they end, in bytes since the connection began.
+    end: u64,
+    at: Instant,
 }
 
 /// How far a connection is, in bytes since it began.
@@ -141,7 +148,7 @@ impl CongestionWindow {
         if let Some(round) = &mut self.round {
             round.was_full |= open < wanted && self.bytes <= most;
             if room > 0 {
-                let _ = round.samples.push_back((sent.handed_over + room as u64, now));
+                let _ = round.samples.push_back(Sample { end: sent.handed_over + room as u64, at: now });
             }
         }
         Room::Bytes(room)
@@ -149,29 +156,24 @@ impl CongestionWindow {
 
     /// What bytes take to leave at an even pace: a window in less than a round trip, so that it is the window that bounds.
     fn span(&self, bytes: usize) -> Duration {
-        let trip = if self.least == Duration::MAX { 0 } else { ns(self.least) * 4 / 5 };
-        let span = u128::from(trip) * bytes as u128 / self.bytes.max(1) as u128;
-        Duration::from_nanos(u64::try_from(span).unwrap_or(u64::MAX))
+        let trip = if self.least == Duration::MAX { Duration::ZERO } else { self.least * 4 / 5 };
+        trip * bytes as u32 / self.bytes as u32
     }
 
     /// Bytes that may leave at once.
     fn burst(&self, now: Instant) -> usize {
-        let window = ns(self.span(self.bytes));
-        if window <= ns(BURST) {
+        let window = self.span(self.bytes);
+        if window <= BURST {
             return usize::MAX;
         }
-        let within = |span: Duration| (u128::from(ns(span)) * self.bytes as u128 / u128::from(window)) as usize;
-        if self.leaves <= now { within(BURST).max(LEAST_BURST) } else { 0 }
+        if self.leaves <= now { (share(self.bytes as u64, BURST, window) as usize).max(LEAST_BURST) } else { 0 }
     }
 
     /// Takes note of what has been delivered.
     fn sample(&mut self, now: Instant, delivered: u64) {
         let Some(Round { samples, quickest, .. }) = &mut self.round else { return };
-        while let Some((end, at)) = samples.front().copied()
-            && end <= delivered
-        {
-            *quickest = (*quickest).min(now - at);
-            samples.pop_front();
+        while let Some(sample) = samples.pop_front_if(|sample| sample.end <= delivered) {
+            *quickest = (*quickest).min(now - sample.at);
         }
     }
 
@@ -198,7 +200,7 @@ impl CongestionWindow {
             return;
         }
         let arrived = sent.delivered - begun.delivered;
-        let within = |span| (u128::from(arrived) * u128::from(ns(span).max(1)) / u128::from(ns(took).max(1))) as usize;
+        let within = |span| share(arrived, span, took) as usize;
         let held = within(self.least);
         self.delay = quickest - self.least;
         if self.delay > self.least / NOTICED && arrived as usize > held + self.queued / 4 {
@@ -209,7 +211,7 @@ impl CongestionWindow {
             return;
         }
         let a_second = if self.delay < self.delay_at_loss / 4 * 3 { MORE_A_SECOND } else { MORE_A_SECOND / 4 };
-        let meanwhile = (a_second as u128 * u128::from(ns(took)) / 1_000_000_000) as usize;
+        let meanwhile = share(a_second as u64, took, Duration::from_secs(1)) as usize;
         let more = self.kept.map_or(MORE_QUEUED, |_| meanwhile.min(MORE_QUEUED));
         self.queued = (self.queued + more).min(within(QUEUED_FOR).max(MOST_QUEUED));
         self.kept = self.kept.map(|kept| kept + more);
@@ -308,6 +310,17 @@ mod tests {
     fn it_does_not_grow_while_something_else_is_the_bound() {
         let mut way = Way::new(1 << 30);
         way.run(Duration::from_secs(1), MANY, 16 << 10);
+        assert_eq!(way.window.bytes, FIRST);
+        // Here it is what there is to send.
+        let mut way = Way::new(1 << 30);
+        for _ in 0..100 {
+            let Room::Bytes(room) = way.window.room(way.now, way.sent, 4096, 1 << 20) else {
+                panic!("a window is open")
+            };
+            way.send(room as u64);
+            way.now = way.now + Duration::from_millis(20);
+            way.sent.delivered = way.sent.handed_over;
+        }
         assert_eq!(way.window.bytes, FIRST);
     }
 }

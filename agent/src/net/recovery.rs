@@ -13,7 +13,7 @@ use core::net::SocketAddrV4;
 
 use smoltcp::wire::{IpAddress, Ipv4Packet, TcpPacket, TcpSeqNumber};
 
-use super::frame::{ETHERNET, Packet, packet as packet_of};
+use super::frame::{ETHERNET, Packet, packet};
 
 /// Connections of which it is known how far they have sent: more than are open at once.
 const FLOWS: usize = 32;
@@ -84,7 +84,7 @@ impl Recovery {
 
     /// A frame is sent.
     pub(crate) fn sent(&self, frame: &[u8]) {
-        let Some(Packet::Tcp(ip, tcp)) = packet_of(frame) else { return };
+        let Some(Packet::Tcp(ip, tcp)) = packet(frame) else { return };
         let (port, to) = (tcp.src_port(), SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()));
         let (first, length) = (tcp.seq_number(), tcp.payload().len());
         // A call, or the answer to one: whoever had these ports before is gone.
@@ -129,16 +129,16 @@ impl Recovery {
         self.flows.borrow().iter().any(|flow| flow.shown)
     }
 
-    /// The bytes that are needed of a frame that is about to be sent. If it is sent again, these are no more than `packet` bytes of TCP's,
+    /// The bytes that are needed of a frame that is about to be sent. If it is sent again, these are no more than `least` bytes of TCP's,
     /// or end where the last piece in it does that is missing. Its IP header says so afterwards.
-    pub(crate) fn needed(&self, frame: &mut [u8], packet: usize) -> usize {
-        let Some(Packet::Tcp(ip, tcp)) = packet_of(frame) else { return frame.len() };
+    pub(crate) fn needed(&self, frame: &mut [u8], least: usize) -> usize {
+        let Some(Packet::Tcp(ip, tcp)) = packet(frame) else { return frame.len() };
         let (port, to) = (tcp.src_port(), SocketAddrV4::new(ip.dst_addr(), tcp.dst_port()));
         let (first, length) = (tcp.seq_number(), tcp.payload().len());
         let spare = self.find(port, to, |flow| {
             // The end of all that is said has its place behind all of it.
             let is_resent = flow.shown && !tcp.fin() && first == flow.acknowledged && first + length <= flow.end;
-            if is_resent { first + length - flow.missing_until(first + length, packet) } else { 0 }
+            if is_resent { first + length - flow.missing_until(first + length, least) } else { 0 }
         });
         let spare = spare.unwrap_or(0);
         let length = ip.total_len() - spare as u16;
@@ -188,7 +188,7 @@ impl Recovery {
 
 /// Changes the room that an acknowledgement tells of, to another and back.
 fn turn_over(acknowledgement: &mut [u8]) {
-    let Some(Packet::Tcp(ip, tcp)) = packet_of(acknowledgement) else { return };
+    let Some(Packet::Tcp(ip, tcp)) = packet(acknowledgement) else { return };
     let [source, destination] = [ip.src_addr(), ip.dst_addr()].map(IpAddress::Ipv4);
     let (start, window) = (ETHERNET + usize::from(ip.header_len()), tcp.window_len());
     let mut tcp = TcpPacket::new_unchecked(&mut acknowledgement[start..]);
@@ -285,9 +285,9 @@ impl Flow {
         let _ = self.there.insert(place.min(self.there.len()), all);
     }
 
-    /// Where the last piece that is missing ends, of those that begin before `end`; behind the first packet of so many bytes at least.
-    fn missing_until(&self, end: TcpSeqNumber, packet: usize) -> TcpSeqNumber {
-        let mut until = (self.acknowledged + packet).min(end);
+    /// Where the last piece that is missing ends, of those that begin before `end`; behind the first `least` bytes in any case.
+    fn missing_until(&self, end: TcpSeqNumber, least: usize) -> TcpSeqNumber {
+        let mut until = (self.acknowledged + least).min(end);
         let mut hole = self.acknowledged;
         for [first, behind] in &self.there {
             if hole < end {

@@ -9,7 +9,7 @@ use core::time::Duration;
 use smoltcp::socket::Socket;
 
 use super::Net;
-use crate::tasks::ns;
+use crate::tasks::share;
 
 /// Bytes that a source has on their way at once, at most, on each of its connections, unless [`Net::window`] gives more.
 ///
@@ -46,8 +46,7 @@ impl Buffers {
 impl Net {
     /// Bytes that a new connection for bulk may have on their way, if a round trip takes so long.
     pub(crate) fn window(&self, round_trip: Duration) -> usize {
-        let fills = u128::from(FASTEST) * u128::from(ns(round_trip)) / 1_000_000_000;
-        let fills = usize::try_from(fills).unwrap_or(usize::MAX);
+        let fills = share(FASTEST, round_trip, Duration::from_secs(1)) as usize;
         let left = self.windows.saturating_sub(self.wide());
         fills.clamp(IN_FLIGHT_BULK, IN_FLIGHT_BULK + left / SHARE)
     }
