@@ -5,6 +5,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bits;
 pub mod control;
 pub mod cost;
 pub mod cursor;

@@ -74,7 +74,7 @@ impl Pages<'_> {
 pub struct Arriving<'a> {
     cause: Cause,
     first: u64,
-    distances: &'a [u8],
+    distances: &'a [[u8; 4]],
     zero: PageMask,
     filled: &'a [u8],
 }
@@ -96,10 +96,9 @@ impl<'a> Arriving<'a> {
             return Err(WireError::Value("zero mask"));
         }
         let first = cursor.u64()?;
-        let distances = cursor.take(4 * (count - 1))?;
+        let (distances, _) = cursor.take(4 * (count - 1))?.as_chunks();
         let mut last = 0;
-        for distance in distances.chunks_exact(4) {
-            let distance = u32::from_le_bytes([distance[0], distance[1], distance[2], distance[3]]);
+        for distance in distances.iter().copied().map(u32::from_le_bytes) {
             if distance <= last {
                 return Err(WireError::Value("order of pages"));
             }
@@ -126,8 +125,8 @@ impl<'a> Arriving<'a> {
     /// Which pages, ascending.
     pub fn gfns(&self) -> impl Iterator<Item = Gfn> + use<'a> {
         let first = self.first;
-        let number = |four: &[u8]| u64::from(u32::from_le_bytes([four[0], four[1], four[2], four[3]]));
-        let others = self.distances.chunks_exact(4).map(move |distance| Gfn(first + number(distance)));
+        let distances = self.distances.iter().copied().map(u32::from_le_bytes);
+        let others = distances.map(move |distance| Gfn(first + u64::from(distance)));
         core::iter::once(Gfn(first)).chain(others)
     }
 

@@ -101,7 +101,7 @@ impl<'a> Set<'a> {
     /// Every entry, counted from the first frame of the part; raw sets give runs of one.
     fn entries(&self) -> impl Iterator<Item = Span> + use<'a> {
         let entry = |offset, count| Span { first: Gfn(offset), count };
-        let number = |pair: &[u8]| u64::from(u16::from_le_bytes([pair[0], pair[1]]));
+        let number = |bytes: [u8; 2]| u64::from(u16::from_le_bytes(bytes));
         let (raw, pairs, singles): (&[u8], &[u8], &[u8]) = match self.form {
             RAW => (self.body, &[], &[]),
             RUNS => (&[], self.body, &[]),
@@ -110,8 +110,8 @@ impl<'a> Set<'a> {
         let raw = raw.iter().enumerate().flat_map(move |(index, byte)| {
             (0..8).filter(move |bit| byte >> bit & 1 == 1).map(move |bit| entry(index as u64 * 8 + bit, 1))
         });
-        let pairs = pairs.chunks_exact(4).map(move |pair| entry(number(pair), number(&pair[2..]) + 1));
-        let singles = singles.chunks_exact(2).map(move |single| entry(number(single), 1));
+        let pairs = pairs.as_chunks().0.iter().map(move |&[a, b, c, d]| entry(number([a, b]), number([c, d]) + 1));
+        let singles = singles.as_chunks().0.iter().map(move |single| entry(number(*single), 1));
         raw.chain(pairs).chain(singles)
     }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use common::{BATCH, DomId, Gfn, Span};
+use common::{BATCH, DomId, Gfn, Span, bits};
 use xen_abi::domctl::{PAGE_FRAME_INFOS, PFINFO_BROKEN, PFINFO_LTAB_MASK, PFINFO_XALLOC, PFINFO_XTAB};
 use xen_abi::hvm::MEM_MMIO_DM;
 
@@ -60,7 +60,7 @@ impl Scan {
     }
 
     fn chunk(&mut self, domain: DomId, first: u64, count: u64, ram: &mut [u64]) -> Result {
-        clear(ram, first, first + count);
+        bits::remove_span(ram, Span { first: Gfn(first), count });
         let special = &self.kind.special;
         if self.left == 0 && self.in_hole && (first >= special.end || first + count <= special.start) {
             return Ok(());
@@ -68,7 +68,7 @@ impl Scan {
         let types = types(domain, first, count)?;
         self.in_hole = !types.iter().any(|kind| is_ram(*kind));
         for (gfn, _) in (first..first + count).zip(types).filter(|(_, kind)| is_ram(*kind)) {
-            ram[gfn as usize / 64] |= 1 << (gfn % 64);
+            bits::insert(ram, Gfn(gfn));
             let counts = !special.contains(&gfn);
             self.left = self.left.saturating_sub(counts.into());
         }
@@ -107,18 +107,4 @@ fn types(domain: DomId, first: u64, count: u64) -> Result<Vec<u64>> {
 
 fn is_ram(kind: u64) -> bool {
     !matches!(kind & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
-}
-
-/// Clears the bits `first .. end`.
-fn clear(bits: &mut [u64], first: u64, end: u64) {
-    let mut next = first;
-    while next < end {
-        if next.is_multiple_of(64) && end - next >= 64 {
-            bits[next as usize / 64] = 0;
-            next += 64;
-        } else {
-            bits[next as usize / 64] &= !(1 << (next % 64));
-            next += 1;
-        }
-    }
 }

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
+use common::cursor::{Cursor, WrongLength};
 use common::{Gfn, PAGE_SIZE, Page};
 use x86_64::registers::control::{Cr0Flags, Cr4Flags};
 use x86_64::registers::model_specific::EferFlags;
@@ -100,24 +101,26 @@ impl Cpu {
 }
 
 /// The virtual CPUs' records of an HVM context.
-fn cpus(mut context: &[u8]) -> Vec<Cpu> {
-    let mut cpus = Vec::new();
-    while let Some((head, rest)) = context.split_first_chunk::<8>() {
-        let typecode = u16::from_le_bytes([head[0], head[1]]);
-        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        let Some((record, rest)) = rest.split_at_checked(length) else { break };
-        context = rest;
-        match typecode {
-            SAVE_END => break,
-            SAVE_CPU if length >= cpu::SIZE => cpus.push(registers(record)),
-            _ => {}
+fn cpus(context: &[u8]) -> Vec<Cpu> {
+    let (mut context, mut cpus) = (Cursor::new(context), Vec::new());
+    while let Ok((typecode, record)) = next_record(&mut context)
+        && typecode != SAVE_END
+    {
+        if typecode == SAVE_CPU && record.len() >= cpu::SIZE {
+            cpus.push(registers(record));
         }
     }
     cpus
 }
 
+/// The type of the next record, and what it holds (`struct hvm_save_descriptor`).
+fn next_record<'a>(context: &mut Cursor<'a>) -> Result<(u16, &'a [u8]), WrongLength> {
+    let (typecode, _instance, length) = (context.u16()?, context.u16()?, context.u32()?);
+    Ok((typecode, context.take(length as usize)?))
+}
+
 fn registers(record: &[u8]) -> Cpu {
-    let word = |at: usize| record.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let word = |at: usize| record.get(at..).and_then(|rest| Cursor::new(rest).u64().ok()).unwrap_or_default();
     Cpu {
         general: core::array::from_fn(|index| word(cpu::GENERAL + 8 * index)),
         rsp: word(cpu::RSP),
@@ -202,8 +205,7 @@ impl<R: FnMut(Gfn, &mut Page) -> bool> Walk<R> {
                 self.tables.len() - 1
             }
         };
-        let bytes = &self.tables[at].1[8 * index..8 * index + 8];
-        bytes.try_into().ok().map(u64::from_le_bytes)
+        Cursor::new(&self.tables[at].1[8 * index..]).u64().ok()
     }
 }
 

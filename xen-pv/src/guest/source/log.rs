@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use common::{Gfn, PageMask};
+use common::{Gfn, PageMask, bits};
 use xen_abi::hvm::MEM_RAM_RO;
 
 use super::Source;
@@ -67,16 +67,8 @@ impl Source {
         if how == Read::Final {
             grants::find_mapped(&self.reach, self.domain, &mut mapped)?;
         }
-        for gfn in mapped {
-            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
-                *word |= 1 << (gfn.0 % 64);
-            }
-        }
-        for gfn in self.private {
-            if let Some(word) = dirty.get_mut(gfn.0 as usize / 64) {
-                *word &= !(1 << (gfn.0 % 64));
-            }
-        }
+        mapped.into_iter().for_each(|gfn| bits::insert(dirty, gfn));
+        self.private.into_iter().for_each(|gfn| bits::remove(dirty, gfn));
         Ok(())
     }
 }
