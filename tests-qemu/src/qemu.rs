@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::cleanup::{self, Process, Undo};
 use crate::command::command;
@@ -45,17 +45,38 @@ impl Processor {
     }
 }
 
+/// The hypervisor of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Hypervisor {
+    /// Debian's source with what the agents need, and their policy enforced.
+    #[default]
+    Full,
+    /// Debian's own binary: without FLASK and memory paging.
+    Stock,
+}
+
 /// What a host boots.
 #[derive(Clone, Debug)]
 pub struct BootFiles {
-    /// The hypervisor.
+    /// [`Hypervisor::Full`].
     pub hypervisor: PathBuf,
+    /// [`Hypervisor::Stock`].
+    pub stock: PathBuf,
     /// dom0's kernel.
     pub kernel: PathBuf,
     /// dom0's file tree.
     pub initramfs: PathBuf,
     /// The FLASK policy.
     pub policy: PathBuf,
+}
+
+impl BootFiles {
+    fn hypervisor(&self, which: Hypervisor) -> &Path {
+        match which {
+            Hypervisor::Full => &self.hypervisor,
+            Hypervisor::Stock => &self.stock,
+        }
+    }
 }
 
 /// How large a host is.
@@ -67,6 +88,8 @@ pub struct HostSize {
     pub dom0_mib: u32,
     /// Processors of the machine.
     pub cpus: u32,
+    /// What it boots.
+    pub hypervisor: Hypervisor,
     /// What A's are, and B's.
     pub processors: [Processor; 2],
     /// Whether the second network card goes past the IOMMU.
@@ -85,6 +108,9 @@ pub struct Size {
     /// Processors of each host.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub host_cpus: u32,
+    /// The hypervisor of each host.
+    #[arg(long, value_enum, default_value_t)]
+    pub xen: Hypervisor,
 }
 
 impl From<Size> for HostSize {
@@ -93,6 +119,7 @@ impl From<Size> for HostSize {
             memory_mib: size.host_memory,
             dom0_mib: size.dom0_memory,
             cpus: size.host_cpus,
+            hypervisor: size.xen,
             processors: [Processor::Plain; 2],
             rogue_card: false,
         }
@@ -132,9 +159,9 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         .args(network_cards(place, size))
         .args(monitor::arguments(place))
         .arg("-kernel")
-        .arg(&files.hypervisor)
+        .arg(files.hypervisor(size.hypervisor))
         .args(["-append", &xen_command_line(place, size)])
-        .args(["-initrd", &modules(place, files)])
+        .args(["-initrd", &modules(place, files, size.hypervisor)])
         .stdin(Stdio::null())
         .stdout(messages.try_clone()?)
         .stderr(messages);
@@ -177,8 +204,12 @@ pub const SPARING: &str = "mitigations=off init_on_alloc=0 randomize_kstack_offs
 
 fn xen_command_line(place: &Place, size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
+    let flask = match size.hypervisor {
+        Hypervisor::Full => "flask=enforcing ",
+        Hypervisor::Stock => "",
+    };
     format!(
-        "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 flask=enforcing loglvl=info \
+        "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 {flask}loglvl=info \
          gnttab_max_frames=1024 cpufreq=none sched-gran=cpu spec-ctrl={1}",
         size.dom0_mib,
         size.processor(place).speculation()
@@ -186,13 +217,16 @@ fn xen_command_line(place: &Place, size: HostSize) -> String {
 }
 
 /// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
-fn modules(place: &Place, files: &BootFiles) -> String {
-    format!(
-        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24,{},{}",
+fn modules(place: &Place, files: &BootFiles, hypervisor: Hypervisor) -> String {
+    let linux = format!(
+        "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24,{}",
         files.kernel.display(),
         place.letter,
         place.dom0,
         files.initramfs.display(),
-        files.policy.display()
-    )
+    );
+    match hypervisor {
+        Hypervisor::Full => format!("{linux},{}", files.policy.display()),
+        Hypervisor::Stock => linux,
+    }
 }

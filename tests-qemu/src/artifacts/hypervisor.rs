@@ -7,6 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::debian::{Archive, XEN_VERSION};
+use super::kernel::decompress;
+use super::write_whole;
 use crate::command::{command, run};
 use crate::paths::{Paths, build_once};
 
@@ -39,6 +41,18 @@ pub fn hypervisor(paths: &Paths, source: &Path) -> Result<PathBuf> {
         Ok(())
     })?;
     Ok(folder.join("xen"))
+}
+
+/// Debian's own binary, which QEMU boots unpacked.
+pub fn stock(paths: &Paths, archive: &Archive) -> Result<PathBuf> {
+    let root = paths.testbed.join("stock");
+    archive.one(&format!("xen-hypervisor-4.17-amd64={XEN_VERSION}"), &root)?;
+    let binary = root.join("xen");
+    if !binary.exists() {
+        let packed = fs::read(root.join("boot/xen-4.17-amd64.gz")).context("the package has no hypervisor")?;
+        write_whole(&binary, &decompress(&packed)?)?;
+    }
+    Ok(binary)
 }
 
 fn build(source: &Path) -> Result<()> {

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::write_whole;
+
 /// The compressed image and the release name of the kernel unpacked below `root`.
 pub fn installed(root: &Path) -> Result<(PathBuf, String)> {
     for entry in fs::read_dir(root.join("boot"))? {
@@ -27,10 +29,7 @@ pub fn extract(image: &Path, output: &Path) -> Result<()> {
     let bytes = fs::read(image).with_context(|| format!("cannot read {}", image.display()))?;
     let elf = decompress(payload(&bytes)?)?;
     ensure!(elf.starts_with(b"\x7fELF"), "{} holds no ELF file", image.display());
-    let partial = output.with_extension("partial");
-    fs::write(&partial, elf)?;
-    fs::rename(&partial, output)?;
-    Ok(())
+    write_whole(output, &elf)
 }
 
 /// The compressed payload, by the boot protocol's header (Documentation/x86/boot.rst, 2.08 and later).
@@ -47,12 +46,13 @@ fn payload(image: &[u8]) -> Result<&[u8]> {
     image.get(start..start + length.saturating_sub(4)).context("the payload lies outside the bzImage")
 }
 
-fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
+/// Unpacks what `xz`, `zstd` or `gzip` has packed.
+pub fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
     let program = match payload {
         [0xfd, b'7', b'z', ..] => "xz",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
         [0x1f, 0x8b, ..] => "gzip",
-        _ => bail!("the kernel is compressed in an unknown way"),
+        _ => bail!("compressed in an unknown way"),
     };
     let mut child = Command::new(program)
         .arg("-dc")
@@ -65,6 +65,6 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>> {
         scope.spawn(move || stdin.write_all(payload));
         child.wait_with_output()
     })?;
-    ensure!(output.status.success(), "{program} could not unpack the kernel");
+    ensure!(output.status.success(), "{program} could not unpack it");
     Ok(output.stdout)
 }

@@ -54,6 +54,7 @@ impl Artifacts {
         archive.unpacked(&ssh_root, &["openssh-client", "openssh-server"])?;
         let source = hypervisor::source(paths, &archive)?;
         let hypervisor = hypervisor::hypervisor(paths, &source)?;
+        let stock = hypervisor::stock(paths, &archive)?;
         let policy = policy(paths, &source)?;
         let (bz_image, release) = kernel::installed(&root)?;
         let guest_kernel = paths.testbed.join(format!("vmlinux-{release}"));
@@ -71,7 +72,7 @@ impl Artifacts {
         write_if_changed(&netdom_initramfs, &initramfs::netdom(&root, &release)?)?;
         let ssh = paths.testbed.join("ssh.cpio");
         write_if_changed(&ssh, &initramfs::ssh(&ssh_root)?)?;
-        let boot = BootFiles { hypervisor, kernel: bz_image, initramfs, policy };
+        let boot = BootFiles { hypervisor, stock, kernel: bz_image, initramfs, policy };
         let (image, self_test_image) = (paths.image(), paths.self_test_image());
         Ok(Self { boot, guest_kernel, guest_initramfs, netdom_initramfs, ssh, image, self_test_image })
     }
@@ -115,9 +116,11 @@ fn policy(paths: &Paths, source: &Path) -> Result<PathBuf> {
 
 /// Replaces a file as a whole; a QEMU that is reading the old one keeps it.
 fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|old| old == bytes) {
-        return Ok(());
-    }
+    if fs::read(path).is_ok_and(|old| old == bytes) { Ok(()) } else { write_whole(path, bytes) }
+}
+
+/// Writes a file that is there as a whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, bytes)?;
     fs::rename(&partial, path)?;

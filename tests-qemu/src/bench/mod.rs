@@ -32,7 +32,7 @@ use crate::mode::Mode;
 use crate::network::PLACES;
 use crate::nic::Nic;
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Lifetime, Processor};
+use crate::qemu::{HostSize, Hypervisor, Lifetime, Processor};
 use crate::scenario::agents::{Agent, Agents};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::keys::Channel;
@@ -48,8 +48,14 @@ use spread::Spread;
 use watch::Watch;
 
 /// Hosts that hold the largest guest.
-const HOSTS: HostSize =
-    HostSize { memory_mib: 1792, dom0_mib: 512, cpus: 1, processors: [Processor::Plain; 2], rogue_card: false };
+const HOSTS: HostSize = HostSize {
+    memory_mib: 1792,
+    dom0_mib: 512,
+    cpus: 1,
+    hypervisor: Hypervisor::Full,
+    processors: [Processor::Plain; 2],
+    rogue_card: false,
+};
 /// How often the idle round trip is measured.
 const ROUND_TRIPS: usize = 50;
 /// What a migration is expected to take besides its guest's memory, before one was measured, and for each MB of that.

@@ -11,6 +11,7 @@ use toolstack::card::CARD_LABEL;
 
 use crate::network::BRIDGE;
 use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
+use crate::qemu::Hypervisor;
 
 /// The name of an agent's domain: the save helper finds it by this.
 pub const AGENT_NAME: &str = "tsmc-agent";
@@ -26,6 +27,8 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 pub struct AgentConfiguration<'a> {
     /// The image on this machine.
     pub image: &'a Path,
+    /// Its host's hypervisor.
+    pub hypervisor: Hypervisor,
     /// Its network interface.
     pub nic: Nic,
     /// Its command line.
@@ -36,7 +39,7 @@ pub struct AgentConfiguration<'a> {
 
 /// Creates a domain from `configuration`.
 pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()> {
-    let AgentConfiguration { image, nic, arguments, module } = configuration;
+    let AgentConfiguration { image, hypervisor, nic, arguments, module } = configuration;
     let kernel = put_image(dom0, image)?;
     let ramdisk = match module {
         Some(module) => {
@@ -46,9 +49,9 @@ pub fn create(dom0: &Dom0, configuration: &AgentConfiguration<'_>) -> Result<()>
         None => "",
     };
     if *nic == Nic::Pci {
-        make_assignable(dom0)?;
+        make_assignable(dom0, *hypervisor)?;
     }
-    create_as(dom0, &configuration_text(&kernel, *nic, arguments, ramdisk))
+    create_as(dom0, &configuration_text(&kernel, *hypervisor, *nic, arguments, ramdisk))
 }
 
 /// Creates an agent's domain from the text of an `xl.cfg`. Its console begins anew: xenconsoled goes on where an earlier domain of
@@ -61,9 +64,11 @@ pub fn create_as(dom0: &Dom0, text: &str) -> Result<()> {
 }
 
 /// Labels the second network card, and gives it to dom0's PCI backend; Xen forgets the label whenever it loads a policy.
-pub fn make_assignable(dom0: &Dom0) -> Result<()> {
+pub fn make_assignable(dom0: &Dom0, hypervisor: Hypervisor) -> Result<()> {
     let device = format!("0000:{DEVICE}");
-    run(dom0, &["flask-label-pci", &device, CARD_LABEL])?;
+    if hypervisor == Hypervisor::Full {
+        run(dom0, &["flask-label-pci", &device, CARD_LABEL])?;
+    }
     let add = || run(dom0, &["xl", "pci-assignable-add", DEVICE]);
     add().or_else(|error| {
         // The end of its last domain may have left it masked (docs/platform.md).
@@ -96,13 +101,18 @@ pub fn put_image(dom0: &Dom0, image: &Path) -> Result<String> {
 }
 
 /// The `xl.cfg` of an agent's domain, or the self-test's; `kernel` is its image in dom0, `more` holds further lines.
-pub fn configuration_text(kernel: &str, nic: Nic, arguments: &str, more: &str) -> String {
+pub fn configuration_text(kernel: &str, hypervisor: Hypervisor, nic: Nic, arguments: &str, more: &str) -> String {
     let network = nic.configuration();
+    let labels = match hypervisor {
+        Hypervisor::Full => {
+            "init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n"
+        }
+        Hypervisor::Stock => "",
+    };
     format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\
          tsc_mode=\"native\"\ncpu_weight=2048\nextra=\"{arguments}\"\n\
-         init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n\
-         {network}on_crash=\"preserve\"\n{more}"
+         {labels}{network}on_crash=\"preserve\"\n{more}"
     )
 }
 

@@ -28,7 +28,7 @@ use crate::cleanup;
 use crate::mode::Mode;
 use crate::network::{GUEST, Place};
 use crate::paths::Paths;
-use crate::qemu::Lifetime;
+use crate::qemu::{Hypervisor, Lifetime};
 use guest::{Guest, Label, Workload};
 use keys::Channel;
 use options::{Migrate, Scenario};
@@ -55,7 +55,11 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     if *mode != Mode::Xl {
         testbed.program = "tsmc";
     }
-    story.say(&format!("both are up, FLASK enforcing; logs in {}", testbed.run.logs(paths).display()));
+    let security = match testbed.hypervisor {
+        Hypervisor::Full => "FLASK enforcing",
+        Hypervisor::Stock => "with Debian's own hypervisor",
+    };
+    story.say(&format!("both are up, {security}; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {
         cleanup::keep_all();
@@ -119,7 +123,8 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
 }
 
 fn guest_of(testbed: &Testbed, mode: Mode, scenario: &Scenario) -> Guest {
-    let label = if mode == Mode::Xl { Label::Ordinary } else { Label::Private };
+    let private = mode != Mode::Xl && testbed.hypervisor == Hypervisor::Full;
+    let label = if private { Label::Private } else { Label::Ordinary };
     let mut guest = Guest::demo(&testbed.artifacts, label);
     guest.memory_mib = scenario.memory;
     guest.vcpus = scenario.vcpus;

@@ -9,7 +9,7 @@ use super::agents::{console, domain_id, make_assignable};
 use super::linux;
 use crate::artifacts::Artifacts;
 use crate::nic::{DEVICE, DRIVER_DOMAIN};
-use crate::qemu::SPARING;
+use crate::qemu::{Hypervisor, SPARING};
 
 /// Its memory, MiB.
 const MEMORY_MIB: u32 = 128;
@@ -30,7 +30,7 @@ pub fn ensure_started(dom0: &Dom0, artifacts: &Artifacts) -> Result<()> {
              seclabel=\"system_u:system_r:netdom_t\"\non_crash=\"preserve\"\n"
         )
     };
-    make_assignable(dom0)?;
+    make_assignable(dom0, Hypervisor::Full)?;
     let files = [&*artifacts.guest_kernel, &*artifacts.netdom_initramfs];
     linux::create(dom0, DRIVER_DOMAIN, files, &["xl", "create"], configuration)?;
     wait_ready(dom0)

@@ -12,7 +12,7 @@ use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
 use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Lifetime};
+use crate::qemu::{HostSize, Hypervisor, Lifetime};
 use crate::run::Run;
 
 /// Hosts that are up; the thread that booted them is in their network.
@@ -21,6 +21,8 @@ pub struct Testbed {
     pub artifacts: Artifacts,
     /// The hosts.
     pub run: Run,
+    /// Their hypervisor.
+    pub hypervisor: Hypervisor,
     /// The limit of the link between the hosts.
     pub link_mbit: Option<u32>,
     /// The keys of the agents.
@@ -58,7 +60,19 @@ impl Testbed {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
         let (nic, channel) = (Nic::default(), Channel::Sealed);
-        Ok(Self { artifacts, run, link_mbit: None, verify: false, keys, channel, nic, program: "xl", shell: SHELL })
+        let hypervisor = size.hypervisor;
+        Ok(Self {
+            artifacts,
+            run,
+            hypervisor,
+            link_mbit: None,
+            verify: false,
+            keys,
+            channel,
+            nic,
+            program: "xl",
+            shell: SHELL,
+        })
     }
 
     /// The dom0 of a host.
@@ -103,7 +117,8 @@ impl Testbed {
             netdom::ensure_started(&self.dom0(place), &self.artifacts)?;
         }
         let (image, nic, module) = (&*self.artifacts.image, self.nic, module.as_deref());
-        let configuration = AgentConfiguration { image, nic, arguments: &arguments, module };
+        let hypervisor = self.hypervisor;
+        let configuration = AgentConfiguration { image, hypervisor, nic, arguments: &arguments, module };
         let agent = Agent::start(&self.dom0(place), &configuration)?;
         let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;
         let channel = key.map_or("PLAIN".to_owned(), |key| format!("sealed, key {}", key.fingerprint()));

@@ -8,6 +8,7 @@ use tests_qemu::exec::Dom0;
 
 use super::fixture::Fixture;
 use crate::nic::Nic;
+use crate::qemu::Hypervisor;
 use crate::scenario::agents::{AGENT_NAME, AgentConfiguration, console, create, domain_id};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::testbed::A;
@@ -89,7 +90,7 @@ pub fn freed_memory_is_cleared(fixture: &mut Fixture) -> Result<()> {
 fn play(dom0: &Dom0, image: &Path, part: &str, guest: u32) -> Result<()> {
     let arguments = format!("ip={}/24 {part}={guest}", A.agent);
     let nic = Nic::default();
-    create(dom0, &AgentConfiguration { image, nic, arguments: &arguments, module: None })
+    create(dom0, &AgentConfiguration { image, hypervisor: Hypervisor::Full, nic, arguments: &arguments, module: None })
 }
 
 /// What follows `words` on the self-test's console.

@@ -12,6 +12,7 @@ use super::fixture::{Fixture, TAKE_MESSAGES, dma_faults};
 use crate::mode::Mode;
 use crate::network::{self, Place};
 use crate::nic::{DEVICE, DRIVER_DOMAIN, Nic};
+use crate::qemu::Hypervisor;
 use crate::scenario::agents::{self, AGENT_NAME, Agent};
 use crate::scenario::testbed::{A, B};
 
@@ -98,10 +99,10 @@ fn assert_takes(fixture: &mut Fixture, kind: InterfaceKind, reason: &str) -> Res
 fn start(fixture: &mut Fixture, more: &str) -> Result<()> {
     fixture.drop_agents()?;
     let dom0 = fixture.hosts()?.dom0(A);
-    agents::make_assignable(&dom0)?;
+    agents::make_assignable(&dom0, Hypervisor::Full)?;
     let image = agents::put_image(&dom0, &fixture.artifacts().image)?;
     let arguments = format!("{} plain", agents::static_address(A.agent));
-    let text = agents::configuration_text(&image, Nic::Pci, &arguments, more);
+    let text = agents::configuration_text(&image, Hypervisor::Full, Nic::Pci, &arguments, more);
     agents::create_as(&dom0, &text)
 }
 

@@ -8,6 +8,7 @@ use tests_qemu::probe::Prober;
 
 use super::fixture::Fixture;
 use crate::nic::Nic;
+use crate::qemu::Hypervisor;
 use crate::scenario::agents::{AGENT_NAME, Agent, AgentConfiguration, console, create};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::privacy;
@@ -36,7 +37,10 @@ pub fn passes_its_self_test(fixture: &mut Fixture) -> Result<()> {
     let testbed = fixture.hosts()?;
     let (dom0, nic) = (testbed.dom0(A), testbed.nic);
     let arguments = format!("ip={}/24 peer={}", A.agent, A.dom0);
-    create(&dom0, &AgentConfiguration { image: &image, nic, arguments: &arguments, module: None })?;
+    create(
+        &dom0,
+        &AgentConfiguration { image: &image, hypervisor: Hypervisor::Full, nic, arguments: &arguments, module: None },
+    )?;
     let deadline = Instant::now() + SELF_TEST_LIMIT;
     loop {
         let said = console(&dom0, AGENT_NAME)?;
@@ -63,7 +67,8 @@ pub fn takes_its_address_from_dhcp(fixture: &mut Fixture) -> Result<()> {
     let served = dom0.run(&["sh", "-c", "touch /run/udhcpd.leases && udhcpd /root/udhcpd.conf"])?;
     ensure!(served.success(), "udhcpd: {}", String::from_utf8_lossy(&served.stderr));
     let arguments = "ip=dhcp plain";
-    let configuration = AgentConfiguration { image: &image, nic, arguments, module: None };
+    let configuration =
+        AgentConfiguration { image: &image, hypervisor: Hypervisor::Full, nic, arguments, module: None };
     let agent = Agent::start(&dom0, &configuration)?;
     dom0.run(&["sh", "-c", "kill $(cat /run/udhcpd.pid)"])?;
     println!("it says: {}", agent.status);

@@ -9,6 +9,7 @@ use super::fixture::Fixture;
 use super::shutout::{all_refused, attack, lock_down};
 use crate::mode::Mode;
 use crate::nic::{DEVICE, Nic};
+use crate::qemu::Hypervisor;
 use crate::scenario::agents::{AGENT_NAME, make_assignable};
 use crate::scenario::guest::{Guest, Label};
 use crate::scenario::testbed::{A, B};
@@ -24,8 +25,8 @@ pub fn card_is_out_of_reach(fixture: &mut Fixture) -> Result<()> {
     let hosts = [A, B].map(|place| (place.letter, testbed.dom0(place)));
     for (_, dom0) in &hosts {
         // Given away, and once more.
-        make_assignable(dom0)?;
-        make_assignable(dom0)?;
+        make_assignable(dom0, Hypervisor::Full)?;
+        make_assignable(dom0, Hypervisor::Full)?;
     }
     fixture.agents()?;
     fixture.start_guest(A, &guest)?;

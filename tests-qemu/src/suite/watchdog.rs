@@ -9,6 +9,7 @@ use super::fixture::Fixture;
 use super::refusals::load_policy;
 use crate::network::{PLACES, Place};
 use crate::nic::{DEVICE, Nic};
+use crate::qemu::Hypervisor;
 use crate::scenario::agents::{self, AGENT_NAME};
 use crate::scenario::testbed::A;
 
@@ -100,7 +101,7 @@ impl WatchedHost {
 
     /// Writes the agent's `xl.cfg`.
     pub fn configure(&self, kernel: &str, arguments: &str, module: &str) -> Result<()> {
-        let text = agents::configuration_text(kernel, self.nic, arguments, module);
+        let text = agents::configuration_text(kernel, Hypervisor::Full, self.nic, arguments, module);
         Ok(self.dom0.put(text.as_bytes(), "/etc/xen/tsmc-agent.cfg", 0o644)?)
     }
 }
