@@ -337,6 +337,9 @@ fn failure(error: guest::Error) -> PlatformError {
                 Errno::EPERM | Errno::EACCES => PlatformError::Denied { operation, permission },
                 Errno::ENOMEM => PlatformError::OutOfMemory { operation },
                 Errno::ESRCH => PlatformError::Gone,
+                Errno::ETIMEDOUT => {
+                    PlatformError::Refused { reason: "dom0 lends the guest no longer: its broker does not answer" }
+                }
                 Errno::ENOSYS | Errno::EOPNOTSUPP => PlatformError::Unsupported { operation },
                 errno => PlatformError::Failed { operation, errno: errno.0 },
             }

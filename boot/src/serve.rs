@@ -13,12 +13,13 @@ use agent::command_line::AgentOptions;
 use agent::platform::Platform as _;
 use agent::secure::Security;
 use agent::{Address, Agent, Config, MTU, Wake};
-use common::control::{REFUSED, ROOT};
+use common::control::{REFUSED, RINGS, ROOT, Ring};
 use common::{Features, PAGE_SIZE};
 use xen_abi::Port;
+use xen_pv::broker::{self, Place};
 use xen_pv::entropy::Origin;
 use xen_pv::event;
-use xen_pv::guest::domctl;
+use xen_pv::guest::{domctl, policy};
 use xen_pv::sched;
 use xen_pv::xenstore::Xenstore;
 
@@ -28,6 +29,9 @@ use crate::platform::{FaultPorts, Platform};
 use crate::start::{Machine, XenVersion};
 use crate::store::Store;
 use crate::{heap, hermit, identity, say};
+
+/// Guests that dom0 may lend at a time, where it has to. Each takes half a MiB for its ring.
+const LENT_AT_A_TIME: usize = 2;
 
 /// What wakes the main loop.
 struct Waker {
@@ -84,6 +88,17 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
 
     let Up { nic, device, interface, mac, mtu } = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
     let total = memory.total_pages() / 256;
+    if !policy::is_there() {
+        let rings = broker::init(LENT_AT_A_TIME).map_err(|errno| format!("rings for dom0's broker: {errno}"))?;
+        let places: Vec<String> = rings.iter().map(|place| shown(place).to_string()).collect();
+        store
+            .borrow_mut()
+            .write(&format!("{ROOT}/{RINGS}"), places.join(" ").as_bytes())
+            .map_err(|error| error.to_string())?;
+        say!(
+            "this hypervisor has no FLASK: dom0 lends the agent guests, {LENT_AT_A_TIME} at a time, and could read them itself"
+        );
+    }
     let platform = Platform::new(&mut memory).map_err(|errno| format!("windows: {errno}"))?;
     let faults = platform.fault_ports();
     let mut config = options.config(mac, heap::free(), security);
@@ -106,6 +121,10 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
         }
         waker.sleep(wake);
     }
+}
+
+fn shown(place: &Place) -> Ring {
+    Ring { reference: place.header.0, port: place.port.0 }
 }
 
 impl Waker {

@@ -7,6 +7,7 @@
 //! | node | who writes | what |
 //! |---|---|---|
 //! | `agent` | agent | [`AgentStatus`]: it can serve |
+//! | `rings` | agent | [`Ring`]s, with spaces between them: where a broker in dom0 lends it guests, on a hypervisor without FLASK |
 //! | `refused` | agent | why it does not start, in one line |
 //! | `request/<id>` | dom0 | [`Request`] |
 //! | `request/<id>/suspended` | dom0 | `yes` or `no`: the answer to [`State::Suspend`] |
@@ -20,6 +21,7 @@
 mod interface;
 mod report;
 mod request;
+mod ring;
 mod state;
 mod status;
 
@@ -34,6 +36,7 @@ use crate::line::{Line, ParseError};
 pub use interface::{Interface, InterfaceKind};
 pub use report::{Progress, Summary};
 pub use request::Request;
+pub use ring::Ring;
 pub use state::{FailureCause, State};
 pub use status::AgentStatus;
 
@@ -41,6 +44,8 @@ pub use status::AgentStatus;
 pub const ROOT: &str = "data/tsmc";
 /// Where the agent says that it can serve.
 pub const AGENT: &str = "agent";
+/// Where the agent says at which rings it waits for brokers.
+pub const RINGS: &str = "rings";
 /// Where an agent that does not start says why: one line.
 pub const REFUSED: &str = "refused";
 /// Where dom0 leaves requests.

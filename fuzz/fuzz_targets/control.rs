@@ -5,7 +5,7 @@
 use core::fmt::{Debug, Display};
 use core::str::FromStr;
 
-use common::control::{AgentStatus, Progress, Request, RequestId, SessionToken, State, Summary};
+use common::control::{AgentStatus, Progress, Request, RequestId, Ring, SessionToken, State, Summary};
 use agent::Address;
 use agent::command_line::{AgentOptions, SelfTestOptions};
 use agent::error::CommandLineError;
@@ -20,6 +20,7 @@ fuzz_target!(|text: &str| {
     says_the_same::<Summary>(text);
     says_the_same::<AgentStatus>(text);
     says_the_same::<RequestId>(text);
+    says_the_same::<Ring>(text);
     says_the_same::<SessionToken>(text);
     let _ = (Identity::parse(text), Seed::parse(text));
     let agent = AgentOptions::parse(text).map(|options| match options.address {

@@ -1,4 +1,4 @@
-//! What dom0 writes, and what is said to it: xenstore's messages as they come off the ring and out of the daemon's socket,
+//! What dom0 writes, and what is said to it: what an agent asks of the broker, xenstore's messages as they come off the ring and out of the daemon's socket,
 //! the invitation in a migration stream, libxl's log, and where the builder of the agent's domain says that its module is.
 #![no_main]
 
@@ -11,6 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use toolstack::callbacks::{Level, Message};
 use toolstack::stream::{self, Invitation, Owner, XenVersion};
 use toolstack::xenstore::Xenstore;
+use xen_abi::broker::{DATA, layout};
+use xen_abi::hypercall::{DOMCTL, GRANT_TABLE_OP, HVM_OP, MEMORY_OP};
 use xen_abi::start_info::{MAX_GUEST_CMDLINE, StartInfo};
 use xen_abi::xenstore::Decoder;
 use xen_abi::{Mfn, Port};
@@ -22,6 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     invitation(bytes);
     log(&String::from_utf8_lossy(bytes));
     start(bytes);
+    request(bytes);
 });
 
 fn ring(bytes: &[u8]) {
@@ -73,6 +76,20 @@ fn log(text: &str) {
         let text = &text[..u32::from_ne_bytes(*length) as usize];
         let (end, line) = text.split_last().expect("an end");
         assert!(*end == 0 && !line.iter().any(u8::is_ascii_control));
+    }
+}
+
+/// Whatever a structure says, its addresses lie in it, and what they name fits the ring.
+fn request(bytes: &[u8]) {
+    let Some(([operation, command], structure)) = bytes.split_first_chunk() else { return };
+    let operation = [DOMCTL, MEMORY_OP, HVM_OP, GRANT_TABLE_OP][usize::from(operation % 4)];
+    let byte = |at: usize| structure.get(at).copied().unwrap_or_default();
+    let word = |at: usize| u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]);
+    if let Some(layout) = layout(operation, (*command).into(), word) {
+        assert!(layout.length() <= DATA && layout.domain + 2 <= layout.size);
+        for buffer in layout.buffers.iter().flatten() {
+            assert!(buffer.pointer.is_multiple_of(8) && buffer.pointer + 8 <= layout.size);
+        }
     }
 }
 

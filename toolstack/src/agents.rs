@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::str::FromStr;
 
-use common::control::{AGENT, AgentStatus, Progress, REFUSED, ROOT, Request, RequestId, SESSIONS, State, Summary};
+use common::control::{
+    AGENT, AgentStatus, Progress, REFUSED, RINGS, ROOT, Request, RequestId, SESSIONS, State, Summary,
+};
 use common::{DomId, Rings};
 
 use crate::name::AGENT_NAME;
@@ -44,13 +46,28 @@ impl Agent {
 
     /// Whether the agent is still there.
     pub fn is_alive(&self, store: &mut Xenstore) -> Result<bool, XenstoreError> {
-        Ok(Self::status(store, self.domain)?.is_some())
+        Self::is_at(store, self.domain)
     }
 
     /// The sessions that the agent remembers, oldest name first.
     pub fn sessions(&self, store: &mut Xenstore) -> Result<Vec<RequestId>, XenstoreError> {
         let names = store.list(&node(self.domain, SESSIONS))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// Whether it has no right of its own on guests: dom0 lends it each one.
+    pub fn is_lent_guests(&self, store: &mut Xenstore) -> Result<bool, XenstoreError> {
+        Ok(self.read(store, RINGS)?.is_some())
+    }
+
+    /// Whether an agent serves in this domain.
+    pub fn is_at(store: &mut Xenstore, domain: DomId) -> Result<bool, XenstoreError> {
+        Ok(Self::status(store, domain)?.is_some())
+    }
+
+    /// What it says at this place.
+    pub fn read(&self, store: &mut Xenstore, name: &str) -> Result<Option<String>, XenstoreError> {
+        store.read(&node(self.domain, name))
     }
 
     fn status(store: &mut Xenstore, domain: DomId) -> Result<Option<AgentStatus>, XenstoreError> {

@@ -3,6 +3,7 @@
 //! libxl goes on only when its helper is gone, and by then a guest may still come back, or not have been started yet. So each
 //! helper leaves a detached process behind, until it is clear on which host the guest runs. It
 //!
+//! - lends this host's agent the guest, where the agent has no right of its own ([`crate::broker`]), from the beginning to the end;
 //! - makes a guest whole that comes back: its suspend is announced anew, its name and its monitor are given back;
 //! - ends the copy of a guest that arrived and was not started because `xl` was killed: such a guest comes back, too;
 //! - has the next agent take the guest up when this host's agent dies.
@@ -10,13 +11,16 @@
 //! Should it be killed, the watchdog does the same, or the next helper, or `tsmc recover`.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use common::DomId;
+
 use crate::agents::{Agent, Session, Way};
+use crate::broker::Broker;
 use crate::kept::End;
 use crate::print;
 use crate::process::Process;
@@ -44,18 +48,23 @@ pub struct Follow {
     toolstack: Process,
 }
 
-/// Leaves a follower behind. What libxl opened for this process is closed in every process that it starts from now on.
-pub fn start(end: End) -> io::Result<()> {
+/// Leaves a follower behind, which has lent the guest by then if that has to be. What libxl opened for this process is closed in every
+/// process that it starts from now on.
+pub fn start(end: End) -> Result<(), Refusal> {
     let (Some(helper), Some(toolstack)) = (Process::this(), Process::parent()) else {
-        return Err(io::ErrorKind::NotFound.into());
+        return Err(Refusal::System(io::ErrorKind::NotFound.into()));
     };
     close_fds::set_fds_cloexec(3, &[]);
     let words = [end.way.to_string(), end.domain.to_string(), helper.to_string(), toolstack.to_string()];
     // The sending side's operator reads a last line of it. On the other side the transport waits for all who could write.
     let stderr = if end.way == Way::Out { Stdio::inherit() } else { Stdio::null() };
     let mut command = Command::new(std::env::current_exe()?);
-    command.arg(WORD).args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    command.process_group(0).spawn().map(drop)
+    command.arg(WORD).args(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let follower = command.process_group(0).spawn()?;
+    // It closes that once it follows; what it says is why it does not.
+    let mut said = String::new();
+    follower.stdout.map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut said))?;
+    if said.is_empty() { Ok(()) } else { Err(Refusal::Agent(said.trim_end().to_owned())) }
 }
 
 impl Follow {
@@ -68,17 +77,32 @@ impl Follow {
 
     /// Follows until nothing is left to do. What fails is tried again, over a new connection: nobody else sees to the guest.
     pub fn run(self) {
+        let mut lending = Lending { domain: self.end.domain, broker: None };
+        if let Err(refusal) = Xenstore::connect().map_err(Refusal::from).and_then(|mut store| lending.begin(&mut store))
+        {
+            let _ = writeln!(io::stdout(), "{refusal}");
+            return;
+        }
+        let null = File::options().write(true).open("/dev/null");
+        let _ = null.map(|null| rustix::stdio::dup2_stdout(&null));
         while self.helper.is_alive() {
+            lending.end_with_the_agent();
             thread::sleep(HELPER);
         }
         let mut following = Following::new(self);
         loop {
             if let Ok(mut store) = Xenstore::connect() {
+                lending.end_with_the_agent();
+                // The next agent needs it as well.
+                let _ = lending.begin(&mut store);
                 while let Ok(goes_on) = following.look(&mut store) {
                     if !goes_on {
                         return;
                     }
                     thread::sleep(LOOK);
+                    if lending.end_with_the_agent() {
+                        break;
+                    }
                 }
                 following.session = None;
             }
@@ -114,6 +138,9 @@ impl Follow {
         let domain = self.end.domain;
         let left = recover::name_of(store, domain)?.is_none();
         match over {
+            _ if left && Agent::find(store)?.is_lent_guests(store)? => {
+                print::err(format_args!("tsmc: domain {domain} has left this host"));
+            }
             _ if left => print::err(format_args!(
                 "tsmc: domain {domain} has left this host. libxl's errors about destroying it are expected: the agent keeps its \
                  memory until the other host has all of it ('tsmc status')"
@@ -126,6 +153,33 @@ impl Follow {
         let null = File::options().write(true).open("/dev/null")?;
         rustix::stdio::dup2_stderr(&null).map_err(io::Error::from)?;
         Ok(true)
+    }
+}
+
+/// The guest as it is lent to this host's agent, if that needs it.
+struct Lending {
+    domain: DomId,
+    broker: Option<Broker>,
+}
+
+impl Lending {
+    /// Without an agent nothing is lent: the helper says so itself, or the next agent is waited for.
+    fn begin(&mut self, store: &mut Xenstore) -> Result<(), Refusal> {
+        if self.broker.is_none()
+            && let Ok(agent) = Agent::find(store)
+        {
+            self.broker = Broker::lend(store, &agent, self.domain)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes what an agent that has died has done to the guest; whether one has.
+    fn end_with_the_agent(&mut self) -> bool {
+        let is_dead = |broker: &mut Broker| {
+            let alive = Xenstore::connect().and_then(|mut store| Agent::is_at(&mut store, broker.agent()));
+            alive.is_ok_and(|alive| !alive)
+        };
+        self.broker.take_if(is_dead).is_some()
     }
 }
 

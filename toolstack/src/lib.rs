@@ -35,6 +35,7 @@
 
 pub mod agents;
 pub mod arguments;
+pub mod broker;
 pub mod callbacks;
 pub mod card;
 pub mod events;

@@ -15,6 +15,7 @@ use common::DomId;
 use common::control::{FailureCause, Request, State};
 
 use crate::agents::{Agent, Session, Way};
+use crate::broker;
 use crate::kept::{self, End};
 use crate::process::Process;
 use crate::refusal::Refusal;
@@ -86,8 +87,9 @@ fn hand_over(store: &mut Xenstore, agent: Agent, end: End, note: &str) -> Result
     Session::ask(store, agent, end.way, end.domain, &Request::Recover { note: note.into() })
 }
 
-/// Sees to the ends that no process follows, as far as this agent's own sessions say what to do.
+/// Sees to the ends that no process follows, as far as this agent's own sessions say what to do, and to guests whose broker was killed.
 pub fn tidy(store: &mut Xenstore, agent: &Agent) -> Result<(), Refusal> {
+    broker::undo_abandoned()?;
     for (end, note) in kept::all(store)? {
         if !end.is_followed(store)?
             && let Some(session) = session_of(store, agent, end, &note)?

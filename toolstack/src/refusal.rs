@@ -36,6 +36,11 @@ pub enum Refusal {
     /// The agent's domain went away in the middle.
     #[error("the migration agent of this host died during the migration")]
     AgentLost,
+    /// As many guests as the agent has rings for are on their way.
+    #[error(
+        "the migration agent of this host can be lent no more guests at a time: wait for one of those that are on their way"
+    )]
+    NoRing,
     /// The agent says that it is done, but not where the rings are.
     #[error("the migration agent of this host did not say where the guest's rings are")]
     NoRings,

@@ -65,21 +65,23 @@ pub fn restore(
     };
     let Invitation { peer, key, session, size, .. } = *invitation;
     let request = Request::In { domain: arguments.domain, peer, key, session, size, backends };
+    let lent = agent.is_lent_guests(store)?;
     let session = Session::ask(store, agent, Way::In, arguments.domain, &request)?;
     libxl.log(Level::Info, &format!("the agent fetches domain {} from the agent at {peer}", arguments.domain));
-    let rings = follow(libxl, store, waiter, session, arguments.domain)?;
+    let rings = follow(libxl, store, waiter, session, arguments.domain, lent)?;
     Ok(libxl.send(&Message::RestoreResults(rings))?)
 }
 
-/// Waits until the guest belongs to this side; gives its rings.
+/// Waits until the guest belongs to this side; gives its rings. `lent`: the agent has no right on it but what dom0's broker does.
 fn follow(
     libxl: &mut Libxl,
     store: &mut Xenstore,
     waiter: &mut Waiter,
     mut session: Session,
     domain: DomId,
+    lent: bool,
 ) -> Result<Rings, Refusal> {
-    let arrived = wait_for_guest(libxl, store, waiter, &mut session, domain);
+    let arrived = wait_for_guest(libxl, store, waiter, &mut session, domain, lent);
     if arrived.is_err() {
         // The domain is about to be destroyed: the agent must let go of it.
         let _ = session.cancel(store);
@@ -126,6 +128,7 @@ fn wait_for_guest(
     waiter: &mut Waiter,
     session: &mut Session,
     domain: DomId,
+    lent: bool,
 ) -> Result<Rings, Refusal> {
     let mut said = Said::default();
     // What nobody looks at here comes most often: how far the agent is.
@@ -166,6 +169,8 @@ fn wait_for_guest(
             Event::Terminated => Refusal::Cancelled,
             Event::ParentGone => Refusal::ParentGone,
             Event::StreamGone => Refusal::PeerGone,
+            // Another agent could do nothing with what was lent to this one.
+            Event::Quiet if lent && !session.agent.is_alive(store)? => return Err(Refusal::AgentLost),
             Event::Quiet if !session.agent.is_alive(store)? => {
                 // Without a note it had not got so far that the other side may have let the guest go.
                 let note = said.note.as_deref().ok_or(Refusal::AgentLost)?;

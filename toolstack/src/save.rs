@@ -58,6 +58,8 @@ pub struct Save<'a> {
     monitor: Option<Process>,
     /// When the agent was asked, if it has not answered yet.
     asked: Option<Instant>,
+    /// The agent has no right on the guest but what dom0's broker does for it.
+    lent: bool,
 }
 
 /// Which guest leaves, and how.
@@ -110,10 +112,11 @@ impl<'a> Save<'a> {
         recover::tidy(store, &agent)?;
         // A guest that runs can suspend, whatever was forgotten after an earlier attempt.
         store.resume(domain)?;
+        let lent = agent.is_lent_guests(store)?;
         let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain, mode, verify })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
         let (cancelled, note) = (None, None);
-        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, monitor, asked })
+        Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, monitor, asked, lent })
     }
 
     /// Runs until the guest belongs to the other side, or is back as it was.
@@ -187,10 +190,14 @@ impl<'a> Save<'a> {
             }
             State::Committed | State::Complete | State::Interrupted { .. } => {
                 let domain = self.domain;
-                let text = format!(
-                    "domain {domain} has left; the agent keeps its memory here until the other host has all of it. \
+                let text = if self.lent {
+                    format!("domain {domain} has left; it is destroyed here when the other host has started it")
+                } else {
+                    format!(
+                        "domain {domain} has left; the agent keeps its memory here until the other host has all of it. \
                      Until then it is listed as (null), and libxl's coming 'Unable to destroy guest' is expected"
-                );
+                    )
+                };
                 self.log(Level::Notice, &text);
                 return Ok(ControlFlow::Break(()));
             }
@@ -240,6 +247,15 @@ impl<'a> Save<'a> {
     /// The agent died. Another one can give the guest back, or go on if it has left. A suspend that is under way ends first:
     /// a guest that suspends afterwards would stay so.
     fn turn_to_another(&mut self) -> Result<(), Refusal> {
+        if self.lent {
+            // What it did to the guest its broker undoes. A guest that has suspended is libxl's to resume.
+            if self.guest == Guest::Suspending {
+                let _ = self.libxl.answer();
+            }
+            self.guest = Guest::Runs;
+            self.end().forget(self.store)?;
+            return Err(Refusal::AgentLost);
+        }
         let Some(note) = self.note.clone() else { return Err(Refusal::AgentLost) };
         self.log(Level::Notice, "the migration agent of this host died; waiting for another one to take the guest up");
         if self.guest == Guest::Suspending {

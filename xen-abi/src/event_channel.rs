@@ -12,6 +12,8 @@ pub const EVTCHNOP_BIND_PIRQ: u32 = 2;
 pub const EVTCHNOP_CLOSE: u32 = 3;
 /// Notifies the other end.
 pub const EVTCHNOP_SEND: u32 = 4;
+/// Says what a port is.
+pub const EVTCHNOP_STATUS: u32 = 5;
 /// Allocates a port that another domain may bind.
 pub const EVTCHNOP_ALLOC_UNBOUND: u32 = 6;
 /// Allocates a port that notifies a virtual CPU of the caller.
@@ -81,3 +83,22 @@ pub struct BindIpi {
     /// Out: the port.
     pub port: Port,
 }
+
+/// `struct evtchn_status`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Status {
+    /// In: whose port.
+    pub dom: DomId,
+    /// In: the port.
+    pub port: Port,
+    /// Out: an `EVTCHNSTAT_` number.
+    pub status: u32,
+    /// Out: the virtual CPU that it notifies.
+    pub vcpu: u32,
+    /// Out: what is at the other end.
+    pub u: [u32; 2],
+}
+
+/// The port has another domain's at the other end.
+pub const EVTCHNSTAT_INTERDOMAIN: u32 = 2;

@@ -4,6 +4,8 @@ use common::DomId;
 
 /// Makes the domain's table at least so many frames long and says where they are.
 pub const GNTTABOP_SETUP_TABLE: u32 = 2;
+/// Copies between frames, by grant or by frame number.
+pub const GNTTABOP_COPY: u32 = 5;
 /// Says how long a domain's table is.
 pub const GNTTABOP_QUERY_SIZE: u32 = 6;
 /// Says in which version a domain's entries are.
@@ -49,6 +51,43 @@ pub struct SetupTable {
     pub frame_list: *mut u64,
 }
 
+/// One end of a copy (`struct gnttab_copy`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct CopyEnd {
+    /// A grant reference, or a frame of the caller's own.
+    pub frame: u64,
+    /// Whose.
+    pub domid: u16,
+    /// The first byte in it.
+    pub offset: u16,
+    /// Padding.
+    pub pad: u32,
+}
+
+/// `struct gnttab_copy`.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct GrantCopy {
+    /// In: from where.
+    pub source: CopyEnd,
+    /// In: to where.
+    pub dest: CopyEnd,
+    /// In: bytes, within one page at either end.
+    pub len: u16,
+    /// In: which ends are grants.
+    pub flags: u16,
+    /// Out: a `GNTST_` status.
+    pub status: i16,
+    /// Padding.
+    pub pad: u16,
+}
+
+/// The source is a grant.
+pub const COPY_SOURCE_GREF: u16 = 1;
+/// The destination is a grant.
+pub const COPY_DEST_GREF: u16 = 2;
+
 /// `struct gnttab_query_size`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -77,3 +116,5 @@ pub struct GetVersion {
 
 /// It worked.
 pub const GNTST_OKAY: i16 = 0;
+/// The security module forbids it.
+pub const GNTST_PERMISSION_DENIED: i16 = -8;

@@ -8,6 +8,7 @@ extern crate alloc;
 
 use core::fmt;
 
+pub mod broker;
 pub mod domctl;
 pub mod event_channel;
 pub mod flask;

@@ -18,6 +18,11 @@ use crate::domctl::{self, Body, Domctl, IomemPermission};
 use crate::flask::{self, OcontextOp, SidContextOp};
 use crate::hypercall::{DOMCTL, XSM_OP};
 
+mod guest;
+mod mapped;
+
+pub use mapped::{GrantFrames, Notifier, Shared};
+
 /// Frames of a device's memory, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frames {

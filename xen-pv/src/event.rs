@@ -8,7 +8,8 @@ use common::DomId;
 use common::time::Instant;
 use xen_abi::event_channel::{
     AllocUnbound, BindInterdomain, BindIpi, BindPirq, CHANNELS, Close, EVTCHNOP_ALLOC_UNBOUND,
-    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, Send,
+    EVTCHNOP_BIND_INTERDOMAIN, EVTCHNOP_BIND_IPI, EVTCHNOP_BIND_PIRQ, EVTCHNOP_CLOSE, EVTCHNOP_SEND, EVTCHNOP_STATUS,
+    EVTCHNSTAT_INTERDOMAIN, Send, Status,
 };
 use xen_abi::sched::{POLL_PORTS, Poll, SCHEDOP_POLL};
 use xen_abi::{Errno, Port};
@@ -63,6 +64,14 @@ impl Channel {
     /// Its number, as the other side must know it.
     pub fn port(&self) -> Port {
         self.port
+    }
+
+    /// Whether the other side is there.
+    pub fn is_bound(&self) -> bool {
+        let mut call = Status { dom: DomId::SELF, port: self.port, status: 0, vcpu: 0, u: [0; 2] };
+        // SAFETY: the structure of this operation.
+        let asked = unsafe { hypercall::event_channel_op(EVTCHNOP_STATUS, &mut call) };
+        asked.is_ok() && call.status == EVTCHNSTAT_INTERDOMAIN
     }
 
     /// Tells the other side to look.

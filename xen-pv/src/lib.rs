@@ -5,6 +5,7 @@
 //! - [`event`], [`grant`], [`console`], [`time`], [`entropy`], [`processor`], [`sched`]: what every PV domain has.
 //! - [`module`]: what the toolstack gave the domain beside its image.
 //! - [`xenstore`]: the name space shared with the toolstack.
+//! - [`broker`]: a program in dom0 that makes hypercalls on guests for a domain that may not.
 //! - [`drivers`]: the network, by its backend or by a device of this domain's own.
 //!
 //! Xen's structures and numbers are in `xen-abi`. Unsafe code of the agent lives in this crate and in the entry code of `boot`,
@@ -14,6 +15,7 @@ extern crate alloc;
 #[cfg(any(test, fuzzing))]
 extern crate std;
 
+pub mod broker;
 pub mod console;
 pub mod drivers;
 pub mod entropy;

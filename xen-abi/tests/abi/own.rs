@@ -2,8 +2,8 @@
 
 use std::mem::{offset_of, size_of};
 
-use xen_abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, BindPirq, Close, Send};
-use xen_abi::grant_table::{self, GetVersion, GrantEntryV1, QuerySize, SetupTable};
+use xen_abi::event_channel::{self, AllocUnbound, BindInterdomain, BindIpi, BindPirq, Close, Send, Status};
+use xen_abi::grant_table::{self, CopyEnd, GetVersion, GrantCopy, GrantEntryV1, QuerySize, SetupTable};
 use xen_abi::hypercall::{self, MulticallEntry};
 use xen_abi::mmu::{self, MmuUpdate, MmuextOp};
 use xen_abi::netif::{ExtraGso, RxRequest, RxResponse, TxRequest, TxResponse};
@@ -80,6 +80,7 @@ fn event_channels(facts: &mut Vec<Fact>) {
     layout!(facts, "struct evtchn_bind_ipi", BindIpi { vcpu, port });
     layout!(facts, "struct evtchn_bind_pirq", BindPirq { pirq, flags, port });
     layout!(facts, "struct evtchn_close", Close { port });
+    layout!(facts, "struct evtchn_status", Status { dom, port, status, vcpu, u });
     layout!(facts, "struct evtchn_send", Send { port });
     numbers!(
         facts,
@@ -87,6 +88,8 @@ fn event_channels(facts: &mut Vec<Fact>) {
         "EVTCHNOP_bind_pirq" = event_channel::EVTCHNOP_BIND_PIRQ,
         "EVTCHNOP_close" = event_channel::EVTCHNOP_CLOSE,
         "EVTCHNOP_send" = event_channel::EVTCHNOP_SEND,
+        "EVTCHNOP_status" = event_channel::EVTCHNOP_STATUS,
+        "EVTCHNSTAT_interdomain" = event_channel::EVTCHNSTAT_INTERDOMAIN,
         "EVTCHNOP_alloc_unbound" = event_channel::EVTCHNOP_ALLOC_UNBOUND,
         "EVTCHNOP_bind_ipi" = event_channel::EVTCHNOP_BIND_IPI,
     );
@@ -94,12 +97,18 @@ fn event_channels(facts: &mut Vec<Fact>) {
 
 fn grant_table(facts: &mut Vec<Fact>) {
     layout!(facts, "struct grant_entry_v1", GrantEntryV1 { flags, domid, frame });
+    layout!(facts, "struct gnttab_copy", GrantCopy { source, dest, len, flags, status });
+    layout!(facts, "struct gnttab_copy_ptr", CopyEnd { frame: "u", domid, offset });
     layout!(facts, "struct gnttab_get_version", GetVersion { dom, pad, version });
     layout!(facts, "struct gnttab_query_size", QuerySize { dom, nr_frames, max_nr_frames, status });
     layout!(facts, "struct gnttab_setup_table", SetupTable { dom, nr_frames, status, frame_list });
     numbers!(
         facts,
         "GNTTABOP_setup_table" = grant_table::GNTTABOP_SETUP_TABLE,
+        "GNTTABOP_copy" = grant_table::GNTTABOP_COPY,
+        "(unsigned short)GNTST_permission_denied" = grant_table::GNTST_PERMISSION_DENIED as u16,
+        "GNTCOPY_source_gref" = grant_table::COPY_SOURCE_GREF,
+        "GNTCOPY_dest_gref" = grant_table::COPY_DEST_GREF,
         "GNTTABOP_get_version" = grant_table::GNTTABOP_GET_VERSION,
         "GNTTABOP_query_size" = grant_table::GNTTABOP_QUERY_SIZE,
         "GTF_permit_access" = grant_table::GTF_PERMIT_ACCESS,

@@ -47,6 +47,10 @@ pub enum Operation {
     MapRead,
     /// Mapping its memory for writing.
     MapWrite,
+    /// Asking the broker for grants of its pages.
+    Lend,
+    /// Copying its pages by grant.
+    CopyGranted,
     /// Turning the dirty log on or reading it.
     DirtyLog,
     /// Turning the dirty log off.
@@ -121,6 +125,8 @@ impl Operation {
             Self::FrameTypes => ("finding the guest's RAM", "mmu { pageinfo }"),
             Self::MapRead => ("reading guest memory", "mmu { map_read }"),
             Self::MapWrite => ("writing guest memory", "mmu { map_read map_write }"),
+            Self::Lend => ("borrowing the guest's pages from dom0", "grant { map_write }"),
+            Self::CopyGranted => ("copying guest memory", "grant { copy }"),
             Self::DirtyLog => ("the dirty log", "shadow { logdirty }"),
             Self::DirtyLogOff => ("turning the dirty log off", "shadow { disable }"),
             Self::Pause => ("pausing the guest", "domain { pause }"),

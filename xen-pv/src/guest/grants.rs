@@ -11,9 +11,10 @@ use xen_abi::grant_table::{
 use xen_abi::memory::{MemAcquireResource, RESOURCE_GRANT_TABLE, XENMEM_ACQUIRE_RESOURCE};
 use xen_abi::{Errno, Mfn};
 
+use super::call;
 use super::error::{Error, Operation, Result};
 use super::reach::Reach;
-use crate::hypercall;
+use crate::{broker, hypercall};
 
 /// Who may map which ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,8 @@ pub(super) struct Reserved {
 /// others: whoever made the domain could have written there grants of memory that was still to come. A table that has
 /// grown is refused.
 pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
-    if frames(domain)? != 1 {
+    // dom0 lends its guests, and the window of that is at the end of the table by now.
+    if !broker::is_needed() && frames(domain)? != 1 {
         return Err(Error::Refused("the domain's grant table is in use already"));
     }
     let entries = [reserved.console, reserved.store].map(|(domid, gfn)| {
@@ -34,7 +36,11 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
         Ok(GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid, frame })
     });
     let [console, store] = entries;
-    reach.write_grants(domain, table_frame(domain, 0)?, [console?, store?])
+    let entries = [console?, store?];
+    if broker::is_needed() {
+        return broker::reserve(domain, entries).map_err(|errno| Operation::GrantTable.error(errno));
+    }
+    reach.write_grants(domain, table_frame(domain, 0)?, entries)
 }
 
 /// Adds the pages that other domains have mapped for writing: rings, above all. Xen logs what they write when
@@ -44,6 +50,10 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
 /// copied is lost, as in Xen's own migration, and guests' drivers begin anew.
 pub(super) fn find_mapped(reach: &Reach, domain: DomId, mapped: &mut Vec<Gfn>) -> Result {
     if version(domain)? > 1 {
+        return Ok(());
+    }
+    if broker::is_needed() {
+        mapped.extend(broker::mapped(domain).map_err(|errno| Operation::GrantTable.error(errno))?);
         return Ok(());
     }
     for index in 0..frames(domain)? {
@@ -73,12 +83,12 @@ fn table_frame(domain: DomId, index: u32) -> Result<Mfn> {
 }
 
 /// The version of the guest's grant table.
-fn version(domain: DomId) -> Result<u32> {
-    let mut call = [GetVersion { dom: domain, pad: 0, version: 0 }];
+pub(super) fn version(domain: DomId) -> Result<u32> {
+    let mut question = GetVersion { dom: domain, pad: 0, version: 0 };
     // SAFETY: the structure of this operation; nothing is mapped or unmapped.
-    unsafe { hypercall::grant_table_op(GNTTABOP_GET_VERSION, &mut call) }
+    unsafe { call::grant_table_op(GNTTABOP_GET_VERSION, domain, &mut question) }
         .map_err(|errno| Operation::GrantTableSize.error(errno))?;
-    Ok(call[0].version)
+    Ok(question.version)
 }
 
 /// The frames of the guest's grant table.
@@ -96,10 +106,9 @@ const TOO_LONG: &str = "the guest's grant table is longer than the target allows
                         line, or max_grant_frames in the guest's configuration";
 
 fn size(domain: DomId) -> Result<QuerySize> {
-    let mut call = [QuerySize { dom: domain, nr_frames: 0, max_nr_frames: 0, status: GNTST_OKAY }];
+    let mut size = QuerySize { dom: domain, nr_frames: 0, max_nr_frames: 0, status: GNTST_OKAY };
     // SAFETY: the structure of this operation; nothing is mapped or unmapped.
-    unsafe { hypercall::grant_table_op(GNTTABOP_QUERY_SIZE, &mut call) }
+    unsafe { call::grant_table_op(GNTTABOP_QUERY_SIZE, domain, &mut size) }
         .map_err(|errno| Operation::GrantTableSize.error(errno))?;
-    let [size] = call;
     if size.status == GNTST_OKAY { Ok(size) } else { Err(Operation::GrantTableSize.error(Errno::EACCES)) }
 }

@@ -7,10 +7,10 @@ use common::DomId;
 use xen_abi::domctl::{CpuPolicy, CpuidLeaf, HvmContext, MsrEntry, TscInfo};
 use xen_abi::hvm::{HVMOP_GET_PARAM, HVMOP_SET_PARAM, HvmParam};
 
+use super::call;
 use super::cpu_policy::{Lacking, Policy, first_lacking};
 use super::domctl::command;
 use super::error::{Error, Operation, Result};
-use crate::hypercall;
 
 /// Room for more leaves than any policy of Xen 4.17 serialises.
 const MAX_LEAVES: usize = 256;
@@ -52,7 +52,7 @@ pub fn set_cpu_policy(domain: DomId, policy: &Policy) -> Result {
 pub fn param(domain: DomId, index: u32) -> Result<u64> {
     let mut arg = HvmParam { domid: domain, pad: 0, index, value: 0 };
     // SAFETY: the structure that the operation takes.
-    unsafe { hypercall::hvm_op(HVMOP_GET_PARAM, &mut arg) }.map_err(|errno| Operation::GetParam.error(errno))?;
+    unsafe { call::hvm_op(HVMOP_GET_PARAM, domain, &mut arg) }.map_err(|errno| Operation::GetParam.error(errno))?;
     Ok(arg.value)
 }
 
@@ -60,7 +60,9 @@ pub fn param(domain: DomId, index: u32) -> Result<u64> {
 pub fn set_param(domain: DomId, index: u32, value: u64) -> Result {
     let mut arg = HvmParam { domid: domain, pad: 0, index, value };
     // SAFETY: the structure that the operation takes.
-    unsafe { hypercall::hvm_op(HVMOP_SET_PARAM, &mut arg) }.map(drop).map_err(|errno| Operation::SetParam.error(errno))
+    unsafe { call::hvm_op(HVMOP_SET_PARAM, domain, &mut arg) }
+        .map(drop)
+        .map_err(|errno| Operation::SetParam.error(errno))
 }
 
 /// Reads how the guest sees the time-stamp counter.

@@ -6,6 +6,7 @@ use xen_abi::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType};
 use xen_abi::hypercall::MulticallEntry;
 use xen_abi::memory::*;
 
+use super::call;
 use super::error::{Operation, Result};
 use crate::hypercall;
 
@@ -13,7 +14,7 @@ use crate::hypercall;
 pub fn max_gfn(domain: DomId) -> Result<u64> {
     let mut arg = domain;
     // SAFETY: `XENMEM_maximum_gpfn` reads a `domid_t`.
-    unsafe { hypercall::memory_op(XENMEM_MAXIMUM_GPFN, &mut arg) }.map_err(|errno| Operation::MaxGfn.error(errno))
+    unsafe { call::memory_op(XENMEM_MAXIMUM_GPFN, domain, &mut arg) }.map_err(|errno| Operation::MaxGfn.error(errno))
 }
 
 /// Allocates `1 << order` frames behind `first` and the numbers after it. What stood there before is leaked, not freed:
@@ -44,7 +45,7 @@ pub fn free_some(domain: DomId, gfns: &[Gfn]) -> Result {
             domid: domain,
         };
         // SAFETY: so many extents of another domain; no memory of ours is touched but `extents`.
-        let freed = unsafe { hypercall::memory_op(XENMEM_DECREASE_RESERVATION, &mut arg) }
+        let freed = unsafe { call::memory_op(XENMEM_DECREASE_RESERVATION, domain, &mut arg) }
             .map_err(|errno| Operation::Populate.error(errno))?;
         // Xen stops where nothing stands.
         let next = rest.len().min(freed as usize + 1);
@@ -79,7 +80,7 @@ pub fn claim(domain: DomId, pages: u64) -> Result {
         domid: domain,
     };
     // SAFETY: a claim is arithmetic; there is no extent list.
-    unsafe { hypercall::memory_op(XENMEM_CLAIM_PAGES, &mut arg) }
+    unsafe { call::memory_op(XENMEM_CLAIM_PAGES, domain, &mut arg) }
         .map(drop)
         .map_err(|errno| Operation::Claim.error(errno))
 }
@@ -94,7 +95,7 @@ fn reserve(cmd: u32, domain: DomId, first: Gfn, order: u32) -> Result {
         domid: domain,
     };
     // SAFETY: one extent of another domain; no memory of ours is touched but `extent`.
-    match unsafe { hypercall::memory_op(cmd, &mut arg) } {
+    match unsafe { call::memory_op(cmd, domain, &mut arg) } {
         Ok(1) => Ok(()),
         // Xen does not say why it stopped short; there is one likely reason.
         Ok(_) => Err(Operation::Populate.error(Errno::ENOMEM)),

@@ -11,6 +11,7 @@
 //! A guest is hostile, and so is the other end: what they wrote is checked where it is read.
 
 mod absent;
+mod call;
 pub mod cpu_policy;
 pub mod dirty_log;
 pub mod domctl;

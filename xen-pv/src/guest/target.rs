@@ -15,6 +15,7 @@ use super::machine_config::{MachineConfig, Param, State};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
 use super::{absent, domctl, grants, label, machine, memory, ram, walk};
+use crate::broker;
 use crate::window::Held;
 
 /// A domain that the toolstack made for an arriving guest.
@@ -99,7 +100,7 @@ impl Target {
 
     /// Keeps one page mapped if nothing else is.
     fn keep_anchor(&mut self) -> Result {
-        if self.pager.is_none() && self.anchor.is_none() {
+        if self.pager.is_none() && self.anchor.is_none() && !broker::is_needed() {
             let store = Gfn(machine::param(self.domain, PARAM_STORE_PFN)?);
             self.anchor = Some(self.reach.hold(self.domain, store)?);
         }
@@ -155,7 +156,9 @@ impl Target {
         if [rings.store, rings.console].contains(&gfn) {
             return Err(Error::Malformed("machine configuration: rings share a page"));
         }
-        self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, config.vcpus)?;
+        if !broker::is_needed() {
+            self.pager = Pager::enable(self.reach.clone(), self.domain, gfn, config.vcpus)?;
+        }
         Ok(())
     }
 
@@ -283,6 +286,11 @@ impl Target {
     /// Gives our pause count back: the guest runs as soon as the toolstack lets it.
     pub fn let_run(&mut self) -> Result {
         if self.held {
+            if broker::is_needed() {
+                // The guest needs its table.
+                self.reach.end_grants(self.domain, false)?;
+                self.unclaim()?;
+            }
             domctl::unpause(self.domain)?;
             self.held = false;
         }
@@ -339,12 +347,15 @@ impl Drop for Target {
 /// being filled was not the guest, which could do nothing before it was its own.
 pub fn has_run(domain: DomId) -> Result<bool> {
     let info = domctl::info(domain)?;
-    Ok(info.cpu_time != 0 && !Label::of(Sid(info.ssidref))?.is_shell())
+    Ok(info.cpu_time != 0 && (broker::is_needed() || !Label::of(Sid(info.ssidref))?.is_shell()))
 }
 
 /// Gives a domain that the toolstack has just made the label under which the toolstack has no right on its memory, if its
 /// type has one; returns its label.
 fn shut_out(domain: DomId) -> Result<Label> {
+    if broker::is_needed() {
+        return Ok(Label::default());
+    }
     let label = Label::of(Sid(domctl::live_info(domain)?.ssidref))?;
     let Some(inbound) = label.inbound() else { return Ok(label) };
     match label::find_if_known(&inbound)? {

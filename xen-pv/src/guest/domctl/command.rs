@@ -10,6 +10,7 @@ use xen_abi::domctl::{
     VcpuContext, VmEventOp,
 };
 
+use crate::guest::call;
 use crate::hypercall;
 
 /// A command: its number, and the structure that it takes and gives back.
@@ -61,7 +62,7 @@ impl<T: Plain> Command<T> {
     pub unsafe fn call_on(self, domain: DomId, structure: &mut T) -> Result<(), Errno> {
         let mut domctl = self.on(domain, *structure);
         // SAFETY: a complete domctl; its pointers are the caller's promise.
-        let outcome = unsafe { hypercall::domctl(&mut domctl) };
+        let outcome = unsafe { call::domctl(domctl.cmd, domain, &mut domctl) };
         *structure = domctl.u.structure();
         outcome.map(drop)
     }

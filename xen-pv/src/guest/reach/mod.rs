@@ -1,7 +1,8 @@
-//! Maps guests' memory: a batch of pages at a time for all guests, and a few pages for long.
+//! Reaches guests' memory: a batch of pages at a time for all guests, and a few pages for long.
 //!
-//! [`foreign`] is the one provider there is. Which one it is concerns nobody outside this folder.
+//! By [`foreign`] mappings, or, where the agent may not map, by what dom0's broker has the guest grant ([`granted`]).
 
+use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,11 +14,14 @@ use xen_abi::grant_table::{ENTRIES_PER_FRAME, GrantEntryV1};
 
 use super::error::Result;
 use super::memory;
+use crate::broker;
 use crate::window::{Access, Held, Mapping, Window, copy};
 
 mod foreign;
+mod granted;
 
 use foreign::Foreign;
+use granted::Granted;
 
 /// An entry that grants nothing.
 const NO_GRANT: GrantEntryV1 = GrantEntryV1 { flags: 0, domid: DomId(0), frame: 0 };
@@ -40,17 +44,26 @@ trait Provider {
 
 /// The way to guests' memory. Clones share it: the domain has one thread, and each use ends before the next begins.
 #[derive(Clone)]
-pub struct Reach(Rc<RefCell<Foreign>>);
+pub struct Reach {
+    foreign: Rc<RefCell<Foreign>>,
+    /// Of each guest that a broker lends; none if the agent may map.
+    granted: Option<Rc<RefCell<BTreeMap<DomId, Granted>>>>,
+}
 
 impl Reach {
     /// One window for batches; as many for rings as guests may arrive at the same time.
     pub fn new(batch: Window, rings: Vec<Window>) -> Self {
-        Self(Rc::new(RefCell::new(Foreign::new(batch, rings))))
+        let foreign = Rc::new(RefCell::new(Foreign::new(batch, rings)));
+        Self { foreign, granted: broker::is_needed().then(Rc::default) }
     }
 
     /// Copies up to [`BATCH`] pages out; says which could be read.
     pub fn read(&self, domain: DomId, gfns: &[Gfn], into: &mut [Page]) -> Result<PageMask> {
         let count = gfns.len().min(into.len()).min(BATCH);
+        if let Some(granted) = &self.granted {
+            let mut granted = granted.borrow_mut();
+            return granted.entry(domain).or_default().read(domain, &gfns[..count], &mut into[..count]);
+        }
         self.mapped(domain, &gfns[..count], Access::Read, |mapping| {
             for (index, page) in into[..count].iter_mut().enumerate() {
                 mapping.read(index, page);
@@ -62,12 +75,24 @@ impl Reach {
     /// Writes up to [`BATCH`] pages; says which could be written.
     pub fn write(&self, domain: DomId, pages: &[(Gfn, Content<'_>)]) -> Result<PageMask> {
         let pages = &pages[..pages.len().min(BATCH)];
+        if let Some(granted) = &self.granted {
+            return granted.borrow_mut().entry(domain).or_default().write(domain, pages);
+        }
         self.mapped(domain, &numbers(pages)[..pages.len()], Access::Write, |mapping| {
             for (index, page) in pages.iter().enumerate() {
                 put(mapping, index, page.1);
             }
             mapping.mask()
         })
+    }
+
+    /// Ends what of the guest is granted. Gives the pages that may have been copied wrongly since the last call, or that were not
+    /// `logged`; by mappings there are none. `logged` says what is asked of grants from here on.
+    pub(super) fn end_grants(&self, domain: DomId, logged: bool) -> Result<Vec<Gfn>> {
+        match &self.granted {
+            Some(granted) => granted.borrow_mut().entry(domain).or_default().end(domain, logged),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Clears up to [`BATCH`] pages and takes them away from the domain, those of them that can be cleared. Xen clears what a
@@ -87,7 +112,7 @@ impl Reach {
         access: Access,
         work: impl FnOnce(&mut Mapping<'_>) -> T,
     ) -> Result<T> {
-        Ok(work(&mut self.0.borrow_mut().map(domain, gfns, access)?))
+        Ok(work(&mut self.foreign.borrow_mut().map(domain, gfns, access)?))
     }
 
     /// Writes a whole frame of the guest's grant table: the first two entries, and nothing in the others.
@@ -95,7 +120,7 @@ impl Reach {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         entries[..first.len()].copy_from_slice(&first);
         // SAFETY: both are one page long, ours and what was just mapped.
-        self.0.borrow_mut().with_grants(domain, frame, Access::Write, |page| unsafe {
+        self.foreign.borrow_mut().with_grants(domain, frame, Access::Write, |page| unsafe {
             copy(entries.as_ptr().cast(), page, PAGE_SIZE);
         })
     }
@@ -104,7 +129,7 @@ impl Reach {
     pub(super) fn read_grants(&self, domain: DomId, frame: Mfn) -> Result<Vec<GrantEntryV1>> {
         let mut entries = vec![NO_GRANT; ENTRIES_PER_FRAME];
         // SAFETY: both are one page long, what was just mapped and ours. Any bytes are an entry.
-        self.0.borrow_mut().with_grants(domain, frame, Access::Read, |page| unsafe {
+        self.foreign.borrow_mut().with_grants(domain, frame, Access::Read, |page| unsafe {
             copy(page, entries.as_mut_ptr().cast(), PAGE_SIZE)
         })?;
         Ok(entries)
@@ -112,12 +137,12 @@ impl Reach {
 
     /// Maps one page for long, for writing.
     pub(super) fn hold(&self, domain: DomId, gfn: Gfn) -> Result<Held> {
-        self.0.borrow_mut().hold(domain, gfn)
+        self.foreign.borrow_mut().hold(domain, gfn)
     }
 
     /// Ends what [`Reach::hold`] began.
     pub(super) fn let_go(&self, held: Held) {
-        self.0.borrow_mut().let_go(held);
+        self.foreign.borrow_mut().let_go(held);
     }
 }
 

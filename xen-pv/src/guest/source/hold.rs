@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use common::{DomId, Gfn};
 
 use super::{AWAY_LABEL, Source, Stage};
+use crate::broker;
 use crate::guest::dirty_log::Read;
 use crate::guest::error::{Error, Result};
 use crate::guest::label::{self, Sid};
@@ -69,11 +70,21 @@ impl Source {
 
     /// The commit: the guest takes the label of one that has left, and nobody but the agent can run or destroy it here. It
     /// fails, and changes nothing, if the guest has not stood still since [`Source::machine_state`].
+    ///
+    /// Where there are no labels it gives the pause counts back and leaves the guest suspended: the toolstack, which may resume a guest
+    /// whose copy was not told to run, must find it as it knows it.
     pub fn retain(&mut self) -> Result {
         if self.stage != Stage::Held {
             return Err(Error::Refused("only a stopped guest can leave"));
         }
-        label::relabel(self.domain, self.away)?;
+        let Some(away) = self.away else {
+            self.stood_still()?;
+            self.log_off()?;
+            self.unpause();
+            self.stage = Stage::Away;
+            return Ok(());
+        };
+        label::relabel(self.domain, away)?;
         self.stage = Stage::Away;
         let stood_still = self.stood_still();
         if stood_still.is_err() {
@@ -104,7 +115,9 @@ impl Source {
     /// and finds that its suspend was cancelled.
     pub fn give_back(&mut self) -> Result {
         if self.stage == Stage::Away {
-            label::relabel(self.domain, self.own)?;
+            if self.away.is_some() {
+                label::relabel(self.domain, self.own)?;
+            }
             self.stage = Stage::Held;
         }
         // A log that stays on costs the guest time; a guest that stays stopped is worse.
@@ -147,6 +160,9 @@ impl Source {
 
 /// Ends a guest that has left, whoever kept it, and frees its memory.
 pub fn discard(domain: DomId) -> Result {
+    if broker::is_needed() {
+        return Err(Error::Refused("without FLASK nobody can tell whether a guest has left: 'xl destroy' ends it"));
+    }
     if Sid(domctl::live_info(domain)?.ssidref) != label::find(AWAY_LABEL)? {
         return Err(Error::Refused("the guest has not left this host"));
     }

@@ -6,6 +6,7 @@ use common::{Gfn, PageMask, bits};
 use xen_abi::hvm::MEM_RAM_RO;
 
 use super::Source;
+use crate::broker;
 use crate::guest::dirty_log::{DirtyLog, Read};
 use crate::guest::error::{Error, Result};
 use crate::guest::{grants, memory};
@@ -14,6 +15,8 @@ impl Source {
     /// Turns the dirty log on.
     pub fn log_on(&mut self) -> Result {
         self.log = Some(DirtyLog::start(self.domain)?);
+        // From here on what is copied by grant must be protected.
+        self.reach.end_grants(self.domain, self.hap)?;
         Ok(())
     }
 
@@ -31,7 +34,8 @@ impl Source {
 
     /// Which of up to [`BATCH`] pages are RAM of which the next write will be recorded.
     pub fn protected(&self, gfns: &[Gfn]) -> Result<PageMask> {
-        if !self.hap {
+        if !self.hap || broker::is_needed() {
+            // A page that is copied by grant is looked at afterwards ([`Reach::end_grants`]).
             // With shadow paging a page is recorded when it is first mapped for writing, however new it is.
             return Ok(PageMask::first(gfns.len()));
         }
@@ -54,6 +58,10 @@ impl Source {
             return Err(Error::Refused("the guest's physical address space grew while it was copied"));
         }
         let mut mapped = Vec::new();
+        if how != Read::Peek {
+            // Before the log is cleared. A guest that stands still changes nothing: then from here on all is copied as it is.
+            mapped.extend(self.reach.end_grants(self.domain, self.hap && how == Read::Clean)?);
+        }
         if how == Read::Final {
             // What a backend unmaps after the log is read was mapped before; what it maps then is mapped afterwards.
             grants::find_mapped(&self.reach, self.domain, &mut mapped)?;

@@ -17,6 +17,7 @@ use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
 use super::{domctl, grants, machine, memory, walk};
+use crate::broker;
 
 mod hold;
 mod log;
@@ -44,7 +45,8 @@ pub struct Source {
     private: [Gfn; PRIVATE as usize],
     /// The guest's own label.
     own: Sid,
-    away: Sid,
+    /// None where there are no labels: what dom0 does to a guest that has left nobody can forbid it.
+    away: Option<Sid>,
     /// The guest uses hardware-assisted paging.
     hap: bool,
     stage: Stage,
@@ -70,12 +72,28 @@ enum Stage {
     Over,
 }
 
+/// Refuses a guest that dom0 cannot lend.
+fn check_lent(domain: DomId) -> Result {
+    if grants::version(domain)? > 1 {
+        return Err(Error::Refused(
+            "the guest's grant table is of version 2, in which dom0 lends nothing: max_grant_version=1 in its configuration \
+             keeps it to version 1",
+        ));
+    }
+    if memory::max_gfn(domain)? >= broker::MOST_FRAMES {
+        return Err(Error::Refused(
+            "the guest is too large to be lent by dom0: its dirty bitmap does not fit the ring",
+        ));
+    }
+    Ok(())
+}
+
 impl Source {
     /// Opens a running guest; changes nothing about it.
     pub fn open(reach: Reach, domain: DomId) -> Result<Self> {
         let info = domctl::live_info(domain)?;
         let source = Self::new(reach, domain, &info)?;
-        if source.own == source.away {
+        if source.away == Some(source.own) {
             return Err(Error::Refused("the guest has left this host: an agent must adopt it"));
         }
         Ok(source)
@@ -91,7 +109,7 @@ impl Source {
         let mut source = Self::new(reach, domain, &info)?;
         let own = u32::try_from(memo).map(Sid).map_err(|_| Error::Malformed("number of the guest's label"))?;
         let label = core::mem::replace(&mut source.own, own);
-        if label == source.away && own != source.away {
+        if source.away == Some(label) && own != label {
             (source.stage, source.counts) = (Stage::Away, COUNTS_AWAY);
         } else if label != own {
             return Err(Error::Refused("the guest bears another label than when it was to leave"));
@@ -111,8 +129,11 @@ impl Source {
 
     fn new(reach: Reach, domain: DomId, info: &GetDomainInfo) -> Result<Self> {
         let kind = Kind::of(info)?;
+        if broker::is_needed() {
+            check_lent(domain)?;
+        }
         // The commit needs this label: better to know now.
-        let away = label::find(AWAY_LABEL)?;
+        let away = if broker::is_needed() { None } else { Some(label::find(AWAY_LABEL)?) };
         let private = [PARAM_STORE_PFN, PARAM_CONSOLE_PFN].map(|index| machine::param(domain, index).map(Gfn));
         let [store, console] = private;
         let private = [store?, console?];
@@ -154,7 +175,9 @@ impl Source {
             }
         }
         let policy = machine::cpu_policy(self.domain)?;
-        let (max_gfn, label) = (self.max_gfn()?, Label::of(Sid(info.ssidref))?);
+        // Without labels all guests are alike.
+        let label = if self.away.is_some() { Label::of(Sid(info.ssidref))? } else { Label::default() };
+        let max_gfn = self.max_gfn()?;
         let (pages, vcpus, grant_frames) = (info.tot_pages, info.vcpus(), grants::frames(self.domain)?);
         Ok(MachineConfig { pages, max_gfn, vcpus, grant_frames, policy, params, label }.encode())
     }
