@@ -18,11 +18,12 @@ pub enum Build {
     AsIs,
 }
 
-/// The programs in dom0: where each stands there, and its name here. The first three are the testbed's.
-const IN_DOM0: [(&str, &str); 5] = [
+/// The programs in dom0: where each stands there, and its name here. The first four are the testbed's.
+const IN_DOM0: [(&str, &str); 6] = [
     ("usr/bin/dom0d", "dom0d"),
     ("usr/bin/session-watch", "session-watch"),
     ("usr/bin/dom0-attack", "dom0-attack"),
+    ("usr/bin/lent-entries", "lent-entries"),
     ("usr/lib/tsmc/tsmc-save-helper", "tsmc-save-helper"),
     ("usr/bin/tsmc", "tsmc"),
 ];

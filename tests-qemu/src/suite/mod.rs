@@ -72,6 +72,7 @@ const TESTS: &[Test] = &[
     Test { name: "guest_crosses_to_its_own_host", run: crossings::to_its_own_host },
     Test { name: "guest_stays_when_the_agents_are_strangers", run: security::strangers_are_refused },
     Test { name: "watchdog_restarts_an_agent_and_says_why", run: watchdog::keeps_an_agent },
+    Test { name: "guest_crosses_there_and_back_on_a_stock_xen", run: faults::lent::there_and_back },
 ];
 
 /// Hosts and agents of other kinds. They take long: an ordinary run draws one.
@@ -84,6 +85,8 @@ const HOSTS: &[Test] = &[
     Test { name: "card_of_an_agent_is_taken_away_and_given_back", run: cards::away_and_back },
     Test { name: "agent_takes_its_card_or_else_its_vif", run: cards::choice },
     Test { name: "guest_stays_when_the_target_lacks_a_feature", run: processor::older_one_takes_no_guest },
+    Test { name: "guest_stays_whatever_dies_before_the_commit_on_a_stock_xen", run: faults::lent::before_the_commit },
+    Test { name: "one_guest_runs_wherever_the_two_step_breaks_on_a_stock_xen", run: faults::lent::two_step_broken },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
 ];
 

@@ -6,6 +6,7 @@ mod attempt;
 pub mod command;
 mod guests;
 mod homecoming;
+pub mod lent;
 mod link;
 mod pairs;
 mod permissions;

@@ -1,0 +1,78 @@
+//! Debian's own hypervisor, where dom0 lends the agents each guest.
+
+use anyhow::{Context, Result, ensure};
+
+use super::super::crossings::assert_held;
+use super::super::fixture::{Fixture, SHARED_MIB};
+use super::{agents, guests, toolstack, two_step};
+use crate::mode::Mode;
+use crate::network::Place;
+use crate::qemu::Hypervisor;
+use crate::scenario::agents::AGENT_NAME;
+use crate::scenario::guest::{self, Guest, Label};
+use crate::scenario::testbed::{A, B};
+
+/// A guest with two virtual CPUs crosses, and goes back.
+pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
+    on_stock(fixture, |fixture| {
+        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+        (guest.vcpus, guest.memory_mib) = (2, SHARED_MIB);
+        fixture.start_guest(A, &guest)?;
+        for (from, to) in [(A, B), (B, A)] {
+            let (_, report) = fixture.migrate(&guest, (from, to), Mode::TSMC, &|_, _| ())?;
+            assert_held(&report)?;
+            nothing_is_lent(fixture, to)?;
+        }
+        Ok(())
+    })
+}
+
+/// A helper, `xl`, an agent: whoever dies before the commit, the guest goes on, and the next attempt succeeds.
+pub fn before_the_commit(fixture: &mut Fixture) -> Result<()> {
+    each(
+        fixture,
+        &[
+            toolstack::save_helper_killed_while_copying,
+            toolstack::save_helper_killed_while_suspended,
+            toolstack::ctrl_c_while_copying,
+            agents::source_killed_while_copying,
+            agents::target_killed_while_copying,
+            guests::balloons_while_copying,
+        ],
+    )
+}
+
+/// `xl`'s two steps break after the commit: one guest runs, at B if that had been told to go, else at A.
+pub fn two_step_broken(fixture: &mut Fixture) -> Result<()> {
+    each(fixture, &[two_step::ready_lost, two_step::go_lost, two_step::report_lost])
+}
+
+/// Tests of other hosts on these. After each nothing of the guest is lent, and its dirty log is off.
+fn each(fixture: &mut Fixture, tests: &[fn(&mut Fixture) -> Result<()>]) -> Result<()> {
+    on_stock(fixture, |fixture| {
+        for test in tests {
+            test(fixture)?;
+            let (_, (place, _)) = fixture.take_guest()?;
+            nothing_is_lent(fixture, place)?;
+            fixture.set_resident(place);
+            fixture.assert_clean()?;
+        }
+        Ok(())
+    })
+}
+
+fn on_stock(fixture: &mut Fixture, test: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<()> {
+    fixture.on_other_hosts(|size| size.hypervisor = Hypervisor::Stock, test)
+}
+
+/// Fails if the guest on `place` lets the agent use pages of it, or if something that must be undone is still written down there.
+fn nothing_is_lent(fixture: &Fixture, place: &Place) -> Result<()> {
+    let dom0 = fixture.testbed()?.dom0(place);
+    let command = format!("lent-entries $(xl domid {}) $(xl domid {AGENT_NAME})", guest::NAME);
+    let lent = dom0.sh(&command)?.text();
+    let count: usize = lent.trim().parse().with_context(|| format!("lent-entries says {lent}"))?;
+    ensure!(count == 0, "{count} pages of the guest on {} are still lent", place.letter);
+    let held = dom0.sh("cat /run/tsmc-ring-*")?.text();
+    ensure!(held.trim().is_empty(), "still written down on {}: {held}", place.letter);
+    Ok(())
+}
