@@ -17,6 +17,7 @@
 //! | [`save`], [`restore`] | the two ends of a migration |
 //! | [`migrate`] | `tsmc migrate`: checks beforehand, progress, cancelling, a clear result |
 //! | [`follow`] | the process that sees a migration through after its helper has ended |
+//! | [`broker`] | makes hypercalls on a guest for an agent that has no right of its own, and grants it the guest's pages |
 //! | [`recover`] | recovery of guests whose agent, helper or toolstack died |
 //! | [`kept`] | records in xenstore for that recovery |
 //! | [`process`], [`monitor`] | processes of dom0; the one that `xl` leaves behind with a guest |

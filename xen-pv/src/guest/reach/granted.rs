@@ -29,18 +29,16 @@ pub(super) struct Granted {
     writable: bool,
     /// What is copied must be in the dirty log when it is written again.
     logged: bool,
-    /// By frame number, ascending.
+    /// The pages that were asked for, by their places, and behind them those that follow the last of them.
+    asked: Vec<Gfn>,
     window: Vec<Entry>,
     /// Pages that were copied by grants which did not stand the test, since somebody asked.
     lost: Vec<Gfn>,
 }
 
-/// A page that is granted.
+/// A page that is granted, if there was room.
 struct Entry {
-    gfn: Gfn,
     reference: GrantRef,
-    /// Its place among those that were asked for.
-    place: usize,
     copied: bool,
 }
 
@@ -76,34 +74,33 @@ impl Granted {
         if may && gfns.iter().all(|gfn| self.find(*gfn).is_some()) {
             return Ok(());
         }
-        let mut wanted = gfns.to_vec();
-        if let Some(last) = gfns.iter().max() {
-            wanted.extend((last.0 + 1..).take(WINDOW - wanted.len()).map(Gfn));
-        }
-        self.take_window(domain, &wanted, access)?;
+        self.take_window(domain, gfns, access)?;
         if gfns.iter().all(|gfn| self.find(*gfn).is_some()) { Ok(()) } else { Err(Error::Refused(NO_ROOM)) }
     }
 
     fn take_window(&mut self, domain: DomId, gfns: &[Gfn], access: Access) -> Result {
         let writable = access == Access::Write;
         let how = if writable { WRITABLE } else { 0 } | if self.logged { LOGGED } else { 0 };
-        let used = self.window.iter().filter(|entry| entry.copied).map(|entry| entry.place);
-        let lent = broker::lend(domain, gfns, how, used).map_err(|errno| Operation::Lend.error(errno))?;
-        self.lost.extend(lent.lost);
-        self.writable = writable;
-        self.window.clear();
-        for (place, (gfn, reference)) in gfns.iter().zip(lent.references).enumerate() {
-            if reference.0 != NO_GRANT {
-                self.window.push(Entry { gfn: *gfn, reference, place, copied: false });
-            }
+        let mut wanted = gfns.to_vec();
+        if let Some(last) = gfns.iter().max() {
+            wanted.extend((1..).map(|distance| Gfn(last.0.wrapping_add(distance))).take(WINDOW - gfns.len()));
         }
-        self.window.sort_unstable_by_key(|entry| entry.gfn);
+        let used = self.window.iter().enumerate().filter(|(_, entry)| entry.copied).map(|(place, _)| place);
+        let lent = broker::lend(domain, &wanted, how, used).map_err(|errno| Operation::Lend.error(errno))?;
+        self.lost.extend(lent.lost);
+        (self.writable, self.asked) = (writable, gfns.to_vec());
+        self.window = lent.references.into_iter().map(|reference| Entry { reference, copied: false }).collect();
         Ok(())
     }
 
     /// Where a page is in the window.
     fn find(&self, gfn: Gfn) -> Option<usize> {
-        self.window.binary_search_by_key(&gfn, |entry| entry.gfn).ok()
+        let last = self.asked.iter().max()?;
+        let place = match gfn.0.checked_sub(last.0) {
+            None | Some(0) => self.asked.iter().position(|asked| *asked == gfn)?,
+            Some(distance) => self.asked.len() - 1 + usize::try_from(distance).ok()?,
+        };
+        self.window.get(place).filter(|entry| entry.reference.0 != NO_GRANT).map(|_| place)
     }
 
     /// Copies between pages of the guest and places of ours, as many as one hypercall takes; says which pages were copied whole.
@@ -169,4 +166,23 @@ fn of_page(
     };
     let rest = if offset == 0 { None } else { Some(piece(first, offset)?) };
     Ok(core::iter::once(piece(0, first)?).chain(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_found_among_those_asked_for_or_behind_the_last_of_them_if_it_is_granted() {
+        let references =
+            [50, 51, 52, 53, NO_GRANT, 55].map(|reference| Entry { reference: GrantRef(reference), copied: false });
+        let asked = [5, 9, 7].map(Gfn).to_vec();
+        let granted = Granted { asked, window: references.into(), ..Granted::default() };
+        let found = [5, 9, 7, 10, 12].map(|gfn| granted.find(Gfn(gfn)));
+        assert_eq!(found, [Some(0), Some(1), Some(2), Some(3), Some(5)]);
+        for gfn in [0, 4, 6, 8, 11, 13, u64::MAX] {
+            assert_eq!(granted.find(Gfn(gfn)), None, "{gfn}");
+        }
+        assert_eq!(Granted::default().find(Gfn(0)), None);
+    }
 }
