@@ -44,7 +44,8 @@ impl Broker {
     pub fn lend(store: &mut Xenstore, agent: &Agent, domain: DomId) -> Result<Option<Self>, Refusal> {
         let Some(rings) = agent.read(store, RINGS)? else { return Ok(None) };
         for (index, ring) in rings.split(' ').enumerate() {
-            if let (Ok(ring), Some(seat)) = (ring.parse(), Seat::take(index)?) {
+            if let (Ok(ring), Some(mut seat)) = (ring.parse(), Seat::take(index)?) {
+                seat.settle()?;
                 return Ok(Some(Self::start(Server::new(agent.domain, ring, domain, seat)?)?));
             }
         }

@@ -149,8 +149,7 @@ fn with<T>(domain: DomId, work: impl FnOnce(&mut Ring) -> Result<T, Errno>) -> O
     if rings.is_empty() {
         return None;
     }
-    // A guest whose broker is gone is as good as gone.
-    Some(rings.iter_mut().find(|ring| ring.lends(domain)).ok_or(Errno::ESRCH).and_then(work))
+    Some(rings.iter_mut().find(|ring| ring.lends(domain)).ok_or(Errno::ETIMEDOUT).and_then(work))
 }
 
 impl Ring {

@@ -49,6 +49,13 @@ impl Seat {
         self.0.set_len(text.len() as u64)
     }
 
+    /// Undoes what a broker that was killed has left here.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        let Some(held) = self.read() else { return Ok(()) };
+        held.undo(&Privcmd::open()?);
+        self.write(None)
+    }
+
     fn read(&mut self) -> Option<Held> {
         let mut text = String::new();
         self.0.rewind().and_then(|()| self.0.read_to_string(&mut text)).ok()?;
@@ -86,11 +93,8 @@ impl std::fmt::Display for Held {
 /// Undoes what brokers that were killed have left.
 pub fn undo_abandoned() -> io::Result<()> {
     for ring in (0..RINGS).filter(|ring| Path::new(&path(*ring)).exists()) {
-        if let Some(mut seat) = Seat::take(ring)?
-            && let Some(held) = seat.read()
-        {
-            held.undo(&Privcmd::open()?);
-            seat.write(None)?;
+        if let Some(mut seat) = Seat::take(ring)? {
+            seat.settle()?;
         }
     }
     Ok(())

@@ -72,6 +72,21 @@ impl Target {
         if info.handle != uuid {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
+        if broker::is_needed() {
+            // Nothing is ever absent of it, and the broker has given that agent's pause count back.
+            let target = Self {
+                reach,
+                domain,
+                kind,
+                shell: None,
+                rings: None,
+                pager: None,
+                anchor: None,
+                held: false,
+                claimed: true,
+            };
+            return Ok((target, PageSet::new(frames)));
+        }
         let Pages { absent, present } = absent::find(domain, kind, frames)?;
         let gfn = ram::free_gfn(domain, kind)?;
         let pager = Pager::adopt(reach.clone(), domain, gfn, info.vcpus(), absent.iter(), &present)?;

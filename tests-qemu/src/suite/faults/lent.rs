@@ -32,6 +32,7 @@ pub fn before_the_commit(fixture: &mut Fixture) -> Result<()> {
     each(
         fixture,
         &[
+            toolstack::broker_killed_while_copying,
             toolstack::save_helper_killed_while_copying,
             toolstack::save_helper_killed_while_suspended,
             toolstack::ctrl_c_while_copying,

@@ -277,6 +277,8 @@ pub fn domains(dom0: &Dom0) -> Result<Vec<Domain>> {
 
 /// The save helper of the sending side, as its command line begins.
 pub const SAVE_HELPER: &str = "/usr/lib/tsmc/tsmc-save-helper --save-domain";
+/// The process that follows a migration, and lends the guest where that has to be.
+pub const FOLLOWER: &str = "/usr/lib/tsmc/tsmc-save-helper --follow out";
 /// The save helper of the receiving side.
 pub const RESTORE_HELPER: &str = "/usr/lib/tsmc/tsmc-save-helper --restore-domain";
 /// `xl` of the sending side.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::super::fixture::Fixture;
 use super::attempt::{Attempt, Moment};
-use super::scene::{RECEIVER, RESTORE_HELPER, SAVE_HELPER, SENDER, Scene, interrupt, signal};
+use super::scene::{FOLLOWER, RECEIVER, RESTORE_HELPER, SAVE_HELPER, SENDER, Scene, interrupt, signal};
 use crate::scenario::sessions;
 use crate::trouble::Trouble;
 
@@ -41,6 +41,11 @@ fn stays(fixture: &mut Fixture, phase: Phase, blow: Blow, words: &[&str]) -> Res
 
 pub fn save_helper_killed_while_copying(fixture: &mut Fixture) -> Result<()> {
     stays(fixture, COPYING, |_, attempt| signal(&attempt.dom0, "KILL", SAVE_HELPER), &[])
+}
+
+/// Where it lends the guest, the migration ends with it.
+pub fn broker_killed_while_copying(fixture: &mut Fixture) -> Result<()> {
+    stays(fixture, COPYING, |_, attempt| signal(&attempt.dom0, "KILL", FOLLOWER), &["broker"])
 }
 
 pub fn save_helper_killed_while_suspended(fixture: &mut Fixture) -> Result<()> {

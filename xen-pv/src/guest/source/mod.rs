@@ -109,6 +109,11 @@ impl Source {
         let mut source = Self::new(reach, domain, &info)?;
         let own = u32::try_from(memo).map(Sid).map_err(|_| Error::Malformed("number of the guest's label"))?;
         let label = core::mem::replace(&mut source.own, own);
+        if source.away.is_none() && info.is_suspended() {
+            return Err(Error::Refused(
+                "without FLASK nobody can tell whether the guest has left: it stays suspended here until 'xl' ends or resumes it",
+            ));
+        }
         if source.away == Some(label) && own != label {
             (source.stage, source.counts) = (Stage::Away, COUNTS_AWAY);
         } else if label != own {
