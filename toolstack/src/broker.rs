@@ -15,7 +15,7 @@ use xen_abi::broker::{
     RESERVE, STATUS, USED, WINDOW, WRITABLE,
 };
 use xen_abi::domctl::{self, SHADOW_OP_ENABLE_LOGDIRTY, SHADOW_OP_OFF};
-use xen_abi::grant_table::GTF_WRITING;
+use xen_abi::grant_table::{GTF_WRITING, GrantEntryV1};
 use xen_abi::hypercall::DOMCTL;
 use xen_abi::privcmd::{GrantFrames, Notifier, Privcmd, Shared};
 use xen_abi::{Errno, GrantRef, Port};
@@ -214,9 +214,9 @@ impl Server {
     fn mapped(&self) -> Result<Vec<u8>, Errno> {
         let (count, _) = self.privcmd.grant_frames(self.held.domain)?;
         let table = GrantFrames::map(&self.privcmd, self.held.domain, 0, count).map_err(|_| Errno::ENOMEM)?;
-        let entries = (0..table.entries()).map(|index| table.entry(index));
-        let written = entries.filter(|entry| *entry as u16 & GTF_WRITING != 0);
-        Ok(written.flat_map(|entry| (entry >> 32).to_le_bytes()).collect())
+        let entries = (0..table.entries()).map(|index| GrantEntryV1::of_word(table.entry(index)));
+        let written = entries.filter(|entry| entry.flags & GTF_WRITING != 0);
+        Ok(written.flat_map(|entry| u64::from(entry.frame).to_le_bytes()).collect())
     }
 
     fn reserve(&self, request: &[u8]) -> Result<Vec<u8>, Errno> {

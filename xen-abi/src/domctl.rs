@@ -58,6 +58,13 @@ pub struct Domctl<T: Plain = ()> {
     pub u: Body<T>,
 }
 
+impl<T: Plain> Domctl<T> {
+    /// A command as the hypervisor takes it.
+    pub fn new(cmd: u32, domain: DomId, structure: T) -> Self {
+        Self { cmd, interface_version: INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::new(structure) }
+    }
+}
+
 /// The union at the end of `struct xen_domctl`: always as long, whatever stands at its beginning.
 #[derive(Clone, Copy)]
 #[repr(C)]

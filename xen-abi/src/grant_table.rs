@@ -23,6 +23,23 @@ pub struct GrantEntryV1 {
     pub frame: u32,
 }
 
+impl GrantEntryV1 {
+    /// The entry as the 8 bytes that are exchanged at once.
+    pub const fn to_word(self) -> u64 {
+        self.flags as u64 | (self.domid.0 as u64) << 16 | (self.frame as u64) << 32
+    }
+
+    /// The entry in these 8 bytes.
+    pub const fn of_word(word: u64) -> Self {
+        Self { flags: word as u16, domid: DomId((word >> 16) as u16), frame: (word >> 32) as u32 }
+    }
+
+    /// Whether `domain` may use the frame.
+    pub fn is_for(self, domain: DomId) -> bool {
+        self.flags & GTF_PERMIT_ACCESS != 0 && self.domid == domain
+    }
+}
+
 /// Entries in one frame of the table.
 pub const ENTRIES_PER_FRAME: usize = 512;
 /// The first entries belong to the toolstack (console, xenstore).

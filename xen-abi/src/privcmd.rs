@@ -14,7 +14,7 @@ use rustix::io::Result;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl};
 
 use crate::Mfn;
-use crate::domctl::{self, Body, Domctl, IomemPermission};
+use crate::domctl::{self, Domctl, IomemPermission};
 use crate::flask::{self, OcontextOp, SidContextOp};
 use crate::hypercall::{DOMCTL, XSM_OP};
 
@@ -84,13 +84,7 @@ impl Privcmd {
         let Frames { first, count } = frames;
         let permission =
             IomemPermission { first_mfn: first.0, nr_mfns: count, allow_access: allow.into(), ..Default::default() };
-        let mut op = Domctl {
-            cmd: domctl::IOMEM_PERMISSION,
-            interface_version: domctl::INTERFACE_VERSION,
-            domain,
-            _pad: [0; 3],
-            u: Body::new(permission),
-        };
+        let mut op = Domctl::new(domctl::IOMEM_PERMISSION, domain, permission);
         // SAFETY: a whole `struct xen_domctl`, without pointers for this command.
         unsafe { self.hypercall(DOMCTL, [(&raw mut op) as u64, 0, 0, 0, 0]) }.map(drop)
     }

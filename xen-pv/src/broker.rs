@@ -46,7 +46,7 @@ struct Ring {
     pages: NonNull<u8>,
     channel: Channel,
     /// For ever: dom0 may have the pages mapped.
-    _grants: Vec<Grant>,
+    grants: Vec<Grant>,
     /// Requests so far.
     asked: u32,
 }
@@ -89,11 +89,6 @@ pub fn is_needed() -> bool {
     !RINGS.lock().is_empty()
 }
 
-/// Whether a broker lends this guest.
-pub fn lends(domain: DomId) -> bool {
-    RINGS.lock().iter().any(|ring| ring.lends(domain))
-}
-
 /// The hypercall on `domain` by its broker; nothing if the agent makes its hypercalls itself.
 ///
 /// # Safety
@@ -132,11 +127,7 @@ fn gfns(bytes: &[u8]) -> Vec<Gfn> {
 
 /// Fills the two entries of a new guest's grant table that belong to the toolstack.
 pub fn reserve(domain: DomId, entries: [GrantEntryV1; 2]) -> Result<(), Errno> {
-    let bytes = |entry: GrantEntryV1| {
-        let word = u64::from(entry.flags) | u64::from(entry.domid.0) << 16 | u64::from(entry.frame) << 32;
-        word.to_le_bytes()
-    };
-    ask(domain, RESERVE, 0, entries.map(bytes).as_flattened()).map(drop)
+    ask(domain, RESERVE, 0, entries.map(|entry| entry.to_word().to_le_bytes()).as_flattened()).map(drop)
 }
 
 fn ask(domain: DomId, operation: u64, command: u32, request: &[u8]) -> Result<Vec<u8>, Errno> {
@@ -165,9 +156,9 @@ impl Ring {
         };
         let grants = (0..PAGES).map(grant).collect::<Result<Vec<_>, _>>()?;
         let place = Place { header: grants[0].reference(), port: channel.port() };
-        let ring = Self { pages, channel, _grants: grants, asked: 0 };
+        let ring = Self { pages, channel, grants, asked: 0 };
         ring.set(LENT, xen_abi::broker::NOBODY);
-        for (index, grant) in ring._grants[1..].iter().enumerate() {
+        for (index, grant) in ring.grants[1..].iter().enumerate() {
             ring.set(REFERENCES + 4 * index, grant.reference().0);
         }
         Ok((ring, place))
@@ -291,7 +282,7 @@ mod tests {
         let allocation = Allocation::from_size_align(PAGES * PAGE_SIZE, PAGE_SIZE).expect("a layout");
         // SAFETY: the size is not 0.
         let pages = NonNull::new(unsafe { alloc_zeroed(allocation) }).expect("memory");
-        let ring = Ring { pages, channel: Channel::from_builder(Port(1)), _grants: Vec::new(), asked: 0 };
+        let ring = Ring { pages, channel: Channel::from_builder(Port(1)), grants: Vec::new(), asked: 0 };
         ring.set(LENT, 5);
         ring
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 use common::DomId;
-use xen_abi::grant_table::GTF_PERMIT_ACCESS;
+use xen_abi::grant_table::GrantEntryV1;
 use xen_abi::privcmd::{GrantFrames, Privcmd};
 
 fn main() -> io::Result<()> {
@@ -14,7 +14,7 @@ fn main() -> io::Result<()> {
     let privcmd = Privcmd::open()?;
     let (frames, _) = privcmd.grant_frames(DomId(guest)).map_err(|errno| io::Error::other(errno.to_string()))?;
     let table = GrantFrames::map(&privcmd, DomId(guest), 0, frames)?;
-    let lent = |entry: u64| entry as u16 & GTF_PERMIT_ACCESS != 0 && (entry >> 16) as u16 == other;
-    println!("{}", (0..table.entries()).filter(|index| lent(table.entry(*index))).count());
+    let is_lent = |index: &usize| GrantEntryV1::of_word(table.entry(*index)).is_for(DomId(other));
+    println!("{}", (0..table.entries()).filter(is_lent).count());
     Ok(())
 }

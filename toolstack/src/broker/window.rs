@@ -7,7 +7,7 @@
 use common::{DomId, Gfn};
 use xen_abi::Errno;
 use xen_abi::broker::{NO_GRANT, WINDOW};
-use xen_abi::grant_table::{ENTRIES_PER_FRAME, GTF_PERMIT_ACCESS, GTF_READONLY};
+use xen_abi::grant_table::{ENTRIES_PER_FRAME, GTF_PERMIT_ACCESS, GTF_READONLY, GrantEntryV1};
 use xen_abi::privcmd::{GrantFrames, Privcmd};
 
 /// Frames of the table that are used.
@@ -67,7 +67,7 @@ impl Window {
         let mut indices = (0..self.frames.entries()).rev();
         let mut grant = |(place, gfn): (usize, &Gfn)| {
             let frame = u32::try_from(gfn.0).ok()?;
-            let entry = u64::from(flags) | u64::from(agent.0) << 16 | u64::from(frame) << 32;
+            let entry = GrantEntryV1 { flags, domid: agent, frame }.to_word();
             let index = indices.find(|index| self.frames.exchange(*index, 0, entry))?;
             self.made.push(Made { index, entry, gfn: *gfn, place });
             Some(self.first + index as u32)
@@ -82,7 +82,7 @@ pub(super) fn clear_all(privcmd: &Privcmd, domain: DomId, agent: DomId) -> Resul
     let table = GrantFrames::map(privcmd, domain, 0, count).map_err(|_| Errno::ENOMEM)?;
     for index in 0..table.entries() {
         let entry = table.entry(index);
-        if entry as u16 & GTF_PERMIT_ACCESS != 0 && (entry >> 16) as u16 == agent.0 {
+        if GrantEntryV1::of_word(entry).is_for(agent) {
             // One that the guest has just changed is its own.
             table.exchange(index, entry, 0);
         }

@@ -7,7 +7,7 @@ use common::{BATCH, DomId, Gfn, PageMask};
 use super::Privcmd;
 use crate::Errno;
 use crate::broker::{Layout, layout};
-use crate::domctl::{self, Body, Domctl, Plain, SHADOW_OP_OFF, ShadowOp};
+use crate::domctl::{self, Domctl, Plain, SHADOW_OP_OFF, ShadowOp};
 use crate::grant_table::{GNTST_OKAY, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GetVersion, QuerySize};
 use crate::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType, MEM_RAM_RO};
 use crate::hypercall::{DOMCTL, GRANT_TABLE_OP, MULTICALL, MulticallEntry};
@@ -107,8 +107,7 @@ impl Privcmd {
     /// # Safety
     /// Addresses in `structure` must be valid for what the command reads and writes there.
     unsafe fn domctl<T: Plain>(&self, cmd: u32, domain: DomId, structure: T) -> Result<(), Errno> {
-        let mut domctl =
-            Domctl { cmd, interface_version: domctl::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::new(structure) };
+        let mut domctl = Domctl::new(cmd, domain, structure);
         // SAFETY: a whole domctl; the rest is the caller's promise.
         unsafe { self.again(DOMCTL, [(&raw mut domctl) as u64, 0, 0, 0, 0]) }.map(drop)
     }

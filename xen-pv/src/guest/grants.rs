@@ -27,10 +27,6 @@ pub(super) struct Reserved {
 /// others: whoever made the domain could have written there grants of memory that was still to come. A table that has
 /// grown is refused.
 pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
-    // dom0 lends its guests, and the window of that is at the end of the table by now.
-    if !broker::is_needed() && frames(domain)? != 1 {
-        return Err(Error::Refused("the domain's grant table is in use already"));
-    }
     let entries = [reserved.console, reserved.store].map(|(domid, gfn)| {
         let frame = u32::try_from(gfn.0).map_err(|_| Operation::GrantTable.error(Errno::ERANGE))?;
         Ok(GrantEntryV1 { flags: GTF_PERMIT_ACCESS, domid, frame })
@@ -39,6 +35,9 @@ pub(super) fn seed(reach: &Reach, domain: DomId, reserved: Reserved) -> Result {
     let entries = [console?, store?];
     if broker::is_needed() {
         return broker::reserve(domain, entries).map_err(|errno| Operation::GrantTable.error(errno));
+    }
+    if frames(domain)? != 1 {
+        return Err(Error::Refused("the domain's grant table is in use already"));
     }
     reach.write_grants(domain, table_frame(domain, 0)?, entries)
 }

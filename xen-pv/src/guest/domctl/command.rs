@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use common::DomId;
 use xen_abi::Errno;
 use xen_abi::domctl::{
-    self as abi, Body, CpuPolicy, Domctl, GetDomainInfo, GetPageFrameInfo3, HvmContext, Plain, ShadowOp, TscInfo,
+    self as abi, CpuPolicy, Domctl, GetDomainInfo, GetPageFrameInfo3, HvmContext, Plain, ShadowOp, TscInfo,
     VcpuContext, VmEventOp,
 };
 
@@ -42,7 +42,7 @@ impl<T: Plain> Command<T> {
     /// The command as the hypervisor takes it.
     pub fn on(self, domain: DomId, structure: T) -> Domctl<T> {
         let Self(cmd, _) = self;
-        Domctl { cmd, interface_version: abi::INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::new(structure) }
+        Domctl::new(cmd, domain, structure)
     }
 
     /// Does it: `structure` goes in, what Xen left in its place comes out.

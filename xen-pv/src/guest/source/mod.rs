@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use common::{DomId, Gfn, Page, PageMask, Span};
+use common::{DomId, Gfn, Page, PageMask, Span, bits};
 use xen_abi::domctl::{DOMINF_HAP, GetDomainInfo};
 use xen_abi::hvm::{PARAM_CONSOLE_PFN, PARAM_STORE_PFN};
 
@@ -193,7 +193,7 @@ impl Source {
         self.scan.find(self.domain, span, ram)?;
         let found = span.first.0..span.end().0.min(ram.len() as u64 * 64);
         for gfn in self.private.iter().filter(|gfn| found.contains(&gfn.0)) {
-            ram[gfn.0 as usize / 64] &= !(1 << (gfn.0 % 64));
+            bits::remove(ram, *gfn);
         }
         Ok(())
     }
