@@ -54,7 +54,7 @@ use crate::host::note::{Note, Role};
 use crate::host::peers::Callee;
 use crate::host::toolstack::Toolstack;
 use crate::limits::LET_GO;
-use crate::platform::Platform;
+use crate::platform::{Platform, SourceHold as _};
 use crate::source::{Committed, Departure};
 use crate::switchover::Prepared;
 
@@ -111,7 +111,15 @@ pub(crate) fn commit<P: Platform>(
     host: &Host<P>,
     departure: &mut Departure<P::Source>,
     _prepared: Prepared,
+    note: &Note,
 ) -> Result<Committed, SessionError> {
     host.platform.borrow().can_retain()?;
-    departure.commit()
+    let committed = departure.commit()?;
+    // Where no label tells that the guest has left, its note does, before anybody hears of it.
+    let memo = departure.source().memo();
+    if memo != note.memo {
+        departure.toolstack().note(&Note { memo, ..note.clone() }.seal(host));
+    }
+    departure.toolstack().state(State::Committed);
+    Ok(committed)
 }

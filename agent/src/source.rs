@@ -266,7 +266,6 @@ impl<S> Departure<S> {
     {
         self.source.retain()?;
         self.inbox.enter(Phase::Committed);
-        self.toolstack.state(State::Committed);
         self.connections.set_patience(COMMITTED);
         Ok(Committed(()))
     }

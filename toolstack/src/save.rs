@@ -149,7 +149,13 @@ impl<'a> Save<'a> {
             let state = if std::mem::take(&mut look) { self.session.state(self.store)? } else { last.clone() };
             if state != last {
                 last.clone_from(&state);
-                self.note = recover::keep(self.store, &self.session, self.end())?.or(self.note.take());
+                let kept = recover::keep(self.store, &self.session, self.end())?;
+                if self.lent && kept.is_none() && state == Some(State::Committed) {
+                    // It died as it said so: what tells another agent that the guest has left went with it. The other host starts
+                    // nothing that libxl does not tell it to start.
+                    self.turn_to_another()?;
+                }
+                self.note = kept.or(self.note.take());
                 if let Some(state) = state {
                     self.asked = None;
                     if self.enter(state)?.is_break() {

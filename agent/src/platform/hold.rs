@@ -9,7 +9,8 @@ use super::Result;
 /// Dropping it undoes whatever is undone easily: the dirty log goes off, the agent's pause count is given back.
 /// It does *not* undo [`SourceHold::retain`]: after the commit only [`SourceHold::destroy`] ends the guest.
 pub trait SourceHold {
-    /// What a later life of the agent must know to adopt this guest, opaque to the agent.
+    /// What a later life of the agent must know to adopt this guest, opaque to the agent. It may be another one once the guest is
+    /// retained.
     fn memo(&self) -> u64;
     /// Whether this guest is retained: the commit has happened.
     fn is_retained(&self) -> bool;

@@ -73,7 +73,7 @@ async fn leave<P: Platform>(
 
     let session = invitation.session();
     let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
-    let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer }.seal(host);
+    let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer };
     let terms = Terms { mode, verify, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
@@ -104,7 +104,7 @@ async fn until_committed<P: Platform>(
     invitation: &Invitation,
     info: &GuestInfo,
     config: &[u8],
-    note: &str,
+    note: &Note,
 ) -> Result<Committed, SessionError> {
     let toolstack = departure.toolstack().clone();
     let migration = pin!(migrate(host, departure, info, config, note));
@@ -189,7 +189,7 @@ async fn migrate<P: Platform>(
     departure: &mut Departure<P::Source>,
     info: &GuestInfo,
     config: &[u8],
-    note: &str,
+    note: &Note,
 ) -> Result<Committed, SessionError> {
     departure.welcome(info, config).await?;
     let (timer, inbox) = (departure.timer(), departure.inbox());
@@ -200,10 +200,10 @@ async fn migrate<P: Platform>(
     }
 
     // From here on a dead agent leaves the guest other than it was.
-    departure.toolstack().note(note);
+    departure.toolstack().note(&note.seal(host));
     let copied = full_copy::send(departure).await?;
     let prepared = switchover::leave(departure, copied).await?;
-    super::commit(host, departure, prepared)
+    super::commit(host, departure, prepared, note)
 }
 
 /// The one way out before the commit: the peer is told, and the guest runs on here. Gives the reason.

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use agent::error::PlatformError;
-use agent::platform::{Platform, Result};
+use agent::platform::{Platform, Result, SourceHold};
 use common::time::Instant;
 use common::{BATCH, Backends, DomId, Features, Gfn, Hold, PageMask, PageSet};
 
@@ -142,8 +142,9 @@ impl Platform for Machine {
         if guest.borrow().here == Here::Destroyed {
             return Err(PlatformError::Gone);
         }
-        assert_eq!((guest.borrow().uuid, memo), (uuid, MEMO));
-        Ok(Leaving(self.clone(), guest))
+        let leaving = Leaving(self.clone(), guest);
+        assert_eq!((leaving.1.borrow().uuid, memo), (uuid, leaving.memo()));
+        Ok(leaving)
     }
     fn adopt_target(&mut self, domain: DomId, uuid: [u8; 16], hold: Hold, frames: u64) -> Result<(Coming, PageSet)> {
         self.call(Op::OpenTarget, 0)?;

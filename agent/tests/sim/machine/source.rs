@@ -139,7 +139,7 @@ impl SaveMachine for Leaving {
 
 impl SourceHold for Leaving {
     fn memo(&self) -> u64 {
-        MEMO
+        MEMO + u64::from(self.is_retained())
     }
 
     fn is_retained(&self) -> bool {

@@ -179,7 +179,7 @@ fn is_back(scene: &mut Scene, attempt: &mut Attempt) -> Result<()> {
 }
 
 /// The guest runs at A, by its name, and A keeps nothing of its migration.
-fn goes_on(scene: &Scene) -> Result<()> {
+pub fn goes_on(scene: &Scene) -> Result<()> {
     scene.runs_only_on(scene.from)?;
     let dom0 = scene.dom0(scene.from)?;
     wait(|| Ok(domains(&dom0)?.iter().any(|domain| domain.name == guest::NAME)), "the guest has another name")?;

@@ -45,7 +45,17 @@ pub fn before_the_commit(fixture: &mut Fixture) -> Result<()> {
 
 /// `xl`'s two steps break after the commit: one guest runs, at B if that had been told to go, else at A.
 pub fn two_step_broken(fixture: &mut Fixture) -> Result<()> {
-    each(fixture, &[two_step::ready_lost, two_step::go_lost, two_step::report_lost])
+    each(
+        fixture,
+        &[
+            two_step::ready_lost,
+            two_step::go_lost,
+            two_step::report_lost,
+            two_step::source_agent_killed_before_go,
+            two_step::target_agent_killed_before_go,
+            two_step::source_agent_and_sender_killed_before_go,
+        ],
+    )
 }
 
 /// Tests of other hosts on these. After each nothing of the guest is lent, and its dirty log is off.

@@ -6,9 +6,10 @@ use tests_qemu::exec::Request;
 
 use super::super::fixture::Fixture;
 use super::attempt::Moment;
-use super::homecoming::comes_back;
+use super::homecoming::{comes_back, goes_on};
 use super::scene::{RECEIVER, SENDER, Scene, signal};
 use crate::mode::Mode;
+use crate::network::Place;
 use crate::scenario::guest;
 use crate::scenario::migration;
 
@@ -48,6 +49,43 @@ pub fn receiver_killed_before_go(fixture: &mut Fixture) -> Result<()> {
     signal(&scene.dom0(scene.to)?, "KILL", RECEIVER)?;
     drop(slow);
     comes_back(&mut scene, &mut attempt)
+}
+
+pub fn source_agent_killed_before_go(fixture: &mut Fixture) -> Result<()> {
+    agent_killed_before_go(fixture, |scene| scene.from)
+}
+
+pub fn target_agent_killed_before_go(fixture: &mut Fixture) -> Result<()> {
+    agent_killed_before_go(fixture, |scene| scene.to)
+}
+
+/// The guest has left, and starts at B only when there is an agent again.
+fn agent_killed_before_go(fixture: &mut Fixture, whose: fn(&Scene) -> &'static Place) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let place = whose(&scene);
+    let (mut attempt, slow) = scene.stage_3()?;
+    signal(&attempt.dom0, "STOP", SENDER)?;
+    scene.kill_agent(place)?;
+    drop(slow);
+    scene.fixture.restart_agent(place)?;
+    signal(&attempt.dom0, "CONT", SENDER)?;
+    ensure!(attempt.ended()?.status == 0, "xl migrate fails");
+    scene.runs_only_on(scene.to)?;
+    scene.wait_idle()?;
+    scene.returns()
+}
+
+/// Both that could give the guest back are gone, and it is the next agent that does.
+pub fn source_agent_and_sender_killed_before_go(fixture: &mut Fixture) -> Result<()> {
+    let mut scene = Scene::set(fixture)?;
+    let (mut attempt, slow) = scene.stage_3()?;
+    signal(&attempt.dom0, "KILL", SENDER)?;
+    scene.kill_agent(scene.from)?;
+    drop(slow);
+    scene.fixture.restart_agent(scene.from)?;
+    ensure!(attempt.ended()?.status != 0, "xl migrate exits with 0");
+    goes_on(&scene)?;
+    scene.crosses()
 }
 
 /// A migration whose transport breaks in front of a message of the two-step.

@@ -123,7 +123,11 @@ impl Source {
         // A log that stays on costs the guest time; a guest that stays stopped is worse.
         let log = self.log_off();
         if self.stage == Stage::Open && self.info()?.is_suspended() {
-            self.hold(|source| domctl::mark_suspend_cancelled(source.domain))?;
+            // Its toolstack may have resumed it just now; while it is held it does not run.
+            self.hold(|source| match source.info()?.is_suspended() {
+                true => domctl::mark_suspend_cancelled(source.domain),
+                false => Ok(()),
+            })?;
         }
         if self.stage == Stage::Held {
             // Not if somebody else has resumed it. An agent before us may have died over the mark.

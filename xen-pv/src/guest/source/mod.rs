@@ -31,6 +31,9 @@ pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
 /// Pages of a guest that [`Source::find_ram`] leaves out: the rings of xenstore and of the console.
 pub const PRIVATE: u64 = 2;
 
+/// [`Source::memo`] of a guest without a label that has left.
+const LEFT: u64 = 1;
+
 /// A running guest, opened for leaving.
 ///
 /// Dropping it before [`Source::retain`] undoes what it did: the dirty log goes off, and a guest whose state was taken goes on
@@ -107,13 +110,16 @@ impl Source {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
         let mut source = Self::new(reach, domain, &info)?;
+        source.log = Some(DirtyLog::adopt(domain));
+        if source.away.is_none() {
+            // Its broker has given back what that agent held. One that runs has been resumed since it left, if it did.
+            if memo & LEFT != 0 && info.is_suspended() {
+                source.stage = Stage::Away;
+            }
+            return Ok(source);
+        }
         let own = u32::try_from(memo).map(Sid).map_err(|_| Error::Malformed("number of the guest's label"))?;
         let label = core::mem::replace(&mut source.own, own);
-        if source.away.is_none() && info.is_suspended() {
-            return Err(Error::Refused(
-                "without FLASK nobody can tell whether the guest has left: it stays suspended here until 'xl' ends or resumes it",
-            ));
-        }
         if source.away == Some(label) && own != label {
             (source.stage, source.counts) = (Stage::Away, COUNTS_AWAY);
         } else if label != own {
@@ -123,13 +129,16 @@ impl Source {
             // cancelled, and yet does not run, is held by that agent.
             (source.stage, source.counts) = (Stage::Held, 1);
         }
-        source.log = Some(DirtyLog::adopt(domain));
         Ok(source)
     }
 
-    /// What an agent must know that adopts this guest.
+    /// What an agent must know that adopts this guest: its own label, or, where there are no labels, whether it has left.
     pub fn memo(&self) -> u64 {
-        self.own.0.into()
+        match self.away {
+            Some(_) => self.own.0.into(),
+            None if self.stage == Stage::Away => LEFT,
+            None => 0,
+        }
     }
 
     fn new(reach: Reach, domain: DomId, info: &GetDomainInfo) -> Result<Self> {
