@@ -35,8 +35,6 @@ pub struct GuestInfo {
     pub uuid: [u8; 16],
     /// Pages the domain owns now; at the source, those of them that [`SourceMemory::find_ram`] finds.
     pub pages: u64,
-    /// Its highest guest frame number in use.
-    pub max_gfn: u64,
     /// Its virtual CPUs.
     pub vcpus: u32,
     /// Pages that are absent now; a migration of such a guest must wait.

@@ -31,7 +31,7 @@ use crate::host::toolstack::{Complaint, Toolstack};
 use crate::ledger::{Ledger, Stage};
 use crate::limits::{COMMITTED, UNCOMMITTED};
 use crate::messages::Inlet;
-use crate::platform::{Guest, GuestInfo, Platform, SourceHold};
+use crate::platform::{self, Guest, GuestInfo, Platform, SourceHold, SourceMemory};
 use crate::secure::record::MAX_PAYLOAD;
 use crate::tasks::{Instant, Timer};
 use crate::wire::{Kind, Message, Welcome};
@@ -92,6 +92,8 @@ pub(crate) struct Terms {
     pub(crate) mode: Mode,
     /// All memory is compared at the switch.
     pub(crate) verify: bool,
+    /// Frames that the guest may have.
+    pub(crate) frames: u64,
     pub(crate) memory: Reservation,
     /// One of those that the other agent may have here.
     pub(crate) seat: Seat,
@@ -108,13 +110,13 @@ impl Committed {
 }
 
 /// What the memory depends on that moving this guest takes.
-pub(crate) fn size_of(info: &GuestInfo, verify: bool) -> Size {
-    Size { frames: info.max_gfn.saturating_add(1), digests: if verify { info.pages } else { 0 } }
+pub(crate) fn size_of<S: SourceMemory>(source: &mut S, info: &GuestInfo, verify: bool) -> platform::Result<Size> {
+    Ok(Size { frames: source.frames()?, digests: if verify { info.pages } else { 0 } })
 }
 
 /// Asks for what sending a guest takes from the first.
-pub(crate) fn reserve(memory: &mut Reservation, info: &GuestInfo) -> Result<(), SessionError> {
-    memory.add(cost::departure(&size_of(info, false)))
+pub(crate) fn reserve(memory: &mut Reservation, size: Size) -> Result<(), SessionError> {
+    memory.add(cost::departure(&Size { digests: 0, ..size }))
 }
 
 /// What answers the datagrams of whoever called.
@@ -133,13 +135,13 @@ impl<S> Departure<S> {
         called: &Called,
         terms: Terms,
     ) -> Self {
-        let Terms { mode, verify, memory, seat } = terms;
+        let Terms { mode, verify, frames, memory, seat } = terms;
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         ledger.summary.sealed = u64::from(called.peer.is_some());
         Self {
             source,
-            pages: Pages::new(info.max_gfn + 1),
+            pages: Pages::new(frames),
             batch: vec![[0; PAGE_SIZE]; BATCH],
             paused_since: None,
             verify: if verify { Verify::Yes } else { Verify::No },

@@ -120,13 +120,16 @@ pub struct Source {
 
 impl wanted::Guest for Source {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
-        let max_gfn = self.source.max_gfn().map_err(failure)?;
-        let info = guest_info(&self.source.info().map_err(failure)?, max_gfn);
+        let info = guest_info(&self.source.info().map_err(failure)?);
         Ok(wanted::GuestInfo { pages: info.pages.saturating_sub(source::PRIVATE), ..info })
     }
 }
 
 impl wanted::SourceMemory for Source {
+    fn frames(&mut self) -> Result<u64> {
+        self.source.max_gfn().map(|max_gfn| max_gfn + 1).map_err(failure)
+    }
+
     fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()> {
         self.source.find_ram(span, ram).map_err(failure)
     }
@@ -225,14 +228,13 @@ impl Target {
 
 impl wanted::Guest for Target {
     fn info(&mut self) -> Result<wanted::GuestInfo> {
-        let max_gfn = self.target.max_gfn().map_err(failure)?;
-        Ok(guest_info(&self.target.info().map_err(failure)?, max_gfn))
+        self.target.info().map(|info| guest_info(&info)).map_err(failure)
     }
 }
 
 impl wanted::TargetMemory for Target {
-    fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
-        self.target.populate(first, order).map_err(failure)
+    fn populate(&mut self, run: Span) -> Result<()> {
+        self.target.populate(run).map_err(failure)
     }
 
     fn free(&mut self, gfns: &[Gfn]) -> Result<()> {
@@ -314,11 +316,10 @@ fn say_crowd(DomId(domain): DomId, Crowd { early, full }: Crowd) {
     }
 }
 
-fn guest_info(info: &GetDomainInfo, max_gfn: u64) -> wanted::GuestInfo {
+fn guest_info(info: &GetDomainInfo) -> wanted::GuestInfo {
     wanted::GuestInfo {
         uuid: info.handle,
         pages: info.tot_pages,
-        max_gfn,
         vcpus: info.vcpus(),
         paged_pages: info.paged_pages,
         suspended: info.is_suspended(),

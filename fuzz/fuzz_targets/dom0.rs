@@ -86,7 +86,7 @@ fn request(bytes: &[u8]) {
     let byte = |at: usize| structure.get(at).copied().unwrap_or_default();
     let word = |at: usize| u32::from_le_bytes([byte(at), byte(at + 1), byte(at + 2), byte(at + 3)]);
     if let Some(layout) = layout(operation, (*command).into(), word) {
-        assert!(layout.length() <= DATA && layout.domain + 2 <= layout.size);
+        assert!(layout.request().max(layout.answer()) <= DATA && layout.domain + 2 <= layout.size);
         for buffer in layout.buffers.iter().flatten() {
             assert!(buffer.pointer.is_multiple_of(8) && buffer.pointer + 8 <= layout.size);
         }

@@ -7,12 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread::JoinHandle;
 
 use common::control::{RINGS, Ring};
-use common::{BATCH, DomId, Gfn, PAGE_SIZE, PageMask};
+use common::{BATCH, DomId, Gfn, PAGE_SIZE, PageMask, Span};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mm::MlockAllFlags;
 use xen_abi::broker::{
-    ANSWERED, ASKED, COMMAND, DATA, DATA_PAGES, LEND, LENGTH, LENT, LOGGED, MAPPED, NOBODY, OPERATION, REFERENCES,
-    RESERVE, STATUS, USED, WINDOW, WRITABLE,
+    ANSWERED, ASKED, COMMAND, DATA, DATA_PAGES, LEND, LENGTH, LENT, LOGGED, MAPPED, NOBODY, OPERATION, RAM, RAM_SPAN,
+    REFERENCES, RESERVE, SPOKEN, STATUS, USED, VERSION, WINDOW, WRITABLE,
 };
 use xen_abi::domctl::{self, SHADOW_OP_ENABLE_LOGDIRTY, SHADOW_OP_OFF};
 use xen_abi::grant_table::{GTF_WRITING, GrantEntryV1};
@@ -87,12 +87,15 @@ struct Server {
 }
 
 impl Server {
-    fn new(agent: DomId, Ring { reference, port }: Ring, domain: DomId, mut seat: Seat) -> io::Result<Self> {
+    fn new(agent: DomId, Ring { reference, port }: Ring, domain: DomId, mut seat: Seat) -> Result<Self, Refusal> {
         // A hypercall's memory must not be elsewhere when Xen looks for it.
-        rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE)?;
+        rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(io::Error::from)?;
+        let header = Shared::map(agent, &[GrantRef(reference)])?;
+        if header.word(SPOKEN) != VERSION {
+            return Err(Refusal::OtherRing);
+        }
         let held = Held { domain, agent, logs: false, pauses: 0 };
         seat.write(Some(held))?;
-        let header = Shared::map(agent, &[GrantRef(reference)])?;
         let data = (0..DATA_PAGES).map(|page| GrantRef(header.word(REFERENCES + 4 * page)));
         let references: Vec<GrantRef> = std::iter::once(GrantRef(reference)).chain(data).collect();
         let ring = Shared::map(agent, &references)?;
@@ -124,40 +127,33 @@ impl Server {
         }
         let (operation, command) = (self.ring.word(OPERATION).into(), self.ring.word(COMMAND));
         let length = (self.ring.word(LENGTH) as usize).min(DATA);
-        let mut request = vec![0; length];
-        self.ring.read(PAGE_SIZE, &mut request);
-        let (status, answer) = match self.carry_out(operation, command, &request) {
-            Ok((number, answer)) => (number as i64, answer),
-            Err((errno, answer)) => (-i64::from(errno.0), answer),
-        };
-        self.ring.write(PAGE_SIZE, &answer[..answer.len().min(DATA)]);
-        self.ring.set_word(LENGTH, answer.len() as u32);
-        self.ring.write(STATUS, &status.to_le_bytes());
+        let request = self.ring.read(PAGE_SIZE, length / NUMBER);
+        let (outcome, answer) = self.carry_out(operation, command, &request);
+        let status = outcome.map_or_else(|errno| -i64::from(errno.0), |number| number as i64);
+        let answer = &answer[..answer.len().min(DATA / NUMBER)];
+        self.ring.write(PAGE_SIZE, answer);
+        self.ring.set_word(LENGTH, size_of_val(answer) as u32);
+        self.ring.write(STATUS, &[status as u64]);
         self.ring.set_word(ANSWERED, asked);
         // Should it fail, the agent's patience ends this.
         let _ = self.notifier.notify();
     }
 
-    fn carry_out(&mut self, operation: u64, command: u32, request: &[u8]) -> Result<Answer, (Errno, Vec<u8>)> {
+    fn carry_out(&mut self, operation: u64, command: u32, request: &[u64]) -> Answer {
         let answer = match operation {
             LEND => self.lend(request, command),
             MAPPED => self.mapped(),
             RESERVE => self.reserve(request),
+            RAM => self.ram(request),
             _ => return self.hypercall(operation, command, request),
         };
-        answer.map(|answer| (0, answer)).map_err(|errno| (errno, Vec::new()))
+        answer.map_or_else(|errno| (Err(errno), Vec::new()), |answer| (Ok(0), answer))
     }
 
-    /// Xen leaves something in the structure also when it refuses.
-    fn hypercall(&mut self, operation: u64, command: u32, request: &[u8]) -> Result<Answer, (Errno, Vec<u8>)> {
-        let (words, rest) = request.as_chunks();
-        if !rest.is_empty() {
-            return Err((Errno::EINVAL, Vec::new()));
-        }
-        let mut words: Vec<u64> = words.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    fn hypercall(&mut self, operation: u64, command: u32, request: &[u64]) -> Answer {
         // What is going to be done is written down before.
         let (before, mut held) = (self.held, self.held);
-        let log = words.get(2).copied().unwrap_or_default() as u32;
+        let log = request.get(2).copied().unwrap_or_default() as u32;
         match (operation, command) {
             (DOMCTL, domctl::PAUSEDOMAIN) => held.pauses += 1,
             (DOMCTL, domctl::UNPAUSEDOMAIN) => held.pauses = held.pauses.saturating_sub(1),
@@ -166,16 +162,14 @@ impl Server {
             }
             _ => {}
         }
-        self.hold(held).map_err(|_| (Errno::EIO, Vec::new()))?;
-        let outcome = self.privcmd.on_guest(operation, command, held.domain, &mut words);
-        let answer: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        match outcome {
-            Ok(number) => Ok((number, answer)),
-            Err(errno) => {
-                self.hold(before).map_err(|_| (Errno::EIO, Vec::new()))?;
-                Err((errno, answer))
-            }
+        if self.hold(held).is_err() {
+            return (Err(Errno::EIO), Vec::new());
         }
+        let (outcome, answer) = self.privcmd.on_guest(operation, command, held.domain, request);
+        if outcome.is_err() && self.hold(before).is_err() {
+            return (Err(Errno::EIO), Vec::new());
+        }
+        (outcome, answer)
     }
 
     fn hold(&mut self, held: Held) -> io::Result<()> {
@@ -186,9 +180,9 @@ impl Server {
         Ok(())
     }
 
-    fn lend(&mut self, request: &[u8], how: u32) -> Result<Vec<u8>, Errno> {
+    fn lend(&mut self, request: &[u64], how: u32) -> Result<Vec<u64>, Errno> {
         let (used, gfns) = request.split_at_checked(USED).ok_or(Errno::EINVAL)?;
-        let gfns: Vec<Gfn> = gfns.as_chunks().0.iter().map(|bytes| Gfn(u64::from_le_bytes(*bytes))).collect();
+        let gfns: Vec<Gfn> = gfns.iter().copied().map(Gfn).collect();
         if gfns.len() > WINDOW {
             return Err(Errno::E2BIG);
         }
@@ -197,7 +191,7 @@ impl Server {
             None if gfns.is_empty() => return Ok(Vec::new()),
             none => none.insert(Window::open(&self.privcmd, self.held.domain)?),
         };
-        let Ended { kept, mut lost } = window.clear(|place| used[place / 8] >> (place % 8) & 1 == 1);
+        let Ended { kept, mut lost } = window.clear(|place| used[place / 64] >> (place % 64) & 1 == 1);
         if self.logged {
             for gfns in kept.chunks(BATCH) {
                 let protected = self.privcmd.protected(self.held.domain, gfns)?;
@@ -206,27 +200,33 @@ impl Server {
         }
         self.logged = how & LOGGED != 0;
         let references = window.fill(self.held.agent, &gfns, how & WRITABLE != 0);
-        let mut answer: Vec<u8> = references.iter().flat_map(|reference| reference.to_le_bytes()).collect();
-        answer.extend(lost.iter().flat_map(|gfn| gfn.0.to_le_bytes()));
-        Ok(answer)
+        Ok(references.into_iter().map(u64::from).chain(lost.iter().map(|gfn| gfn.0)).collect())
     }
 
-    fn mapped(&self) -> Result<Vec<u8>, Errno> {
+    fn mapped(&self) -> Result<Vec<u64>, Errno> {
         let (count, _) = self.privcmd.grant_frames(self.held.domain)?;
         let table = GrantFrames::map(&self.privcmd, self.held.domain, 0, count).map_err(|_| Errno::ENOMEM)?;
         let entries = (0..table.entries()).map(|index| GrantEntryV1::of_word(table.entry(index)));
         let written = entries.filter(|entry| entry.flags & GTF_WRITING != 0);
-        Ok(written.flat_map(|entry| u64::from(entry.frame).to_le_bytes()).collect())
+        Ok(written.map(|entry| entry.frame.into()).collect())
     }
 
-    fn reserve(&self, request: &[u8]) -> Result<Vec<u8>, Errno> {
-        let (own, _) = request.as_chunks();
+    fn ram(&self, request: &[u64]) -> Result<Vec<u64>, Errno> {
+        match *request {
+            [first, count] if count <= RAM_SPAN => {
+                self.privcmd.ram(self.held.domain, Span { first: Gfn(first), count })
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+
+    fn reserve(&self, own: &[u64]) -> Result<Vec<u64>, Errno> {
         if own.len() != 2 {
             return Err(Errno::EINVAL);
         }
         let frame = GrantFrames::map(&self.privcmd, self.held.domain, 0, 1).map_err(|_| Errno::ENOMEM)?;
         for index in 0..frame.entries() {
-            let new = own.get(index).map_or(0, |entry| u64::from_le_bytes(*entry));
+            let new = own.get(index).copied().unwrap_or_default();
             // The domain has never run.
             if !frame.exchange(index, frame.entry(index), new) {
                 return Err(Errno::EBUSY);
@@ -236,8 +236,11 @@ impl Server {
     }
 }
 
-/// What a hypercall returned, and what goes back.
-type Answer = (u64, Vec<u8>);
+/// What came of it, and what goes back.
+type Answer = (Result<u64, Errno>, Vec<u64>);
+
+/// Bytes of one.
+const NUMBER: usize = size_of::<u64>();
 
 impl Drop for Server {
     /// The guest is as it was: nobody uses its table, or logs what it writes, or holds it.

@@ -41,6 +41,12 @@ pub enum Refusal {
         "the migration agent of this host can be lent no more guests at a time: wait for one of those that are on their way"
     )]
     NoRing,
+    /// The rings are not what this program knows.
+    #[error(
+        "the migration agent of this host comes from another version than these tools, and cannot be lent guests: start the agent \
+         that they came with"
+    )]
+    OtherRing,
     /// The agent says that it is done, but not where the rings are.
     #[error("the migration agent of this host did not say where the guest's rings are")]
     NoRings,

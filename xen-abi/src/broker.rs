@@ -5,8 +5,8 @@
 //! into the pages, counts [`ASKED`] up and notifies; the broker carries it out, leaves the answer in the same place and sets
 //! [`ANSWERED`] to the same number. There is one request at a time.
 //!
-//! A request for a hypercall is its structure, then each of its [`Buffer`]s, every one from a multiple of 8 bytes on; the answer is the
-//! same as Xen has left it.
+//! A request for a hypercall is its structure, then each of its [`Buffer`]s that Xen reads; the answer is the structure as Xen has left
+//! it, then each that Xen writes. All else is numbers of 8 bytes, and so every part is a multiple of 8 bytes long.
 
 use core::mem::offset_of;
 
@@ -44,21 +44,28 @@ pub const OPERATION: usize = 16;
 pub const COMMAND: usize = 20;
 /// Header, 8 bytes: what the hypercall returned, an error if negative. The broker's.
 pub const STATUS: usize = 24;
+/// Header, 4 bytes: the [`VERSION`] that the agent speaks. The agent's.
+pub const SPOKEN: usize = 32;
 /// Header: references of the pages of data, 4 bytes each. The agent's.
 pub const REFERENCES: usize = 2048;
+
+/// The version of all that is described here.
+pub const VERSION: u32 = 2;
 
 /// No domain is lent.
 pub const NOBODY: u32 = u32::MAX;
 
 /// Ends the grants that were made before, and lets the agent's domain use other pages of the guest. The command says how: [`WRITABLE`],
-/// [`LOGGED`]. In: which of the earlier grants were used, a bit each in the order in which they were asked for ([`USED`] bytes); then frame
-/// numbers, 8 bytes each, [`WINDOW`] at most. Out: as many references, 4 bytes each; then the frame numbers of the used grants that
-/// did not stand the test, 8 bytes each: what was copied by them may be anything.
+/// [`LOGGED`]. In: which of the earlier grants were used, a bit each in the order in which they were asked for ([`USED`] numbers); then
+/// frame numbers, [`WINDOW`] at most. Out: as many references; then the frame numbers of the used grants that did not stand the test:
+/// what was copied by them may be anything.
 pub const LEND: u64 = 0x100;
-/// Which pages other domains have mapped for writing, by the guest's grants. Out: frame numbers, 8 bytes each.
+/// Which pages other domains have mapped for writing, by the guest's grants. Out: frame numbers.
 pub const MAPPED: u64 = 0x102;
-/// Fills the entries of a new guest's grant table that belong to the toolstack. In: both, 8 bytes each.
+/// Fills the entries of a new guest's grant table that belong to the toolstack. In: both.
 pub const RESERVE: u64 = 0x103;
+/// Which frames of a span hold RAM. In: the first, and how many, [`RAM_SPAN`] at most. Out: a bit each.
+pub const RAM: u64 = 0x104;
 
 /// Of [`LEND`]: the agent's domain may write.
 pub const WRITABLE: u32 = 1;
@@ -70,10 +77,13 @@ pub const LOGGED: u32 = 2;
 /// No reference: the guest's table has no more room.
 pub const NO_GRANT: u32 = u32::MAX;
 
+/// Most frames that [`RAM`] looks at.
+pub const RAM_SPAN: u64 = 4096;
+
 /// Most pages of a guest that are granted at a time: what eight pages of its table hold.
 pub const WINDOW: usize = 4096;
-/// Bytes that tell which of them were used.
-pub const USED: usize = WINDOW / 8;
+/// Numbers that tell which of them were used.
+pub const USED: usize = WINDOW / 64;
 
 /// What a structure's address names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +92,19 @@ pub struct Buffer {
     pub pointer: usize,
     /// Bytes.
     pub length: usize,
+    /// What Xen does with it.
+    pub access: Access,
+}
+
+/// What Xen does with a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// It reads it.
+    Read,
+    /// It writes it.
+    Write,
+    /// It reads it, and writes it then.
+    Both,
 }
 
 /// The structure of a hypercall on a guest.
@@ -96,10 +119,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Bytes of a request, and of its answer.
-    pub fn length(&self) -> usize {
-        self.size.next_multiple_of(8)
-            + self.buffers.iter().flatten().map(|buffer| buffer.length.next_multiple_of(8)).sum::<usize>()
+    /// Bytes of a request.
+    pub fn request(&self) -> usize {
+        self.without(Access::Write)
+    }
+
+    /// Bytes of its answer.
+    pub fn answer(&self) -> usize {
+        self.without(Access::Read)
+    }
+
+    fn without(&self, access: Access) -> usize {
+        let others = self.buffers.iter().flatten().filter(|buffer| buffer.access != access);
+        self.size.next_multiple_of(8) + others.map(|buffer| buffer.length.next_multiple_of(8)).sum::<usize>()
     }
 }
 
@@ -117,7 +149,8 @@ pub fn layout(operation: u64, command: u32, word: impl Fn(usize) -> u32) -> Opti
                 XENMEM_MAXIMUM_GPFN => return Some(Layout { size: size_of::<DomId>(), domain: 0, buffers: NONE }),
                 XENMEM_CLAIM_PAGES => NONE,
                 XENMEM_POPULATE_PHYSMAP | XENMEM_DECREASE_RESERVATION => {
-                    one(offset_of!(MemoryReservation, extent_start), items(word(length), word(length + 4), 8)?)
+                    let extents = items(word(length), word(length + 4), 8)?;
+                    one(offset_of!(MemoryReservation, extent_start), extents, Access::Read)
                 }
                 _ => return None,
             };
@@ -134,7 +167,7 @@ pub fn layout(operation: u64, command: u32, word: impl Fn(usize) -> u32) -> Opti
         }
         _ => return None,
     };
-    (layout.length() <= DATA).then_some(layout)
+    (layout.request().max(layout.answer()) <= DATA).then_some(layout)
 }
 
 fn domctl_buffers(command: u32, word: impl Fn(usize) -> u32) -> Option<[Option<Buffer>; 2]> {
@@ -154,7 +187,7 @@ fn domctl_buffers(command: u32, word: impl Fn(usize) -> u32) -> Option<[Option<B
         | domctl::SETTSCINFO => NONE,
         domctl::GETPAGEFRAMEINFO3 => {
             let [low, high] = long(offset_of!(GetPageFrameInfo3, num));
-            one(body + offset_of!(GetPageFrameInfo3, array), items(low, high, 8)?)
+            one(body + offset_of!(GetPageFrameInfo3, array), items(low, high, 8)?, Access::Both)
         }
         domctl::SHADOW_OP => {
             let known = [
@@ -165,22 +198,26 @@ fn domctl_buffers(command: u32, word: impl Fn(usize) -> u32) -> Option<[Option<B
             ];
             let [low, high] = long(offset_of!(ShadowOp, pages));
             let bytes = items(low, high, 1)?.div_ceil(8);
-            known.contains(&word(body)).then_some(one(body + offset_of!(ShadowOp, dirty_bitmap), bytes))?
+            let bitmap = one(body + offset_of!(ShadowOp, dirty_bitmap), bytes, Access::Write);
+            known.contains(&word(body)).then_some(bitmap)?
         }
         domctl::GETVCPUCONTEXT | domctl::SETVCPUCONTEXT => {
-            one(body + offset_of!(VcpuContext, ctxt), size_of::<VcpuGuestContext>())
+            let access = of(command == domctl::GETVCPUCONTEXT);
+            one(body + offset_of!(VcpuContext, ctxt), size_of::<VcpuGuestContext>(), access)
         }
         domctl::GETHVMCONTEXT if is_null(offset_of!(HvmContext, buffer)) => NONE,
         domctl::GETHVMCONTEXT | domctl::SETHVMCONTEXT => {
-            one(body + offset_of!(HvmContext, buffer), items(word(body + offset_of!(HvmContext, size)), 0, 1)?)
+            let length = items(word(body + offset_of!(HvmContext, size)), 0, 1)?;
+            one(body + offset_of!(HvmContext, buffer), length, of(command == domctl::GETHVMCONTEXT))
         }
         domctl::GET_CPU_POLICY | domctl::SET_CPU_POLICY => {
             let count = |at: usize, size: usize| items(word(body + at), 0, size);
             let leaves = count(offset_of!(CpuPolicy, nr_leaves), size_of::<CpuidLeaf>())?;
             let msrs = count(offset_of!(CpuPolicy, nr_msrs), size_of::<MsrEntry>())?;
+            let access = of(command == domctl::GET_CPU_POLICY);
             [
-                Some(Buffer { pointer: body + offset_of!(CpuPolicy, leaves), length: leaves }),
-                Some(Buffer { pointer: body + offset_of!(CpuPolicy, msrs), length: msrs }),
+                Some(Buffer { pointer: body + offset_of!(CpuPolicy, leaves), length: leaves, access }),
+                Some(Buffer { pointer: body + offset_of!(CpuPolicy, msrs), length: msrs, access }),
             ]
         }
         _ => return None,
@@ -189,8 +226,13 @@ fn domctl_buffers(command: u32, word: impl Fn(usize) -> u32) -> Option<[Option<B
 
 const NONE: [Option<Buffer>; 2] = [None; 2];
 
-fn one(pointer: usize, length: usize) -> [Option<Buffer>; 2] {
-    [Some(Buffer { pointer, length }), None]
+fn one(pointer: usize, length: usize, access: Access) -> [Option<Buffer>; 2] {
+    [Some(Buffer { pointer, length, access }), None]
+}
+
+/// What Xen does with the buffer of a command that asks for something, or sets it.
+fn of(asks: bool) -> Access {
+    if asks { Access::Write } else { Access::Read }
 }
 
 /// Bytes of so many items; nothing if they are more than could be asked for.
@@ -215,14 +257,15 @@ mod tests {
     fn only_what_a_migration_asks_has_a_layout_and_only_as_long_as_the_data() {
         let array = core::ptr::null_mut::<u64>();
         let types = |num| layout_of(domctl::GETPAGEFRAMEINFO3, GetPageFrameInfo3 { num, array });
-        assert_eq!(types(1024).map(|layout| layout.buffers), Some(one(24, 8192)));
+        assert_eq!(types(1024).map(|layout| layout.buffers), Some(one(24, 8192, Access::Both)));
         assert_eq!([types(1 << 20), types(1 << 61), types(u64::MAX)], [None; 3]);
         let log = |op, pages| {
             let log =
                 ShadowOp { op, mode: 0, mb: 0, _pad: 0, dirty_bitmap: array, pages, fault_count: 0, dirty_count: 0 };
             layout_of(domctl::SHADOW_OP, log).and_then(|layout| layout.buffers[0])
         };
-        assert_eq!(log(domctl::SHADOW_OP_PEEK, 1 << 20), Some(Buffer { pointer: 32, length: 1 << 17 }));
+        let bitmap = |length| Buffer { pointer: 32, length, access: Access::Write };
+        assert_eq!(log(domctl::SHADOW_OP_PEEK, 1 << 20), Some(bitmap(1 << 17)));
         assert_eq!(log(domctl::SHADOW_OP_PEEK, 1 << 23), None);
         assert_eq!(log(99, 64), None);
         let question = HvmContext { size: u32::MAX, _pad: 0, buffer: core::ptr::null_mut() };

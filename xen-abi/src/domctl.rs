@@ -192,6 +192,11 @@ pub struct GetPageFrameInfo3 {
 
 /// Most entries of one `getpageframeinfo3`.
 pub const PAGE_FRAME_INFOS: usize = 1024;
+
+/// Whether an entry that Xen has filled stands for RAM.
+pub fn is_ram(info: u64) -> bool {
+    !matches!(info & PFINFO_LTAB_MASK, PFINFO_XTAB | PFINFO_XALLOC | PFINFO_BROKEN)
+}
 /// Mask of the type in an answer.
 pub const PFINFO_LTAB_MASK: u64 = 0xf << 28;
 /// Nothing that belongs to the domain's memory.

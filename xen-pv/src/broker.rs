@@ -11,11 +11,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 
-use common::{DomId, Gfn, PAGE_SIZE};
+use common::{DomId, Gfn, PAGE_SIZE, Span};
 use spin::Mutex;
 use xen_abi::broker::{
-    ANSWERED, ASKED, COMMAND, DATA, LEND, LENGTH, LENT, Layout, MAPPED, OPERATION, PAGES, REFERENCES, RESERVE, STATUS,
-    USED, WINDOW, layout,
+    ANSWERED, ASKED, Access::*, Buffer, COMMAND, DATA, LEND, LENGTH, LENT, Layout, MAPPED, NO_GRANT, OPERATION, PAGES,
+    RAM, REFERENCES, RESERVE, SPOKEN, STATUS, USED, VERSION, WINDOW, layout,
 };
 use xen_abi::grant_table::GrantEntryV1;
 use xen_abi::hypercall::checked;
@@ -106,31 +106,34 @@ pub unsafe fn hypercall<T>(operation: u64, command: u32, domain: DomId, arg: &mu
 pub fn lend(domain: DomId, wanted: &[Gfn], how: u32, used: impl Iterator<Item = usize>) -> Result<Lent, Errno> {
     let wanted = &wanted[..wanted.len().min(WINDOW)];
     let mut request = vec![0; USED];
-    used.for_each(|place| request[place / 8] |= 1 << (place % 8));
-    request.extend(wanted.iter().flat_map(|gfn| gfn.0.to_le_bytes()));
-    let answer = ask(domain, LEND, how, &request)?;
-    let (references, lost) = answer.split_at_checked(4 * wanted.len()).ok_or(Errno::EINVAL)?;
-    Ok(Lent {
-        references: references.as_chunks().0.iter().map(|bytes| GrantRef(u32::from_le_bytes(*bytes))).collect(),
-        lost: gfns(lost),
-    })
+    used.for_each(|place| request[place / 64] |= 1 << (place % 64));
+    request.extend(wanted.iter().map(|gfn| gfn.0));
+    let mut answer = ask(domain, LEND, how, &request)?;
+    let lost = if answer.len() < wanted.len() { return Err(Errno::EINVAL) } else { answer.split_off(wanted.len()) };
+    let reference = |number| GrantRef(u32::try_from(number).unwrap_or(NO_GRANT));
+    Ok(Lent { references: answer.into_iter().map(reference).collect(), lost: gfns(lost) })
+}
+
+/// Which frames of a span hold RAM, a bit each; nothing if the agent may ask that itself.
+pub fn ram(domain: DomId, Span { first, count }: Span) -> Option<Result<Vec<u64>, Errno>> {
+    with(domain, |ring| ring.ask(RAM, 0, &[first.0, count]))
 }
 
 /// Which pages other domains have mapped for writing, by the guest's grants.
 pub fn mapped(domain: DomId) -> Result<Vec<Gfn>, Errno> {
-    Ok(gfns(&ask(domain, MAPPED, 0, &[])?))
+    Ok(gfns(ask(domain, MAPPED, 0, &[])?))
 }
 
-fn gfns(bytes: &[u8]) -> Vec<Gfn> {
-    bytes.as_chunks().0.iter().map(|bytes| Gfn(u64::from_le_bytes(*bytes))).collect()
+fn gfns(numbers: Vec<u64>) -> Vec<Gfn> {
+    numbers.into_iter().map(Gfn).collect()
 }
 
 /// Fills the two entries of a new guest's grant table that belong to the toolstack.
 pub fn reserve(domain: DomId, entries: [GrantEntryV1; 2]) -> Result<(), Errno> {
-    ask(domain, RESERVE, 0, entries.map(|entry| entry.to_word().to_le_bytes()).as_flattened()).map(drop)
+    ask(domain, RESERVE, 0, &entries.map(GrantEntryV1::to_word)).map(drop)
 }
 
-fn ask(domain: DomId, operation: u64, command: u32, request: &[u8]) -> Result<Vec<u8>, Errno> {
+fn ask(domain: DomId, operation: u64, command: u32, request: &[u64]) -> Result<Vec<u64>, Errno> {
     with(domain, |ring| ring.ask(operation, command, request)).unwrap_or(Err(Errno::ENODEV))
 }
 
@@ -158,6 +161,7 @@ impl Ring {
         let place = Place { header: grants[0].reference(), port: channel.port() };
         let ring = Self { pages, channel, grants, asked: 0 };
         ring.set(LENT, xen_abi::broker::NOBODY);
+        ring.set(SPOKEN, VERSION);
         for (index, grant) in ring.grants[1..].iter().enumerate() {
             ring.set(REFERENCES + 4 * index, grant.reference().0);
         }
@@ -195,44 +199,46 @@ impl Ring {
         let Layout { size, buffers, .. } = layout(operation, command, word).ok_or(Errno::E2BIG)?;
         assert!(size == size_of::<T>(), "the structure of another hypercall");
         // The addresses are read before dom0 can write anything over them.
-        let mut pieces = vec![(base, size)];
-        for buffer in buffers.iter().flatten() {
+        let address = |buffer: &Buffer| {
             // SAFETY: the field is an address.
-            pieces.push((unsafe { base.add(buffer.pointer).cast::<*mut u8>().read_unaligned() }, buffer.length));
-        }
+            let memory = unsafe { base.add(buffer.pointer).cast::<*mut u8>().read_unaligned() };
+            (memory, buffer.length, buffer.access)
+        };
+        let buffers: Vec<_> = buffers.iter().flatten().map(|buffer| (buffer.pointer, address(buffer))).collect();
+        let all = core::iter::once((base, size, Both)).chain(buffers.iter().map(|(_, memory)| *memory));
         let mut at = 0;
-        for &(piece, length) in &pieces {
+        for (memory, length, _) in all.clone().filter(|(_, _, access)| *access != Write) {
             // SAFETY: the structure and its buffers are the caller's, and together no longer than the data.
-            unsafe { copy(piece, self.data().add(at), length) };
+            unsafe { copy(memory, self.data().add(at), length) };
             at += length.next_multiple_of(8);
         }
         let status = self.exchange(operation, command, at)?;
-        let addresses: Vec<*mut u8> = pieces[1..].iter().map(|(piece, _)| *piece).collect();
         let mut at = 0;
-        for &(piece, length) in &pieces {
+        for (memory, length, _) in all.filter(|(_, _, access)| *access != Read) {
             // SAFETY: as above.
-            unsafe { copy(self.data().add(at), piece, length) };
+            unsafe { copy(self.data().add(at), memory, length) };
             at += length.next_multiple_of(8);
         }
-        for (buffer, address) in buffers.iter().flatten().zip(addresses) {
+        for (pointer, (memory, ..)) in buffers {
             // SAFETY: the field that the address was read from.
-            unsafe { base.add(buffer.pointer).cast::<*mut u8>().write_unaligned(address) };
+            unsafe { base.add(pointer).cast::<*mut u8>().write_unaligned(memory) };
         }
         Ok(status)
     }
 
     /// Asks something that is no hypercall.
-    fn ask(&mut self, operation: u64, command: u32, request: &[u8]) -> Result<Vec<u8>, Errno> {
-        if request.len() > DATA {
+    fn ask(&mut self, operation: u64, command: u32, request: &[u64]) -> Result<Vec<u64>, Errno> {
+        let length = size_of_val(request);
+        if length > DATA {
             return Err(Errno::E2BIG);
         }
         // SAFETY: the data is ours, and the request no longer.
-        unsafe { copy(request.as_ptr(), self.data(), request.len()) };
-        self.exchange(operation, command, request.len())?;
+        unsafe { copy(request.as_ptr().cast(), self.data(), length) };
+        self.exchange(operation, command, length)?;
         let length = (self.word(LENGTH).load(Ordering::Relaxed) as usize).min(DATA);
-        let mut answer = vec![0; length];
+        let mut answer = vec![0u64; length / size_of::<u64>()];
         // SAFETY: as above.
-        unsafe { copy(self.data(), answer.as_mut_ptr(), length) };
+        unsafe { copy(self.data(), answer.as_mut_ptr().cast(), size_of_val(answer.as_slice())) };
         Ok(answer)
     }
 
@@ -340,12 +346,12 @@ mod tests {
     fn an_error_is_xens_and_an_answer_is_never_longer_than_the_ring() {
         let mut ring = ring();
         let refuses = broker(&ring, |_| (-22, 0));
-        assert_eq!(ring.ask(LEND, 0, &[1; 8]), Err(Errno::EINVAL));
+        assert_eq!(ring.ask(LEND, 0, &[1]), Err(Errno::EINVAL));
         assert_eq!(refuses.join().expect("the broker"), (LEND as u32, 0, 8));
         let lies = broker(&ring, |_| (0, usize::MAX));
-        assert_eq!(ring.ask(MAPPED, 9, &[]).map(|answer| answer.len()), Ok(DATA));
+        assert_eq!(ring.ask(MAPPED, 9, &[]).map(|answer| answer.len()), Ok(DATA / 8));
         assert_eq!(lies.join().expect("the broker"), (MAPPED as u32, 9, 0));
-        assert_eq!(ring.ask(LEND, 0, &vec![0; DATA + 1]), Err(Errno::E2BIG));
+        assert_eq!(ring.ask(LEND, 0, &vec![0; DATA / 8 + 1]), Err(Errno::E2BIG));
     }
 
     #[test]

@@ -67,12 +67,12 @@ impl Leaver {
             window: u32::MAX,
         };
         let called = Called { hello, peer: None, control, bulk };
-        let info = GuestInfo { max_gfn: frames - 1, pages: frames, ..GuestInfo::default() };
+        let info = GuestInfo { pages: frames, ..GuestInfo::default() };
         let memory = host.budget.reserve(cost::departure(&Size { frames, digests: 0 })).expect("there is no limit");
         let toolstack = Rc::new(Toolstack::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
-        let terms = Terms { mode: Mode::Precopy, verify: false, memory, seat: host.peers.seat_again(None) };
+        let terms = Terms { mode: Mode::Precopy, verify: false, frames, memory, seat: host.peers.seat_again(None) };
         let mut departure = Departure::new(&host, &toolstack, source, &info, &called, terms);
         departure.pages_mut().forget();
         let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();
@@ -170,6 +170,10 @@ impl Guest for Still {
 }
 
 impl SourceMemory for Still {
+    fn frames(&mut self) -> Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+
     fn find_ram(&mut self, _: Span, _: &mut [u64]) -> Result<()> {
         unasked()
     }
@@ -261,7 +265,7 @@ impl Guest for Nobody {
 }
 
 impl TargetMemory for Nobody {
-    fn populate(&mut self, _: Gfn, _: u8) -> Result<()> {
+    fn populate(&mut self, _: Span) -> Result<()> {
         match *self {}
     }
 

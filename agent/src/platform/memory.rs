@@ -6,6 +6,8 @@ use super::{Guest, Result};
 
 /// The memory of a guest that leaves.
 pub trait SourceMemory: Guest {
+    /// Frames that the guest may have by now: its highest guest frame number in use, and one.
+    fn frames(&mut self) -> Result<u64>;
     /// Sets bit `g` of `ram` (little-endian words, bit 0 of word 0 is guest frame 0) for every frame of `span` that holds RAM
     /// to migrate; clears it for the others. Special pages that `LoadMachine::build` makes on the other side and that need no
     /// content are not RAM to migrate.
@@ -21,9 +23,8 @@ pub trait SourceMemory: Guest {
 
 /// The memory of a guest that arrives.
 pub trait TargetMemory: Guest {
-    /// Allocates the frames `first .. first + (1 << order)`; `order` is 0 or 9. Frames that exist already, because
-    /// `LoadMachine::build` made them, are left as they are. An order of 9 may fail where one of 0 would not.
-    fn populate(&mut self, first: Gfn, order: u8) -> Result<()>;
+    /// Allocates the frames of a span. Frames that exist already, because `LoadMachine::build` made them, are left as they are.
+    fn populate(&mut self, span: Span) -> Result<()>;
     /// Clears up to [`BATCH`](common::BATCH) populated frames and takes them away again, armed or not. Only valid before
     /// `TargetHold::let_run`.
     fn free(&mut self, gfns: &[Gfn]) -> Result<()>;

@@ -50,12 +50,15 @@ async fn leave<P: Platform>(
     verify: bool,
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
-    let (_, info) = open(host, domain)?;
-    let size = size_of(&info, verify);
+    let size = {
+        let (mut source, info) = open(host, domain)?;
+        size_of(&mut source, &info, verify)?
+    };
     let mut memory = turn(host, toolstack, Want::to_leave(size)).await?;
     // It may have waited for long.
     let (mut source, info) = open(host, domain)?;
-    reserve(&mut memory, &info)?;
+    let now = size_of(&mut source, &info, verify)?;
+    reserve(&mut memory, now)?;
     let config = source.config()?;
     // The target hears the size for whose like room is kept here, whatever the guest has become: hosts in a circle count on that.
     let (invitation, called) = invite(host, toolstack, size).await?;
@@ -72,9 +75,9 @@ async fn leave<P: Platform>(
     };
 
     let session = invitation.session();
-    let (uuid, memo, frames, peer) = (info.uuid, source.memo(), info.max_gfn + 1, NOBODY);
+    let (uuid, memo, frames, peer) = (info.uuid, source.memo(), now.frames, NOBODY);
     let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer };
-    let terms = Terms { mode, verify, memory, seat };
+    let terms = Terms { mode, verify, frames, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
     let outcome = until_committed(host, &mut departure, &mut listening, &invitation, &info, &config, &note).await;

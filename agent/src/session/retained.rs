@@ -142,8 +142,9 @@ pub(super) async fn adopt<P: Platform>(
         epilogue::answer(host, invitation, answer).await;
         return Ok(());
     };
-    let mut memory = turn(host, toolstack, Want::to_leave(size_of(&info, false)).again()).await?;
-    reserve(&mut memory, &info)?;
+    let size = size_of(&mut source, &info, false)?;
+    let mut memory = turn(host, toolstack, Want::to_leave(size).again()).await?;
+    reserve(&mut memory, size)?;
     toolstack.note(&note.seal(host));
     toolstack.state(State::Interrupted { reason: SessionError::Refused(Refusal::Restarted).to_string() });
     let called = match select(invitation.answered(&host.timer), claim.wanted(&host.timer)).await {
@@ -156,7 +157,7 @@ pub(super) async fn adopt<P: Platform>(
             return Ok(());
         }
     };
-    let terms = Terms { mode: Mode::Tsmc, verify: false, memory, seat };
+    let terms = Terms { mode: Mode::Tsmc, verify: false, frames: size.frames, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     departure.adopt();
     see_off(host, departure, claim, invitation, Contact::Called(called), committed).await;

@@ -29,7 +29,7 @@ impl<S: SourceMemory> Departure<S> {
 
     /// Lets every set reach as far as the guest does now.
     pub(crate) fn grow(&mut self) -> Result<(), SessionError> {
-        let (before, frames) = (self.pages.frames(), self.source.info()?.max_gfn + 1);
+        let (before, frames) = (self.pages.frames(), self.source.frames()?);
         if frames > before {
             let _moving = self.memory.grow_sets(before, frames, cost::DEPARTURE_SETS)?;
             self.pages.grow(frames);

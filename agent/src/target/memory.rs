@@ -1,18 +1,14 @@
 //! How the guest's memory is made at the target: allocated as it is announced, armed where it is stale.
 
-use common::{BATCH, Gfn, PageSet};
+use common::{BATCH, Gfn, PageSet, Span};
 
 use super::Arrival;
 use crate::error::{PeerFault, SessionError};
 use crate::platform::{Pager, TargetMemory};
 use crate::wire::Set;
 
-/// Frames of a 2 MiB extent, and its order.
-const EXTENT: u64 = 512;
-const EXTENT_ORDER: u8 = 9;
-
 impl<T: TargetMemory + Pager> Arrival<T> {
-    /// Allocates the frames that are RAM, in extents of 2 MiB wherever all 512 frames of one are.
+    /// Allocates the frames that are RAM.
     pub(crate) fn populate(&self, announced: &Set<'_>) -> Result<(), SessionError> {
         self.reach(announced.first().0 + announced.count())?;
         let sets = &mut *self.sets.borrow_mut();
@@ -22,17 +18,7 @@ impl<T: TargetMemory + Pager> Arrival<T> {
         let mut fresh = PageSet::new(announced.count());
         fresh.extend(announced.gfns().filter(|gfn| sets.announce(*gfn)).map(|gfn| Gfn(gfn.0 - base)));
         for run in fresh.runs(fresh.bound()) {
-            let (mut next, end) = (base + run.first.0, base + run.end().0);
-            while next < end {
-                let whole = next.is_multiple_of(EXTENT) && next + EXTENT <= end;
-                if whole && target.populate(Gfn(next), EXTENT_ORDER).is_ok() {
-                    next += EXTENT;
-                    continue;
-                }
-                let singles = if whole { EXTENT } else { 1 };
-                (next..next + singles).try_for_each(|gfn| target.populate(Gfn(gfn), 0))?;
-                next += singles;
-            }
+            target.populate(Span { first: Gfn(base + run.first.0), ..run })?;
         }
         self.ledger.borrow_mut().steps.populate += self.timer.now() - begun;
         Ok(())

@@ -1,13 +1,14 @@
 //! Hypercalls on a guest that a program in dom0 makes for an agent ([`crate::broker`]).
 
+use alloc::vec;
 use alloc::vec::Vec;
 
-use common::{BATCH, DomId, Gfn, PageMask};
+use common::{BATCH, DomId, Gfn, PageMask, Span, bits};
 
 use super::Privcmd;
 use crate::Errno;
-use crate::broker::{Layout, layout};
-use crate::domctl::{self, Domctl, Plain, SHADOW_OP_OFF, ShadowOp};
+use crate::broker::{Access, Buffer, Layout, layout};
+use crate::domctl::{self, Domctl, GetPageFrameInfo3, PAGE_FRAME_INFOS, Plain, SHADOW_OP_OFF, ShadowOp};
 use crate::grant_table::{GNTST_OKAY, GNTTABOP_GET_VERSION, GNTTABOP_QUERY_SIZE, GetVersion, QuerySize};
 use crate::hvm::{HVMOP_GET_MEM_TYPE, HvmGetMemType, MEM_RAM_RO};
 use crate::hypercall::{DOMCTL, GRANT_TABLE_OP, MULTICALL, MulticallEntry};
@@ -18,28 +19,62 @@ const ATTEMPTS: usize = 100;
 impl Privcmd {
     /// The hypercall that an agent asks for: its structure and buffers, as [`crate::broker`] describes them, go in and come out. Only
     /// those that have a layout, and only on `domain`.
-    pub fn on_guest(&self, operation: u64, command: u32, domain: DomId, request: &mut [u64]) -> Result<u64, Errno> {
+    /// Gives the answer also if Xen refuses: it leaves something in the structure then, too.
+    pub fn on_guest(
+        &self,
+        operation: u64,
+        command: u32,
+        domain: DomId,
+        request: &[u64],
+    ) -> (Result<u64, Errno>, Vec<u64>) {
         let word = |at: usize| (request.get(at / 8).copied().unwrap_or_default() >> (at % 8 * 8)) as u32;
-        let layout = layout(operation, command, word).ok_or(Errno::EPERM)?;
-        let Layout { size, domain: place, buffers } = layout;
-        if request.len() * 8 != layout.length() || word(place) as u16 != domain.0 {
-            return Err(Errno::EPERM);
-        }
-        let base = request.as_mut_ptr() as u64;
-        let mut at = size.next_multiple_of(8);
-        for buffer in buffers.iter().flatten() {
-            let is_there = buffer.length != 0;
-            request[buffer.pointer / 8] = if is_there { base + at as u64 } else { 0 };
-            at += buffer.length.next_multiple_of(8);
-        }
-        let structure = request.as_mut_ptr() as u64;
-        let arguments = match operation {
-            DOMCTL => [structure, 0, 0, 0, 0],
-            GRANT_TABLE_OP => [command.into(), structure, 1, 0, 0],
-            _ => [command.into(), structure, 0, 0, 0],
+        let is_allowed =
+            |layout: &Layout| request.len() * 8 == layout.request() && word(layout.domain) as u16 == domain.0;
+        let Some(Layout { size, buffers, .. }) = layout(operation, command, word).filter(is_allowed) else {
+            return (Err(Errno::EPERM), Vec::new());
         };
-        // SAFETY: a structure that its layout describes; what it points at lies in `request`, as long as the layout says.
-        unsafe { self.again(operation, arguments) }
+        let (structure, mut rest) = request.split_at(size.div_ceil(8));
+        let mut structure = structure.to_vec();
+        let mut buffers = buffers.map(|buffer| {
+            let Buffer { pointer, length, access } = buffer?;
+            let mut memory = vec![0; length.div_ceil(8)];
+            if access != Access::Write {
+                let (given, others) = rest.split_at(memory.len());
+                memory.copy_from_slice(given);
+                rest = others;
+            }
+            structure[pointer / 8] = if length == 0 { 0 } else { memory.as_mut_ptr() as u64 };
+            Some((memory, access))
+        });
+        let address = structure.as_mut_ptr() as u64;
+        let arguments = match operation {
+            DOMCTL => [address, 0, 0, 0, 0],
+            GRANT_TABLE_OP => [command.into(), address, 1, 0, 0],
+            _ => [command.into(), address, 0, 0, 0],
+        };
+        // SAFETY: a structure that its layout describes, and buffers of ours that are as long as it says.
+        let outcome = unsafe { self.again(operation, arguments) };
+        for (memory, _) in buffers.iter_mut().flatten().filter(|(_, access)| *access != Access::Read) {
+            structure.append(memory);
+        }
+        (outcome, structure)
+    }
+
+    /// Which frames of a span hold RAM, a bit each.
+    pub fn ram(&self, domain: DomId, span: Span) -> Result<Vec<u64>, Errno> {
+        let mut ram = vec![0; span.count.div_ceil(64) as usize];
+        let mut types = Vec::with_capacity(PAGE_FRAME_INFOS);
+        for first in (0..span.count).step_by(PAGE_FRAME_INFOS) {
+            let end = span.count.min(first + PAGE_FRAME_INFOS as u64);
+            types.clear();
+            types.extend((first..end).map(|place| span.first.0.wrapping_add(place)));
+            let body = GetPageFrameInfo3 { num: types.len() as u64, array: types.as_mut_ptr() };
+            // SAFETY: Xen reads and writes so many entries.
+            unsafe { self.domctl(domctl::GETPAGEFRAMEINFO3, domain, body) }?;
+            let found = (first..end).zip(&types).filter(|(_, kind)| domctl::is_ram(**kind));
+            found.for_each(|(place, _)| bits::insert(&mut ram, Gfn(place)));
+        }
+        Ok(ram)
     }
 
     /// Those of up to [`BATCH`] pages that are RAM of which the next write will be noticed.

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::vec;
+use std::vec::Vec;
 
 use common::{DomId, PAGE_SIZE};
 use rustix::io::Result;
@@ -128,20 +129,15 @@ impl Shared {
         self.pages.word(at).store(value, Ordering::Release);
     }
 
-    /// Copies bytes out from a place that is a multiple of 8.
-    pub fn read(&self, at: usize, into: &mut [u8]) {
-        for (index, bytes) in into.chunks_mut(8).enumerate() {
-            let word = self.pages.long(at + 8 * index).load(Ordering::Relaxed).to_le_bytes();
-            bytes.copy_from_slice(&word[..bytes.len()]);
-        }
+    /// Copies so many numbers of 8 bytes out, from a place that is a multiple of 8.
+    pub fn read(&self, at: usize, count: usize) -> Vec<u64> {
+        (0..count).map(|index| self.pages.long(at + 8 * index).load(Ordering::Relaxed)).collect()
     }
 
-    /// Copies bytes in, and zeros up to the next multiple of 8.
-    pub fn write(&self, at: usize, bytes: &[u8]) {
-        for (index, bytes) in bytes.chunks(8).enumerate() {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            self.pages.long(at + 8 * index).store(u64::from_le_bytes(word), Ordering::Relaxed);
+    /// Copies numbers of 8 bytes in.
+    pub fn write(&self, at: usize, numbers: &[u64]) {
+        for (index, number) in numbers.iter().enumerate() {
+            self.pages.long(at + 8 * index).store(*number, Ordering::Relaxed);
         }
     }
 }

@@ -17,15 +17,20 @@ pub fn max_gfn(domain: DomId) -> Result<u64> {
     unsafe { call::memory_op(XENMEM_MAXIMUM_GPFN, domain, &mut arg) }.map_err(|errno| Operation::MaxGfn.error(errno))
 }
 
-/// Allocates `1 << order` frames behind `first` and the numbers after it. What stood there before is leaked, not freed:
-/// the caller knows that nothing does.
-pub fn populate(domain: DomId, first: Gfn, order: u32) -> Result {
-    reserve(XENMEM_POPULATE_PHYSMAP, domain, first, order)
+/// Allocates a frame behind this number. What stood there before is leaked, not freed: the caller knows that nothing does.
+pub fn populate(domain: DomId, gfn: Gfn) -> Result {
+    all(reserve(XENMEM_POPULATE_PHYSMAP, domain, &mut [gfn.0], 0), 1)
+}
+
+/// Allocates `1 << order` frames behind each of these numbers and those after it, as [`populate`] does. Gives how many of them it
+/// could, the first ones.
+pub fn populate_some(domain: DomId, firsts: &mut [u64], order: u32) -> Result<usize> {
+    reserve(XENMEM_POPULATE_PHYSMAP, domain, firsts, order)
 }
 
 /// Takes one frame away from the guest.
 pub fn free(domain: DomId, gfn: Gfn) -> Result {
-    reserve(XENMEM_DECREASE_RESERVATION, domain, gfn, 0)
+    all(reserve(XENMEM_DECREASE_RESERVATION, domain, &mut [gfn.0], 0), 1)
 }
 
 /// Takes up to [`BATCH`] frames away from the guest; where nothing stands, nothing happens.
@@ -37,18 +42,8 @@ pub fn free_some(domain: DomId, gfns: &[Gfn]) -> Result {
     }
     let mut rest = &mut extents[..count];
     while !rest.is_empty() {
-        let mut arg = MemoryReservation {
-            extent_start: rest.as_mut_ptr(),
-            nr_extents: rest.len() as u64,
-            extent_order: 0,
-            mem_flags: 0,
-            domid: domain,
-        };
-        // SAFETY: so many extents of another domain; no memory of ours is touched but `extents`.
-        let freed = unsafe { call::memory_op(XENMEM_DECREASE_RESERVATION, domain, &mut arg) }
-            .map_err(|errno| Operation::Populate.error(errno))?;
         // Xen stops where nothing stands.
-        let next = rest.len().min(freed as usize + 1);
+        let next = rest.len().min(reserve(XENMEM_DECREASE_RESERVATION, domain, rest, 0)? + 1);
         rest = &mut rest[next..];
     }
     Ok(())
@@ -85,20 +80,21 @@ pub fn claim(domain: DomId, pages: u64) -> Result {
         .map_err(|errno| Operation::Claim.error(errno))
 }
 
-fn reserve(cmd: u32, domain: DomId, first: Gfn, order: u32) -> Result {
-    let mut extent = first.0;
+/// Gives how many extents it was done for, from the first on.
+fn reserve(cmd: u32, domain: DomId, extents: &mut [u64], order: u32) -> Result<usize> {
     let mut arg = MemoryReservation {
-        extent_start: &mut extent,
-        nr_extents: 1,
+        extent_start: extents.as_mut_ptr(),
+        nr_extents: extents.len() as u64,
         extent_order: order,
         mem_flags: 0,
         domid: domain,
     };
-    // SAFETY: one extent of another domain; no memory of ours is touched but `extent`.
-    match unsafe { call::memory_op(cmd, domain, &mut arg) } {
-        Ok(1) => Ok(()),
-        // Xen does not say why it stopped short; there is one likely reason.
-        Ok(_) => Err(Operation::Populate.error(Errno::ENOMEM)),
-        Err(errno) => Err(Operation::Populate.error(errno)),
-    }
+    // SAFETY: so many extents of another domain; no memory of ours is touched but `extents`.
+    let done = unsafe { call::memory_op(cmd, domain, &mut arg) };
+    done.map(|done| done as usize).map_err(|errno| Operation::Populate.error(errno))
+}
+
+/// Xen does not say why it stopped short; there is one likely reason.
+pub(super) fn all(done: Result<usize>, wanted: usize) -> Result {
+    if done? == wanted { Ok(()) } else { Err(Operation::Populate.error(Errno::ENOMEM)) }
 }

@@ -18,6 +18,8 @@ use super::{absent, domctl, grants, label, machine, memory, ram, walk};
 use crate::broker;
 use crate::window::Held;
 
+mod allocation;
+
 /// A domain that the toolstack made for an arriving guest.
 ///
 /// We hold a pause count of it until [`Target::let_run`]. Dropping it before gives the count and the pager back; the toolstack
@@ -190,7 +192,7 @@ impl Target {
         let gfns = [rings.store, rings.console];
         for gfn in gfns {
             // Xen does not tell a refusal from a lack of memory, but memory has just been reserved.
-            memory::populate(self.domain, gfn, 0).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
+            memory::populate(self.domain, gfn).map_err(|_| Operation::Populate.error(Errno::EACCES))?;
         }
         if self.reach.write(self.domain, &gfns.map(|gfn| (gfn, Content::Zero)))? != PageMask::first(gfns.len()) {
             return Err(Operation::MapWrite.error(Errno::EINVAL));
@@ -220,25 +222,6 @@ impl Target {
     /// How crowded the ring of its faults was.
     pub fn crowd(&self) -> Crowd {
         self.pager.as_ref().map(Pager::crowd).unwrap_or_default()
-    }
-
-    /// Allocates the frames `first .. first + (1 << order)`, that nothing stands behind yet. The rings have theirs.
-    pub fn populate(&mut self, first: Gfn, order: u8) -> Result {
-        if order > MAX_ORDER || !first.0.is_multiple_of(1 << order) || first.0 > MAX_GFN {
-            return Err(Error::Malformed("extent of guest memory"));
-        }
-        let pages = first.0..first.0 + (1 << order);
-        if self.ring_gfns().iter().any(|gfn| pages.contains(&gfn.0)) {
-            return if order == 0 { Ok(()) } else { Err(Error::Malformed("extent of guest memory: covers a ring")) };
-        }
-        memory::populate(self.domain, first, order.into()).map_err(|error| self.without_room(order).unwrap_or(error))
-    }
-
-    /// The better reason why frames could not be allocated: the toolstack lets the domain have no more.
-    fn without_room(&self, order: u8) -> Option<Error> {
-        let info = self.info().ok()?;
-        let is_full = info.tot_pages + (1 << order) > info.max_pages;
-        is_full.then_some(Error::Refused("the guest has grown since the toolstack made a domain for it here"))
     }
 
     /// Clears up to 64 populated pages before the guest runs, and takes them away again.
@@ -383,6 +366,3 @@ fn shut_out(domain: DomId) -> Result<Label> {
 pub(super) const ANOTHER_GUEST: &str = "another guest has the domain's number by now";
 /// Pages that virtual CPUs may have waited for.
 const GUESSES: usize = 64;
-/// 2 MiB: the most that Xen lets a domain like ours allocate at once.
-const MAX_ORDER: u8 = 9;
-const MAX_GFN: u64 = 1 << 40;

@@ -27,7 +27,6 @@ impl Guest for Leaving {
         Ok(GuestInfo {
             uuid: guest.uuid,
             pages,
-            max_gfn: guest.frames() - 1,
             vcpus: guest.vcpus.len() as u32,
             paged_pages: 0,
             suspended: guest.here == Here::Suspended,
@@ -39,6 +38,10 @@ impl Guest for Leaving {
 }
 
 impl SourceMemory for Leaving {
+    fn frames(&mut self) -> Result<u64> {
+        Ok(self.1.borrow().frames())
+    }
+
     fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()> {
         self.call(Op::FindRam, span.count as usize / 64)?;
         let guest = &mut *self.1.borrow_mut();

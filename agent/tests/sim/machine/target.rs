@@ -2,7 +2,7 @@
 
 use agent::error::PlatformError;
 use agent::platform::{Guest, GuestInfo, LoadMachine, Pager, Result, TargetHold, TargetMemory};
-use common::{Content, Fault, Gfn, Page, PageMask, Rings};
+use common::{Content, Fault, Gfn, Page, PageMask, Rings, Span};
 
 use super::super::guest::{Frame, Here, PINNED, Shared, page_of, value_of};
 use super::{Machine, Op, mask};
@@ -32,10 +32,11 @@ impl Guest for Coming {
 }
 
 impl TargetMemory for Coming {
-    fn populate(&mut self, first: Gfn, order: u8) -> Result<()> {
-        self.0.call(Op::Populate, 0)?;
+    fn populate(&mut self, run: Span) -> Result<()> {
+        // Where it can, 2 MiB at a time.
+        self.0.call(Op::Populate, (run.count / 512 + run.count % 512) as usize)?;
         let garbage = self.0.random.borrow_mut().next() | 1;
-        for gfn in first.0..first.0 + (1 << order) {
+        for gfn in run.first.0..run.end().0 {
             let frame = &mut self.1.borrow_mut().there[gfn as usize];
             assert_eq!(*frame, None, "a frame is allocated twice");
             *frame = Some(Frame { value: garbage & !PINNED, armed: false });

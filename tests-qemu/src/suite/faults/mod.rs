@@ -70,10 +70,7 @@ pub const LONG: &[Test] = &[
     Test { name: "target_agent_killed_while_copying", run: agents::target_killed_while_copying },
     Test { name: "receiver_killed_before_go", run: two_step::receiver_killed_before_go },
     Test { name: "source_agent_killed_before_go", run: two_step::source_agent_killed_before_go },
-    Test {
-        name: "source_agent_and_sender_killed_before_go",
-        run: two_step::source_agent_and_sender_killed_before_go,
-    },
+    Test { name: "source_agent_and_sender_killed_before_go", run: two_step::source_agent_and_sender_killed_before_go },
     Test { name: "target_agent_killed_before_go", run: two_step::target_agent_killed_before_go },
     Test { name: "second_migration_in_stage_3", run: requests::second_migration_in_stage_3 },
     Test { name: "source_agent_killed_while_suspended", run: agents::source_killed_while_suspended },

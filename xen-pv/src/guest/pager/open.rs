@@ -179,7 +179,7 @@ impl Drop for Pager {
 
 /// A page for the ring at `gfn`, which holds nothing, and an empty ring in it.
 fn ring_page(reach: &Reach, domain: DomId, gfn: Gfn) -> Result<(Held, PagingRing)> {
-    memory::populate(domain, gfn, 0)?;
+    memory::populate(domain, gfn)?;
     let page = reach.write(domain, &[(gfn, Content::Zero)]).and_then(|_| reach.hold(domain, gfn))?;
     // SAFETY: the page stays mapped until the pager is dropped, and the ring with it.
     let ring = unsafe { PagingRing::new(page.address()) };
