@@ -32,7 +32,7 @@ fn completes(scenario: Scenario) -> (World, Summary, Summary) {
     assert_eq!(world.state(1), Some(&State::Complete), "{:?}", world.states);
     world.guest.borrow().check_complete();
     let (source, target) = (world.summary(0), world.summary(1));
-    if scenario.mode != Mode::Precopy && scenario.can_page {
+    if scenario.mode != Mode::Precopy && scenario.can_page && scenario.labels[0] {
         assert!(source.most_sends <= 2, "{source}");
     }
     assert_eq!(source.stage1_pages, target.stage1_pages, "{source}\n{target}");
@@ -86,6 +86,31 @@ fn without_paging_everything_arrives_before_the_guest_runs() {
     let (world, source, _) = completes(Scenario { can_page: false, ..Scenario::default() });
     assert_eq!((source.stage3_pages, world.guest.borrow().met_faults), (0, 0));
     assert!(source.stage2_pages > 0);
+}
+
+#[test]
+fn from_a_host_without_labels_everything_arrives_before_the_guest_runs_and_to_one_nothing_changes() {
+    for labels in [[false, true], [false, false]] {
+        let (world, source, _) = completes(Scenario { labels, ..Scenario::default() });
+        assert_eq!((source.stage3_pages, world.guest.borrow().met_faults), (0, 0), "{labels:?}");
+    }
+    let (_, source, _) = completes(Scenario { labels: [true, false], ..Scenario::default() });
+    assert!(source.stage3_pages > 0, "{source}");
+}
+
+#[test]
+fn a_guest_that_dom0_may_not_read_goes_to_no_host_without_labels() {
+    for (labels, refused) in [([true, true], false), ([true, false], true)] {
+        let mut world = World::new(Scenario { labels, ..Scenario::default() });
+        world.guest.borrow_mut().is_private = true;
+        world.start();
+        if refused {
+            assert!(fails(world).contains("could read this guest"));
+        } else {
+            assert!(world.run(600_000), "{:?}", world.states);
+            world.guest.borrow().check_complete();
+        }
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl Platform {
         let batch = memory.window()?;
         // Each guest that arrives needs addresses for its pager's ring.
         let rings = (0..ARRIVALS).map(|_| memory.window()).collect::<core::result::Result<_, _>>()?;
-        let features = Features { paging: features::has_paging() };
+        let features = Features { paging: features::has_paging(), labels: guest::policy::is_there() };
         Ok(Self { reach: Reach::new(batch, rings), features, fault_ports: FaultPorts::default() })
     }
 
@@ -132,6 +132,10 @@ impl wanted::SourceMemory for Source {
 
     fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()> {
         self.source.find_ram(span, ram).map_err(failure)
+    }
+
+    fn is_private(&mut self) -> Result<bool> {
+        self.source.is_private().map_err(failure)
     }
 
     fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool> {

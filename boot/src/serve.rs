@@ -164,7 +164,7 @@ fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config,
     say!(
         "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
         env!("CARGO_PKG_VERSION"),
-        if features.paging { "dirty log, paging" } else { "dirty log" },
+        features,
         ShownAddress(&config.address),
         config.port,
         config.mtu.unwrap_or(mtu),

@@ -122,4 +122,7 @@ pub struct Rings {
 pub struct Features {
     /// A guest's pages can be made absent and faults on them served.
     pub paging: bool,
+    /// Guests bear labels of a security policy, by which the agent keeps dom0's hands off one that has left. Where they bear none, dom0
+    /// lends the agent each guest.
+    pub labels: bool,
 }

@@ -88,8 +88,8 @@ pub struct HostSize {
     pub dom0_mib: u32,
     /// Processors of the machine.
     pub cpus: u32,
-    /// What it boots.
-    pub hypervisor: Hypervisor,
+    /// What A boots, and B.
+    pub hypervisors: [Hypervisor; 2],
     /// What A's are, and B's.
     pub processors: [Processor; 2],
     /// Whether the second network card goes past the IOMMU.
@@ -108,9 +108,14 @@ pub struct Size {
     /// Processors of each host.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub host_cpus: u32,
-    /// The hypervisor of each host.
-    #[arg(long, value_enum, default_value_t)]
-    pub xen: Hypervisor,
+    /// The hypervisor of the hosts, full or stock; or A's and B's, as in full,stock.
+    #[arg(long, default_value = "full", value_parser = hypervisors)]
+    pub xen: [Hypervisor; 2],
+}
+
+fn hypervisors(text: &str) -> Result<[Hypervisor; 2], String> {
+    let (a, b) = text.split_once(',').unwrap_or((text, text));
+    Ok([Hypervisor::from_str(a, false)?, Hypervisor::from_str(b, false)?])
 }
 
 impl From<Size> for HostSize {
@@ -119,7 +124,7 @@ impl From<Size> for HostSize {
             memory_mib: size.host_memory,
             dom0_mib: size.dom0_memory,
             cpus: size.host_cpus,
-            hypervisor: size.xen,
+            hypervisors: size.xen,
             processors: [Processor::Plain; 2],
             rogue_card: false,
         }
@@ -129,6 +134,11 @@ impl From<Size> for HostSize {
 impl HostSize {
     fn processor(&self, place: &Place) -> Processor {
         self.processors[usize::from(*place == PLACES[1])]
+    }
+
+    /// What this host boots.
+    pub fn hypervisor(&self, place: &Place) -> Hypervisor {
+        self.hypervisors[usize::from(*place == PLACES[1])]
     }
 }
 
@@ -159,9 +169,9 @@ pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, life
         .args(network_cards(place, size))
         .args(monitor::arguments(place))
         .arg("-kernel")
-        .arg(files.hypervisor(size.hypervisor))
+        .arg(files.hypervisor(size.hypervisor(place)))
         .args(["-append", &xen_command_line(place, size)])
-        .args(["-initrd", &modules(place, files, size.hypervisor)])
+        .args(["-initrd", &modules(place, files, size.hypervisor(place))])
         .stdin(Stdio::null())
         .stdout(messages.try_clone()?)
         .stderr(messages);
@@ -204,7 +214,7 @@ pub const SPARING: &str = "mitigations=off init_on_alloc=0 randomize_kstack_offs
 
 fn xen_command_line(place: &Place, size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
-    let flask = match size.hypervisor {
+    let flask = match size.hypervisor(place) {
         Hypervisor::Full => "flask=enforcing ",
         Hypervisor::Stock => "",
     };

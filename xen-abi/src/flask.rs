@@ -82,6 +82,11 @@ pub const DOMAIN_RESUME: u32 = 1 << 3;
 /// Destroying a domain.
 pub const DOMAIN_DESTROY: u32 = 1 << 7;
 
+/// The class `mmu`.
+pub const CLASS_MMU: u32 = 6;
+/// Mapping a domain's pages to read them.
+pub const MMU_MAP_READ: u32 = 1;
+
 /// `struct xen_flask_op` with `struct xen_flask_access` in it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

@@ -47,18 +47,23 @@ fn permissions_are_those_of_the_policys_own_lists() {
     let list = |file: &str| fs::read_to_string(folder.join(file)).expect("Xen's lists of classes and permissions");
     let kernel = |line: &&str| line.starts_with("class ") && !line.contains("userspace");
     let classes = list("security_classes");
-    let domain = classes.lines().filter(kernel).position(|line| line == "class domain").expect("the class");
-    assert_eq!(flask::CLASS_DOMAIN as usize, domain + 1);
     let vectors = list("access_vectors");
-    let (_, body) = vectors.split_once("\nclass domain\n{").expect("the class");
-    let (body, _) = body.split_once("\n}").expect("its end");
-    let names: Vec<&str> =
-        body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    for (name, bit) in
-        [("unpause", flask::DOMAIN_UNPAUSE), ("resume", flask::DOMAIN_RESUME), ("destroy", flask::DOMAIN_DESTROY)]
+    let in_domain =
+        [("unpause", flask::DOMAIN_UNPAUSE), ("resume", flask::DOMAIN_RESUME), ("destroy", flask::DOMAIN_DESTROY)];
+    let in_mmu = [("map_read", flask::MMU_MAP_READ)];
+    for (class, number, permissions) in
+        [("domain", flask::CLASS_DOMAIN, &in_domain[..]), ("mmu", flask::CLASS_MMU, &in_mmu)]
     {
-        let place = names.iter().position(|other| *other == name).expect("the permission");
-        assert_eq!(bit, 1 << place, "{name}");
+        let place = classes.lines().filter(kernel).position(|line| line == format!("class {class}"));
+        assert_eq!(number as usize, place.expect("the class") + 1);
+        let (_, body) = vectors.split_once(&format!("\nclass {class}\n{{")).expect("the class");
+        let (body, _) = body.split_once("\n}").expect("its end");
+        let names: Vec<&str> =
+            body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+        for (name, bit) in permissions {
+            let place = names.iter().position(|other| other == name).expect("the permission");
+            assert_eq!(*bit, 1 << place, "{name}");
+        }
     }
 }
 

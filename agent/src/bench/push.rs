@@ -174,6 +174,10 @@ impl SourceMemory for Still {
         Ok(self.0.len() as u64)
     }
 
+    fn is_private(&mut self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn find_ram(&mut self, _: Span, _: &mut [u64]) -> Result<()> {
         unasked()
     }

@@ -12,6 +12,8 @@ pub trait SourceMemory: Guest {
     /// to migrate; clears it for the others. Special pages that `LoadMachine::build` makes on the other side and that need no
     /// content are not RAM to migrate.
     fn find_ram(&mut self, span: Span, ram: &mut [u64]) -> Result<()>;
+    /// Whether the policy keeps dom0 from reading it.
+    fn is_private(&mut self) -> Result<bool>;
     /// Whether all of up to [`BATCH`](common::BATCH) frames hold RAM.
     fn are_ram(&mut self, gfns: &[Gfn]) -> Result<bool>;
     /// Copies up to [`BATCH`](common::BATCH) pages out of the guest; the mask says which could be read.

@@ -211,7 +211,7 @@ mod tests {
         };
         let call = async move { call(caller, &one, two, PREAMBLE, entropy()).await.err().unwrap() };
         let (called, ()) = pair.finish(join(call, answer));
-        let text = "the agents share no version of their protocol: the other host's speaks 2, this one 6";
+        let text = "the agents share no version of their protocol: the other host's speaks 2, this one 7";
         assert_eq!(called.to_string(), text);
     }
 

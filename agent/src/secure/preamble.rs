@@ -13,7 +13,7 @@ use crate::wire::ConnectionRole;
 
 const MAGIC: [u8; 4] = *b"TSMC";
 /// The version of the protocol: of this, and of all that follows. 1 had the token itself in clear.
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 /// Whether a connection is sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

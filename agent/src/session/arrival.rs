@@ -4,7 +4,7 @@ use alloc::rc::Rc;
 use alloc::string::ToString;
 
 use common::control::{SessionToken, Size, State};
-use common::{Backends, DomId, Hold, Rings, cost};
+use common::{Backends, DomId, Features, Hold, Rings, cost};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::dialing;
@@ -190,8 +190,8 @@ async fn fill<P: Platform>(
     note: &Note,
     bulk: &mut Inlet,
 ) -> Result<(), SessionError> {
-    let built = Message::Built { can_page: arrival.can_page() };
-    arrival.say(built).await?;
+    let features = host.platform.borrow().features();
+    arrival.say(Message::Built(Features { paging: arrival.can_page(), ..features })).await?;
     arrival.begin(Stage::FullCopy);
     loop {
         let message = bulk.next().await?;

@@ -20,7 +20,7 @@ use crate::host::toolstack::Toolstack;
 use crate::host::{Host, cancelled, turn};
 use crate::limits::{LAST_WORD, PEER_WAIT, SUSPEND_WAIT};
 use crate::messages::Outlet;
-use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source, SourceHold as _};
+use crate::platform::{Guest as _, GuestInfo, Platform, SaveMachine, Source, SourceHold as _, SourceMemory as _};
 use crate::source::{Committed, Departure, Listening, NOBODY, Phase, Terms, reserve, size_of};
 use crate::wire::{Message, Purpose};
 use crate::{full_copy, switchover};
@@ -196,9 +196,14 @@ async fn migrate<P: Platform>(
 ) -> Result<Committed, SessionError> {
     departure.welcome(info, config).await?;
     let (timer, inbox) = (departure.timer(), departure.inbox());
-    let built = timer.within(PEER_WAIT, timer.wait_for(|| inbox.can_page())).await;
-    let can_page = built.ok_or(SessionError::TimedOut(Wait::Build))?;
-    if !can_page || !info.hap {
+    let built = timer.within(PEER_WAIT, timer.wait_for(|| inbox.built())).await;
+    let there = built.ok_or(SessionError::TimedOut(Wait::Build))?;
+    if !there.labels && departure.source().is_private()? {
+        return Err(SessionError::Refused(Refusal::Exposed));
+    }
+    // Where guests bear no labels nothing is kept once the other host has started the guest.
+    let is_kept = host.platform.borrow().features().labels;
+    if !there.paging || !info.hap || !is_kept {
         departure.fall_back_to_precopy();
     }
 

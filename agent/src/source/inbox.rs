@@ -7,7 +7,7 @@ use alloc::string::ToString;
 use core::cell::{Cell, RefCell};
 use core::pin::Pin;
 
-use common::{Gfn, PageSet};
+use common::{Features, Gfn, PageSet};
 
 use crate::error::{PeerFault, SessionError};
 use crate::messages::Inlet;
@@ -56,7 +56,7 @@ pub(crate) type Listening = Pin<Box<dyn Future<Output = Result<Ending, SessionEr
 #[derive(Default)]
 pub(crate) struct Inbox {
     phase: Cell<Phase>,
-    can_page: Cell<Option<bool>>,
+    built: Cell<Option<Features>>,
     ready: Cell<bool>,
     demands: RefCell<VecDeque<Gfn>>,
     /// After the agents lost each other: what the target misses.
@@ -74,9 +74,9 @@ impl Inbox {
         self.phase.set(phase);
     }
 
-    /// Whether the target can page, once it has built the guest.
-    pub(crate) fn can_page(&self) -> Option<bool> {
-        self.can_page.get()
+    /// What the target can do for the guest, once it has built it.
+    pub(crate) fn built(&self) -> Option<Features> {
+        self.built.get()
     }
 
     /// Whether the target has all that it needs to run the guest.
@@ -147,7 +147,7 @@ impl Inbox {
 pub(super) async fn listen(mut inlet: Inlet, inbox: Rc<Inbox>, timer: Timer) -> Result<Ending, SessionError> {
     loop {
         match inlet.next().await? {
-            Message::Built { can_page } => inbox.can_page.set(Some(can_page)),
+            Message::Built(features) => inbox.built.set(Some(features)),
             Message::Ready => inbox.ready.set(true),
             Message::Demand(body) => {
                 inbox.demand(Message::demanded(body));

@@ -3,11 +3,15 @@
 use alloc::vec::Vec;
 
 use common::control::SessionToken;
-use common::{BATCH, Gfn};
+use common::{BATCH, Features, Gfn};
 
 use super::cursor::Cursor;
 use super::{Arriving, Digests, Kind, Set};
 use crate::error::WireError;
+
+/// Bits of [`Kind::Built`].
+const PAGING: u32 = 1;
+const LABELS: u32 = 2;
 
 /// What a connection is for. A session has one of each, both opened by the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,11 +93,8 @@ pub enum Message<'a> {
     Hello(Hello),
     /// See [`Kind::Welcome`].
     Welcome(Welcome<'a>),
-    /// See [`Kind::Built`]; whether faults can be served at the target.
-    Built {
-        /// Whether they can.
-        can_page: bool,
-    },
+    /// See [`Kind::Built`]; what the target can do for this guest.
+    Built(Features),
     /// See [`Kind::Ram`].
     Ram(Set<'a>),
     /// See [`Kind::Pages`].
@@ -143,7 +144,12 @@ impl<'a> Message<'a> {
                     config: cursor.rest(),
                 }));
             }
-            Kind::Built => Self::Built { can_page: flag(cursor.u32()?, "ability to page")? },
+            Kind::Built => match cursor.u32()? {
+                bits if bits & !(PAGING | LABELS) == 0 => {
+                    Self::Built(Features { paging: bits & PAGING != 0, labels: bits & LABELS != 0 })
+                }
+                _ => return Err(WireError::Value("features")),
+            },
             Kind::Ram => return Set::parse(body).map(Self::Ram),
             Kind::Hints => return Set::parse(body).map(Self::Hints),
             Kind::Dirty => return Set::parse(body).map(Self::Dirty),
@@ -188,8 +194,9 @@ impl<'a> Message<'a> {
                 into.extend_from_slice(welcome.config);
                 Kind::Welcome
             }
-            Self::Built { can_page } => {
-                into.extend_from_slice(&u32::from(*can_page).to_le_bytes());
+            Self::Built(Features { paging, labels }) => {
+                let bits = [(*paging, PAGING), (*labels, LABELS)].map(|(is_there, bit)| if is_there { bit } else { 0 });
+                into.extend_from_slice(&bits.iter().sum::<u32>().to_le_bytes());
                 Kind::Built
             }
             Self::State(state) => {

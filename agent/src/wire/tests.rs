@@ -6,7 +6,7 @@ use super::*;
 use crate::digest::{Digest, ZERO_PAGE};
 use crate::error::WireError;
 use common::control::SessionToken;
-use common::{Content, Gfn, PageMask, PageSet, Span};
+use common::{Content, Features, Gfn, PageMask, PageSet, Span};
 use proptest::prelude::*;
 
 fn there_and_back(message: Message<'_>) {
@@ -39,8 +39,9 @@ proptest! {
         prop_assert!(Message::demanded(&demand).map(|demanded| demanded.gfn.0).eq(gfns.iter().map(|gfn| gfn << 1 >> 1)));
         let simple =
             [Message::Switch, Message::Ready, Message::Commit, Message::Complete, Message::Revoked, Message::Nudge];
+        let features = Features { paging: can_page, labels: session[0] % 2 == 0 };
         let others =
-            [Message::Built { can_page }, Message::State(&blob), Message::Demand(&demand), Message::Abort(&reason)];
+            [Message::Built(features), Message::State(&blob), Message::Demand(&demand), Message::Abort(&reason)];
         simple.into_iter().chain(others).for_each(there_and_back);
     }
 

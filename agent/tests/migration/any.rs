@@ -27,8 +27,10 @@ fn scenarios() -> impl Strategy<Value = Scenario> {
     (any::<u32>(), guest, quality, manner).prop_map(|(seed, guest, quality, (mode, [pages, stubborn], suspend_ns))| {
         let (frames, vcpus, working_set, step_ns) = guest;
         let (can_page, to_itself) = (pages || seed % 4 != 0, seed % 7 == 0);
-        let seed = u64::from(seed);
-        Scenario { seed, frames, vcpus, working_set, step_ns, quality, mode, can_page, stubborn, suspend_ns, to_itself }
+        let labels = [seed % 5 != 1, seed % 5 != 2];
+        let guest =
+            Scenario { seed: seed.into(), frames, vcpus, working_set, step_ns, can_page, ..Scenario::default() };
+        Scenario { quality, mode, labels, stubborn, suspend_ns, to_itself, ..guest }
     })
 }
 

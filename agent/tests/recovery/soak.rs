@@ -34,6 +34,7 @@ fn random_run(seed: u64) -> Run {
             _ => Mode::Tsmc,
         },
         can_page: below(8) != 0,
+        labels: [below(6) != 0, below(6) != 0],
         stubborn: below(3) == 0,
         suspend_ns: below(100_000_000),
         to_itself: below(6) == 0,

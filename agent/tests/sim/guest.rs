@@ -92,6 +92,8 @@ pub struct Guest {
     pub paused_there: bool,
     pub ran_there: bool,
     pub can_page: bool,
+    /// The policy keeps dom0 from reading it.
+    pub is_private: bool,
     pub state_loaded: bool,
     pub faults: Vec<Gfn>,
     /// Pages given back while they were absent.
@@ -152,6 +154,7 @@ impl Guest {
             paused_there: false,
             ran_there: false,
             can_page: true,
+            is_private: false,
             state_loaded: false,
             faults: Vec::new(),
             dropped: Vec::new(),

@@ -85,6 +85,8 @@ pub struct Machine {
     pub random: Rc<RefCell<Random>>,
     /// Whether the policy is enforced here.
     pub enforces: Rc<Cell<bool>>,
+    /// Guests bear labels here.
+    pub labels: bool,
     /// Some pages refuse to be armed.
     pub stubborn: bool,
     /// The agent on it was killed: nothing that it still drops has any effect.
@@ -124,7 +126,7 @@ impl Platform for Machine {
         bytes.fill_with(|| self.random.borrow_mut().next() as u8);
     }
     fn features(&self) -> Features {
-        Features { paging: true }
+        Features { paging: true, labels: self.labels }
     }
     fn open_source(&mut self, domain: DomId) -> Result<Leaving> {
         self.call(Op::OpenSource, 0)?;

@@ -37,6 +37,8 @@ pub struct Scenario {
     pub quality: Quality,
     pub mode: Mode,
     pub can_page: bool,
+    /// On which hosts guests bear labels.
+    pub labels: [bool; 2],
     pub stubborn: bool,
     /// How long the toolstack takes to suspend the guest.
     pub suspend_ns: u64,
@@ -55,6 +57,7 @@ impl Default for Scenario {
             quality: Quality::default(),
             mode: Mode::Tsmc,
             can_page: true,
+            labels: [true; 2],
             stubborn: false,
             suspend_ns: 5_000_000,
             to_itself: false,
@@ -136,6 +139,7 @@ impl World {
             trouble: trouble.clone(),
             random: Rc::new(RefCell::new(Random::new(scenario.seed + 77 + host as u64))),
             enforces: Rc::new(Cell::new(true)),
+            labels: scenario.labels[host],
             stubborn: scenario.stubborn,
             dead: Rc::default(),
         });

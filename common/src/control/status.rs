@@ -69,7 +69,9 @@ impl FromStr for AgentStatus {
 impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Every hypervisor that is known can log which pages a guest dirties.
-        f.write_str(if self.paging { "dirty-log,paging" } else { "dirty-log" })
+        f.write_str("dirty-log")?;
+        let others = [(self.paging, ",paging"), (self.labels, ",labels")];
+        others.iter().filter(|(is_there, _)| *is_there).try_for_each(|(_, name)| f.write_str(name))
     }
 }
 
@@ -77,6 +79,7 @@ impl FromStr for Features {
     type Err = ParseError;
     /// Names of features that are not known here are skipped.
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        Ok(Self { paging: text.split(',').any(|part| part == "paging") })
+        let has = |name| text.split(',').any(|part| part == name);
+        Ok(Self { paging: has("paging"), labels: has("labels") })
     }
 }

@@ -52,7 +52,7 @@ fn every_line_survives_the_trip_through_text() {
             port: 7077,
             memory_kib: 20000,
             largest_mib: 4096,
-            features: Features { paging: key.is_some() },
+            features: Features { paging: key.is_some(), labels: true },
             nic: key.map(|_| Interface::new(InterfaceKind::Pci, ["checksum", "event-index"].into_iter())),
             key,
         });

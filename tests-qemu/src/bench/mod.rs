@@ -52,7 +52,7 @@ const HOSTS: HostSize = HostSize {
     memory_mib: 1792,
     dom0_mib: 512,
     cpus: 1,
-    hypervisor: Hypervisor::Full,
+    hypervisors: [Hypervisor::Full; 2],
     processors: [Processor::Plain; 2],
     rogue_card: false,
 };

@@ -55,9 +55,10 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     if *mode != Mode::Xl {
         testbed.program = "tsmc";
     }
-    let security = match testbed.hypervisor {
-        Hypervisor::Full => "FLASK enforcing",
-        Hypervisor::Stock => "with Debian's own hypervisor",
+    let security = match testbed.size.hypervisors {
+        [Hypervisor::Full, Hypervisor::Full] => "FLASK enforcing",
+        [Hypervisor::Stock, Hypervisor::Stock] => "with Debian's own hypervisor",
+        _ => "one with Debian's own hypervisor, FLASK enforcing on the other",
     };
     story.say(&format!("both are up, {security}; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
@@ -123,7 +124,7 @@ pub fn start_guest(testbed: &Testbed, place: &Place, guest: &Guest, story: &Stor
 }
 
 fn guest_of(testbed: &Testbed, mode: Mode, scenario: &Scenario) -> Guest {
-    let private = mode != Mode::Xl && testbed.hypervisor == Hypervisor::Full;
+    let private = mode != Mode::Xl && testbed.size.hypervisors == [Hypervisor::Full; 2];
     let label = if private { Label::Private } else { Label::Ordinary };
     let mut guest = Guest::demo(&testbed.artifacts, label);
     guest.memory_mib = scenario.memory;

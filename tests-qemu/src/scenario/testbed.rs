@@ -12,7 +12,7 @@ use crate::artifacts::Artifacts;
 use crate::network::{self, PLACES, Place};
 use crate::nic::{DRIVER_DOMAIN, Nic};
 use crate::paths::Paths;
-use crate::qemu::{HostSize, Hypervisor, Lifetime};
+use crate::qemu::{HostSize, Lifetime};
 use crate::run::Run;
 
 /// Hosts that are up; the thread that booted them is in their network.
@@ -21,8 +21,8 @@ pub struct Testbed {
     pub artifacts: Artifacts,
     /// The hosts.
     pub run: Run,
-    /// Their hypervisor.
-    pub hypervisor: Hypervisor,
+    /// What they are.
+    pub size: HostSize,
     /// The limit of the link between the hosts.
     pub link_mbit: Option<u32>,
     /// The keys of the agents.
@@ -60,11 +60,10 @@ impl Testbed {
         let run = Run::start(paths, &artifacts, name, hosts, size, lifetime)?;
         let keys = Keys::make(run.logs(paths).join("keys"))?;
         let (nic, channel) = (Nic::default(), Channel::Sealed);
-        let hypervisor = size.hypervisor;
         Ok(Self {
             artifacts,
             run,
-            hypervisor,
+            size,
             link_mbit: None,
             verify: false,
             keys,
@@ -117,7 +116,7 @@ impl Testbed {
             netdom::ensure_started(&self.dom0(place), &self.artifacts)?;
         }
         let (image, nic, module) = (&*self.artifacts.image, self.nic, module.as_deref());
-        let hypervisor = self.hypervisor;
+        let hypervisor = self.size.hypervisor(place);
         let configuration = AgentConfiguration { image, hypervisor, nic, arguments: &arguments, module };
         let agent = Agent::start(&self.dom0(place), &configuration)?;
         let AgentStatus { version, address, memory_kib, features, key, .. } = &agent.status;

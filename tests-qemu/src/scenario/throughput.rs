@@ -33,8 +33,13 @@ pub fn measure(testbed: &Testbed) -> Result<Throughput> {
     for (place, task) in [(B, "meter".to_owned()), (A, format!("peer={}", B.agent))] {
         let arguments = format!("ip={}/24 {task}", place.agent);
         let nic = testbed.nic;
-        let configuration =
-            AgentConfiguration { image, hypervisor: testbed.hypervisor, nic, arguments: &arguments, module: None };
+        let configuration = AgentConfiguration {
+            image,
+            hypervisor: testbed.size.hypervisor(place),
+            nic,
+            arguments: &arguments,
+            module: None,
+        };
         create(&testbed.dom0(place), &configuration)?;
     }
     let said = wait_for_verdict(testbed)?;

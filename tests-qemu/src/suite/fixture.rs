@@ -104,7 +104,7 @@ impl Fixture {
             self.resident = None;
             let testbed = self.testbed.as_mut().context("no hosts")?;
             testbed.link_mbit = None;
-            testbed.hypervisor = self.size.hypervisor;
+            testbed.size = self.size;
             testbed.nic = self.nic;
             testbed.run.reboot(&self.paths, &self.artifacts, self.size)?;
         }

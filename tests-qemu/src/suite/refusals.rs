@@ -1,18 +1,14 @@
 //! Migrations that are refused: a clear line at the user's `xl`, the guest unharmed where it was, nothing left behind.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use tests_qemu::exec::Dom0;
 use tests_qemu::report::Report;
 
 use super::crossings::cross;
 use super::fixture::{Fixture, Way};
-use crate::command::{command, run};
+use super::policies::{load_policy, policy_without};
 use crate::mode::Mode;
-use crate::paths::Paths;
 use crate::scenario::agents::{AGENT_NAME, domain_id};
 use crate::scenario::guest::{self, Guest, Label};
 use crate::scenario::migration::Crossing;
@@ -62,14 +58,6 @@ pub fn no_room_for_grants(fixture: &mut Fixture) -> Result<()> {
     fixture.set_resident(from);
     // It is whole, and the same migration with another limit is no problem.
     cross(fixture, Mode::TSMC, &|_, _| ()).map(drop)
-}
-
-/// Puts a policy in force.
-pub fn load_policy(dom0: &Dom0, policy: &Path) -> Result<()> {
-    dom0.put_file(policy, "/root/xenpolicy")?;
-    let output = dom0.run(&["flask-loadpolicy", "/root/xenpolicy"])?;
-    ensure!(output.success(), "flask-loadpolicy: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }
 
 /// The target's host has less memory left than the guest has.
@@ -122,47 +110,4 @@ pub fn assert_stayed(
     let status = testbed.dom0(from).run(&["tsmc", "status"])?.text();
     ensure!(!status.contains("copying") && !status.contains("listening"), "a session is left:\n{status}");
     Ok(())
-}
-
-/// Our policy built from a copy of its module in which `permission` is nowhere granted.
-fn policy_without(paths: &Paths, permission: &str) -> Result<PathBuf> {
-    let folder = paths.testbed.join("lame-policy");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder)?;
-    for entry in fs::read_dir(paths.workspace.join("toolstack/flask"))? {
-        let path = entry?.path();
-        let text = fs::read_to_string(&path)?;
-        let is_module = path.extension().is_some_and(|extension| extension == "te" || extension == "if");
-        let text = if is_module { without_word(&text, permission) } else { text };
-        fs::write(folder.join(path.file_name().unwrap_or_default()), text)?;
-    }
-    let output = folder.join("xenpolicy");
-    run(command("sh", [folder.join("build.sh")]).arg(paths.xen_source()).arg(&output))?;
-    Ok(output)
-}
-
-/// `text` without `word`, where it stands alone.
-fn without_word(text: &str, word: &str) -> String {
-    let boundary = |character: Option<char>| !character.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
-    let mut result = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(word) {
-        let (before, after) = (&rest[..at], &rest[at + word.len()..]);
-        result.push_str(before);
-        if !(boundary(before.chars().next_back()) && boundary(after.chars().next())) {
-            result.push_str(word);
-        }
-        rest = after;
-    }
-    result + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_word;
-
-    #[test]
-    fn only_whole_words_are_taken_out() {
-        assert_eq!(without_word("{ logdirty xlogdirty logdirty_x }", "logdirty"), "{  xlogdirty logdirty_x }");
-    }
 }

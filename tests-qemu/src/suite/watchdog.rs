@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tests_qemu::exec::{Dom0, Event, Request, Running};
 
 use super::fixture::Fixture;
-use super::refusals::load_policy;
+use super::policies::load_policy;
 use crate::network::{PLACES, Place};
 use crate::nic::{DEVICE, Nic};
 use crate::qemu::Hypervisor;

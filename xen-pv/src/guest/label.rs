@@ -23,6 +23,8 @@ pub struct Sid(pub u32);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Label(String);
 
+/// The label of a guest that has left: only the agent may run or destroy it.
+pub const AWAY: &str = "system_u:system_r:tsmc_away_t";
 /// The longest label that is understood.
 pub const MAX_LABEL: usize = 256;
 /// A domain that the toolstack has just made.
@@ -53,6 +55,11 @@ impl Label {
         unsafe { hypercall::xsm_op(&mut op) }.map_err(|errno| Operation::FindLabel.error(errno))?;
         let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
         Self::parse(text).ok_or(Error::Refused("the domain has a label that is no text"))
+    }
+
+    /// Of a host where guests bear none.
+    pub fn is_none(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// For a domain that the toolstack has just made: the label under which the agent fills it. Not every type has one.

@@ -4,8 +4,7 @@ use xen_abi::Errno;
 use xen_abi::flask::*;
 
 use super::error::{Error, Operation, Result};
-use super::label;
-use super::source::AWAY_LABEL;
+use super::label::{self, Sid};
 use crate::{broker, hypercall};
 
 const DOM0_LABEL: &str = "system_u:system_r:dom0_t";
@@ -30,15 +29,24 @@ pub fn holds_what_has_left() -> Result {
             "the security policy is not enforced ('xl getenforce'): dom0 could destroy a guest that has left",
         ));
     }
-    let mut op =
-        AccessOp { ssid: label::find(DOM0_LABEL)?.0, tsid: label::find(AWAY_LABEL)?.0, ..AccessOp::new(ACCESS) };
-    (op.tclass, op.req) = (CLASS_DOMAIN, FORBIDDEN);
-    // SAFETY: as above.
-    unsafe { hypercall::xsm_op(&mut op) }.map_err(|errno| Operation::AskPolicy.error(errno))?;
-    if op.allowed & FORBIDDEN != 0 {
+    if dom0_may(label::find(label::AWAY)?, CLASS_DOMAIN, FORBIDDEN)? {
         return Err(Error::Refused("the security policy lets dom0 run or destroy guests that have left (tsmc_away_t)"));
     }
     Ok(())
+}
+
+/// Whether dom0 may read the memory of guests with this label.
+pub(super) fn dom0_may_read(label: Sid) -> Result<bool> {
+    dom0_may(label, CLASS_MMU, MMU_MAP_READ)
+}
+
+/// Whether dom0 may do any of this.
+fn dom0_may(label: Sid, class: u32, permissions: u32) -> Result<bool> {
+    let mut op = AccessOp { ssid: label::find(DOM0_LABEL)?.0, tsid: label.0, ..AccessOp::new(ACCESS) };
+    (op.tclass, op.req) = (class, permissions);
+    // SAFETY: a complete operation without pointers.
+    unsafe { hypercall::xsm_op(&mut op) }.map_err(|errno| Operation::AskPolicy.error(errno))?;
+    Ok(op.allowed & permissions != 0)
 }
 
 /// What dom0 must not do to a guest that has left.

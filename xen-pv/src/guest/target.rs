@@ -142,7 +142,7 @@ impl Target {
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
             return Err(Error::Malformed("machine configuration: no rings for xenstore and console"));
         }
-        if !label.is_for(&config.label) {
+        if !label.is_for(&config.label) && !label.is_none() && !config.label.is_none() {
             return Err(Error::Refused("the domain was made for guests of another label"));
         }
         let info = self.info()?;

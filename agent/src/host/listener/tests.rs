@@ -233,7 +233,7 @@ fn agents_of_different_versions_both_learn_why_they_do_not_meet() {
         scene.run(caller.read_exact(&mut heard)).unwrap();
         assert!(scene.run(caller.read_exact(&mut [0])).is_err(), "it is still listened to");
         assert_eq!(heard, Preamble::other_version());
-        let mismatch = VersionMismatch { theirs, ours: 6 };
+        let mismatch = VersionMismatch { theirs, ours: 7 };
         assert_eq!(invitation.turned_away(), Some(Refusal::Version(mismatch)));
     }
 }

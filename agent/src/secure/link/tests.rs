@@ -133,7 +133,7 @@ fn an_agent_of_another_version_is_heard_on_a_plain_connection_too() {
     let mut answer = Preamble::other_version();
     answer[4] = 3;
     pair.finish(there.connection().write_all(&answer)).unwrap();
-    let mismatch = VersionMismatch { theirs: 3, ours: 6 };
+    let mismatch = VersionMismatch { theirs: 3, ours: 7 };
     assert_eq!(pair.finish(here.read(&mut Heard::default())), Err(LinkError::Version(mismatch)));
     // Whatever else is no record says nothing.
     pair.finish(here.connection().write_all(&[0; 8])).unwrap();

@@ -38,6 +38,10 @@ impl Guest for Leaving {
 }
 
 impl SourceMemory for Leaving {
+    fn is_private(&mut self) -> Result<bool> {
+        Ok(self.1.borrow().is_private)
+    }
+
     fn frames(&mut self) -> Result<u64> {
         Ok(self.1.borrow().frames())
     }

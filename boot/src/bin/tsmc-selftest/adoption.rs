@@ -21,7 +21,7 @@ use common::{BATCH, Content, DomId, Gfn, Hold, Page, PageMask, PageSet};
 use xen_abi::Errno;
 use xen_abi::domctl::DOMINF_DYING;
 use xen_pv::guest::reach::Reach;
-use xen_pv::guest::source::{AWAY_LABEL, Source};
+use xen_pv::guest::source::Source;
 use xen_pv::guest::target::Target;
 use xen_pv::guest::{Error, domctl, label, machine, memory, walk};
 use xen_pv::window::{Access, Window};
@@ -114,7 +114,7 @@ pub fn hold(reach: &Reach, domain: DomId) -> Outcome {
 pub fn leave(reach: &Reach, window: &mut Window, domain: DomId) -> Outcome {
     let uuid = domctl::live_info(domain).map_err(text)?.handle;
     let memo = Source::open(reach.clone(), domain).map_err(text)?.memo();
-    label::find(AWAY_LABEL).and_then(|away| label::relabel(domain, away)).map_err(text)?;
+    label::find(label::AWAY).and_then(|away| label::relabel(domain, away)).map_err(text)?;
     let mut source = Source::adopt(reach.clone(), domain, uuid, memo).map_err(text)?;
     let frames: Vec<u64> = (KERNEL..KERNEL + BATCH as u64).collect();
     let gfns: Vec<Gfn> = frames.iter().copied().map(Gfn).collect();

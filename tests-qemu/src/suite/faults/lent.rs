@@ -1,9 +1,13 @@
 //! Debian's own hypervisor, where dom0 lends the agents each guest.
 
+use std::sync::Once;
+
 use anyhow::{Context, Result, ensure};
 
 use super::super::crossings::assert_held;
 use super::super::fixture::{Fixture, SHARED_MIB};
+use super::super::policies::{load_policy, policy_with};
+use super::super::refusals::assert_stayed;
 use super::{agents, guests, toolstack, two_step};
 use crate::mode::Mode;
 use crate::network::Place;
@@ -25,6 +29,34 @@ pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Between a host with FLASK and one without a guest crosses, both ways, but no guest whose memory dom0 may not read.
+pub fn between_kinds(fixture: &mut Fixture) -> Result<()> {
+    let mixed = |fixture: &mut Fixture| {
+        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+        guest.memory_mib = SHARED_MIB;
+        let policy = policy_with(fixture.paths(), "tsmc_guest(domU_t)\n")?;
+        load_policy(&fixture.hosts()?.dom0(A), &policy)?;
+        fixture.start_guest(A, &guest)?;
+        let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
+        assert_held(&report)?;
+        nothing_is_lent(fixture, B)?;
+        let (_, report) = fixture.migrate(&guest, (B, A), Mode::TSMC, &|_, _| ())?;
+        assert_held(&report)?;
+        fixture.end_guest()?;
+        guest.label = Label::Private;
+        fixture.start_guest(A, &guest)?;
+        let moved = Once::new();
+        let outcome = fixture.migrate(&guest, (A, B), Mode::TSMC, &|source, _| {
+            if source.progress.is_some() {
+                moved.call_once(|| ());
+            }
+        })?;
+        ensure!(!moved.is_completed(), "its memory has begun to move");
+        assert_stayed(fixture, (A, B), &outcome, &["dom0 of the other host could read this guest"])
+    };
+    fixture.on_other_hosts(|size| size.hypervisors = [Hypervisor::Full, Hypervisor::Stock], mixed)
 }
 
 /// A helper, `xl`, an agent: whoever dies before the commit, the guest goes on, and the next attempt succeeds.
@@ -73,7 +105,7 @@ fn each(fixture: &mut Fixture, tests: &[fn(&mut Fixture) -> Result<()>]) -> Resu
 }
 
 fn on_stock(fixture: &mut Fixture, test: impl FnOnce(&mut Fixture) -> Result<()>) -> Result<()> {
-    fixture.on_other_hosts(|size| size.hypervisor = Hypervisor::Stock, test)
+    fixture.on_other_hosts(|size| size.hypervisors = [Hypervisor::Stock; 2], test)
 }
 
 /// Fails if the guest on `place` lets the agent use pages of it, or if something that must be undone is still written down there.

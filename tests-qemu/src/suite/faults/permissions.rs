@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use tests_qemu::exec::Dom0;
 
 use super::super::fixture::Fixture;
-use super::super::refusals::load_policy;
+use super::super::policies::load_policy;
 use super::attempt::{Attempt, LIMIT, Moment};
 use super::scene::{Domain, Scene, domains};
 use crate::command::{command, run};

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use common::{DomId, Gfn};
 
-use super::{AWAY_LABEL, Source, Stage};
+use super::{Source, Stage};
 use crate::broker;
 use crate::guest::dirty_log::Read;
 use crate::guest::error::{Error, Result};
@@ -171,7 +171,7 @@ pub fn discard(domain: DomId) -> Result {
     if broker::is_needed() {
         return Err(Error::Refused("without FLASK nobody can tell whether a guest has left: 'xl destroy' ends it"));
     }
-    if Sid(domctl::live_info(domain)?.ssidref) != label::find(AWAY_LABEL)? {
+    if Sid(domctl::live_info(domain)?.ssidref) != label::find(label::AWAY)? {
         return Err(Error::Refused("the guest has not left this host"));
     }
     domctl::destroy(domain)

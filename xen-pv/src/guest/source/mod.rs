@@ -16,7 +16,7 @@ use super::machine_config::{MachineConfig, Param};
 use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
-use super::{domctl, grants, machine, memory, walk};
+use super::{domctl, grants, machine, memory, policy, walk};
 use crate::broker;
 
 mod hold;
@@ -24,9 +24,6 @@ mod log;
 
 use hold::COUNTS_AWAY;
 pub use hold::discard;
-
-/// The label of a guest that has left: only the agent may run or destroy it.
-pub const AWAY_LABEL: &str = "system_u:system_r:tsmc_away_t";
 
 /// Pages of a guest that [`Source::find_ram`] leaves out: the rings of xenstore and of the console.
 pub const PRIVATE: u64 = 2;
@@ -147,7 +144,7 @@ impl Source {
             check_lent(domain)?;
         }
         // The commit needs this label: better to know now.
-        let away = if broker::is_needed() { None } else { Some(label::find(AWAY_LABEL)?) };
+        let away = if broker::is_needed() { None } else { Some(label::find(label::AWAY)?) };
         let private = [PARAM_STORE_PFN, PARAM_CONSOLE_PFN].map(|index| machine::param(domain, index).map(Gfn));
         let [store, console] = private;
         let private = [store?, console?];
@@ -176,6 +173,14 @@ impl Source {
     /// Its highest frame number now; it may grow.
     pub fn max_gfn(&self) -> Result<u64> {
         memory::max_gfn(self.domain)
+    }
+
+    /// Whether the policy keeps dom0 from reading it.
+    pub fn is_private(&self) -> Result<bool> {
+        match self.away {
+            Some(_) => policy::dom0_may_read(self.own).map(|may| !may),
+            None => Ok(false),
+        }
     }
 
     /// What the target needs before memory arrives, for [`MachineConfig::decode`].
