@@ -1,5 +1,6 @@
 //! One Xen host: a QEMU process that boots the hypervisor and dom0 from memory.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -53,6 +54,18 @@ pub enum Hypervisor {
     Full,
     /// Debian's own binary: without FLASK and memory paging.
     Stock,
+    /// The first, told to let no two guests share anything (`xsm=silo`).
+    Silo,
+}
+
+impl fmt::Display for Hypervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "FLASK enforcing",
+            Self::Stock => "with Debian's own hypervisor",
+            Self::Silo => "with xsm=silo",
+        })
+    }
 }
 
 /// What a host boots.
@@ -73,7 +86,7 @@ pub struct BootFiles {
 impl BootFiles {
     fn hypervisor(&self, which: Hypervisor) -> &Path {
         match which {
-            Hypervisor::Full => &self.hypervisor,
+            Hypervisor::Full | Hypervisor::Silo => &self.hypervisor,
             Hypervisor::Stock => &self.stock,
         }
     }
@@ -108,7 +121,7 @@ pub struct Size {
     /// Processors of each host.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub host_cpus: u32,
-    /// The hypervisor of the hosts, full or stock; or A's and B's, as in full,stock.
+    /// The hypervisor of the hosts, full, stock or silo; or A's and B's, as in full,stock.
     #[arg(long, default_value = "full", value_parser = hypervisors)]
     pub xen: [Hypervisor; 2],
 }
@@ -217,6 +230,7 @@ fn xen_command_line(place: &Place, size: HostSize) -> String {
     let flask = match size.hypervisor(place) {
         Hypervisor::Full => "flask=enforcing ",
         Hypervisor::Stock => "",
+        Hypervisor::Silo => "xsm=silo ",
     };
     format!(
         "console=com1 com1=115200,8n1 dom0_mem={0}M,max:{0}M dom0_max_vcpus=1 {flask}loglvl=info \
@@ -237,6 +251,6 @@ fn modules(place: &Place, files: &BootFiles, hypervisor: Hypervisor) -> String {
     );
     match hypervisor {
         Hypervisor::Full => format!("{linux},{}", files.policy.display()),
-        Hypervisor::Stock => linux,
+        Hypervisor::Stock | Hypervisor::Silo => linux,
     }
 }

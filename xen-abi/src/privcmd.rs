@@ -21,7 +21,7 @@ use crate::hypercall::{DOMCTL, XSM_OP};
 mod guest;
 mod mapped;
 
-pub use mapped::{GrantFrames, Notifier, Shared};
+pub use mapped::{GrantFrames, Notifier, Offers, Shared};
 
 /// Frames of a device's memory, one behind the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

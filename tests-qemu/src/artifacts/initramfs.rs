@@ -75,7 +75,7 @@ const NETDOM_MODULES: &[&str] =
     &["xen-privcmd", "xenfs", "xen-evtchn", "xen-netback", "bridge", "xen-pcifront", "virtio_pci", "virtio_net"];
 
 /// What a guest needs beyond the kernel itself.
-const GUEST_MODULES: &[&str] = &["xen-netfront"];
+const GUEST_MODULES: &[&str] = &["xen-netfront", "xen-gntalloc"];
 
 /// What loads programs with shared libraries.
 const LOADER: &str = "ld-linux-x86-64.so.2";

@@ -35,12 +35,14 @@ pub struct Workload {
     pub dirty_rate: u32,
     /// How often its threads wake up: every so many milliseconds.
     pub tick_ms: u32,
+    /// Options behind these, each after a comma.
+    pub more: &'static str,
 }
 
 impl Workload {
     /// One whose threads wake up often enough to see short pauses.
     pub const fn new(dirty_mb: u32, dirty_rate: u32) -> Self {
-        Self { dirty_mb, dirty_rate, tick_ms: 25 }
+        Self { dirty_mb, dirty_rate, tick_ms: 25, more: "" }
     }
 }
 
@@ -72,6 +74,8 @@ pub struct Guest {
     pub has_workload: bool,
     /// Its FLASK type.
     pub label: Label,
+    /// More lines of its configuration.
+    pub settings: &'static str,
 }
 
 impl Guest {
@@ -90,6 +94,7 @@ impl Guest {
             load: Workload::new(32, 2000),
             has_workload: true,
             label,
+            settings: "",
         }
     }
 
@@ -131,8 +136,8 @@ impl Guest {
     }
 
     fn configuration(&self, name: &str, kernel: &str, initramfs: &str) -> String {
-        let Self { address, memory_mib, vcpus, cpus, arguments, tsc_mode, label, .. } = self;
-        let Workload { dirty_mb, dirty_rate, tick_ms } = self.load;
+        let Self { address, memory_mib, vcpus, cpus, arguments, tsc_mode, label, settings, .. } = self;
+        let Workload { dirty_mb, dirty_rate, tick_ms, more } = self.load;
         let mac = network::guest_mac(*address);
         let label = match label {
             Label::Ordinary => "",
@@ -143,12 +148,12 @@ impl Guest {
         // A PVH guest has neither PCI nor serial ports; looking for them takes seconds.
         let extra = format!(
             "console=hvc0 {SPARING} pci=off 8250.nr_uarts=0 tsmc_address={address}/24 \
-             tsmc_load=--dirty-mb={dirty_mb},--dirty-rate={dirty_rate},--tick-ms={tick_ms} {arguments}"
+             tsmc_load=--dirty-mb={dirty_mb},--dirty-rate={dirty_rate},--tick-ms={tick_ms}{more} {arguments}"
         );
         format!(
             "name=\"{name}\"\ntype=\"pvh\"\nkernel=\"{kernel}\"\nramdisk=\"{initramfs}\"\nmemory={memory_mib}\n\
              vcpus={vcpus}\ncpus=\"{cpus}\"\ntsc_mode=\"{tsc_mode}\"\nextra=\"{extra}\"\n\
-             vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}"
+             vif=[\"mac={mac}\"]\non_crash=\"preserve\"\n{label}{settings}"
         )
     }
 }

@@ -55,12 +55,9 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
     if *mode != Mode::Xl {
         testbed.program = "tsmc";
     }
-    let security = match testbed.size.hypervisors {
-        [Hypervisor::Full, Hypervisor::Full] => "FLASK enforcing",
-        [Hypervisor::Stock, Hypervisor::Stock] => "with Debian's own hypervisor",
-        _ => "one with Debian's own hypervisor, FLASK enforcing on the other",
-    };
-    story.say(&format!("both are up, {security}; logs in {}", testbed.run.logs(paths).display()));
+    let [a, b] = testbed.size.hypervisors;
+    let hypervisors = if a == b { a.to_string() } else { format!("{a}, and {b}") };
+    story.say(&format!("both are up, {hypervisors}; logs in {}", testbed.run.logs(paths).display()));
     let outcome = cross(&mut testbed, *mode, scenario, &story);
     if *keep {
         cleanup::keep_all();

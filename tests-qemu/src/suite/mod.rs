@@ -88,6 +88,8 @@ const HOSTS: &[Test] = &[
     Test { name: "guest_stays_when_the_target_lacks_a_feature", run: processor::older_one_takes_no_guest },
     Test { name: "guest_stays_whatever_dies_before_the_commit_on_a_stock_xen", run: faults::lent::before_the_commit },
     Test { name: "guest_crosses_between_a_stock_xen_and_one_with_flask", run: faults::lent::between_kinds },
+    Test { name: "guest_crosses_whatever_its_grant_table_is_like_on_a_stock_xen", run: faults::lent::tables },
+    Test { name: "guest_stays_where_silo_forbids_grants", run: faults::lent::silo },
     Test { name: "one_guest_runs_wherever_the_two_step_breaks_on_a_stock_xen", run: faults::lent::two_step_broken },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
 ];

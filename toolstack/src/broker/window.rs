@@ -2,7 +2,12 @@
 //!
 //! The guest may use its table meanwhile, even these entries. So only entries that are empty are taken, and each is looked at again
 //! when it is taken back: one that still holds what was written there has been the agent's all the time, since a guest grants nothing
-//! to the agent by itself.
+//! to the agent by itself. Linux clears no entry that it gives back but its flags (`gnttab_end_foreign_access_ref_v1`), so that an entry
+//! which is empty is one that it has never used.
+//!
+//! A guest that fills an empty entry writes domain, frame and flags one after the other. Of one for dom0, whose number is 0, nothing is
+//! to be seen before the frame is there. An entry that is taken in this moment has the agent's number and the guest's frame then; it is
+//! mended when it is found.
 
 use common::{DomId, Gfn};
 use xen_abi::Errno;
@@ -10,11 +15,13 @@ use xen_abi::broker::{NO_GRANT, WINDOW};
 use xen_abi::grant_table::{ENTRIES_PER_FRAME, GTF_PERMIT_ACCESS, GTF_READONLY, GrantEntryV1};
 use xen_abi::privcmd::{GrantFrames, Privcmd};
 
-/// Frames of the table that are used.
-const FRAMES: u32 = (WINDOW / ENTRIES_PER_FRAME) as u32;
+/// Frames of the table that are looked at, from the end on. Most are only used if those behind them have no room.
+const FRAMES: u32 = 64;
 /// Frames of the table after which they end, unless the guest has more itself: Xen's default for a whole table. A table never becomes
 /// shorter, and where hundreds of frames are allowed each of them costs Xen 4 KiB.
 const USUAL: u32 = 64;
+/// Frames that are added to a longer table.
+const MORE: u32 = (WINDOW / ENTRIES_PER_FRAME) as u32;
 
 /// The end of a guest's grant table.
 pub(super) struct Window {
@@ -46,7 +53,7 @@ impl Window {
             return Err(Errno::EOPNOTSUPP);
         }
         let (now, most) = privcmd.grant_frames(domain)?;
-        let end = if now > USUAL { now + FRAMES } else { USUAL }.min(most);
+        let end = if now > USUAL { now + MORE } else { USUAL }.min(most);
         let count = end.min(FRAMES);
         let first = end - count;
         let frames = GrantFrames::map(privcmd, domain, first, count).map_err(|_| Errno::ENOMEM)?;
@@ -55,10 +62,20 @@ impl Window {
 
     /// Takes every entry back. `is_used` tells which were, by their places among those that were asked for.
     pub(super) fn clear(&mut self, is_used: impl Fn(usize) -> bool) -> Ended {
-        let (kept, lost): (Vec<_>, _) =
+        let (kept, lost): (Vec<_>, Vec<Made>) =
             self.made.drain(..).partition(|made| self.frames.exchange(made.index, made.entry, 0));
+        lost.iter().for_each(|made| self.mend(made));
         let used = |made: Vec<Made>| made.iter().filter(|made| is_used(made.place)).map(|made| made.gfn).collect();
         Ended { kept: used(kept), lost: used(lost) }
+    }
+
+    /// An entry that the guest was just filling when it was taken: only one for dom0 looks empty then.
+    fn mend(&self, made: &Made) {
+        let now = self.frames.entry(made.index);
+        let entry = GrantEntryV1::of_word(now);
+        if entry.is_for(GrantEntryV1::of_word(made.entry).domid) {
+            self.frames.exchange(made.index, now, GrantEntryV1 { domid: DomId::DOM0, ..entry }.to_word());
+        }
     }
 
     /// Grants `agent` as many of the pages as there are empty entries, the first ones first; their references.

@@ -1,5 +1,5 @@
 //! What a program in dom0 shares with other domains: pages that they grant (`gntdev.h`), event channels (`evtchn.h`), and frames of their
-//! grant tables (`privcmd.h`).
+//! grant tables (`privcmd.h`); and what a program anywhere grants them (`gntalloc.h`).
 
 extern crate std;
 
@@ -139,6 +139,38 @@ impl Shared {
         for (index, number) in numbers.iter().enumerate() {
             self.pages.long(at + 8 * index).store(*number, Ordering::Relaxed);
         }
+    }
+}
+
+/// Pages that a program grants other domains, as long as this lives or until it withdraws them.
+pub struct Offers(File);
+
+/// `struct ioctl_gntalloc_alloc_gref` up to its references, in words of 4 bytes, and its size with one of them.
+const OFFER_HEAD: usize = 4;
+const OFFER_SIZE: usize = 24;
+
+impl Offers {
+    /// None so far.
+    pub fn open() -> io::Result<Self> {
+        OpenOptions::new().read(true).write(true).open("/dev/xen/gntalloc").map(Self)
+    }
+
+    /// Grants a domain so many new pages, which it may read; gives what [`Offers::withdraw`] takes.
+    pub fn offer(&self, domain: DomId, count: u32) -> io::Result<u64> {
+        // domid and flags, count, index (8 bytes), then the references.
+        let mut argument = vec![0u32; OFFER_HEAD + count as usize];
+        (argument[0], argument[1]) = (u32::from(domain.0), count);
+        // SAFETY: `IOCTL_GNTALLOC_ALLOC_GREF` and its structure.
+        unsafe { ioctl(&self.0, Call::new(b'G', 5, OFFER_SIZE, &mut argument)) }?;
+        Ok(u64::from(argument[2]) | u64::from(argument[3]) << 32)
+    }
+
+    /// Grants them no longer.
+    pub fn withdraw(&self, offer: u64, count: u32) -> io::Result<()> {
+        let mut argument = [offer as u32, (offer >> 32) as u32, count, 0];
+        // SAFETY: `IOCTL_GNTALLOC_DEALLOC_GREF` and its structure.
+        unsafe { ioctl(&self.0, Call::new(b'G', 6, size_of_val(&argument), &mut argument)) }?;
+        Ok(())
     }
 }
 

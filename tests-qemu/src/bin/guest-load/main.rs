@@ -2,8 +2,9 @@
 //! hold, and keeps reading them all to see that they do. A migration that loses, mixes up or ages a page is found out.
 //!
 //! It also notices when it was not running, takes and gives TCP streams ([`tests_qemu::meter`]), and answers questions
-//! ([`tests_qemu::load`]). Nothing here knows that it is in a virtual machine.
+//! ([`tests_qemu::load`]). Nothing here but `grants` knows that it is in a virtual machine.
 
+mod grants;
 mod memory;
 mod options;
 mod server;
@@ -37,6 +38,13 @@ fn main() -> ExitCode {
     for (number, memory) in memories.into_iter().enumerate() {
         let (shared, options) = (shared.clone(), options.clone());
         thread::spawn(move || worker::run(number, memory, &options, &shared));
+    }
+    if options.grants > 0 {
+        let options = options.clone();
+        thread::spawn(move || {
+            let Err(error) = grants::run(&options);
+            eprintln!("load: cannot grant pages: {error}");
+        });
     }
     if let Err(error) = server::start(options.port, &shared) {
         eprintln!("load: cannot answer on port {}: {error}", options.port);

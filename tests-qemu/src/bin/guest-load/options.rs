@@ -35,6 +35,12 @@ pub struct Options {
     /// Time between two turns of a thread, in milliseconds.
     #[arg(long, default_value_t = 10, value_parser = at_least_1::<u64>())]
     pub tick_ms: u64,
+    /// Pages that are granted to dom0, by and by, and then withdrawn, over and over.
+    #[arg(long, default_value_t = 0)]
+    pub grants: u32,
+    /// They stay granted, as many of them as the guest's table has room for.
+    #[arg(long)]
+    pub keep_grants: bool,
     /// What content and order are derived from.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -1,6 +1,7 @@
 //! Debian's own hypervisor, where dom0 lends the agents each guest.
 
 use std::sync::Once;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,6 +9,7 @@ use super::super::crossings::assert_held;
 use super::super::fixture::{Fixture, SHARED_MIB};
 use super::super::policies::{load_policy, policy_with};
 use super::super::refusals::assert_stayed;
+use super::attempt::LIMIT;
 use super::{agents, guests, toolstack, two_step};
 use crate::mode::Mode;
 use crate::network::Place;
@@ -29,6 +31,58 @@ pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// A guest whose own grant table is in use crosses: one that takes and gives back 10,000 entries meanwhile; one that grows to where the
+/// agent works, where there is little room; one with a short table; one that has no entry left for anything.
+pub fn tables(fixture: &mut Fixture) -> Result<()> {
+    let guests = [
+        ("", ",--grants=10000"),
+        ("max_grant_frames=24\n", ",--grants=11000"),
+        ("max_grant_frames=2\n", ""),
+        ("max_grant_frames=8\n", ",--grants=8000,--keep-grants"),
+    ];
+    on_stock(fixture, |fixture| {
+        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+        let mut way = (A, B);
+        for (settings, more) in guests {
+            (guest.settings, guest.load.more) = (settings, more);
+            fixture.start_guest(way.0, &guest)?;
+            if more.contains("keep") {
+                fills_up(fixture, way.0)?;
+            }
+            let (_, report) = fixture.migrate(&guest, way, Mode::TSMC, &|_, _| ())?;
+            assert_held(&report)?;
+            nothing_is_lent(fixture, way.1)?;
+            fixture.end_guest()?;
+            way = (way.1, way.0);
+        }
+        Ok(())
+    })
+}
+
+/// Waits until the guest on `place` can grant no more.
+fn fills_up(fixture: &Fixture, place: &Place) -> Result<()> {
+    let dom0 = fixture.testbed()?.dom0(place);
+    let command = format!("grep 'can be granted' /var/log/xen/console/guest-{}.log", guest::NAME);
+    let begun = Instant::now();
+    while !dom0.sh(&command)?.success() {
+        ensure!(begun.elapsed() < LIMIT, "the guest's table does not fill up");
+    }
+    Ok(())
+}
+
+/// A hypervisor that forbids grants between guests leaves the agent no way to any.
+pub fn silo(fixture: &mut Fixture) -> Result<()> {
+    let refused = |fixture: &mut Fixture| {
+        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+        guest.memory_mib = SHARED_MIB;
+        fixture.start_guest(A, &guest)?;
+        let outcome = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
+        assert_stayed(fixture, (A, B), &outcome, &["xsm=silo"])?;
+        nothing_is_lent(fixture, A)
+    };
+    fixture.on_other_hosts(|size| size.hypervisors = [Hypervisor::Silo; 2], refused)
 }
 
 /// Between a host with FLASK and one without a guest crosses, both ways, but no guest whose memory dom0 may not read.
