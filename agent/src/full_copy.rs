@@ -21,7 +21,7 @@ use crate::wire::{Cause, Message, Set};
 
 /// A pre-copy stops after this many passes over memory..
 const ROUNDS: u64 = 5;
-/// ..or when fewer pages than this are dirty.
+/// ..or when fewer pages than this are dirty, or than can be sent in the downtime that is allowed.
 const FEW: u64 = 50;
 
 /// The proof that every page has been sent or is known to be dirty.
@@ -57,7 +57,8 @@ pub(crate) async fn send<S: SourceMemory + DirtyLog>(departure: &mut Departure<S
 async fn iterate<S: SourceMemory + DirtyLog>(departure: &mut Departure<S>) -> Result<(), SessionError> {
     while departure.summary().rounds < ROUNDS {
         departure.take_log(S::clean)?;
-        if !departure.pages_mut().begin_round(FEW) {
+        let few = departure.most_at_switch(departure.rate()).map_or(FEW, |most| most.max(FEW));
+        if !departure.pages_mut().begin_round(few) {
             break;
         }
         departure.summary_mut().rounds += 1;

@@ -61,7 +61,7 @@ use crate::switchover::Prepared;
 /// Serves one request from beginning to end.
 pub(crate) async fn serve<P: Platform>(host: Rc<Host<P>>, toolstack: Rc<Toolstack>, request: Request) {
     match request {
-        Request::Out { domain, mode, verify } => departure::serve(&host, &toolstack, domain, mode, verify).await,
+        Request::Out { domain, parameters } => departure::serve(&host, &toolstack, domain, parameters).await,
         Request::In { domain, peer, key, session, size, backends } => {
             let callee = Callee { address: peer, key };
             arrival::serve(&host, &toolstack, domain, callee, session, size, backends).await;

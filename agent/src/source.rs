@@ -16,12 +16,13 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
 
-use common::control::{Mode, Progress, Size, State, Summary};
+use common::control::{Mode, Parameters, Progress, Size, State, Summary};
 use common::{BATCH, Gfn, PAGE_SIZE, Page, cost};
 
 use crate::datagram::End;
-use crate::error::{PlatformError, SessionError};
+use crate::error::{PlatformError, Refusal, SessionError};
 use crate::host::Host;
 use crate::host::budget::Reservation;
 use crate::host::listener;
@@ -33,7 +34,7 @@ use crate::limits::{COMMITTED, UNCOMMITTED};
 use crate::messages::Inlet;
 use crate::platform::{self, Guest, GuestInfo, Platform, SourceHold, SourceMemory};
 use crate::secure::record::MAX_PAYLOAD;
-use crate::tasks::{Instant, Timer};
+use crate::tasks::{Instant, Timer, ms};
 use crate::wire::{Kind, Message, Welcome};
 use crate::{datagram, tail};
 use answering::Answering;
@@ -81,6 +82,8 @@ pub(crate) struct Departure<S> {
     ledger: Ledger,
     /// How memory moves: what was asked for, or what the target can do.
     mode: Mode,
+    /// How long the guest may stand still for its memory, if there is a bound.
+    max_downtime: Option<Duration>,
     /// About pages that cannot be read.
     complaint: Complaint,
     memory: Reservation,
@@ -89,9 +92,7 @@ pub(crate) struct Departure<S> {
 
 /// What was asked for, and what there is for it.
 pub(crate) struct Terms {
-    pub(crate) mode: Mode,
-    /// All memory is compared at the switch.
-    pub(crate) verify: bool,
+    pub(crate) parameters: Parameters,
     /// Frames that the guest may have.
     pub(crate) frames: u64,
     pub(crate) memory: Reservation,
@@ -135,7 +136,7 @@ impl<S> Departure<S> {
         called: &Called,
         terms: Terms,
     ) -> Self {
-        let Terms { mode, verify, frames, memory, seat } = terms;
+        let Terms { parameters: Parameters { mode, verify, max_downtime }, frames, memory, seat } = terms;
         let mut ledger = Ledger::new(host.timer.clone());
         ledger.summary.pages = info.pages;
         ledger.summary.sealed = u64::from(called.peer.is_some());
@@ -153,6 +154,7 @@ impl<S> Departure<S> {
             timer: host.timer.clone(),
             ledger,
             mode,
+            max_downtime,
             complaint: Complaint::default(),
             memory,
             _seat: seat,
@@ -214,6 +216,22 @@ impl<S> Departure<S> {
     /// Bytes per second since the stage began.
     pub(crate) fn rate(&self) -> u64 {
         self.ledger.rate(self.connections.bytes())
+    }
+
+    /// How many pages may be sent in a pre-copy while the guest stands still, at `rate` bytes a second, if there is a bound.
+    pub(crate) fn most_at_switch(&self, rate: u64) -> Option<u64> {
+        self.max_downtime.map(|most| rate.saturating_mul(ms(most)) / 1000 / PAGE_SIZE as u64)
+    }
+
+    /// Refuses to stop the guest for longer than is allowed.
+    pub(crate) fn check_downtime(&mut self, rate: u64) -> Result<(), SessionError> {
+        let (Mode::Precopy, Some(most)) = (self.mode, self.max_downtime) else { return Ok(()) };
+        let pages = self.pages.count_dirty();
+        let would_ms = pages * PAGE_SIZE as u64 * 1000 / rate.max(1);
+        if would_ms <= ms(most) {
+            return Ok(());
+        }
+        Err(SessionError::Refused(Refusal::TooDirty { pages, would_ms, most_ms: ms(most) }))
     }
 
     /// Says how far the stage is.

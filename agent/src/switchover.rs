@@ -48,6 +48,7 @@ pub(crate) async fn leave<S: SourceMemory + DirtyLog + SaveMachine>(
     let asked = timer.now();
     // What is dirtied from here on is what the guest touches while it suspends, and first when it resumes.
     departure.take_log(S::clean)?;
+    departure.check_downtime(rate)?;
     departure.inbox().enter(Phase::Suspending);
     departure.toolstack().state(State::Suspend);
     suspended(departure).await?;

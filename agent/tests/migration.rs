@@ -17,6 +17,8 @@ mod turns;
 #[path = "migration/verify.rs"]
 mod verify;
 
+use std::time::Duration;
+
 use common::control::{FailureCause, Mode, State, Summary};
 use sim::guest::{Guest, Here};
 use sim::link::Quality;
@@ -96,6 +98,20 @@ fn from_a_host_without_labels_everything_arrives_before_the_guest_runs_and_to_on
     }
     let (_, source, _) = completes(Scenario { labels: [true, false], ..Scenario::default() });
     assert!(source.stage3_pages > 0, "{source}");
+}
+
+#[test]
+fn a_guest_that_would_stand_still_for_too_long_stays_and_one_that_would_not_leaves() {
+    let busy = Scenario { mode: Mode::Precopy, step_ns: 5_000, ..Scenario::default() };
+    let bounded = |ms| Scenario { max_downtime: Some(Duration::from_millis(ms)), ..busy };
+    let mut world = World::new(bounded(1));
+    world.start();
+    let reason = fails(world);
+    assert!(reason.contains("would stand still for some") && reason.contains("1 ms are allowed"), "{reason}");
+    let (_, source, _) = completes(bounded(1000));
+    assert!(source.rounds < 5, "{source}");
+    // Where pages follow later, what is dirty is no reason to stand still.
+    completes(Scenario { mode: Mode::Tsmc, ..bounded(1) });
 }
 
 #[test]

@@ -35,7 +35,7 @@ use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
 pub use interface::{Interface, InterfaceKind};
 pub use report::{Progress, Summary};
-pub use request::Request;
+pub use request::{Parameters, Request};
 pub use ring::Ring;
 pub use state::{FailureCause, State};
 pub use status::AgentStatus;

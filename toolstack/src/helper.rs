@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use common::control::Mode;
+use common::control::{Mode, Parameters};
 use common::{DomId, Gfn, Rings};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
@@ -27,6 +28,9 @@ pub const MODE: &str = "TSMC_MODE";
 
 /// Makes the agents compare all memory at the switch if it is `1`. Read where [`MODE`] is.
 pub const VERIFY: &str = "TSMC_VERIFY";
+
+/// Lets a guest that would have to stand still for longer than so many milliseconds stay. Read where [`MODE`] is.
+pub const MAX_DOWNTIME: &str = "TSMC_MAX_DOWNTIME";
 
 /// Serves one call of libxl. Returns when libxl knows the outcome; does not return if it is the stock helper's job.
 ///
@@ -77,11 +81,12 @@ fn save_domain(libxl: &mut Libxl, arguments: &SaveArguments) -> Result<Whose, Re
     if whose_guest(&mut store, arguments.domain)? == Whose::Stock {
         return Ok(Whose::Stock);
     }
-    let order = Order {
-        domain: arguments.domain,
+    let parameters = Parameters {
         mode: chosen_mode()?,
         verify: is_to_be_verified(std::env::var(VERIFY).ok())?,
+        max_downtime: most_downtime(std::env::var(MAX_DOWNTIME).ok())?,
     };
+    let order = Order { domain: arguments.domain, parameters };
     let mut waiter = Waiter::new(Signals::take()?, inherited(arguments.stream)?);
     follow::start(End::out(arguments.domain))?;
     Save::start(libxl, &mut store, &mut waiter, order)?.run()?;
@@ -126,6 +131,17 @@ fn is_to_be_verified(wish: Option<String>) -> Result<bool, Refusal> {
     }
 }
 
+fn most_downtime(wish: Option<String>) -> Result<Option<Duration>, Refusal> {
+    match wish {
+        None => Ok(None),
+        Some(wish) if wish.is_empty() => Ok(None),
+        Some(wish) => match wish.parse() {
+            Ok(milliseconds) => Ok(Some(Duration::from_millis(milliseconds))),
+            Err(_) => Err(Refusal::MaxDowntime(wish)),
+        },
+    }
+}
+
 /// A descriptor that libxl left open for us, under a number of our own. Going through the kernel instead of claiming
 /// the number needs no promise that nobody else uses it.
 fn inherited(descriptor: i32) -> io::Result<OwnedFd> {
@@ -156,6 +172,17 @@ mod tests {
             ![verify(""), verify("0"), is_to_be_verified(None)].map(|wish| wish.expect("an answer")).contains(&true)
         );
         assert_eq!(verify("yes").expect_err("a refusal").to_string(), "TSMC_VERIFY is 'yes': choose 0 or 1");
+    }
+
+    #[test]
+    fn a_downtime_is_a_number_of_milliseconds() {
+        let most = |wish: &str| most_downtime(Some(wish.into()));
+        assert_eq!(most("300").expect("an answer"), Some(Duration::from_millis(300)));
+        assert!([most(""), most_downtime(None)].into_iter().all(|most| most.expect("an answer").is_none()));
+        assert_eq!(
+            most("1 s").expect_err("a refusal").to_string(),
+            "TSMC_MAX_DOWNTIME is '1 s': give a number of milliseconds"
+        );
     }
 
     #[test]

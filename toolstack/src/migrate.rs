@@ -48,6 +48,10 @@ pub struct Migrate {
     /// Compare all of the guest's memory at the switchover, while the guest stands still.
     #[arg(long)]
     verify: bool,
+    /// Let the guest stay if it would have to stand still for more than so many milliseconds until its memory is there [default:
+    /// TSMC_MAX_DOWNTIME in the environment, else however long that takes].
+    #[arg(long, value_name = "MILLISECONDS")]
+    max_downtime: Option<u64>,
     /// Give it up when the guest has not moved after so many seconds.
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,

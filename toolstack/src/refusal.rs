@@ -94,6 +94,9 @@ pub enum Refusal {
     /// `TSMC_MODE` is no mode.
     #[error("TSMC_MODE is '{0}': choose tsmc, precopy or postcopy")]
     Mode(String),
+    /// `TSMC_MAX_DOWNTIME` is no time.
+    #[error("TSMC_MAX_DOWNTIME is '{0}': give a number of milliseconds")]
+    MaxDowntime(String),
     /// The policy does not do what the lockdown asks of it.
     #[error("the lockdown is not complete: {0}")]
     Lockdown(String),

@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use common::DomId;
-use common::control::{FailureCause, Mode, Progress, Request, State};
+use common::control::{FailureCause, Mode, Parameters, Progress, Request, State};
 
 use crate::agents::{Agent, Session, Way};
 use crate::callbacks::{Level, Libxl, Message};
@@ -67,10 +67,8 @@ pub struct Save<'a> {
 pub struct Order {
     /// The guest.
     pub domain: DomId,
-    /// How its pages move.
-    pub mode: Mode,
-    /// Whether all memory is compared at the switch.
-    pub verify: bool,
+    /// How.
+    pub parameters: Parameters,
 }
 
 /// The guest as libxl knows it.
@@ -104,7 +102,7 @@ impl<'a> Save<'a> {
         libxl: &'a mut Libxl,
         store: &'a mut Xenstore,
         waiter: &'a mut Waiter,
-        Order { domain, mode, verify }: Order,
+        Order { domain, parameters }: Order,
     ) -> Result<Self, Refusal> {
         // To look for it takes longer than a guest that is about to suspend should wait.
         let monitor = monitor::find(domain);
@@ -113,9 +111,9 @@ impl<'a> Save<'a> {
         // A guest that runs can suspend, whatever was forgotten after an earlier attempt.
         store.resume(domain)?;
         let lent = agent.is_lent_guests(store)?;
-        let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain, mode, verify })?;
+        let session = Session::ask(store, agent, Way::Out, domain, &Request::Out { domain, parameters })?;
         let (guest, reported, asked) = (Guest::Runs, Reported::default(), Some(Instant::now()));
-        let (cancelled, note) = (None, None);
+        let (cancelled, note, mode) = (None, None, parameters.mode);
         Ok(Self { libxl, store, waiter, domain, mode, session, guest, cancelled, reported, note, monitor, asked, lent })
     }
 

@@ -146,7 +146,7 @@ fn note(state: Option<State>, summary: Option<Summary>) -> String {
 
 fn what(request: Request) -> Option<String> {
     match request {
-        Request::Out { domain, mode, .. } => Some(format!("domain {domain} out ({mode})")),
+        Request::Out { domain, parameters } => Some(format!("domain {domain} out ({})", parameters.mode)),
         Request::In { domain, peer, .. } => Some(format!("domain {domain} in from {}", peer.ip())),
         Request::Recover { .. } => None,
         Request::Withdraw { domain } => Some(format!("domain {domain} withdrawn")),

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
-use common::control::{Mode, SessionToken, Size};
+use common::control::{Mode, Parameters, SessionToken, Size};
 use common::{
     Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, PageMask, PageSet, Rings, Span, cost,
 };
@@ -72,7 +72,8 @@ impl Leaver {
         let toolstack = Rc::new(Toolstack::new("push".parse().expect("it is a name"), host.timer.clone()));
         // In a pre-copy a page may be sent as often as this is asked to, and each send is counted.
         let source = Still((0..PAGES).map(|page| [page as u8 | 1; PAGE_SIZE]).collect());
-        let terms = Terms { mode: Mode::Precopy, verify: false, frames, memory, seat: host.peers.seat_again(None) };
+        let parameters = Parameters { mode: Mode::Precopy, ..Parameters::default() };
+        let terms = Terms { parameters, frames, memory, seat: host.peers.seat_again(None) };
         let mut departure = Departure::new(&host, &toolstack, source, &info, &called, terms);
         departure.pages_mut().forget();
         let dirty = (0..dirty).map(|at| Gfn(at * frames / dirty)).collect();

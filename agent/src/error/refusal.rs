@@ -42,6 +42,19 @@ pub enum Refusal {
     /// Somebody has paused it.
     #[error("the guest is paused, and cannot suspend: 'xl unpause' it first, unless it is being destroyed")]
     Paused,
+    /// What it has dirtied would take too long to send while it stands still.
+    #[error(
+        "the guest would stand still for some {would_ms} ms until the {pages} pages that it has dirtied are there, and {most_ms} ms are \
+         allowed: let it write less, or allow more"
+    )]
+    TooDirty {
+        /// Dirty pages after the last round.
+        pages: u64,
+        /// What they would take.
+        would_ms: u64,
+        /// What is allowed.
+        most_ms: u64,
+    },
     /// It does not exist, or no more.
     #[error("the guest is gone")]
     Gone,

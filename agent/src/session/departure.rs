@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use core::pin::pin;
 
 use common::DomId;
-use common::control::{FailureCause, Mode, SessionToken, Size, State};
+use common::control::{FailureCause, Parameters, SessionToken, Size, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
@@ -33,10 +33,9 @@ pub(crate) async fn serve<P: Platform>(
     host: &Host<P>,
     toolstack: &Rc<Toolstack>,
     domain: DomId,
-    mode: Mode,
-    verify: bool,
+    parameters: Parameters,
 ) {
-    if let Err(error) = leave(host, toolstack, domain, mode, verify).await {
+    if let Err(error) = leave(host, toolstack, domain, parameters).await {
         toolstack.state(error.failed());
     }
 }
@@ -46,18 +45,17 @@ async fn leave<P: Platform>(
     host: &Host<P>,
     toolstack: &Rc<Toolstack>,
     domain: DomId,
-    mode: Mode,
-    verify: bool,
+    parameters: Parameters,
 ) -> Result<(), SessionError> {
     let claim = host.domains.claim(domain)?;
     let size = {
         let (mut source, info) = open(host, domain)?;
-        size_of(&mut source, &info, verify)?
+        size_of(&mut source, &info, parameters.verify)?
     };
     let mut memory = turn(host, toolstack, Want::to_leave(size)).await?;
     // It may have waited for long.
     let (mut source, info) = open(host, domain)?;
-    let now = size_of(&mut source, &info, verify)?;
+    let now = size_of(&mut source, &info, parameters.verify)?;
     reserve(&mut memory, now)?;
     let config = source.config()?;
     // The target hears the size for whose like room is kept here, whatever the guest has become: hosts in a circle count on that.
@@ -77,7 +75,7 @@ async fn leave<P: Platform>(
     let session = invitation.session();
     let (uuid, memo, frames, peer) = (info.uuid, source.memo(), now.frames, NOBODY);
     let note = Note { role: Role::Source, domain, session, uuid, memo, frames, peer, key: called.peer };
-    let terms = Terms { mode, verify, frames, memory, seat };
+    let terms = Terms { parameters, frames, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     let mut listening = departure.listen(&called);
     let outcome = until_committed(host, &mut departure, &mut listening, &invitation, &info, &config, &note).await;

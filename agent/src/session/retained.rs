@@ -7,7 +7,7 @@ use core::ops::ControlFlow;
 use core::pin::pin;
 
 use common::Gfn;
-use common::control::{Mode, State};
+use common::control::{Parameters, State};
 use embassy_futures::select::{Either, Either3, select, select3};
 
 use super::epilogue::{self, Answer};
@@ -157,7 +157,7 @@ pub(super) async fn adopt<P: Platform>(
             return Ok(());
         }
     };
-    let terms = Terms { mode: Mode::Tsmc, verify: false, frames: size.frames, memory, seat };
+    let terms = Terms { parameters: Parameters::default(), frames: size.frames, memory, seat };
     let mut departure = Departure::new(host, toolstack, source, &info, &called, terms);
     departure.adopt();
     see_off(host, departure, claim, invitation, Contact::Called(called), committed).await;

@@ -122,10 +122,15 @@ impl Pages {
         fresh
     }
 
+    /// How many pages are known to be dirty.
+    pub(crate) fn count_dirty(&mut self) -> u64 {
+        self.log.intersect_with(&self.ram);
+        self.log.count()
+    }
+
     /// Lets what is dirty be a round of a pre-copy, unless that is fewer pages than `few`; whether it is.
     pub(crate) fn begin_round(&mut self, few: u64) -> bool {
-        self.log.intersect_with(&self.ram);
-        if self.log.count() < few {
+        if self.count_dirty() < few {
             return false;
         }
         self.left.copy_from(&self.log);

@@ -33,6 +33,7 @@ fn random_run(seed: u64) -> Run {
             1 => Mode::Postcopy,
             _ => Mode::Tsmc,
         },
+        max_downtime: None,
         can_page: below(8) != 0,
         labels: [below(6) != 0, below(6) != 0],
         stubborn: below(3) == 0,

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use agent::secure::{Identity, Security, public_key};
 use agent::{Address, Agent, Config, Wake};
@@ -36,6 +37,7 @@ pub struct Scenario {
     pub step_ns: u64,
     pub quality: Quality,
     pub mode: Mode,
+    pub max_downtime: Option<Duration>,
     pub can_page: bool,
     /// On which hosts guests bear labels.
     pub labels: [bool; 2],
@@ -56,6 +58,7 @@ impl Default for Scenario {
             step_ns: 20_000,
             quality: Quality::default(),
             mode: Mode::Tsmc,
+            max_downtime: None,
             can_page: true,
             labels: [true; 2],
             stubborn: false,

@@ -2,19 +2,21 @@
 
 use std::net::SocketAddrV4;
 
-use common::control::{Progress, Request, State};
+use common::control::{Parameters, Progress, Request, State};
 use common::{Backends, DomId};
 
-use super::World;
 use super::guest::Here;
 use super::machine::THERE;
+use super::{Scenario, World};
 
 impl World {
     /// Asks the agents to send all guests away.
     pub fn start(&mut self) {
         self.turn();
         for guest in (0..self.states.len()).step_by(1 + usize::from(self.odd_guests_stay)) {
-            let request = Request::Out { domain: DomId(guest as u16), mode: self.scenario.mode, verify: self.verify };
+            let Scenario { mode, max_downtime, .. } = self.scenario;
+            let parameters = Parameters { mode, verify: self.verify, max_downtime };
+            let request = Request::Out { domain: DomId(guest as u16), parameters };
             self.request(guest, 0, "", &request.to_string());
         }
     }

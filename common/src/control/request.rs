@@ -4,11 +4,23 @@ use alloc::string::String;
 use core::fmt;
 use core::net::SocketAddrV4;
 use core::str::FromStr;
+use core::time::Duration;
 
 use super::{Mode, SessionToken, Size, write_key};
 use crate::guest::{Backends, DomId};
 use crate::key::PublicKey;
 use crate::line::{Line, ParseError};
+
+/// How a guest is to leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// How its pages move.
+    pub mode: Mode,
+    /// Whether to compare all memory at the switch.
+    pub verify: bool,
+    /// It leaves only if what it has to be stopped for is sent in this time. Nothing: however long that takes.
+    pub max_downtime: Option<Duration>,
+}
 
 /// What the toolstack wants of the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,9 +30,7 @@ pub enum Request {
         /// The guest on this host.
         domain: DomId,
         /// How.
-        mode: Mode,
-        /// Whether to compare all memory at the switch.
-        verify: bool,
+        parameters: Parameters,
     },
     /// Fill this domain from another agent.
     In {
@@ -58,9 +68,10 @@ pub enum Request {
 impl fmt::Display for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Out { domain, mode, verify } => {
+            Self::Out { domain, parameters: Parameters { mode, verify, max_downtime } } => {
                 let verify = if *verify { " verify=yes" } else { "" };
-                write!(f, "out domain={domain} mode={mode}{verify}")
+                write!(f, "out domain={domain} mode={mode}{verify}")?;
+                max_downtime.map_or(Ok(()), |most| write!(f, " max_downtime_ms={}", most.as_millis()))
             }
             Self::In { domain, peer, key, session, size, backends } => {
                 write!(f, "in domain={domain} peer={peer} session={session} {size}")?;
@@ -83,11 +94,14 @@ impl FromStr for Request {
         match line.word() {
             "out" => Ok(Self::Out {
                 domain: line.field("domain")?,
-                mode: line.field("mode")?,
-                verify: match line.optional::<String>("verify")?.as_deref() {
-                    None | Some("no") => false,
-                    Some("yes") => true,
-                    Some(_) => return Err(ParseError::Bad("verify")),
+                parameters: Parameters {
+                    mode: line.field("mode")?,
+                    verify: match line.optional::<String>("verify")?.as_deref() {
+                        None | Some("no") => false,
+                        Some("yes") => true,
+                        Some(_) => return Err(ParseError::Bad("verify")),
+                    },
+                    max_downtime: line.optional("max_downtime_ms")?.map(Duration::from_millis),
                 },
             }),
             "in" => Ok(Self::In {

@@ -1,6 +1,7 @@
 use alloc::string::ToString;
 
 use core::net::{Ipv4Addr, SocketAddrV4};
+use core::time::Duration;
 
 use super::*;
 use crate::guest::{Backends, DomId, Features, Gfn};
@@ -12,9 +13,11 @@ fn survives<T: fmt::Display + FromStr<Err = ParseError> + PartialEq + fmt::Debug
 #[test]
 fn every_line_survives_the_trip_through_text() {
     let session = SessionToken([0xa5; 16]);
-    survives(Request::Out { domain: DomId(5), mode: Mode::Precopy, verify: false });
-    survives(Request::Out { domain: DomId(5), mode: Mode::Postcopy, verify: false });
-    survives(Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: true });
+    let out = |parameters| Request::Out { domain: DomId(5), parameters };
+    let usual = Parameters::default();
+    survives(out(Parameters { mode: Mode::Precopy, max_downtime: Some(Duration::from_millis(300)), ..usual }));
+    survives(out(Parameters { mode: Mode::Postcopy, ..usual }));
+    survives(out(Parameters { verify: true, ..usual }));
     let backends = Backends { store_port: 1, store_domain: DomId(0), console_port: 2, console_domain: DomId(0) };
     let peer = SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 11), 7077);
     let size = Size { frames: 1 << 20, digests: 3 };
@@ -62,7 +65,7 @@ fn every_line_survives_the_trip_through_text() {
 #[test]
 fn the_protocol_reads_as_agreed() {
     let request: Request = "out domain=5 mode=tsmc".parse().unwrap();
-    assert_eq!(request, Request::Out { domain: DomId(5), mode: Mode::Tsmc, verify: false });
+    assert_eq!(request, Request::Out { domain: DomId(5), parameters: Parameters::default() });
     let failed = |cause| State::Failed { cause, reason: "no room".to_string() };
     assert_eq!(failed(FailureCause::Cancelled).to_string(), "failed cause=cancelled reason=no room");
     let id: RequestId = "out-5".parse().unwrap();

@@ -18,6 +18,7 @@ goes to the stock helper. Set in the environment of the toolstack:
   LIBXL_SAVE_HELPER=/usr/lib/tsmc/tsmc-save-helper   on both hosts
   TSMC_MODE=tsmc|precopy|postcopy                    how pages move (default: tsmc)
   TSMC_VERIFY=1                                      compare all memory at the switch
+  TSMC_MAX_DOWNTIME=MS                               let a guest stay that would stand still for longer
   TSMC_STOCK_HELPER=FILE                             the stock helper, if it is not where distributions put it";
 
 fn main() -> ExitCode {

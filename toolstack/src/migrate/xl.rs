@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use rustix::process::Signal;
 
 use super::Migrate;
-use crate::helper::{MODE, VERIFY};
+use crate::helper::{MAX_DOWNTIME, MODE, VERIFY};
 use crate::process::Process;
 
 /// What our helpers say when they refuse, after the domain's number and before the reason.
@@ -39,6 +39,9 @@ impl Xl {
         }
         if order.verify {
             xl.env(VERIFY, "1");
+        }
+        if let Some(most) = order.max_downtime {
+            xl.env(MAX_DOWNTIME, most.to_string());
         }
         xl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         let mut child = xl.spawn()?;

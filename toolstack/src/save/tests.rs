@@ -41,7 +41,7 @@ fn scene_that_waits(suspend: i32, earlier: Duration) -> (Scene, mpsc::Sender<()>
     let (go, gone) = mpsc::channel();
     let helper = thread::spawn(move || {
         let mut waiter = Waiter::new(Signals::from_socket(theirs), to);
-        let order = Order { domain: DomId(5), mode: Mode::Tsmc, verify: false };
+        let order = Order { domain: DomId(5), parameters: Parameters::default() };
         let save = Save::start(&mut ours, &mut store, &mut waiter, order).map(|mut save| {
             save.asked = save.asked.and_then(|asked| asked.checked_sub(earlier));
             gone.recv().expect("a test");

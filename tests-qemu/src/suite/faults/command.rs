@@ -32,6 +32,10 @@ pub fn looks_ahead_and_tells_the_outcome(fixture: &mut Fixture) -> Result<()> {
     ends(&attempt.ended()?, 3, r#""outcome":"given-up""#)?;
     scene.runs_only_on(scene.from)?;
 
+    let bounded = request(&scene, &["--mode", "precopy", "--max-downtime", "1"]);
+    ends(&scene.attempt_by(&bounded)?.ended()?, 1, "1 ms are allowed")?;
+    scene.runs_only_on(scene.from)?;
+
     let mut attempt = scene.attempt_by(&request(&scene, &[]))?;
     attempt.reach(Moment::Complete)?;
     let ended = attempt.ended()?;
