@@ -7,7 +7,7 @@ RUNNER = $(CARGO) run --quiet --package tests-qemu --
 
 help:
 	@echo "make demo          two Xen hosts in QEMU, a running guest crosses from one to the other, in three stages"
-	@echo "                   XEN=stock: on Debian's own hypervisor, by pre-copy"
+	@echo "                   XEN=stock: on Debian's own hypervisor, by pre-copy; XEN=stock DEBIAN=13: on Debian 13"
 	@echo "make test          everything that must pass: make check, half of make fuzz, migrations on real Xen with a sample of the faults"
 	@echo "make test-faults   every fault in every phase, on real Xen (docs/reliability.md); each permission of the agent; hosts of other kinds"
 	@echo "make check         format, clippy, host tests, gates of the images"
@@ -18,10 +18,11 @@ help:
 	@echo "make tools         the programs that run in dom0 and in the guest: target/static"
 	@echo "make clean         remove all that was built, and what was downloaded"
 
-# XEN=stock boots Debian's own hypervisor, where dom0 lends the agents each guest.
+# XEN=stock boots Debian's own hypervisor, where dom0 lends the agents each guest; with DEBIAN=13 all of that release's host.
 XEN = full
+DEBIAN = 12
 demo: prerequisites
-	$(RUNNER) migrate --memory 256 --dirty-mb 32 --dirty-rate 2000 --report target/demo/report.json --xen $(XEN)
+	$(RUNNER) migrate --memory 256 --dirty-mb 32 --dirty-rate 2000 --report target/demo/report.json --xen $(XEN)$(filter 13,$(DEBIAN))
 
 # Rust itself comes from rustup, by rust-toolchain.toml; it needs a linker. The runner installs all else.
 prerequisites:

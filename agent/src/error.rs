@@ -4,8 +4,8 @@
 use alloc::string::{String, ToString};
 use core::net::SocketAddrV4;
 
-use common::Gfn;
 use common::control::{FailureCause, State};
+use common::{Gfn, XenVersion};
 use thiserror::Error;
 
 mod refusal;
@@ -178,6 +178,16 @@ pub enum PlatformError {
         part_of: &'static str,
         /// Which one.
         index: u32,
+    },
+    /// The target's hypervisor is older than the source's.
+    #[error(
+        "the target has Xen {ours}, which is older than the source's Xen {theirs}: a guest moves to the same Xen or to a newer one"
+    )]
+    OlderXen {
+        /// The target's.
+        ours: XenVersion,
+        /// The source's.
+        theirs: XenVersion,
     },
     /// Anything else, with the hypervisor's error number (positive).
     #[error("{operation} failed with error {errno}")]

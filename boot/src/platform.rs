@@ -351,6 +351,7 @@ fn failure(error: guest::Error) -> PlatformError {
         }
         guest::Error::Dying => PlatformError::Gone,
         guest::Error::Lacks(Lacking { name, part_of, index }) => PlatformError::Lacks { name, part_of, index },
+        guest::Error::OlderXen { ours, theirs } => PlatformError::OlderXen { ours, theirs },
         guest::Error::Malformed(what) => PlatformError::Malformed { what },
         guest::Error::Refused(reason) => PlatformError::Refused { reason },
     }

@@ -26,7 +26,7 @@ use xen_pv::xenstore::Xenstore;
 use crate::cipher::Code;
 use crate::nic::{self, Nic, Up};
 use crate::platform::{FaultPorts, Platform};
-use crate::start::{Machine, XenVersion};
+use crate::start::{Machine, XenRelease};
 use crate::store::Store;
 use crate::{heap, hermit, identity, say};
 
@@ -83,7 +83,7 @@ fn serve(mut machine: Machine, store: Rc<RefCell<Xenstore>>) -> Result<Infallibl
     let (security, entropy) = identity::take(&mut machine, &options).map_err(StartError::permanent)?;
     let origin = entropy.origin();
     hermit::init(entropy);
-    domctl::check_version().map_err(StartError::permanent)?;
+    domctl::find_version().map_err(StartError::permanent)?;
     let Machine { mut memory, mut pool, .. } = machine;
 
     let Up { nic, device, interface, mac, mtu } = nic::bring_up(&mut memory, &mut pool, &mut store.borrow_mut(), MTU)?;
@@ -162,7 +162,7 @@ impl Waker {
 
 fn banner(memory_mib: u64, features: &Features, origin: Origin, config: &Config, mtu: u16) {
     say!(
-        "version {} on Xen {XenVersion}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
+        "version {} on Xen {XenRelease}, {memory_mib} MiB; {}; address {}, port {}, packets of up to {} bytes",
         env!("CARGO_PKG_VERSION"),
         features,
         ShownAddress(&config.address),

@@ -5,6 +5,7 @@ use core::fmt;
 
 use xen_abi::Errno;
 use xen_abi::start_info::StartInfo;
+use xen_pv::guest::features::xen_version;
 use xen_pv::memory::{Memory, Pages};
 use xen_pv::module::{Module, ModuleError};
 use xen_pv::xenstore::Xenstore;
@@ -103,19 +104,15 @@ fn protect_image(memory: &Memory) -> Result<(), Errno> {
     }
 }
 
-/// The hypervisor's version, as it prints itself.
-pub struct XenVersion;
+/// The hypervisor's version with what its distribution has added, as it prints itself.
+pub struct XenRelease;
 
-impl fmt::Display for XenVersion {
+impl fmt::Display for XenRelease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use xen_abi::version::{XENVER_EXTRAVERSION, XENVER_VERSION};
         let mut extra = [0u8; 16];
-        // SAFETY: VERSION takes nothing, EXTRAVERSION fills 16 bytes.
-        let version = unsafe {
-            let _ = hypercall::xen_version(XENVER_EXTRAVERSION, &mut extra);
-            hypercall::xen_version(XENVER_VERSION, &mut 0u64).unwrap_or(0)
-        };
+        // SAFETY: the command fills 16 bytes.
+        let _ = unsafe { hypercall::xen_version(xen_abi::version::XENVER_EXTRAVERSION, &mut extra) };
         let extra = extra.split(|&byte| byte == 0).next().unwrap_or_default();
-        write!(f, "{}.{}{}", version >> 16, version & 0xffff, core::str::from_utf8(extra).unwrap_or_default())
+        write!(f, "{}{}", xen_version(), core::str::from_utf8(extra).unwrap_or_default())
     }
 }

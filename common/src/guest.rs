@@ -39,6 +39,21 @@ impl Span {
     }
 }
 
+/// The version of a hypervisor, without what distributions add.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct XenVersion {
+    /// Its first number.
+    pub major: u32,
+    /// Its second.
+    pub minor: u32,
+}
+
+impl fmt::Display for XenVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// A domain's number on its host (`domid_t` of Xen's `xen.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]

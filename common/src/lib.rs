@@ -19,7 +19,9 @@ mod page_set;
 pub mod stream;
 pub mod time;
 
-pub use guest::{BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, Rings, Span};
+pub use guest::{
+    BATCH, Backends, Content, DomId, Fault, Features, Gfn, Hold, PAGE_SIZE, Page, Rings, Span, XenVersion,
+};
 pub use identity::{IdentityError, Keys};
 pub use key::PublicKey;
 pub use line::{Line, ParseError};

@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 
 use libfuzzer_sys::fuzz_target;
 use toolstack::callbacks::{Level, Message};
-use toolstack::stream::{self, Invitation, Owner, XenVersion};
+use common::XenVersion;
+use toolstack::stream::{self, Invitation, Owner};
 use toolstack::xenstore::Xenstore;
 use xen_abi::broker::{DATA, layout};
 use xen_abi::hypercall::{DOMCTL, GRANT_TABLE_OP, HVM_OP, MEMORY_OP};

@@ -48,13 +48,19 @@ fn execute(cli: &Cli) -> Result<u8> {
     let build = if cli.no_build { Build::AsIs } else { Build::UpToDate };
     let name = cli.name.as_deref();
     match &cli.command {
-        Command::Prepare { source_only: true } => artifacts::fetch_source(&paths)?,
-        Command::Prepare { source_only: false } => {
-            Artifacts::prepare(&paths, build)?;
+        Command::Prepare { source_only } => {
+            if *source_only {
+                artifacts::fetch_source(&paths)?;
+            } else {
+                Artifacts::prepare(&paths, build)?;
+            }
+            artifacts::debian_13::fetch_headers(&paths)?;
         }
         Command::Up { hosts, size } => {
             let artifacts = Artifacts::prepare(&paths, build)?;
-            let run = Run::start(&paths, &artifacts, name, usize::from(*hosts), (*size).into(), Lifetime::Kept)?;
+            let size = (*size).into();
+            artifacts::debian_13::prepare_for(&paths, &size)?;
+            let run = Run::start(&paths, &artifacts, name, usize::from(*hosts), size, Lifetime::Kept)?;
             cleanup::keep_all();
             println!("run {} is up; logs in {}", run.name, run.logs(&paths).display());
         }

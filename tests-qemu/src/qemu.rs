@@ -54,6 +54,9 @@ pub enum Hypervisor {
     Full,
     /// Debian's own binary: without FLASK and memory paging.
     Stock,
+    /// Debian 13 as it comes: its hypervisor, its tools, its kernel.
+    #[value(name = "stock13")]
+    Stock13,
     /// The first, told to let no two guests share anything (`xsm=silo`).
     Silo,
 }
@@ -63,6 +66,7 @@ impl fmt::Display for Hypervisor {
         f.write_str(match self {
             Self::Full => "FLASK enforcing",
             Self::Stock => "with Debian's own hypervisor",
+            Self::Stock13 => "Debian 13 as it comes",
             Self::Silo => "with xsm=silo",
         })
     }
@@ -81,6 +85,19 @@ pub struct BootFiles {
     pub initramfs: PathBuf,
     /// The FLASK policy.
     pub policy: PathBuf,
+    /// [`Hypervisor::Stock13`]; they are there when a run needs them.
+    pub debian_13: StockFiles,
+}
+
+/// What a host of another release boots.
+#[derive(Clone, Debug)]
+pub struct StockFiles {
+    /// Its hypervisor.
+    pub hypervisor: PathBuf,
+    /// dom0's kernel.
+    pub kernel: PathBuf,
+    /// dom0's file tree.
+    pub initramfs: PathBuf,
 }
 
 impl BootFiles {
@@ -88,6 +105,7 @@ impl BootFiles {
         match which {
             Hypervisor::Full | Hypervisor::Silo => &self.hypervisor,
             Hypervisor::Stock => &self.stock,
+            Hypervisor::Stock13 => &self.debian_13.hypervisor,
         }
     }
 }
@@ -229,7 +247,7 @@ fn xen_command_line(place: &Place, size: HostSize) -> String {
     // Never guest_loglvl=all here: it prints every HVM record to the serial line, inside the downtime.
     let flask = match size.hypervisor(place) {
         Hypervisor::Full => "flask=enforcing ",
-        Hypervisor::Stock => "",
+        Hypervisor::Stock | Hypervisor::Stock13 => "",
         Hypervisor::Silo => "xsm=silo ",
     };
     format!(
@@ -242,15 +260,19 @@ fn xen_command_line(place: &Place, size: HostSize) -> String {
 
 /// Multiboot modules: dom0's kernel with its command line, its initramfs, the policy. A comma separates them.
 fn modules(place: &Place, files: &BootFiles, hypervisor: Hypervisor) -> String {
+    let (kernel, initramfs) = match hypervisor {
+        Hypervisor::Stock13 => (&files.debian_13.kernel, &files.debian_13.initramfs),
+        _ => (&files.kernel, &files.initramfs),
+    };
     let linux = format!(
         "{} console=hvc0 loglevel=5 panic=-1 {SPARING} tsmc_host={} tsmc_address={}/24,{}",
-        files.kernel.display(),
+        kernel.display(),
         place.letter,
         place.dom0,
-        files.initramfs.display(),
+        initramfs.display(),
     );
     match hypervisor {
         Hypervisor::Full => format!("{linux},{}", files.policy.display()),
-        Hypervisor::Stock | Hypervisor::Silo => linux,
+        Hypervisor::Stock | Hypervisor::Stock13 | Hypervisor::Silo => linux,
     }
 }

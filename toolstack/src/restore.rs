@@ -202,8 +202,8 @@ mod tests {
 
     use super::*;
     use crate::events::Signals;
-    use crate::stream::XenVersion;
     use crate::testing::{FakeLibxl, FakeStore};
+    use common::XenVersion;
 
     const HOME: &str = "/local/domain/1/data/tsmc";
     const ARGUMENTS: RestoreArguments = RestoreArguments {

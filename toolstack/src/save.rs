@@ -31,7 +31,8 @@ use crate::monitor;
 use crate::process::Process;
 use crate::recover;
 use crate::refusal::Refusal;
-use crate::stream::{Invitation, XenVersion};
+use crate::stock::xen_version;
+use crate::stream::Invitation;
 use crate::xenstore::Xenstore;
 
 /// How long the agent may take to answer at all.
@@ -350,15 +351,6 @@ impl<'a> Save<'a> {
     fn log(&mut self, level: Level, text: &str) {
         self.libxl.log(level, text);
     }
-}
-
-/// The hypervisor's version, for the headers of the stream.
-fn xen_version() -> XenVersion {
-    let part = |name: &str| {
-        let text = std::fs::read_to_string(format!("/sys/hypervisor/version/{name}")).ok()?;
-        text.trim().parse().ok()
-    };
-    XenVersion { major: part("major").unwrap_or(4), minor: part("minor").unwrap_or(17) }
 }
 
 #[cfg(test)]

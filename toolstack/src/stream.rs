@@ -8,7 +8,7 @@
 use std::net::SocketAddrV4;
 
 use common::control::{Mode, SessionToken, Size};
-use common::{Line, ParseError, PublicKey};
+use common::{Line, ParseError, PublicKey, XenVersion};
 
 /// What our record begins with.
 const NAME: &str = "tsmc";
@@ -84,15 +84,6 @@ pub fn owner(head: &[u8; HEAD]) -> Result<Owner, StreamError> {
         return Err(StreamError::Malformed("our record is too long"));
     }
     Ok(Owner::Us { body, rest: body.next_multiple_of(8) + 8 })
-}
-
-/// The version of a hypervisor.
-#[derive(Clone, Copy, Debug)]
-pub struct XenVersion {
-    /// Its first number.
-    pub major: u32,
-    /// Its second.
-    pub minor: u32,
 }
 
 impl Invitation {

@@ -4,8 +4,9 @@ use common::DomId;
 
 use crate::sched::{SHUTDOWN_CRASH, SHUTDOWN_SUSPEND};
 
-/// `XEN_DOMCTL_INTERFACE_VERSION` of Xen 4.17. Another one answers `-EACCES`, whatever the policy says.
-pub const INTERFACE_VERSION: u32 = 0x15;
+mod version;
+
+pub use version::{INTERFACE_VERSIONS, NOBODY, version_question};
 
 /// Ends a domain.
 pub const DESTROYDOMAIN: u32 = 2;
@@ -48,7 +49,7 @@ pub const SET_CPU_POLICY: u32 = 83;
 pub struct Domctl<T: Plain = ()> {
     /// In: which operation.
     pub cmd: u32,
-    /// In: [`INTERFACE_VERSION`].
+    /// In: the hypervisor's, one of [`INTERFACE_VERSIONS`].
     pub interface_version: u32,
     /// In: the domain.
     pub domain: DomId,
@@ -59,9 +60,9 @@ pub struct Domctl<T: Plain = ()> {
 }
 
 impl<T: Plain> Domctl<T> {
-    /// A command as the hypervisor takes it.
-    pub fn new(cmd: u32, domain: DomId, structure: T) -> Self {
-        Self { cmd, interface_version: INTERFACE_VERSION, domain, _pad: [0; 3], u: Body::new(structure) }
+    /// A command as a hypervisor of this version takes it.
+    pub fn new(interface_version: u32, cmd: u32, domain: DomId, structure: T) -> Self {
+        Self { cmd, interface_version, domain, _pad: [0; 3], u: Body::new(structure) }
     }
 }
 

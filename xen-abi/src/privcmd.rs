@@ -32,8 +32,12 @@ pub struct Frames {
     pub count: u64,
 }
 
-/// The driver.
-pub struct Privcmd(File);
+/// The driver, and what the hypervisor behind it speaks.
+pub struct Privcmd {
+    driver: File,
+    /// The version of its domctl interface.
+    domctl: u32,
+}
 
 /// `struct privcmd_hypercall`.
 #[repr(C)]
@@ -66,7 +70,18 @@ unsafe impl Ioctl for &mut Hypercall {
 impl Privcmd {
     /// Opens it.
     pub fn open() -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open("/dev/xen/privcmd").map(Self)
+        let driver = OpenOptions::new().read(true).write(true).open("/dev/xen/privcmd")?;
+        let mut privcmd = Self { driver, domctl: 0 };
+        let is_theirs = |version: &u32| {
+            let mut question = domctl::version_question(*version);
+            // SAFETY: a whole `struct xen_domctl`, without pointers.
+            let answer = unsafe { privcmd.hypercall(DOMCTL, [(&raw mut question) as u64, 0, 0, 0, 0]) };
+            answer == Err(rustix::io::Errno::SRCH)
+        };
+        privcmd.domctl = domctl::INTERFACE_VERSIONS.clone().find(is_theirs).ok_or_else(|| {
+            io::Error::other("the version of this hypervisor's domctl interface is none of Xen 4.17 to 4.22")
+        })?;
+        Ok(privcmd)
     }
 
     /// A hypercall; its result. Xen's numbers of errors are Linux's.
@@ -75,7 +90,7 @@ impl Privcmd {
     /// Addresses among the arguments must point to what the hypercall reads and writes there.
     pub unsafe fn hypercall(&self, op: u64, args: [u64; 5]) -> Result<u64> {
         // SAFETY: the structure of this ioctl; its pointers are the caller's promise.
-        unsafe { ioctl(&self.0, &mut Hypercall { op, args }) }
+        unsafe { ioctl(&self.driver, &mut Hypercall { op, args }) }
     }
 
     /// Lets a domain map so many frames of device memory, or no longer. What it has mapped stays mapped. The caller's own domain must
@@ -84,7 +99,7 @@ impl Privcmd {
         let Frames { first, count } = frames;
         let permission =
             IomemPermission { first_mfn: first.0, nr_mfns: count, allow_access: allow.into(), ..Default::default() };
-        let mut op = Domctl::new(domctl::IOMEM_PERMISSION, domain, permission);
+        let mut op = Domctl::new(self.domctl, domctl::IOMEM_PERMISSION, domain, permission);
         // SAFETY: a whole `struct xen_domctl`, without pointers for this command.
         unsafe { self.hypercall(DOMCTL, [(&raw mut op) as u64, 0, 0, 0, 0]) }.map(drop)
     }
@@ -122,6 +137,6 @@ impl Privcmd {
 
 impl AsFd for Privcmd {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.driver.as_fd()
     }
 }

@@ -1,13 +1,14 @@
 //! Every structure and number of Xen's interface that this crate has, held against Xen's own headers: a C program prints
 //! what the headers say, and that must be what Rust says.
 //!
-//! The headers are those of the source that the testbed builds its hypervisor from; `XEN_INCLUDE` names another folder (the
-//! one in which `public/xen.h` is). Without headers the test fails: `make tools` fetches them.
+//! The headers are those of the source that the testbed builds its hypervisor from, and those that Debian 13 has of its own;
+//! `XEN_INCLUDE` names another folder (the one in which `public/xen.h` is). Without headers the test fails: `make tools` fetches them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use xen_abi::domctl::INTERFACE_VERSIONS;
 use xen_abi::flask;
 
 /// A C expression and the value it must have.
@@ -80,20 +81,45 @@ fn layouts_and_numbers_are_those_of_xens_headers() {
     let mut facts = Vec::new();
     own::all(&mut facts);
     others::all(&mut facts);
-    let said = what_the_headers_say(&include_folder(), &facts);
-    assert_eq!(said.len(), facts.len());
-    let wrong: Vec<String> = facts
-        .iter()
-        .zip(said)
-        .filter(|((_, ours), theirs)| ours != theirs)
-        .map(|((expression, ours), theirs)| format!("{expression} is {theirs} in Xen, {ours} here"))
-        .collect();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    facts.push(("XEN_DOMCTL_INTERFACE_VERSION".into(), 0));
+    let mut versions = Vec::new();
+    for folder in include_folders() {
+        let mut said = what_the_headers_say(&folder, &facts);
+        assert_eq!(said.len(), facts.len());
+        let version = said.pop().expect("the last fact") as u32;
+        assert!(INTERFACE_VERSIONS.contains(&version), "the domctl interface of {} is {version:#x}", folder.display());
+        versions.push(version);
+        let wrong: Vec<String> = facts
+            .iter()
+            .zip(said)
+            .filter(|((_, ours), theirs)| ours != theirs)
+            .map(|((expression, ours), theirs)| {
+                format!("{expression} is {theirs} in {}, {ours} here", folder.display())
+            })
+            .collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+    println!("held against {versions:#x?}");
 }
 
+/// Of Xen 4.17 and 4.20, or the one that the environment names.
+fn include_folders() -> Vec<PathBuf> {
+    match env::var_os("XEN_INCLUDE") {
+        Some(folder) => vec![with_headers(folder.into())],
+        None => vec![include_folder(), with_headers(testbed().join("debian-13/headers/usr/include"))],
+    }
+}
+
+/// Of the source that has the policy, too.
 fn include_folder() -> PathBuf {
-    let testbed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/testbed/xen-source/xen/include");
-    let folder = env::var_os("XEN_INCLUDE").map_or(testbed, PathBuf::from);
+    with_headers(env::var_os("XEN_INCLUDE").map_or_else(|| testbed().join("xen-source/xen/include"), PathBuf::from))
+}
+
+fn testbed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/testbed")
+}
+
+fn with_headers(folder: PathBuf) -> PathBuf {
     assert!(
         folder.join("public/xen.h").exists(),
         "no Xen headers in {}: `make tools` fetches them, or XEN_INCLUDE names them",

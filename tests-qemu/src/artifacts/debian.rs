@@ -1,16 +1,31 @@
 //! Debian packages: those the machine lacks are installed, those of the testbed's dom0 and guest only unpacked.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::command::{command, run};
-use crate::paths::{Paths, build_once};
+use crate::paths::build_once;
 
 /// The version of Xen that everything here was tried with.
 pub const XEN_VERSION: &str = "4.17.5+72-g01140da4e8-1";
+
+/// A release of Debian.
+#[derive(Clone, Copy, Debug)]
+pub struct Release {
+    /// Its name in the archive.
+    pub suite: &'static str,
+    /// Its Xen.
+    pub xen: &'static str,
+}
+
+/// Debian 12, of which nearly everything here is.
+pub const BOOKWORM: Release = Release { suite: "bookworm", xen: "4.17" };
+/// Debian 13.
+pub const TRIXIE: Release = Release { suite: "trixie", xen: "4.20" };
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -65,13 +80,13 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Opens the archive, fetching its lists the first time.
-    pub fn open(paths: &Paths) -> Result<Self> {
-        let folder = paths.testbed.join("apt");
+    /// Opens the archive of a release below `folder`, fetching its lists the first time.
+    pub fn open(folder: &Path, release: Release) -> Result<Self> {
+        let folder = folder.join("apt");
         let archive = Self { folder: folder.clone() };
         fs::create_dir_all(folder.join("lists/partial"))?;
         fs::write(folder.join("status"), "")?;
-        let source = format!("[signed-by={KEYRING}] {MIRROR} bookworm main");
+        let source = format!("[signed-by={KEYRING}] {MIRROR} {} main", release.suite);
         fs::write(folder.join("sources.list"), format!("deb {source}\ndeb-src {source}\n"))?;
         fs::write(folder.join("apt.conf"), archive.configuration())?;
         let stamp = folder.join("updated");
@@ -113,6 +128,12 @@ impl Archive {
                 let deb = entry?.path();
                 if deb.extension().is_some_and(|extension| extension == "deb") {
                     run(command("dpkg-deb", ["-x"]).arg(&deb).arg(root))?;
+                }
+            }
+            // From Debian 13 on packages ship nothing outside of usr.
+            for folder in ["bin", "lib", "lib64", "sbin"] {
+                if !root.join(folder).exists() && root.join("usr").join(folder).exists() {
+                    symlink(Path::new("usr").join(folder), root.join(folder))?;
                 }
             }
             Ok(())

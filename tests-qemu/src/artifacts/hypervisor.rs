@@ -43,13 +43,14 @@ pub fn hypervisor(paths: &Paths, source: &Path) -> Result<PathBuf> {
     Ok(folder.join("xen"))
 }
 
-/// Debian's own binary, which QEMU boots unpacked.
-pub fn stock(paths: &Paths, archive: &Archive) -> Result<PathBuf> {
-    let root = paths.testbed.join("stock");
-    archive.one(&format!("xen-hypervisor-4.17-amd64={XEN_VERSION}"), &root)?;
+/// Debian's own binary of this Xen, which QEMU boots unpacked; `version` is more of the package's version, or nothing.
+pub fn stock(folder: &Path, archive: &Archive, xen: &str, version: &str) -> Result<PathBuf> {
+    let root = folder.join("stock");
+    archive.one(&format!("xen-hypervisor-{xen}-amd64{version}"), &root)?;
     let binary = root.join("xen");
     if !binary.exists() {
-        let packed = fs::read(root.join("boot/xen-4.17-amd64.gz")).context("the package has no hypervisor")?;
+        let packed =
+            fs::read(root.join(format!("boot/xen-{xen}-amd64.gz"))).context("the package has no hypervisor")?;
         write_whole(&binary, &decompress(&packed)?)?;
     }
     Ok(binary)

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::cpio::Cpio;
-use super::modules::Modules;
+use super::debian::{BOOKWORM, TRIXIE};
+use super::modules::{self, Modules};
 use crate::command::{command, run};
 
-/// Xen's programs in dom0, from `/usr/lib/xen-4.17/bin`.
+/// Xen's programs in dom0, from `/usr/lib/xen-*/bin`.
 const XEN_PROGRAMS: &[&str] = &[
     "xl",
     "xenstored",
@@ -87,11 +88,11 @@ const XL_CONF: &str = include_str!("../../dom0/xl.conf");
 const NETDOM_INIT: &str = include_str!("../../netdom/init");
 const GUEST_INIT: &str = include_str!("../../guest/init");
 
-/// dom0's base archive from the unpacked packages below `root`.
-pub fn dom0_base(root: &Path, release: &str) -> Result<Vec<u8>> {
+/// dom0's base archive from the unpacked packages below `root`, with the tools of this Xen.
+pub fn dom0_base(root: &Path, release: &str, xen: &str) -> Result<Vec<u8>> {
     let mut cpio = Cpio::new();
     skeleton(&mut cpio, root)?;
-    let xen = XEN_PROGRAMS.iter().map(|name| format!("usr/lib/xen-4.17/bin/{name}"));
+    let xen = XEN_PROGRAMS.iter().map(|name| format!("usr/lib/xen-{xen}/bin/{name}"));
     let programs = xen.chain(XENSTORE_PROGRAMS.iter().map(|name| format!("usr/bin/{name}")));
     // Loaded while running only, so no program names it.
     add_programs(&mut cpio, root, programs, &["libgcc_s.so.1", LOADER])?;
@@ -165,8 +166,8 @@ fn skeleton(cpio: &mut Cpio, root: &Path) -> Result<()> {
 fn modules(cpio: &mut Cpio, root: &Path, release: &str, names: &[&str]) -> Result<()> {
     let mut list = String::new();
     for file in Modules::find(root, release)?.in_order(names)? {
-        let path = format!("lib/modules/{}", file.file_name().unwrap_or_default().to_string_lossy());
-        cpio.copy(&path, &file)?;
+        let path = format!("lib/modules/{}.ko", modules::name(&file));
+        cpio.file(&path, 0o644, &modules::read(&file)?);
         list.push_str(&format!("/{path}\n"));
     }
     cpio.file("etc/modules", 0o644, list.as_bytes());
@@ -212,9 +213,10 @@ fn libraries(root: &Path, programs: &[PathBuf], more: &[&str]) -> Result<BTreeSe
 }
 
 fn library(root: &Path, name: &str) -> Option<PathBuf> {
-    let folders =
-        ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib/xen-4.17/lib/x86_64-linux-gnu", "usr/lib", "lib"];
-    let candidates = folders.iter().map(|folder| root.join(folder).join(name));
+    let xens = [BOOKWORM, TRIXIE].map(|release| format!("usr/lib/xen-{}/lib/x86_64-linux-gnu", release.xen));
+    let folders = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib", "lib"];
+    let folders = folders.into_iter().chain(xens.iter().map(String::as_str));
+    let candidates = folders.map(|folder| root.join(folder).join(name));
     // Absolute links inside the tree would lead out of it.
     candidates.into_iter().find(|path| fs::metadata(path).is_ok())
 }

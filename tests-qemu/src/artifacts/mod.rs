@@ -2,6 +2,7 @@
 
 pub mod cpio;
 pub mod debian;
+pub mod debian_13;
 pub mod hypervisor;
 pub mod initramfs;
 pub mod kernel;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result};
 use crate::command::{command, run};
 use crate::paths::Paths;
 use crate::qemu::BootFiles;
-use debian::{Archive, XEN_VERSION};
+use debian::{Archive, BOOKWORM, XEN_VERSION};
 use programs::{Build, Programs};
 
 /// What a run is made of.
@@ -43,7 +44,7 @@ impl Artifacts {
     pub fn prepare(paths: &Paths, build: Build) -> Result<Self> {
         let _lock = paths.lock()?;
         debian::install_missing()?;
-        let archive = Archive::open(paths)?;
+        let archive = Archive::open(&paths.testbed, BOOKWORM)?;
         let root = paths.testbed.join("root");
         let xen_utils = format!("xen-utils-4.17={XEN_VERSION}");
         let packages = [xen_utils.as_str(), "xenstore-utils", "busybox-static", "linux-image-amd64", "libgcc-s1"];
@@ -54,15 +55,16 @@ impl Artifacts {
         archive.unpacked(&ssh_root, &["openssh-client", "openssh-server"])?;
         let source = hypervisor::source(paths, &archive)?;
         let hypervisor = hypervisor::hypervisor(paths, &source)?;
-        let stock = hypervisor::stock(paths, &archive)?;
+        let stock = hypervisor::stock(&paths.testbed, &archive, BOOKWORM.xen, &format!("={XEN_VERSION}"))?;
         let policy = policy(paths, &source)?;
         let (bz_image, release) = kernel::installed(&root)?;
         let guest_kernel = paths.testbed.join(format!("vmlinux-{release}"));
         kernel::extract(&bz_image, &guest_kernel)?;
 
         let programs = Programs::build(paths, build)?;
-        let base = initramfs::dom0_base(&root, &release)?;
+        let base = initramfs::dom0_base(&root, &release, BOOKWORM.xen)?;
         let own = initramfs::overlay(&programs.in_dom0)?;
+        write_if_changed(&paths.testbed.join(OWN), &own)?;
         let initramfs = paths.testbed.join("dom0.cpio");
         write_if_changed(&initramfs, &[base, own].concat())?;
         let guest_initramfs = paths.testbed.join("guest.cpio");
@@ -72,7 +74,8 @@ impl Artifacts {
         write_if_changed(&netdom_initramfs, &initramfs::netdom(&root, &release)?)?;
         let ssh = paths.testbed.join("ssh.cpio");
         write_if_changed(&ssh, &initramfs::ssh(&ssh_root)?)?;
-        let boot = BootFiles { hypervisor, stock, kernel: bz_image, initramfs, policy };
+        let debian_13 = debian_13::files(paths);
+        let boot = BootFiles { hypervisor, stock, kernel: bz_image, initramfs, policy, debian_13 };
         let (image, self_test_image) = (paths.image(), paths.self_test_image());
         Ok(Self { boot, guest_kernel, guest_initramfs, netdom_initramfs, ssh, image, self_test_image })
     }
@@ -87,6 +90,9 @@ impl Artifacts {
     }
 }
 
+/// The programs built here, for every dom0, below the testbed's folder.
+const OWN: &str = "own.cpio";
+
 /// Fetches Xen's source, if it is not there.
 pub fn fetch_source(paths: &Paths) -> Result<()> {
     if paths.xen_source().exists() {
@@ -94,7 +100,7 @@ pub fn fetch_source(paths: &Paths) -> Result<()> {
     }
     let _lock = paths.lock()?;
     debian::install_missing()?;
-    hypervisor::source(paths, &Archive::open(paths)?).map(drop)
+    hypervisor::source(paths, &Archive::open(&paths.testbed, BOOKWORM)?).map(drop)
 }
 
 /// The FLASK policy: Xen's own with the module of `toolstack/flask` and a type for the testbed's network driver domain, built anew

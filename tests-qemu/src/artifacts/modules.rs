@@ -6,17 +6,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::kernel::decompress;
+
 /// The modules of one kernel.
 pub struct Modules {
     files: BTreeMap<String, PathBuf>,
+    /// Those that are part of the kernel.
+    builtin: BTreeSet<String>,
 }
 
 impl Modules {
     /// Finds the modules of kernel `release` below `root`.
     pub fn find(root: &Path, release: &str) -> Result<Self> {
+        let folder = root.join("lib/modules").join(release);
         let mut files = BTreeMap::new();
-        collect(&root.join("lib/modules").join(release).join("kernel"), &mut files)?;
-        Ok(Self { files })
+        collect(&folder.join("kernel"), &mut files)?;
+        let builtin = fs::read_to_string(folder.join("modules.builtin")).context("no list of built-in modules")?;
+        Ok(Self { files, builtin: builtin.lines().map(|line| name(Path::new(line))).collect() })
     }
 
     /// The files of `names` and of what they depend on, dependencies first.
@@ -31,11 +37,11 @@ impl Modules {
 
     fn visit(&self, name: &str, seen: &mut BTreeSet<String>, order: &mut Vec<PathBuf>) -> Result<()> {
         let name = name.replace('-', "_");
-        if !seen.insert(name.clone()) {
+        if self.builtin.contains(&name) || !seen.insert(name.clone()) {
             return Ok(());
         }
         let file = self.files.get(&name).with_context(|| format!("the kernel has no module {name}"))?;
-        for dependency in dependencies(&fs::read(file)?) {
+        for dependency in dependencies(&read(file)?) {
             self.visit(&dependency, seen, order)?;
         }
         order.push(file.clone());
@@ -48,12 +54,23 @@ fn collect(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "ko") {
-            let name = path.file_stem().unwrap_or_default().to_string_lossy().replace('-', "_");
-            files.insert(name, path);
+        } else if path.to_string_lossy().contains(".ko") {
+            files.insert(name(&path), path);
         }
     }
     Ok(())
+}
+
+/// What the kernel calls the module in this file.
+pub fn name(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    name.split('.').next().unwrap_or_default().replace('-', "_")
+}
+
+/// The module in this file, which may be packed.
+pub fn read(file: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(file)?;
+    if bytes.starts_with(b"\x7fELF") { Ok(bytes) } else { decompress(&bytes) }
 }
 
 /// The `depends=` line of a module's information section: strings, each ended by a zero byte.

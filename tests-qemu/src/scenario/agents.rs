@@ -107,7 +107,7 @@ pub fn configuration_text(kernel: &str, hypervisor: Hypervisor, nic: Nic, argume
         Hypervisor::Full => {
             "init_seclabel=\"system_u:system_r:tsmc_agent_t_building\"\nseclabel=\"system_u:system_r:tsmc_agent_t\"\n"
         }
-        Hypervisor::Stock | Hypervisor::Silo => "",
+        _ => "",
     };
     format!(
         "name=\"{AGENT_NAME}\"\ntype=\"pv\"\nkernel=\"{kernel}\"\nmemory={MEMORY_MIB}\nvcpus=1\n\

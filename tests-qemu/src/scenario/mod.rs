@@ -22,8 +22,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tests_qemu::report::Report;
 
-use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
+use crate::artifacts::{Artifacts, debian_13};
 use crate::cleanup;
 use crate::mode::Mode;
 use crate::network::{GUEST, Place};
@@ -45,8 +45,10 @@ pub fn migrate(paths: &Paths, build: Build, name: Option<&str>, options: &Migrat
         artifacts.build_images(paths, build)?;
     }
     let lifetime = if *keep { Lifetime::Kept } else { Lifetime::Runner };
+    let size = scenario.size.into();
+    debian_13::prepare_for(paths, &size)?;
     story.say("booting two Xen hosts in QEMU");
-    let mut testbed = Testbed::boot(paths, artifacts, name, 2, scenario.size.into(), lifetime)?;
+    let mut testbed = Testbed::boot(paths, artifacts, name, 2, size, lifetime)?;
     if *plain {
         testbed.channel = Channel::Plain;
     }

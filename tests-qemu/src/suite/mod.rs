@@ -29,8 +29,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::artifacts::Artifacts;
 use crate::artifacts::programs::Build;
+use crate::artifacts::{Artifacts, debian_13};
 use crate::nic::Nic;
 use crate::paths::Paths;
 use crate::qemu::HostSize;
@@ -89,6 +89,8 @@ const HOSTS: &[Test] = &[
     Test { name: "guest_stays_whatever_dies_before_the_commit_on_a_stock_xen", run: faults::lent::before_the_commit },
     Test { name: "guest_crosses_between_a_stock_xen_and_one_with_flask", run: faults::lent::between_kinds },
     Test { name: "guest_crosses_whatever_its_grant_table_is_like_on_a_stock_xen", run: faults::lent::tables },
+    Test { name: "guest_crosses_from_debian_12_to_debian_13_and_not_back", run: faults::lent::to_a_newer_xen },
+    Test { name: "guest_crosses_there_and_back_on_debian_13", run: faults::lent::there_and_back_on_debian_13 },
     Test { name: "guest_stays_where_silo_forbids_grants", run: faults::lent::silo },
     Test { name: "one_guest_runs_wherever_the_two_step_breaks_on_a_stock_xen", run: faults::lent::two_step_broken },
     Test { name: "image_seals_by_the_instructions_that_it_finds", run: processor::seals_by_instruction },
@@ -102,6 +104,10 @@ pub fn run(paths: &Paths, build: Build, name: Option<&str>, size: HostSize, nic:
     let tests = choice.tests(&paths.workspace);
     let artifacts = Artifacts::prepare(paths, build)?;
     artifacts.build_images(paths, build)?;
+    debian_13::prepare_for(paths, &size)?;
+    if tests.iter().any(|test| test.name.contains("debian_13")) {
+        debian_13::prepare(paths)?;
+    }
     let mut fixture = Fixture::new(paths, artifacts, name, size, nic);
     let (mut failed, mut times) = (Vec::new(), Vec::new());
     println!("running {} tests on real Xen", tests.len());

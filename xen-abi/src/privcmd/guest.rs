@@ -142,7 +142,7 @@ impl Privcmd {
     /// # Safety
     /// Addresses in `structure` must be valid for what the command reads and writes there.
     unsafe fn domctl<T: Plain>(&self, cmd: u32, domain: DomId, structure: T) -> Result<(), Errno> {
-        let mut domctl = Domctl::new(cmd, domain, structure);
+        let mut domctl = Domctl::new(self.domctl, cmd, domain, structure);
         // SAFETY: a whole domctl; the rest is the caller's promise.
         unsafe { self.again(DOMCTL, [(&raw mut domctl) as u64, 0, 0, 0, 0]) }.map(drop)
     }

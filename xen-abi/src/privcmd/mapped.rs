@@ -231,7 +231,7 @@ struct MmapResource {
 impl GrantFrames {
     /// Maps them; the table grows to have them.
     pub fn map(privcmd: &Privcmd, domain: DomId, first: u32, count: u32) -> io::Result<Self> {
-        let pages = Pages::map(&privcmd.0, count as usize, 0)?;
+        let pages = Pages::map(&privcmd.driver, count as usize, 0)?;
         let argument = MmapResource {
             domain,
             _pad: 0,
@@ -242,7 +242,7 @@ impl GrantFrames {
             address: pages.start.as_ptr() as u64,
         };
         // SAFETY: `IOCTL_PRIVCMD_MMAP_RESOURCE` and its structure: it fills the mapping that was just made for it.
-        unsafe { ioctl(&privcmd.0, Call::new(b'P', 7, size_of::<MmapResource>(), &mut [argument])) }?;
+        unsafe { ioctl(&privcmd.driver, Call::new(b'P', 7, size_of::<MmapResource>(), &mut [argument])) }?;
         Ok(Self(pages))
     }
 

@@ -2,7 +2,7 @@
 
 use std::mem::{offset_of, size_of};
 
-use xen_abi::domctl::{self, *};
+use xen_abi::domctl::*;
 use xen_abi::flask::{self, AccessOp, OcontextOp, RelabelOp, SidContextOp};
 use xen_abi::hvm::{self, DmOpBuffer, DmOpSetMemType, HvmGetMemType, HvmParam};
 use xen_abi::memory::{self, MemAcquireResource, MemPagingOp, MemoryReservation};
@@ -79,7 +79,6 @@ fn domctl_layouts(facts: &mut Vec<Fact>) {
 fn domctl_numbers(facts: &mut Vec<Fact>) {
     numbers!(
         facts,
-        "XEN_DOMCTL_INTERFACE_VERSION" = domctl::INTERFACE_VERSION,
         "XEN_DOMCTL_destroydomain" = DESTROYDOMAIN,
         "XEN_DOMCTL_pausedomain" = PAUSEDOMAIN,
         "XEN_DOMCTL_unpausedomain" = UNPAUSEDOMAIN,

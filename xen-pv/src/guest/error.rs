@@ -1,5 +1,6 @@
 //! Why an operation on a guest failed, and which permission of the security policy it needs.
 
+use common::XenVersion;
 use xen_abi::Errno;
 
 use super::cpu_policy::Lacking;
@@ -21,6 +22,14 @@ pub enum Error {
     /// The guest was told of a feature that this host does not give it.
     #[error("this host cannot give the guest {} ({} {:#x})", .0.name, .0.part_of, .0.index)]
     Lacks(Lacking),
+    /// A newer hypervisor's records may not load in an older one.
+    #[error("this host has Xen {ours}, and the guest runs on {theirs}")]
+    OlderXen {
+        /// This host's.
+        ours: XenVersion,
+        /// The other host's.
+        theirs: XenVersion,
+    },
     /// What the other host sent does not fit this domain or this hypervisor.
     #[error("malformed {0}")]
     Malformed(&'static str),

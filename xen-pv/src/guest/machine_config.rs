@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use common::XenVersion;
 use common::cursor::{Cursor, WrongLength};
 use xen_abi::domctl::{CpuidLeaf, MsrEntry, TscInfo};
 
@@ -14,7 +15,7 @@ use super::kind::Kind;
 use super::label::{Label, MAX_LABEL};
 use super::machine::MAX_CONTEXT;
 
-const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF3");
+const CONFIG_MAGIC: u32 = u32::from_le_bytes(*b"tmF4");
 const STATE_MAGIC: u32 = u32::from_le_bytes(*b"tmS2");
 const MAX_LEAVES: usize = 1024;
 const MAX_MSRS: usize = 256;
@@ -24,6 +25,8 @@ const MAX_GFN: u64 = 1 << 34;
 /// What the target builds before memory arrives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MachineConfig {
+    /// The hypervisor that it runs on.
+    pub xen: XenVersion,
     /// Pages the guest owns.
     pub pages: u64,
     /// Its highest frame number.
@@ -59,6 +62,8 @@ impl MachineConfig {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_u32(&mut out, CONFIG_MAGIC);
+        put_u32(&mut out, self.xen.major);
+        put_u32(&mut out, self.xen.minor);
         put_u32(&mut out, self.vcpus);
         put_u32(&mut out, self.grant_frames);
         put_u64(&mut out, self.pages);
@@ -93,6 +98,7 @@ impl MachineConfig {
         if bytes.u32()? != CONFIG_MAGIC {
             return Err(Unreadable);
         }
+        let xen = XenVersion { major: bytes.u32()?, minor: bytes.u32()? };
         let (vcpus, grant_frames, pages, max_gfn) = (bytes.u32()?, bytes.u32()?, bytes.u64()?, bytes.u64()?);
         if vcpus == 0 || max_gfn > MAX_GFN || pages > max_gfn + 1 {
             return Err(Unreadable);
@@ -125,7 +131,7 @@ impl MachineConfig {
         let length = count(&mut bytes, MAX_LABEL)?;
         let label = Label::parse(bytes.take(length)?).ok_or(Unreadable)?;
         bytes.end()?;
-        Ok(Self { pages, max_gfn, vcpus, grant_frames, policy, params, label })
+        Ok(Self { xen, pages, max_gfn, vcpus, grant_frames, policy, params, label })
     }
 }
 
@@ -222,6 +228,7 @@ mod tests {
 
     fn config() -> MachineConfig {
         MachineConfig {
+            xen: XenVersion { major: 4, minor: 17 },
             pages: 65536,
             max_gfn: 0xfefff,
             vcpus: 2,

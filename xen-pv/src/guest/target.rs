@@ -14,7 +14,7 @@ use super::label::{Label, Sid};
 use super::machine_config::{MachineConfig, Param, State};
 use super::pager::{Crowd, Pager};
 use super::reach::Reach;
-use super::{absent, domctl, grants, label, machine, memory, ram, walk};
+use super::{absent, domctl, features, grants, label, machine, memory, ram, walk};
 use crate::broker;
 use crate::window::Held;
 
@@ -138,6 +138,10 @@ impl Target {
     pub fn build(&mut self, config: &[u8]) -> Result<Rings> {
         let (label, backends) = self.shell.take().ok_or(Error::Refused("the domain is built already"))?;
         let config = MachineConfig::decode(config, self.kind)?;
+        let ours = features::xen_version();
+        if config.xen > ours {
+            return Err(Error::OlderXen { ours, theirs: config.xen });
+        }
         let rings = Rings { store: Gfn(config.param(PARAM_STORE_PFN)), console: Gfn(config.param(PARAM_CONSOLE_PFN)) };
         if rings.store.0 == 0 || rings.console.0 == 0 || rings.store == rings.console {
             return Err(Error::Malformed("machine configuration: no rings for xenstore and console"));

@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use agent::command_line::{SelfTestOptions, Task};
 use boot::say;
-use boot::start::{Machine, XenVersion};
+use boot::start::{Machine, XenRelease};
 use common::{DomId, PageMask};
 use xen_pv::event::{self, Channel};
 use xen_pv::grant::Grant;
@@ -30,7 +30,7 @@ boot::entry_point!(main);
 
 /// Does what the command line says, and says how that ended.
 fn main(mut machine: Machine) -> ! {
-    say!("version {} on Xen {XenVersion}", env!("CARGO_PKG_VERSION"));
+    say!("version {} on Xen {XenRelease}", env!("CARGO_PKG_VERSION"));
     match perform(&mut machine) {
         Ok(()) => say!("SELFTEST PASS"),
         Err(failure) => say!("SELFTEST FAIL {failure}"),

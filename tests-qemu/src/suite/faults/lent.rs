@@ -20,17 +20,19 @@ use crate::scenario::testbed::{A, B};
 
 /// A guest with two virtual CPUs crosses, and goes back.
 pub fn there_and_back(fixture: &mut Fixture) -> Result<()> {
-    on_stock(fixture, |fixture| {
-        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
-        (guest.vcpus, guest.memory_mib) = (2, SHARED_MIB);
-        fixture.start_guest(A, &guest)?;
-        for (from, to) in [(A, B), (B, A)] {
-            let (_, report) = fixture.migrate(&guest, (from, to), Mode::TSMC, &|_, _| ())?;
-            assert_held(&report)?;
-            nothing_is_lent(fixture, to)?;
-        }
-        Ok(())
-    })
+    on_stock(fixture, crosses_there_and_back)
+}
+
+fn crosses_there_and_back(fixture: &mut Fixture) -> Result<()> {
+    let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+    (guest.vcpus, guest.memory_mib) = (2, SHARED_MIB);
+    fixture.start_guest(A, &guest)?;
+    for (from, to) in [(A, B), (B, A)] {
+        let (_, report) = fixture.migrate(&guest, (from, to), Mode::TSMC, &|_, _| ())?;
+        assert_held(&report)?;
+        nothing_is_lent(fixture, to)?;
+    }
+    Ok(())
 }
 
 /// A guest whose own grant table is in use crosses: one that takes and gives back 10,000 entries meanwhile; one that grows to where the
@@ -70,6 +72,28 @@ fn fills_up(fixture: &Fixture, place: &Place) -> Result<()> {
         ensure!(begun.elapsed() < LIMIT, "the guest's table does not fill up");
     }
     Ok(())
+}
+
+/// From Debian 12 to Debian 13, as both come, a guest crosses, there it goes on, and back it does not: a newer hypervisor's records do
+/// not load in an older one.
+pub fn to_a_newer_xen(fixture: &mut Fixture) -> Result<()> {
+    let mixed = |fixture: &mut Fixture| {
+        let mut guest = Guest::demo(fixture.artifacts(), Label::Ordinary);
+        guest.memory_mib = SHARED_MIB;
+        fixture.start_guest(A, &guest)?;
+        let (_, report) = fixture.migrate(&guest, (A, B), Mode::TSMC, &|_, _| ())?;
+        assert_held(&report)?;
+        nothing_is_lent(fixture, B)?;
+        let outcome = fixture.migrate(&guest, (B, A), Mode::TSMC, &|_, _| ())?;
+        assert_stayed(fixture, (B, A), &outcome, &["Xen 4.17", "older than the source's Xen 4.20"])?;
+        nothing_is_lent(fixture, B)
+    };
+    fixture.on_other_hosts(|size| size.hypervisors = [Hypervisor::Stock, Hypervisor::Stock13], mixed)
+}
+
+/// The same as [`there_and_back`] on Debian 13.
+pub fn there_and_back_on_debian_13(fixture: &mut Fixture) -> Result<()> {
+    fixture.on_other_hosts(|size| size.hypervisors = [Hypervisor::Stock13; 2], crosses_there_and_back)
 }
 
 /// A hypervisor that forbids grants between guests leaves the agent no way to any.

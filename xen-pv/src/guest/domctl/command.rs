@@ -2,6 +2,7 @@
 
 use core::fmt;
 use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use common::DomId;
 use xen_abi::Errno;
@@ -42,7 +43,7 @@ impl<T: Plain> Command<T> {
     /// The command as the hypervisor takes it.
     pub fn on(self, domain: DomId, structure: T) -> Domctl<T> {
         let Self(cmd, _) = self;
-        Domctl::new(cmd, domain, structure)
+        Domctl::new(VERSION.load(Ordering::Relaxed), cmd, domain, structure)
     }
 
     /// Does it: `structure` goes in, what Xen left in its place comes out.
@@ -68,27 +69,28 @@ impl<T: Plain> Command<T> {
     }
 }
 
-/// A domain number that no domain has: an operation on it that exists says "no such domain".
-pub const NOBODY: DomId = DomId(0x7fef);
+pub use abi::NOBODY;
 
-/// The hypervisor has another version of the interface than the one that is known.
+/// The version of the interface, once it is found.
+static VERSION: AtomicU32 = AtomicU32::new(*abi::INTERFACE_VERSIONS.start());
+
+/// The hypervisor has another version of the interface than those that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownVersion(Option<u32>);
 
-/// Finds out whether the hypervisor has the interface that the commands are of.
-pub fn check_version() -> Result<(), UnknownVersion> {
-    if has_version(abi::INTERFACE_VERSION) {
-        return Ok(());
-    }
-    Err(UnknownVersion((0..LAST_VERSION).find(|&version| has_version(version))))
+/// Finds the version of the hypervisor's interface, which all commands have from here on.
+pub fn find_version() -> Result<u32, UnknownVersion> {
+    let known = abi::INTERFACE_VERSIONS.clone().find(|&version| has_version(version));
+    let version = known.ok_or_else(|| UnknownVersion((0..LAST_VERSION).find(|&version| has_version(version))))?;
+    VERSION.store(version, Ordering::Relaxed);
+    Ok(version)
 }
 
 /// Where the search for a name of an unknown version ends: Xen has counted to 23 in twenty years.
 const LAST_VERSION: u32 = 256;
 
-/// Xen looks at the version before it looks for the domain, and only then at what the caller may do (`do_domctl`).
 fn has_version(version: u32) -> bool {
-    let mut question = Domctl { interface_version: version, ..GETTSCINFO.on(NOBODY, TscInfo::default()) };
+    let mut question = abi::version_question(version);
     // SAFETY: a complete domctl without pointers, which changes nothing.
     let answer = unsafe { hypercall::domctl(&mut question) };
     answer == Err(Errno::ESRCH)
@@ -100,7 +102,8 @@ impl fmt::Display for UnknownVersion {
             Some(version) => write!(f, "this hypervisor's domctl interface has version {version:#x}")?,
             None => f.write_str("this hypervisor's domctl interface has no version that could be found")?,
         }
-        write!(f, "; the agent knows {:#x} alone, of Xen 4.17", abi::INTERFACE_VERSION)
+        let (first, last) = (abi::INTERFACE_VERSIONS.start(), abi::INTERFACE_VERSIONS.end());
+        write!(f, "; the agent knows {first:#x} to {last:#x}, of Xen 4.17 to 4.22")
     }
 }
 
@@ -122,13 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn another_version_of_the_interface_is_named_beside_the_known_one() {
-        has(Some(abi::INTERFACE_VERSION));
-        assert_eq!(check_version(), Ok(()));
-        has(Some(0x17));
-        let said = check_version().expect_err("another version").to_string();
-        assert!(said.contains("version 0x17;") && said.contains("knows 0x15 alone"), "{said}");
+    fn the_version_of_the_interface_is_found_and_another_one_is_named_beside_the_known_ones() {
+        for version in abi::INTERFACE_VERSIONS {
+            has(Some(version));
+            assert_eq!(find_version(), Ok(version));
+            assert_eq!(PAUSEDOMAIN.on(NOBODY, ()).interface_version, version);
+        }
+        has(Some(0x19));
+        let said = find_version().expect_err("another version").to_string();
+        assert!(said.contains("version 0x19;") && said.contains("knows 0x15 to 0x18"), "{said}");
         has(None);
-        assert_eq!(check_version(), Err(UnknownVersion(None)));
+        assert_eq!(find_version(), Err(UnknownVersion(None)));
     }
 }

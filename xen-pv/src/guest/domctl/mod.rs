@@ -6,7 +6,7 @@ use xen_abi::domctl::{self as abi, GetDomainInfo, GetPageFrameInfo3, VcpuContext
 
 pub(super) mod command;
 
-pub use command::{UnknownVersion, check_version};
+pub use command::{UnknownVersion, find_version};
 
 use super::error::{Error, Operation, Result};
 use super::memory;

@@ -16,7 +16,7 @@ use super::machine_config::{MachineConfig, Param};
 use super::ram::{self, Scan};
 use super::reach::Reach;
 use super::target::ANOTHER_GUEST;
-use super::{domctl, grants, machine, memory, policy, walk};
+use super::{domctl, features, grants, machine, memory, policy, walk};
 use crate::broker;
 
 mod hold;
@@ -198,7 +198,8 @@ impl Source {
         let label = if self.away.is_some() { Label::of(Sid(info.ssidref))? } else { Label::default() };
         let max_gfn = self.max_gfn()?;
         let (pages, vcpus, grant_frames) = (info.tot_pages, info.vcpus(), grants::frames(self.domain)?);
-        Ok(MachineConfig { pages, max_gfn, vcpus, grant_frames, policy, params, label }.encode())
+        Ok(MachineConfig { xen: features::xen_version(), pages, max_gfn, vcpus, grant_frames, policy, params, label }
+            .encode())
     }
 
     /// Sets the bit of every frame of `span` that holds RAM to copy, clears the others. A scan from frame 0 upwards is the
