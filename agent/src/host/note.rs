@@ -32,7 +32,7 @@ const LEN: usize = SALT + BODY + TAG;
 /// The end of a session that the note is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// The source's; the hypervisor knows whether it had committed.
+    /// The source's; whether it had committed the hypervisor knows, or the memo says.
     Source = 0,
     /// The target's, when it had said that it is ready, and nothing had been heard since.
     Ready = 1,

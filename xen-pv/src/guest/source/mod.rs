@@ -107,9 +107,9 @@ impl Source {
             return Err(Error::Refused(ANOTHER_GUEST));
         }
         let mut source = Self::new(reach, domain, &info)?;
-        source.log = Some(DirtyLog::adopt(domain));
         if source.away.is_none() {
-            // Its broker has given back what that agent held. One that runs has been resumed since it left, if it did.
+            // Its broker has given back what that agent held, and turned its log off. One that runs has been resumed since it
+            // left, if it did.
             if memo & LEFT != 0 && info.is_suspended() {
                 source.stage = Stage::Away;
             }
@@ -126,6 +126,7 @@ impl Source {
             // cancelled, and yet does not run, is held by that agent.
             (source.stage, source.counts) = (Stage::Held, 1);
         }
+        source.log = Some(DirtyLog::adopt(domain));
         Ok(source)
     }
 
