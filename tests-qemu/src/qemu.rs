@@ -5,11 +5,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::cleanup::{self, Process, Undo};
-use crate::command::command;
+use crate::command::{command, run};
 use crate::monitor;
 use crate::network::{PLACES, Place};
 
@@ -182,6 +182,29 @@ pub enum Lifetime {
     Kept,
 }
 
+/// The first QEMU under which PVH guests of a Xen older than 4.20.4 end at once.
+const DEADLY: (u32, u32) = (9, 1);
+
+/// Fails if guests of these hosts could not run under the QEMU that is installed.
+pub fn check_version(size: &HostSize) -> Result<()> {
+    let said = run(&mut command("qemu-system-x86_64", ["--version"]))?;
+    let (major, minor) = version(&said).with_context(|| format!("QEMU says of its version: {said}"))?;
+    let is_old = size.hypervisors.iter().any(|hypervisor| *hypervisor != Hypervisor::Stock13);
+    ensure!(
+        !is_old || (major, minor) < DEADLY,
+        "under QEMU {major}.{minor} guests of Xen 4.17 end at once: install QEMU 7.2, as Debian 12 has it, or take --xen stock13 \
+         (make demo XEN=stock DEBIAN=13)"
+    );
+    Ok(())
+}
+
+/// The first two numbers of what `--version` prints.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let numbers = said.split_once("version ")?.1;
+    let mut parts = numbers.split(|character: char| !character.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// Starts a host in the calling thread's network namespace and registers its end.
 pub fn start(place: &Place, files: &BootFiles, size: HostSize, logs: &Path, lifetime: Lifetime) -> Result<Process> {
     fs::create_dir_all(logs)?;
@@ -274,5 +297,20 @@ fn modules(place: &Place, files: &BootFiles, hypervisor: Hypervisor) -> String {
     match hypervisor {
         Hypervisor::Full => format!("{linux},{}", files.policy.display()),
         Hypervisor::Stock | Hypervisor::Stock13 | Hypervisor::Silo => linux,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_qemu_says_which_it_is() {
+        let debian =
+            "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u19)\nCopyright (c) 2003-2022 Fabrice Bellard";
+        assert_eq!(version(debian), Some((7, 2)));
+        assert!(version("QEMU emulator version 10.0.2 (Debian)").is_some_and(|version| version >= DEADLY));
+        assert!(version("QEMU emulator version 9.0.50").is_some_and(|version| version < DEADLY));
+        assert_eq!(version("nothing"), None);
     }
 }

@@ -68,6 +68,7 @@ impl Run {
         size: HostSize,
         lifetime: Lifetime,
     ) -> Result<()> {
+        qemu::check_version(&size)?;
         for place in places {
             self.hosts.push(qemu::start(place, &artifacts.boot, size, &self.logs(paths), lifetime)?);
         }
