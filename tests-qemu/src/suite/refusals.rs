@@ -1,5 +1,6 @@
 //! Migrations that are refused: a clear line at the user's `xl`, the guest unharmed where it was, nothing left behind.
 
+use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -81,6 +82,18 @@ pub fn assert_refused(fixture: &mut Fixture, guest: &Guest, way: Way, words: &[&
     assert_stayed(fixture, way, &outcome, words)?;
     fixture.set_resident(way.0);
     Ok(())
+}
+
+/// Fails unless the guest stays, and is refused before its memory begins to move, in a line with these words.
+pub fn assert_refused_early(fixture: &mut Fixture, guest: &Guest, way: Way, words: &[&str]) -> Result<()> {
+    let moved = Once::new();
+    let outcome = fixture.migrate(guest, way, Mode::TSMC, &|source, _| {
+        if source.progress.is_some() {
+            moved.call_once(|| ());
+        }
+    })?;
+    ensure!(!moved.is_completed(), "its memory has begun to move");
+    assert_stayed(fixture, way, &outcome, words)
 }
 
 /// After a migration that must have failed: `xl` has printed one line with all of `words`, and the guest goes on where it was.
